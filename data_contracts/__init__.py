@@ -1,0 +1,77 @@
+"""What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
+
+from data_contracts.errors import ContractError, Problem, Reason
+from data_contracts.ids import config_hash, content_id, sample_seed
+from data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
+from data_contracts.labels import LabelClass, LabelSpace, load_label_space
+from data_contracts.manifest import Manifest, ShardEntry, package_versions
+from data_contracts.schemas import (
+    CONTRACTS,
+    DECISION,
+    NEIGHBOUR,
+    PROMPT,
+    PSEUDO_LABEL,
+    SAMPLE,
+    SCORE,
+    WEAK_LABEL,
+    Contract,
+)
+from data_contracts.shards import (
+    Footer,
+    fingerprint,
+    iter_rows,
+    list_shards,
+    read_bytes,
+    read_footer,
+    read_shard,
+    shard_name,
+    sweep_temporaries,
+    write_bytes,
+    write_shard,
+)
+from data_contracts.validate import check_mask, check_pair, check_row, foreground_ids
+
+__all__ = [
+    "CONTRACTS",
+    "DECISION",
+    "IGNORE",
+    "NEIGHBOUR",
+    "PROMPT",
+    "PSEUDO_LABEL",
+    "SAMPLE",
+    "SCORE",
+    "WEAK_LABEL",
+    "Contract",
+    "ContractError",
+    "Footer",
+    "LabelClass",
+    "LabelSpace",
+    "Manifest",
+    "Problem",
+    "Reason",
+    "ShardEntry",
+    "Uint8Array",
+    "check_mask",
+    "check_pair",
+    "check_row",
+    "config_hash",
+    "content_id",
+    "decode_image",
+    "decode_mask",
+    "encode_image",
+    "encode_mask",
+    "fingerprint",
+    "foreground_ids",
+    "iter_rows",
+    "list_shards",
+    "load_label_space",
+    "package_versions",
+    "read_bytes",
+    "read_footer",
+    "read_shard",
+    "sample_seed",
+    "shard_name",
+    "sweep_temporaries",
+    "write_bytes",
+    "write_shard",
+]

@@ -1,0 +1,58 @@
+"""What can be wrong with a sample, in words that a person can act on and codes that a ledger can count."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Machine-readable outcome of one sample. `KEPT` is the only one that is not a rejection."""
+
+    KEPT = "kept"
+    # ingest
+    MISSING_IMAGE = "missing_image"
+    MISSING_MASK = "missing_mask"
+    UNDECODABLE_IMAGE = "undecodable_image"
+    UNDECODABLE_MASK = "undecodable_mask"
+    IMAGE_TOO_LARGE = "image_too_large"
+    SIZE_MISMATCH = "size_mismatch"
+    WRONG_MASK_FORMAT = "wrong_mask_format"
+    UNKNOWN_MASK_ID = "unknown_mask_id"
+    UNKNOWN_CLASS_NAME = "unknown_class_name"
+    EMPTY_FOREGROUND = "empty_foreground"
+    DUPLICATE_ID = "duplicate_id"
+    BAD_ANNOTATION = "bad_annotation"
+    UNSAFE_PATH = "unsafe_path"
+    # scores
+    NO_CLASSES = "no_classes"
+    SCORE_FAILED = "score_failed"
+    # selection
+    NEAR_DUPLICATE = "near_duplicate"
+    LEAKS_INTO_TEST = "leaks_into_test"
+    HIGH_ENTROPY = "high_entropy"
+    LOW_PCS = "low_pcs"
+    LABEL_SWAP = "label_swap"
+    NOT_SCORED = "not_scored"
+    LOW_ASF = "low_asf"
+    BELOW_QUOTA = "below_quota"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of one sample: what was expected, what was found, and what to do about it."""
+
+    reason: Reason
+    expected: str
+    found: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: expected {self.expected}, found {self.found}. Fix: {self.fix}"
+
+
+class ContractError(ValueError):
+    """A hand-over between two rooms breaks its contract. Carries the sample (or shard) and the problem."""
+
+    def __init__(self, where: str, problem: Problem) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem

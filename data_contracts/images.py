@@ -1,0 +1,100 @@
+"""Pixels in and out of bytes, with limits: the only place that opens an image file."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data_contracts.errors import ContractError, Problem, Reason
+
+MAX_PIXELS = 64_000_000
+IGNORE = 255
+
+Uint8Array = NDArray[np.uint8]
+
+
+def _open(data: bytes, where: str, reason: Reason, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise ContractError(
+                where,
+                Problem(
+                    Reason.IMAGE_TOO_LARGE,
+                    f"at most {max_pixels} pixels",
+                    f"{image.width}x{image.height}",
+                    "shrink it, or raise max_pixels in the ingest config",
+                ),
+            )
+        image.load()
+        return image
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, ContractError):
+            raise
+        problem = Problem(reason, "a complete image file", f"{len(data)} bytes: {error}", "replace or remove the file")
+        raise ContractError(where, problem) from error
+
+
+def decode_image(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS) -> Uint8Array:
+    """Decode to uint8 (H, W, 3) RGB, turned upright by its EXIF orientation.
+
+    16-bit grey is scaled to 8 bits; palettes, grey and CMYK become RGB; transparency is laid over black.
+
+    Raises:
+        ContractError: undecodable, truncated, or more than `max_pixels` pixels.
+    """
+    image = ImageOps.exif_transpose(_open(data, where, Reason.UNDECODABLE_IMAGE, max_pixels))
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) -> Uint8Array:
+    """Decode a label map to uint8 (H, W): palette index or grey value, never a colour.
+
+    Raises:
+        ContractError: undecodable, too large, coloured (no single channel), or ids above 255.
+    """
+    image = _open(data, where, Reason.UNDECODABLE_MASK, max_pixels)
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        problem = Problem(
+            Reason.WRONG_MASK_FORMAT,
+            "a single-channel mask of class ids (palette or grey PNG)",
+            f"mode {image.mode}",
+            "convert colours to class ids, e.g. through ingest's `colours` option",
+        )
+        raise ContractError(where, problem)
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.max() > 255 or values.min() < 0):
+        problem = Problem(
+            Reason.WRONG_MASK_FORMAT, "ids 0..255", f"ids up to {values.max()}", "remap the ids with ingest's `remap`"
+        )
+        raise ContractError(where, problem)
+    return values.astype(np.uint8)
+
+
+def encode_mask(mask: Uint8Array, palette: list[int] | None = None) -> bytes:
+    """Encode uint8 (H, W) as a palette PNG (`palette` = 768 numbers), or as grey PNG without one. Same input, same bytes."""
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"mask: expected uint8 (H, W), found {mask.dtype} {mask.shape}")
+    image = Image.fromarray(mask)
+    if palette is not None:
+        image.putpalette(palette)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def encode_image(image: Uint8Array) -> bytes:
+    """Encode uint8 (H, W, 3) as PNG, without loss. Same input, same bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()

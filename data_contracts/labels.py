@@ -1,0 +1,153 @@
+"""Label spaces: class ids, names, prompts, synonyms and palette, in one small file that people can edit."""
+
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data_contracts.ids import config_hash
+from data_contracts.images import IGNORE
+
+SPACES = Path(__file__).parent / "spaces"
+
+
+class LabelClass(BaseModel):
+    """One class. `prompt` is what CLIP reads in place of the name; `source_id` is the id that the dataset's own files use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: int = Field(ge=0, le=254)
+    name: str
+    prompt: str | None = None
+    synonyms: tuple[str, ...] = ()
+    colour: tuple[int, int, int] | None = None
+    source_id: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The words that stand for this class in a prompt."""
+        return self.prompt or self.name
+
+
+class LabelSpace(BaseModel):
+    """The classes that masks of one dataset may hold. 255 always means ignore."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    background_id: int | None = 0
+    background_prompts: tuple[str, ...] = ()
+    ignore_ids: tuple[int, ...] = ()  # ids that source files use for "ignore"; ingest maps them to 255
+    cam_box_threshold: float = 0.4  # CLIP-ES' box mask threshold (0.4 VOC, 0.7 COCO)
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _unique(self) -> "LabelSpace":
+        ids = [c.id for c in self.classes]
+        names = [c.name for c in self.classes]
+        if len(set(ids)) < len(ids) or len(set(names)) < len(names):
+            raise ValueError(f"label space {self.name}: class ids and names must be unique")
+        if self.background_id in ids:
+            raise ValueError(
+                f"label space {self.name}: the background id {self.background_id} is not listed as a class"
+            )
+        return self
+
+    @cached_property
+    def by_id(self) -> dict[int, LabelClass]:
+        return {c.id: c for c in self.classes}
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """Foreground ids, ascending."""
+        return tuple(sorted(self.by_id))
+
+    @cached_property
+    def allowed_ids(self) -> frozenset[int]:
+        """Every value a mask may hold: foreground, background, ignore."""
+        background = () if self.background_id is None else (self.background_id,)
+        return frozenset((*self.ids, *background, IGNORE))
+
+    @cached_property
+    def _by_word(self) -> dict[str, LabelClass]:
+        words: dict[str, LabelClass] = {}
+        for c in self.classes:
+            for word in (c.name, *c.synonyms):
+                words.setdefault(_fold(word), c)
+        return words
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return config_hash(self)
+
+    @property
+    def size(self) -> int:
+        """Number of output channels of a segmenter: largest id + 1."""
+        return max((*self.ids, self.background_id or 0)) + 1
+
+    def find(self, word: str) -> LabelClass:
+        """The class with this name or synonym, in any spelling of case, blanks, hyphens and underscores.
+
+        Raises:
+            KeyError: lists the names that would have been found.
+        """
+        try:
+            return self._by_word[_fold(word)]
+        except KeyError:
+            names = ", ".join(c.name for c in self.classes)
+            raise KeyError(f"{word!r} is no class of label space {self.name}; known: {names}") from None
+
+    def find_id(self, value: int) -> int:
+        """Class id for an id in the dataset's own numbering (COCO's 91 numbers), or the id itself where there is none."""
+        return self._by_source.get(value, value) if self._by_source else value
+
+    @cached_property
+    def _by_source(self) -> dict[int, int]:
+        return {c.source_id: c.id for c in self.classes if c.source_id is not None}
+
+    @cached_property
+    def palette(self) -> list[int]:
+        """768 numbers: PASCAL VOC's colours, overlaid with the colours that the space names."""
+        colours = [voc_colour(i) for i in range(256)]
+        for c in self.classes:
+            if c.colour is not None:
+                colours[c.id] = c.colour
+        return [channel for colour in colours for channel in colour]
+
+    @classmethod
+    def from_names(cls, names: list[str], name: str = "custom") -> "LabelSpace":
+        """A space of `names` with ids 1, 2, … over background 0 and VOC's background words."""
+        classes = tuple(LabelClass(id=i, name=n.strip()) for i, n in enumerate(names, start=1))
+        return cls(name=name, classes=classes, background_prompts=load_label_space("voc").background_prompts)
+
+
+def _fold(word: str) -> str:
+    return "".join(ch for ch in word.lower() if ch.isalnum())
+
+
+def voc_colour(index: int) -> tuple[int, int, int]:
+    """Colour `index` of the PASCAL VOC palette (bits of the index spread over the channels, high bits first)."""
+    red = green = blue = 0
+    for bit in range(8):
+        red |= (index >> (3 * bit) & 1) << (7 - bit)
+        green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
+        blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
+    return red, green, blue
+
+
+def load_label_space(name_or_path: str) -> LabelSpace:
+    """A built-in space (voc, coco, camvid, acdc, foreground) or a YAML file of the same layout.
+
+    Raises:
+        FileNotFoundError: neither; lists the built-in names.
+        pydantic.ValidationError: the file has unknown keys, repeated ids or names.
+    """
+    path = SPACES / f"{name_or_path}.yaml"
+    if not path.exists():
+        path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
+        raise FileNotFoundError(f"label space {name_or_path!r}: no such file, and not one of: {known}")
+    return LabelSpace.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,62 @@
+"""The manifest of a dataset: what is in it, made from what, by which config and versions, under which licences."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import BaseModel, ConfigDict
+
+from data_contracts.shards import Footer, read_bytes, write_bytes
+
+
+class ShardEntry(BaseModel):
+    """One shard of a dataset."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    rows: int
+    content: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, path: str, footer: Footer) -> "ShardEntry":
+        return cls(path=path, rows=footer.rows, content=footer.content, fingerprint=footer.fingerprint)
+
+
+class Manifest(BaseModel):
+    """Counts, hashes, config, versions, licences and lineage. Holds no clock time: the same inputs give the same bytes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    rows: int
+    counts: dict[str, int]  # rows by reason; kept + every rejection = rows that came in
+    class_counts: dict[str, int]  # kept samples by class name
+    shards: list[ShardEntry]
+    label_space: str
+    config: dict[str, object]
+    config_hash: str
+    versions: dict[str, str]
+    licences: list[str]
+    lineage: list[str]  # stages with their config hashes, in the order in which data passed them
+
+    def write(self, path: str) -> None:
+        """Write as JSON, atomically."""
+        write_bytes(path, (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: str) -> "Manifest":
+        return cls.model_validate_json(read_bytes(path))
+
+
+def package_versions(
+    names: tuple[str, ...] = ("maskmill", "torch", "open_clip_torch", "timm", "pyarrow", "polars"),
+) -> dict[str, str]:
+    """Installed versions of the packages that shape a result."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,204 @@
+"""Parquet shards: written whole or not at all, with a footer that says what they were made from.
+
+A shard's `fingerprint` is known before it is written (contract, stage, code version, config, contents of the inputs), so a stage can tell
+that a shard is done without opening its rows. Its `content` hash is that of the rows themselves: what comes next depends on
+it, so inputs that were made again with the same result trigger no further work.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from data_contracts.errors import ContractError, Problem, Reason
+from data_contracts.ids import content_id
+from data_contracts.schemas import Contract
+
+FOOTER_KEY = b"maskmill"
+TEMPORARY = ".maskmill-tmp-"
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says of itself. Hashes are hex; `counts` holds rows by reason."""
+
+    contract: str
+    version: int
+    stage: str
+    config_hash: str
+    inputs: tuple[str, ...]
+    fingerprint: str
+    rows: int
+    content: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash: str, inputs: tuple[str, ...]) -> str:
+    """What a shard's footer will say if it is made now from these inputs with this config and code."""
+    return content_id(contract.name, str(contract.version), stage, str(stage_version), config_hash, *inputs)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Put `data` at `path` (fsspec URL) whole or not at all; a local file is fsynced and renamed, as is its folder's entry."""
+    fs, target = fsspec.core.url_to_fs(path)
+    parent = str(PurePosixPath(target).parent)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(target, data)  # object stores show an object only once it is complete
+        return
+    os.makedirs(parent, exist_ok=True)
+    temporary = os.path.join(parent, f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    with open(temporary, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, target)
+    folder = os.open(parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes at a local path or fsspec URL."""
+    fs, target = fsspec.core.url_to_fs(path)
+    data: bytes = fs.cat_file(target)
+    return data
+
+
+def sweep_temporaries(folder: str) -> int:
+    """Remove what killed writers left in a local folder; returns how many files went. Call it while nobody writes there."""
+    fs, target = fsspec.core.url_to_fs(folder)
+    if not isinstance(fs, LocalFileSystem) or not os.path.isdir(target):
+        return 0
+    stale = [entry.path for entry in os.scandir(target) if entry.name.startswith(TEMPORARY)]
+    for path in stale:
+        os.unlink(path)
+    return len(stale)
+
+
+def content_hash(table: pa.Table) -> str:
+    """Hash of the rows, whatever the chunking of the table."""
+    sink = pa.BufferOutputStream()
+    batches = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(sink, batches.schema) as writer:
+        writer.write_table(batches)
+    return content_id(sink.getvalue().to_pybytes())
+
+
+def write_shard(
+    path: str,
+    table: pa.Table,
+    contract: Contract,
+    *,
+    stage: str,
+    fingerprint: str,
+    config_hash: str = "",
+    inputs: tuple[str, ...] = (),
+    counts: dict[str, int] | None = None,
+) -> Footer:
+    """Check `table` against its contract and write it atomically, with its footer.
+
+    Raises:
+        ContractError: wrong columns or types, nulls where none may be, or a `sample_id` that occurs twice.
+    """
+    table = table.select(contract.schema.names)
+    contract.check(table, path)
+    check_unique(table, path)
+    footer = Footer(
+        contract=contract.name,
+        version=contract.version,
+        stage=stage,
+        config_hash=config_hash,
+        inputs=inputs,
+        fingerprint=fingerprint,
+        rows=table.num_rows,
+        content=content_hash(table),
+        counts=dict(sorted((counts or {}).items())),
+    )
+    metadata = {**(contract.schema.metadata or {}), FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    sink = pa.BufferOutputStream()
+    # Images are compressed already; everything else is small, and zstd halves it.
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="none" if contract.files else "zstd",
+        row_group_size=256,
+    )
+    write_bytes(path, sink.getvalue().to_pybytes())
+    return footer
+
+
+def check_unique(table: pa.Table, where: str) -> None:
+    """Raise ContractError if a `sample_id` occurs twice (neighbour tables, whose key is a pair, are let through)."""
+    if "other_id" in table.column_names:
+        return
+    ids = table.column("sample_id").to_pylist()
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        problem = Problem(
+            Reason.DUPLICATE_ID, "every sample_id once", f"{twice} again", "drop the repeated sample before writing"
+        )
+        raise ContractError(where, problem)
+
+
+def read_footer(path: str) -> Footer | None:
+    """The footer of a shard, or None where there is no shard, no readable one, or none of ours."""
+    fs, target = fsspec.core.url_to_fs(path)
+    try:
+        with fs.open(target, "rb") as handle:
+            metadata = pq.read_schema(handle).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    if FOOTER_KEY not in metadata:
+        return None
+    raw = json.loads(metadata[FOOTER_KEY])
+    return Footer(**{**raw, "inputs": tuple(raw["inputs"])})
+
+
+def read_shard(path: str, contract: Contract, columns: list[str] | None = None) -> pa.Table:
+    """Read a shard and hold it against its contract; with `columns`, only those.
+
+    Raises:
+        ContractError: no maskmill footer, another contract or version, wrong columns or types.
+    """
+    fs, target = fsspec.core.url_to_fs(path)
+    with fs.open(target, "rb") as handle:
+        table = pq.read_table(handle, columns=columns)
+    footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"null"))
+    if footer is None or (footer["contract"], footer["version"]) != (contract.name, contract.version):
+        found = "no footer" if footer is None else f"{footer['contract']} version {footer['version']}"
+        fix = "name a folder of shards that this version wrote, or ingest the data again"
+        raise ContractError(
+            path, Problem(Reason.BAD_ANNOTATION, f"{contract.name} version {contract.version}", found, fix)
+        )
+    if columns is None:
+        contract.check(table, path)
+    return table
+
+
+def iter_rows(path: str, contract: Contract, columns: list[str] | None = None) -> Iterator[dict[str, object]]:
+    """Rows of a shard as dicts, one batch in memory at a time."""
+    for batch in read_shard(path, contract, columns).to_batches(max_chunksize=64):
+        yield from batch.to_pylist()
+
+
+def list_shards(folder: str) -> list[str]:
+    """The `*.parquet` files of a folder (local or fsspec URL), sorted by name; [] where there is no such folder."""
+    fs, target = fsspec.core.url_to_fs(folder)
+    if not fs.exists(target):
+        return []
+    found = sorted(p for p in fs.ls(target, detail=False) if str(p).endswith(".parquet"))
+    return [str(p) if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(p)) for p in found]
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"shard-{index:05d}.parquet"

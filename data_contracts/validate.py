@@ -1,0 +1,78 @@
+"""Checks on one image–mask pair. Each returns the problem it finds; whoever calls decides to raise or to record it."""
+
+import numpy as np
+
+from data_contracts.errors import ContractError, Problem, Reason
+from data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask
+from data_contracts.labels import LabelSpace
+
+
+def check_pair(image: Uint8Array, mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:
+    """First thing wrong with an image uint8 (H, W, 3) and its mask uint8 (H, W), or None."""
+    if image.shape[:2] != mask.shape:
+        return Problem(
+            Reason.SIZE_MISMATCH,
+            f"a mask of {image.shape[1]}x{image.shape[0]} (the upright image)",
+            f"{mask.shape[1]}x{mask.shape[0]}",
+            "resize the mask by nearest neighbour, or pair it with its own image",
+        )
+    return check_mask(mask, space, allow_empty=allow_empty)
+
+
+def check_mask(mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:
+    """Ids outside the label space (with pixel counts), or no foreground at all."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    strangers = [int(i) for i in np.flatnonzero(counts) if int(i) not in space.allowed_ids]
+    if strangers:
+        found = ", ".join(f"id {i} on {counts[i]} pixels" for i in strangers[:5])
+        return Problem(
+            Reason.UNKNOWN_MASK_ID,
+            f"ids of label space {space.name} (or {IGNORE} = ignore)",
+            found,
+            f"add the class to the label space, or map it with ingest's `remap`, e.g. {{{strangers[0]}: {IGNORE}}}",
+        )
+    if not allow_empty and not foreground_ids(mask, space):
+        return Problem(
+            Reason.EMPTY_FOREGROUND,
+            "at least one foreground pixel",
+            f"only ids {[int(i) for i in np.flatnonzero(counts)]}",
+            "drop the sample, or set allow_empty in the ingest config",
+        )
+    return None
+
+
+def foreground_ids(mask: Uint8Array, space: LabelSpace) -> list[int]:
+    """Foreground ids present in a mask, ascending: its values minus background and ignore."""
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    return [int(i) for i in present if int(i) in space.by_id]
+
+
+def check_row(row: dict[str, object], space: LabelSpace) -> Problem | None:
+    """Decode a Sample row and check image, mask, stated size and stated classes; for reading other people's shards."""
+    where = str(row["sample_id"])
+    try:
+        image = decode_image(_bytes(row["image"]), where)
+        if row["mask"] is None:
+            return None
+        mask = decode_mask(_bytes(row["mask"]), where)
+    except ContractError as error:
+        return error.problem
+    if (problem := check_pair(image, mask, space, allow_empty=True)) is not None:
+        return problem
+    stated = (row["height"], row["width"], row["class_ids"])
+    found = (*mask.shape, foreground_ids(mask, space))
+    if stated != found:
+        return Problem(
+            Reason.BAD_ANNOTATION, f"height, width, class_ids {found}", str(stated), "ingest the sample again"
+        )
+    return None
+
+
+def _bytes(file: object) -> bytes:
+    data = file.get("bytes") if isinstance(file, dict) else None
+    if not isinstance(data, bytes):
+        problem = Problem(
+            Reason.MISSING_IMAGE, "a file column with bytes", repr(type(data).__name__), "ingest with embedded bytes"
+        )
+        raise ContractError("row", problem)
+    return data
