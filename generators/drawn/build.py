@@ -4,8 +4,8 @@
     pip install resvg-py
     python -m generators.drawn.build --packages FOLDER_WITH_THE_TGZ_FILES
 
-`catalogue.yaml` says which emoji show which class and what is cut away from them. Each drawing is rasterised so that its
-visible part fills `SIZE` pixels on its longer side, and packed into one RGBA atlas per style.
+`catalogue.yaml` says which emoji show which class and what is cut away from them. Each drawing is rasterised so that
+its visible part fills `SIZE` pixels on its longer side, and packed into one RGBA atlas per style.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def rasterise(body: str, box: tuple[float, float, float, float], width: int, hei
 
 
 def draw_tight(body: str, em: tuple[float, float], clip: list[float]) -> Rgba:
-    """Draw the part of an icon inside `clip` (fractions x0, y0, x1, y1), cropped to what is visible, longer side SIZE."""
+    """Draw what an icon shows inside `clip` (fractions x0, y0, x1, y1), tightly cropped, longer side SIZE."""
     x, y, width, height = clip[0] * em[0], clip[1] * em[1], (clip[2] - clip[0]) * em[0], (clip[3] - clip[1]) * em[1]
     probe = rasterise(body, (x, y, width, height), 512, 512)[..., 3] >= MIN_ALPHA
     rows, columns = np.flatnonzero(probe.any(1)), np.flatnonzero(probe.any(0))

@@ -1,4 +1,4 @@
-"""Procedural backgrounds of things people build. Each takes (rng, height, width) and returns float32 (H, W, 3) in 0..1."""
+"""Procedural backgrounds of built things. Each takes (rng, height, width) and returns float32 (H, W, 3) in 0..1."""
 
 import numpy as np
 
@@ -12,8 +12,6 @@ FACADES: list[list[Colour]] = [
     [(0.76, 0.66, 0.44), (0.88, 0.79, 0.58)],
     [(0.50, 0.60, 0.56), (0.66, 0.74, 0.70)],
 ]
-
-
 
 
 def building(rng: Rng, height: int, width: int) -> Float:
@@ -93,7 +91,8 @@ def house(rng: Rng, height: int, width: int) -> Float:
     for offset in (-0.28, 0.22):
         pane = (np.abs(x - middle - np.float32(offset)) < 0.09) & (np.abs(y - np.float32(eaves + 0.17)) < 0.09)
         frame = (np.abs(x - middle - np.float32(offset)) < 0.11) & (np.abs(y - np.float32(eaves + 0.17)) < 0.11)
-        front = over(over(front, (0.93, 0.92, 0.90), frame.astype(np.float32)), (0.24, 0.32, 0.42), pane.astype(np.float32))
+        front = over(front, (0.93, 0.92, 0.90), frame.astype(np.float32))
+        front = over(front, (0.24, 0.32, 0.42), pane.astype(np.float32))
     door = (np.abs(x - middle) < 0.07) & (y > np.float32(eaves + 0.2))
     front = over(front, tint(rng, (0.40, 0.22, 0.16), 0.15), door.astype(np.float32))
     roof_line = np.float32(0.02) + np.abs(x - middle) * np.float32(rng.uniform(0.3, 0.7))
@@ -133,8 +132,8 @@ def street(rng: Rng, height: int, width: int) -> Float:
     slabs = ramp(noise(rng, height, width, 8, 3), tints(rng, (0.52, 0.50, 0.48), (0.72, 0.70, 0.67)))
     slabs = over(slabs, (0.36, 0.35, 0.34), np.maximum(stripes(x, 8, 0.06), stripes(y, 12, 0.1)) * ones)
     lane = _asphalt(rng, height, width)
-    zebra = rng.random() < 0.5
-    marks = stripes(x, 7, 0.5, rng.random()) * (y > kerb + 0.1) if zebra else (np.abs(y - np.float32(0.86)) < 0.02) * ones
+    line = (np.abs(y - np.float32(0.86)) < 0.02) * ones
+    marks = stripes(x, 7, 0.5, rng.random()) * (y > kerb + 0.1) if rng.random() < 0.5 else line
     lane = over(lane, (0.90, 0.90, 0.87), (marks * np.float32(0.85)).astype(np.float32))
     picture = over(building(rng, height, width), slabs, step(y, pavement, 0.01) * ones)
     picture = over(picture, (0.80, 0.79, 0.77), step(y, kerb - 0.02, 0.01) * ones)
@@ -211,7 +210,8 @@ def keyboard(rng: Rng, height: int, width: int) -> Float:
     u, v = column - np.floor(column), y * rows - row
     key = step(0.44 - np.maximum(np.abs(u - 0.5), np.abs(v - 0.5)), 0, 0.06)
     legend = ((np.abs(u - 0.38) < 0.10) & (np.abs(v - 0.38) < 0.12)).astype(np.float32)
-    stops = tints(rng, *([(0.12, 0.12, 0.14), (0.30, 0.30, 0.33)] if dark else [(0.76, 0.76, 0.74), (0.94, 0.94, 0.92)]))
+    grey: list[Colour] = [(0.12, 0.12, 0.14), (0.30, 0.30, 0.33)] if dark else [(0.76, 0.76, 0.74), (0.94, 0.94, 0.92)]
+    stops = tints(rng, *grey)
     caps = ramp(0.75 - 0.5 * v + 0.35 * (noise(rng, height, width, 3, 4) - 0.5), stops)
     caps = over(caps, (0.85, 0.86, 0.88) if dark else (0.25, 0.25, 0.28), legend * np.float32(0.8))
     return over(ramp(noise(rng, height, width, 6, 3), [(0.06, 0.06, 0.07), (0.24, 0.24, 0.26)]), caps, key)

@@ -1,4 +1,7 @@
-"""The shipped drawings: other people's emoji, cut out, by style and VOC class. Sources and licences: starter/drawn/README.md."""
+"""The shipped drawings: other people's emoji, cut out, by style and VOC class.
+
+Sources, licences and attribution: starter/drawn/README.md.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,33 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_contracts.labels import load_label_space
+
 DRAWN_DIR = Path(__file__).resolve().parents[2] / "starter" / "drawn"
 KNOWN_STYLES = ("noto", "twemoji", "fluent")
 UNSEEN_STYLES = ("openmoji",)
 ALL_STYLES = KNOWN_STYLES + UNSEEN_STYLES
 
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+VOC = load_label_space("voc")
+VOC_CLASSES = tuple(label.name for label in VOC.classes)
 CLASS_IDS = {name: index for index, name in enumerate(VOC_CLASSES, start=1)}
 # No style has an emoji of a dining table.
 DRAWN_CLASSES = tuple(name for name in VOC_CLASSES if name != "diningtable")
@@ -43,7 +28,7 @@ DRAWN_CLASSES = tuple(name for name in VOC_CLASSES if name != "diningtable")
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """One cut-out drawing. `levels`: uint8 (h, w, 4) colour premultiplied by alpha, each level half the size of the one before."""
+    """One cut-out drawing. `levels`: uint8 (h, w, 4), colour times alpha, each level half the size of the last."""
 
     style: str
     class_name: str | None

@@ -66,7 +66,8 @@ def land(rng: Rng, height: int, width: int) -> Float:
     colours = [*pick(rng, GREENS)[1:], *pick(rng, EARTHS)[1:], *pick(rng, GREENS)[:2]]
     fine = noise(rng, height, width, 12, 3)
     picture = ramp(level / 6 + (fine - 0.5) * 0.12, colours)
-    return picture * (0.94 + 0.08 * furrows + 0.12 * (fine - 0.5))[..., None]
+    lit: Float = picture * (0.94 + 0.08 * furrows + 0.12 * (fine - 0.5))[..., None]
+    return lit
 
 
 def tree(rng: Rng, height: int, width: int) -> Float:

@@ -1,17 +1,20 @@
 """Building blocks of procedural backgrounds: value noise, colour ramps, masks. All arrays are float32 in 0..1.
 
-Only numpy element-wise arithmetic is used, so that a scene is the same bytes on every machine and OpenCV version.
+Only numpy's element-wise arithmetic is used: no matrix kernel, no image library whose versions round differently.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating[Any]]
 Rng = np.random.Generator
 Colour = tuple[float, float, float]
+
+RAMP_AT = np.arange(256) / 255
 
 
 @lru_cache(maxsize=32)
@@ -35,8 +38,10 @@ def _layer(rng: Rng, height: int, width: int, rows: float, columns: float) -> Fl
     phase_y, phase_x = rng.random(2)
     iy, fy = _lattice(height, rows, float(phase_y))
     ix, fx = _lattice(width, columns, float(phase_x))
-    across = lattice[:, ix] + (lattice[:, ix + 1] - lattice[:, ix]) * fx
-    return across[iy] + (across[iy + 1] - across[iy]) * fy[:, None]
+    left = lattice.take(ix, axis=1)
+    across = left + (lattice.take(ix + 1, axis=1) - left) * fx
+    above = across.take(iy, axis=0)
+    return above + (across.take(iy + 1, axis=0) - above) * fy[:, None]
 
 
 def noise(rng: Rng, height: int, width: int, cells: float, octaves: int = 4, stretch: float = 1.0) -> Float:
@@ -55,8 +60,7 @@ def noise(rng: Rng, height: int, width: int, cells: float, octaves: int = 4, str
         total += np.float32(weight) * _layer(rng, height, width, cells * factor, columns * factor)
         norm += weight
         weight *= 0.55
-    spread: Float = np.clip((total / np.float32(norm) - 0.5) * 1.7 + 0.5, 0, 1)
-    return spread
+    return (total * np.float32(1.7 / norm) - np.float32(0.35)).clip(0, 1)
 
 
 def profile(rng: Rng, length: int, cells: float, octaves: int = 4) -> Float:
@@ -72,26 +76,30 @@ def profile(rng: Rng, length: int, cells: float, octaves: int = 4) -> Float:
 
 def ramp(t: Float, stops: Sequence[Colour]) -> Float:
     """Colour (H, W, 3) of t (H, W) along evenly spaced colour stops, in 256 steps."""
-    at = np.linspace(0, 1, 256, dtype=np.float32)
-    knots = np.linspace(0, 1, len(stops))
-    table = np.stack([np.interp(at, knots, [stop[c] for stop in stops]) for c in range(3)], -1).astype(np.float32)
-    return table[(np.clip(t, 0, 1) * 255).astype(np.uint8)]
+    knots = np.arange(len(stops)) / (len(stops) - 1)
+    table = np.empty((256, 3), np.float32)
+    for channel in range(3):
+        table[:, channel] = np.interp(RAMP_AT, knots, [stop[channel] for stop in stops])
+    return table.take((t * 255).clip(0, 255).astype(np.uint8), axis=0)
 
 
 def over(base: Float, colour: Colour | Float, alpha: Float) -> Float:
     """Lay a colour (or a picture) over `base` with opacity `alpha` (H, W) or broadcastable to it."""
-    return base + (np.asarray(colour, np.float32) - base) * alpha[..., None]
+    mixed: Float = base + (np.asarray(colour, np.float32) - base) * alpha[..., None]
+    return mixed
 
 
 def step(t: Float, edge: float, softness: float) -> Float:
     """0 below edge, 1 above edge + softness, linear between."""
-    return np.clip((t - np.float32(edge)) / np.float32(softness), 0, 1)
+    level: Float = ((t - np.float32(edge)) / np.float32(softness)).clip(0, 1)
+    return level
 
 
 def stripes(coordinate: Float, count: float, share: float, phase: float = 0.0) -> Float:
     """Hard stripes along a coordinate: 1 on the first `share` of each of `count` periods per unit, else 0."""
     cycle = coordinate * np.float32(count) + np.float32(phase)
-    return ((cycle - np.floor(cycle)) < share).astype(np.float32)
+    inside: Float = ((cycle - np.floor(cycle)) < share).astype(np.float32)
+    return inside
 
 
 def tint(rng: Rng, colour: Colour, amount: float = 0.06) -> Colour:
