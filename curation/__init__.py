@@ -1,0 +1,1 @@
+"""Selection: scores (SDS), near-duplicates and decisions over stored scores."""

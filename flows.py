@@ -1,0 +1,85 @@
+"""When and where stages run: Prefect flows over the plain functions in `pipelines/`. Nothing else lives here.
+
+Only paths, step names and small numbers cross a task boundary; a task is one shard; a shard that is done is found by its
+fingerprint, so retries and reruns never do it again.
+"""
+
+from typing import Any
+
+from prefect import flow, task, unmapped
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.concurrency.sync import concurrency
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.config import load_run_config
+from pipelines.run import STEPS, finish, lock, open_step, prepare, save_config
+
+GPU_LIMIT = "maskmill-gpu"  # prefect gcl create maskmill-gpu --limit 1
+MODEL_STEPS = frozenset({"score"})
+
+
+class CurateParameters(BaseModel):
+    """Parameters of `curate-synthetic`: a config, and what to change in it for this run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str = Field(default="demo", description="YAML config, or the name of a preset in configs/")
+    overrides: dict[str, Any] = Field(default_factory=dict, description='dotted keys, e.g. {"select.pcs_tau": 0.2}')
+    ray_address: str | None = Field(default=None, description="Ray cluster to map shards on; threads where empty")
+
+
+@task(task_run_name="{step}-{index:05d}", retries=2, retry_delay_seconds=[2, 10], persist_result=False)
+def run_shard(config_path: str, step: str, index: int) -> dict[str, int]:
+    """One shard of one step. Returns samples by reason. Model steps wait for the GPU limit where the server has one."""
+    opened = open_step(load_run_config(config_path), step)
+    if step not in MODEL_STEPS:
+        return opened.run(index).counts
+    with concurrency(GPU_LIMIT, occupy=1, strict=False):
+        return opened.run(index).counts
+
+
+@task(task_run_name="ledger", persist_result=False)
+def close_run(config_path: str) -> dict[str, int]:
+    """Check in = kept + rejected, write ledger and manifest, and leave them as artifacts where people will look."""
+    config = load_run_config(config_path)
+    ledger = finish(config)
+    create_markdown_artifact(key="ledger", markdown=ledger.markdown(), description=f"{config.name}: where every sample went")
+    create_link_artifact(key="report", link=f"file://{config.run_dir}/report/index.html", link_text=f"{config.name}: report")
+    return ledger.counts
+
+
+@flow(name="curate-step", flow_run_name="{name}", persist_result=False)
+def run_step(config_path: str, name: str) -> int:
+    """All shards of one step, one task a shard, with a progress artifact. Returns the number of shards."""
+    config = load_run_config(config_path)
+    step = open_step(config, name)
+    prepare(config, step)
+    total = step.count()
+    bar = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=f"{config.name}: {name}")
+    futures = run_shard.map(unmapped(config_path), unmapped(name), list(range(total)))
+    for done, future in enumerate(futures, start=1):
+        future.result()
+        update_progress_artifact(artifact_id=bar, progress=100.0 * done / total)
+    return total
+
+
+@flow(name="curate-synthetic", persist_result=False)
+def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[str, int]:  # noqa: B008 - Prefect reads it
+    """Source → score → deduplicate → select → export → report. Returns samples by reason."""
+    config = load_run_config(parameters.config, parameters.overrides)
+    runner = task_runner(parameters.ray_address, config.workers)
+    with lock(config.run_dir):
+        path = save_config(config)
+        for name in STEPS:
+            run_step.with_options(task_runner=runner.duplicate())(path, name)
+        return close_run(path)
+
+
+def task_runner(ray_address: str | None, workers: int) -> TaskRunner[Any]:
+    """Threads in this process, or a Ray cluster (extra `ray`; give it a real Prefect server)."""
+    if ray_address is None:
+        return ThreadPoolTaskRunner(max_workers=workers)
+    from prefect_ray import RayTaskRunner
+
+    return RayTaskRunner(address=ray_address)

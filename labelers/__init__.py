@@ -1,0 +1,1 @@
+"""Weak label in, dense pseudo-label out."""

@@ -1,0 +1,169 @@
+"""The command line. Every command teaches: what it reads, what it writes, what comes next."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from data_contracts import ContractError
+from pipelines.config import ConfigError, RunConfig, load_run_config
+from pipelines.run import STEPS, Outcome, RunLockedError, RunReport
+from pipelines.run import plan as plan_run
+from pipelines.run import run as run_all
+
+app = typer.Typer(
+    name="maskmill",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="""Curate and pseudo-label training data for segmentation, and explain every kept and dropped sample.
+
+One YAML config is one run. `maskmill run CONFIG` takes it from source to report; the single steps
+(`ingest`, `score`, `dedup`, `select`, `export`, `report`) do the same piece by piece. Nothing that is done is done again:
+run the same command after a crash, a changed threshold or new data, and only what depends on the change is made.
+
+Start with `maskmill demo`, then `maskmill plan CONFIG` to see what a run would do.""",
+)
+console = Console()
+
+ConfigArgument = Annotated[str, typer.Argument(help="YAML file, or the name of a preset in configs/")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="override one key, e.g. --set select.pcs_tau=0.2 (repeatable; values are YAML)"),
+]
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Errors that a user can mend are printed without a traceback, and end with exit status 2."""
+    try:
+        yield
+    except (ConfigError, ContractError, RunLockedError, FileNotFoundError, KeyError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        console.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def _load(config: str, overrides: list[str] | None) -> RunConfig:
+    pairs: dict[str, Any] = {}
+    for item in overrides or []:
+        key, mark, value = item.partition("=")
+        if not mark:
+            raise ConfigError(f"--set {item}: expected KEY=VALUE, e.g. --set select.pcs_tau=0.2")
+        pairs[key] = yaml.safe_load(value)
+    return load_run_config(config, pairs)
+
+
+class _Bars:
+    """A progress bar per step, with samples by reason as they come."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, step: str, done: int, total: int, outcome: Outcome) -> None:
+        if step not in self._bars:
+            self._bars[step] = self._progress.add_task(step, total=total, note="")
+        note = "" if outcome.status == "written" else "already done"
+        self._progress.update(self._bars[step], completed=done, note=note)
+
+
+def execute(config: RunConfig, until: str | None = None) -> RunReport:
+    """Run with progress bars, then print the ledger and where to look."""
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        report = run_all(config, until=until, progress=_Bars(progress))
+    console.print(report.ledger.rich_table())
+    if report.idle:
+        console.print("Nothing to do: every shard was there already, with the fingerprint that it would get now.")
+    if until is None:
+        console.print(f"report: [bold]{config.run_dir}/report/index.html[/]")
+    return report
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Run everything: source → scores → duplicates → selection → export → report."""
+    with _readable_errors():
+        execute(_load(config, overrides))
+
+
+@app.command()
+def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Show what `run` would do, what it would skip, and why. Writes nothing and loads no weights it does not need."""
+    with _readable_errors():
+        table = Table("step", "shards", "to do", "to skip", "why", title=f"plan for {config}")
+        for line in plan_run(_load(config, overrides)):
+            why = "; ".join(f"{number}× {reason}" for reason, number in line.why.items()) or "all done"
+            table.add_row(line.step, str(line.units), str(line.to_run), str(line.units - line.to_run), why)
+        console.print(table)
+
+
+def _step_command(name: str, text: str) -> None:
+    def command(config: ConfigArgument, overrides: SetOption = None) -> None:
+        with _readable_errors():
+            execute(_load(config, overrides), until=name)
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+for _name, _text in zip(
+    STEPS,
+    (
+        "Read the source into Sample shards; bad samples are recorded with their reasons, the rest goes on.",
+        "Score every sample with SDS (image: PCS, annotation: ASF) and store scores and embedding. Runs `ingest` first.",
+        "Find near-duplicates by CLIP embedding, within the set and against test sets. Runs the steps before first.",
+        "Decide over stored scores: one reason a sample. Loads no model once scores are there.",
+        "Write the kept samples as VOC, COCO, YOLO, WebDataset or Hugging Face Parquet.",
+        "Write the HTML report: ledger, histograms, galleries by reason, class balance.",
+    ),
+    strict=True,
+):
+    _step_command(_name, _text)
+
+
+@app.command()
+def regenerate(
+    config: ConfigArgument,
+    sample_id: Annotated[str, typer.Argument(help="id of the sample (or the first digits of it)")],
+    out: Annotated[Path, typer.Option(help="folder for image and mask")] = Path("regenerated"),
+    overrides: SetOption = None,
+) -> None:
+    """Make one sample again from what its row says, and say whether the bytes are the same."""
+    from pipelines.regenerate import regenerate_sample
+
+    with _readable_errors():
+        result = regenerate_sample(_load(config, overrides), sample_id, out)
+    console.print(result.message, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if result.same else 1)
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[str, typer.Option(help="where the demo run goes")] = "runs/demo",
+) -> None:
+    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, and see which are caught."""
+    from pipelines.demo import print_faults
+
+    with _readable_errors():
+        config = _load("demo", [f"run_dir={run_dir}"])
+        execute(config)
+        print_faults(config, console)
+
+
+if __name__ == "__main__":
+    app()
