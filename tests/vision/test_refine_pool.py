@@ -1,0 +1,82 @@
+"""Dense CRFs in worker processes: same results, no torch, no orphans."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vision.refine import CrfOptions, dense_crf, refine_many
+
+ROOT = Path(__file__).parents[2]
+
+
+def items(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    sizes = [(20 + i, 30 - i) for i in range(count)]
+    return [
+        (rng.integers(0, 256, (h, w, 3), dtype=np.uint8), rng.random((3, h, w)).astype(np.float32)) for h, w in sizes
+    ]
+
+
+def test_workers_change_nothing() -> None:
+    work, options = items(5), CrfOptions(iterations=4, bilateral_srgb=5)
+    alone = refine_many(work, workers=1, options=options)
+    pooled = refine_many(work, workers=2, options=options)
+    assert [a.tobytes() for a in alone] == [b.tobytes() for b in pooled]
+    expected = dense_crf(*work[3], iterations=4, bilateral_srgb=5)
+    assert pooled[3].tobytes() == expected.tobytes()
+
+
+def test_empty_work() -> None:
+    assert refine_many([], workers=2) == []
+
+
+def test_a_wrong_item_raises_what_dense_crf_raises() -> None:
+    image, probs = items(1)[0]
+    with pytest.raises(ValueError, match="probs must be"):
+        refine_many([(image, probs[:, :5]), (image, probs)], workers=2)
+
+
+def test_importing_the_refiners_leaves_torch_out() -> None:
+    code = "import sys, vision.refine.pool; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import numpy as np\n"
+        "from vision.refine import refine_many\n"
+        "if __name__ == '__main__':\n"
+        "    item = (np.zeros((8, 8, 3), np.uint8), np.ones((2, 8, 8), np.float32))\n"
+        "    refine_many([item] * 4, workers=2)\n"
+        "    print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    children = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert children
+    deadline = time.monotonic() + 15
+    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in children)
+
+
+def _alive(pid: int) -> bool:
+    """Running, and not a zombie that nobody has collected."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -1,0 +1,1 @@
+"""Parts that several rooms share: CLIP, refiners, segmenters, starter models."""
