@@ -1,5 +1,6 @@
 """One YAML file, one run: the config of every stage, checked before anything starts."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class RunConfig(BaseModel):
 
 
 def load_run_config(path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a YAML config. `extends: other.yaml` (beside it, or a preset's name) is read first; `overrides` ({"select.pcs_tau": 0.2}) win.
+    """Read a YAML config; $NAMES in it are environment variables. `extends: other.yaml` (beside it, or a preset's name) is read first; `overrides` ({"select.pcs_tau": 0.2}) win.
 
     Raises:
         ConfigError: no such file or preset, unknown key, value of the wrong kind.
@@ -76,7 +77,7 @@ def find_config(path: str) -> Path:
 
 def _read(path: str) -> dict[str, Any]:
     found = find_config(path)
-    raw = yaml.safe_load(found.read_text(encoding="utf-8"))
+    raw = yaml.safe_load(os.path.expandvars(found.read_text(encoding="utf-8")))
     if not isinstance(raw, dict):
         raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
     if (parent := raw.pop("extends", None)) is None:

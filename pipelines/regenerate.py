@@ -1,0 +1,68 @@
+"""One sample made again from what its row says: read from its source, or rendered, or generated; same bytes, or what differs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_contracts import SAMPLE, Problem, list_shards, read_shard
+from pipelines.config import RunConfig
+from pipelines.ingest.stage import ingest_entry
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """Whether the bytes are the same, and what a person wants to read about it."""
+
+    same: bool
+    message: str
+
+
+def find_row(run_dir: str, prefix: str) -> dict[str, Any]:
+    """The Sample row whose id starts with `prefix`.
+
+    Raises:
+        KeyError: no such sample, or more than one.
+    """
+    found: list[tuple[str, str]] = []
+    for path in list_shards(f"{run_dir}/samples"):
+        ids = read_shard(path, SAMPLE, ["sample_id"]).column(0).to_pylist()
+        found += [(path, i) for i in ids if i.startswith(prefix)]
+    if len({i for _, i in found}) != 1:
+        hint = "give more digits" if found else "ids stand in decisions.parquet and in the report"
+        raise KeyError(f"{run_dir}: {len(found)} samples with an id that starts with {prefix!r}; {hint}")
+    path, sample_id = found[0]
+    return next(row for row in read_shard(path, SAMPLE).to_pylist() if row["sample_id"] == sample_id)
+
+
+def regenerate_sample(config: RunConfig, prefix: str, out: Path) -> Regenerated:
+    """Make the sample again, write image and mask to `out`, and compare them with the stored bytes.
+
+    Raises:
+        KeyError: no such sample, or the source does not list it any more.
+    """
+    row = find_row(config.run_dir, prefix)
+    made = _again(config, row)
+    if isinstance(made, Problem):
+        return Regenerated(False, f"{row['sample_id']}: its source has changed: {made}")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for column in ("image", "mask"):
+        if made[column] is not None:
+            suffix = ".jpg" if made[column]["bytes"][:2] == b"\xff\xd8" else ".png"
+            target = out / f"{row['sample_id']}-{column}{suffix}"
+            target.write_bytes(made[column]["bytes"])
+            written.append(str(target))
+    differs = [name for name in SAMPLE.schema.names if made[name] != row[name]]
+    if not differs:
+        return Regenerated(True, f"{row['sample_id']}: same bytes, written to {', '.join(written)}")
+    return Regenerated(False, f"{row['sample_id']}: made again, but {', '.join(differs)} differ; written to {', '.join(written)}")
+
+
+def _again(config: RunConfig, row: dict[str, Any]) -> dict[str, Any] | Problem:
+    key = row["provenance"]["source_path"]
+    for entry in config.source.entries():
+        if entry.key == key:
+            return SAMPLE.table([made]).to_pylist()[0] if isinstance(
+                made := ingest_entry(entry, config.source, config.space), dict
+            ) else made
+    raise KeyError(f"{key}: the source does not list this sample any more")
