@@ -1,0 +1,183 @@
+"""Class maps, affinity, boxes and spreading against plain slow versions."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data_contracts import load_label_space
+from vision.clip import (
+    ClipBackbone,
+    DenseFeatures,
+    TextBank,
+    attention_affinity,
+    box_masks,
+    build_text_bank,
+    class_cams,
+    clip_response,
+    load_clip,
+    min_max,
+    spread,
+    with_background,
+)
+
+DATA = Path(__file__).parents[1] / "data"
+SCALE = 100.0
+LABELS = [[8], [12, 15, 3], [1, 13], [20]]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=["tiny_clip", "tiny_clip_timm", "tiny_clip_conv"])
+def backbone(request: pytest.FixtureRequest) -> ClipBackbone:
+    return load_clip(str(DATA / request.param))
+
+
+@pytest.fixture(scope="module")
+def bank(backbone: ClipBackbone) -> TextBank:
+    return build_text_bank(load_label_space("voc"), backbone)
+
+
+@pytest.fixture(scope="module")
+def dense(backbone: ClipBackbone) -> DenseFeatures:
+    images = torch.randn(4, 3, 160, 192, generator=torch.Generator().manual_seed(3))
+    return backbone.encode(images)
+
+
+def slow_cam(backbone: ClipBackbone, dense: DenseFeatures, bank: TextBank, image: int, class_id: int) -> Tensor:
+    """One image, one class, gradient of the probability itself, exact min-max."""
+    x = dense.last_input[image : image + 1]
+    z = backbone.last_norm(x).detach().requires_grad_(True)
+    rows = bank.rows(LABELS[image]) + list(range(20, 45))
+    p = (SCALE * backbone.tail_from_norm(z, x) @ bank.matrix[rows].T).softmax(dim=-1)
+    (gradient,) = torch.autograd.grad(p[0, LABELS[image].index(class_id)], z)
+    patches = slice(dense.prefix, None)
+    weights = gradient[0, patches].mean(dim=0)
+    cam = (z.detach()[0, patches] @ weights).relu().reshape(dense.grid)
+    return (cam - cam.min()) / (cam.max() - cam.min()) if cam.max() > cam.min() else cam * 0
+
+
+def test_pair_batched_log_probability_cams_equal_a_loop_over_classes(
+    backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures
+) -> None:
+    response = clip_response(backbone, dense, bank, LABELS, scale=SCALE, box_threshold=None)
+    assert response.cams.shape == (7, *dense.grid)
+    for cam, image, class_id in zip(response.cams, response.pair_image, response.pair_class, strict=True):
+        torch.testing.assert_close(cam, slow_cam(backbone, dense, bank, image, class_id), atol=2e-4, rtol=0)
+        assert float(cam.max()) in (0.0, 1.0)
+    assert bool(torch.isfinite(response.spread).all())
+    assert float(response.spread.min()) >= 0.0
+    assert float(response.spread.max()) <= 1.0
+    assert response.of(1).shape[0] == 3
+
+
+def test_a_pairs_map_does_not_depend_on_its_companions(
+    backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures
+) -> None:
+    allowed = bank.allowed(LABELS)
+    pairs = [(image, row) for image, ids in enumerate(LABELS) for row in bank.rows(ids)]
+    images, rows = [p[0] for p in pairs], [p[1] for p in pairs]
+    together = class_cams(backbone, dense, images, rows, bank, allowed, SCALE, chunk=4)
+    order = [5, 2, 0, 6, 1, 4, 3]
+    mixed = class_cams(
+        backbone, dense, [images[i] for i in order], [rows[i] for i in order], bank, allowed, SCALE, chunk=4
+    )
+    assert torch.equal(mixed, together[order])
+    alone = class_cams(backbone, dense, images[:1], rows[:1], bank, allowed, SCALE, chunk=4)
+    assert torch.equal(alone, together[:1])  # padding of the last chunk changes nothing
+
+
+def test_chunks_agree_with_one_batch(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+    allowed, rows = bank.allowed(LABELS), bank.rows([12, 15, 3])
+    whole = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE)
+    parts = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE, chunk=2)
+    torch.testing.assert_close(whole, parts, atol=1e-3, rtol=0)
+
+
+def test_the_scale_is_applied_once(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+    embeddings = backbone.tail(dense.last_input)
+    log_p = bank.log_probabilities(embeddings, bank.allowed(LABELS), SCALE)
+    rows = [*bank.rows(LABELS[0]), *range(20, 45)]
+    expected = (SCALE * (bank.matrix[rows] @ embeddings[0])).log_softmax(dim=0)
+    torch.testing.assert_close(log_p[0, rows], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_without_labels_gets_no_map(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+    assert clip_response(backbone, dense, bank, [[], [], [], []]).spread.shape == (0, *dense.grid)
+    assert clip_response(backbone, dense, bank, [[], [8], [], []]).pair_image == (1,)
+
+
+def test_affinity_is_symmetric_nonnegative_and_scale_free() -> None:
+    attention = torch.rand(2, 30, 30, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
+    affinity = attention_affinity(attention)
+    assert torch.equal(affinity, affinity.transpose(1, 2))
+    assert float(affinity.min()) >= 0
+    torch.testing.assert_close(attention_affinity(attention * 7), affinity)
+    squared = affinity @ affinity
+    assert float((squared.sum(dim=-1) - 1).abs().max()) < 0.02
+    first = attention[0] / attention[0].sum(dim=0)  # column sums come first
+    first = first / first.sum(dim=1, keepdim=True)
+    assert not torch.allclose(first, attention[0] / attention[0].sum(dim=1, keepdim=True))
+
+
+def test_affinity_survives_an_empty_row() -> None:
+    attention = torch.ones(1, 4, 4)
+    attention[0, 2] = 0
+    assert bool(torch.isfinite(attention_affinity(attention)).all())
+
+
+def test_spread_equals_the_masked_square() -> None:
+    generator = torch.Generator().manual_seed(5)
+    affinity = attention_affinity(torch.rand(2, 20, 20, generator=generator))
+    cams = torch.rand(3, 4, 5, generator=generator)
+    boxes = (torch.rand(3, 4, 5, generator=generator) > 0.4).float()
+    found = spread(affinity, cams * boxes, [0, 1, 1])
+    for row, image in enumerate([0, 1, 1]):
+        squared = affinity[image].double() @ affinity[image].double()
+        slow = (squared * boxes[row].flatten()) @ cams[row].flatten().double()
+        torch.testing.assert_close(found[row].double(), min_max(slow.reshape(1, 4, 5))[0], atol=1e-5, rtol=1e-5)
+
+
+def opencv_boxes(cam: np.ndarray, threshold: float) -> np.ndarray:
+    """The authors' way: contours of the thresholded map, clipped ends."""
+    image = (cam * 255).astype(np.uint8)
+    _, binary = cv2.threshold(image, int(threshold * int(image.max())), 255, cv2.THRESH_BINARY)
+    contours, _ = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    mask = np.zeros(cam.shape, np.float32)
+    for contour in contours:
+        x, y, w, h = cv2.boundingRect(contour)
+        mask[y : min(y + h, cam.shape[0] - 1), x : min(x + w, cam.shape[1] - 1)] = 1
+    return mask
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.7])
+def test_boxes_equal_opencvs_contours(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        cam = cv2.resize(rng.random((5, 5)), (14, 12)).astype(np.float32)
+        cam = (cam - cam.min()) / (cam.max() - cam.min())
+        found = box_masks(torch.from_numpy(cam)[None], threshold)[0].numpy()
+        np.testing.assert_array_equal(found, opencv_boxes(cam, threshold))
+
+
+def test_box_edges_and_empty_maps() -> None:
+    cam = torch.zeros(2, 4, 4)
+    cam[0, 3, 3] = 1.0
+    assert float(box_masks(cam, 0.4).sum()) == 0.0  # a blob in the last row and column only: the authors lose it
+    assert float(box_masks(cam, 0.4, edge_fix=True).sum()) == 1.0
+    assert float(box_masks(torch.ones(1, 4, 4), 0.4).sum()) == 9.0
+
+
+def test_min_max_keeps_tiny_maps_and_zeroes_flat_ones() -> None:
+    maps = torch.stack([torch.tensor([[0.0, 1e-20]]), torch.tensor([[0.3, 0.3]])])
+    assert min_max(maps).tolist() == [[[0.0, 1.0]], [[0.0, 0.0]]]
+
+
+def test_background_is_one_minus_the_best_class() -> None:
+    maps = torch.tensor([[[0.2, 0.9]], [[0.5, 0.1]]])
+    torch.testing.assert_close(with_background(maps)[0], torch.tensor([[0.5, 0.1]]))
+    torch.testing.assert_close(with_background(maps, power=2)[0], torch.tensor([[0.25, 0.01]]))
+    assert with_background(maps).shape == (3, 1, 2)

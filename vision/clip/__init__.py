@@ -1,0 +1,31 @@
+"""CLIP models: backbones, text banks and class responses."""
+
+from vision.clip.backbone import ClipBackbone, DenseFeatures, load_clip
+from vision.clip.response import (
+    ClassResponse,
+    attention_affinity,
+    box_masks,
+    class_cams,
+    clip_response,
+    min_max,
+    spread,
+    with_background,
+)
+from vision.clip.text import ORIGAMI, TextBank, build_text_bank
+
+__all__ = [
+    "ORIGAMI",
+    "ClassResponse",
+    "ClipBackbone",
+    "DenseFeatures",
+    "TextBank",
+    "attention_affinity",
+    "box_masks",
+    "build_text_bank",
+    "class_cams",
+    "clip_response",
+    "load_clip",
+    "min_max",
+    "spread",
+    "with_background",
+]

@@ -1,0 +1,190 @@
+"""CLIP response: where in an image CLIP sees each of its classes (CLIP-ES, Lin et al., CVPR 2023; used by SDS and
+WeCLIP).
+
+Grad-CAM of the class probability on the last block's first LayerNorm, spread along attention turned into a symmetric
+transition matrix,
+inside the boxes of the class map. Every function works on all (image, class) pairs of a batch at once; no result of
+a pair depends
+on the other pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from vision.clip.backbone import ClipBackbone, DenseFeatures
+from vision.clip.text import TextBank
+
+SINKHORN_ROUNDS = 3
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class ClassResponse:
+    """Maps of N (image, class) pairs on the patch grid in [0, 1], before (`cams`) and after (`spread`) the affinity."""
+
+    pair_image: tuple[int, ...]
+    pair_class: tuple[int, ...]
+    cams: Tensor
+    spread: Tensor
+
+    def of(self, image: int) -> Tensor:
+        """Spread maps (K, h, w) of one image, in the order of its labels."""
+        rows = [row for row, owner in enumerate(self.pair_image) if owner == image]
+        return self.spread[rows]
+
+
+def clip_response(
+    backbone: ClipBackbone,
+    dense: DenseFeatures,
+    bank: TextBank,
+    labels: Sequence[Sequence[int]],
+    *,
+    scale: float | None = None,
+    box_threshold: float | None = 0.4,
+    edge_fix: bool = False,
+    affinity: Tensor | None = None,
+    chunk: int | None = None,
+) -> ClassResponse:
+    """Class maps of every label of every image.
+
+    Args:
+        labels: class ids of each image; an image without any gets no map.
+        scale: softmax scale (inverse temperature); None = the model's own.
+        box_threshold: share of a map's maximum above which its boxes are drawn; None = no box mask.
+        edge_fix: let boxes reach the last row and column, which the authors' clipping never does.
+        affinity: (B, n, n) as `attention_affinity` gives; None = from `dense.attention`.
+        chunk: pairs per forward-backward, padded to exactly this many, so that shapes stay fixed; None = all pairs,
+        unpadded.
+
+    Raises:
+        ValueError: no attention in `dense` and no `affinity` given.
+    """
+    pairs = [(image, class_id) for image, ids in enumerate(labels) for class_id in ids]
+    height, width = dense.grid
+    if not pairs:
+        empty = torch.zeros(0, height, width, device=dense.last_input.device)
+        return ClassResponse((), (), empty, empty)
+    images, classes = [p[0] for p in pairs], [p[1] for p in pairs]
+    if affinity is None:
+        if dense.attention is None:
+            raise ValueError("clip_response: expected attention; encode with n_attention > 0, or pass `affinity`")
+        affinity = attention_affinity(dense.attention)
+    cams = class_cams(backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, chunk)
+    boxes = torch.ones_like(cams) if box_threshold is None else box_masks(cams, box_threshold, edge_fix)
+    return ClassResponse(tuple(images), tuple(classes), cams, spread(affinity, cams * boxes, images))
+
+
+def class_cams(
+    backbone: ClipBackbone,
+    dense: DenseFeatures,
+    pair_image: Sequence[int],
+    pair_row: Sequence[int],
+    bank: TextBank,
+    allowed: Tensor,
+    scale: float | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Softmax Grad-CAM of N (image, text row) pairs, one forward and one backward of the last block per chunk: (N,
+    h, w) in [0, 1].
+
+    The gradient is that of log p: d log p = d p / p, and the positive factor 1/p goes with the min-max, so these are
+    the maps of p itself
+    without its underflow.
+    """
+    n, size = len(pair_row), chunk or len(pair_row)
+    maps = []
+    for start in range(0, n, size):
+        index = [*range(start, min(start + size, n))]
+        index += [index[0]] * (size - len(index))
+        images = torch.tensor([pair_image[i] for i in index], device=dense.last_input.device)
+        rows = torch.tensor([pair_row[i] for i in index], device=dense.last_input.device)
+        maps.append(_pair_cams(backbone, dense, images, rows, bank, allowed, scale))
+    return torch.cat(maps)[:n]
+
+
+def _pair_cams(
+    backbone: ClipBackbone,
+    dense: DenseFeatures,
+    images: Tensor,
+    rows: Tensor,
+    bank: TextBank,
+    allowed: Tensor,
+    scale: float | None,
+) -> Tensor:
+    x = dense.last_input[images]
+    with torch.no_grad():
+        z = backbone.last_norm(x).detach()
+    with torch.enable_grad():
+        leaf = z.clone().requires_grad_(True)
+        embeddings = backbone.tail_from_norm(leaf, x)
+        log_p = bank.log_probabilities(embeddings, allowed[images], backbone.logit_scale if scale is None else scale)
+        (gradient,) = torch.autograd.grad(log_p.gather(1, rows[:, None]).sum(), leaf)
+    patches, weights = z[:, dense.prefix :], gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
+    # Sum the products explicitly: a matrix product may choose its kernel by the number of pairs.
+    return min_max((patches * weights).sum(dim=-1).relu().reshape(-1, *dense.grid))
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """(N, h, w) to [0, 1] each, with an epsilon relative to the map: an all-equal map becomes zero, however small
+    values stay resolved.
+    """
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    spread_ = maps.amax(dim=(-2, -1), keepdim=True) - low
+    return torch.where(spread_ > 0, (maps - low) / spread_.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
+
+
+def attention_affinity(attention: Tensor) -> Tensor:
+    """Attention (B, n, n) to a symmetric, nearly doubly stochastic matrix: three rounds of column then row sums,
+    then (D + D^T) / 2.
+
+    CLIP-ES squares it; `spread` applies it twice instead.
+    """
+    d = attention
+    for _ in range(SINKHORN_ROUNDS):
+        d = d / d.sum(dim=-2, keepdim=True).clamp_min(EPSILON)
+        d = d / d.sum(dim=-1, keepdim=True).clamp_min(EPSILON)
+    return (d + d.transpose(-2, -1)) / 2
+
+
+def spread(affinity: Tensor, masked: Tensor, pair_image: Sequence[int]) -> Tensor:
+    """D (D m), min-max, for maps m (N, h, w) already multiplied by their box masks; D (B, n, n). No n x n product is
+    formed.
+    """
+    vectors = masked.flatten(1)
+    rows = [affinity[image] @ (affinity[image] @ vectors[row]) for row, image in enumerate(pair_image)]
+    return min_max(torch.stack(rows).view_as(masked))
+
+
+def box_masks(cams: Tensor, threshold: float, edge_fix: bool = False) -> Tensor:
+    """Union of the bounding boxes of each map's blobs above `threshold` x maximum: (N, h, w) of 0 and 1.
+
+    As CLIP-ES: the map is quantised to 8 bits, the comparison is strict, blobs are 8-connected, and box ends are
+    clipped to side - 1 and
+    used exclusively, so the last row and column are never covered unless `edge_fix`.
+    """
+    quantised = (cams * 255).to(torch.uint8).cpu().numpy()
+    masks = np.stack([_box_mask(map_, threshold, edge_fix) for map_ in quantised])
+    return torch.from_numpy(masks).to(cams)
+
+
+def _box_mask(map_: NDArray[np.uint8], threshold: float, edge_fix: bool) -> NDArray[np.float32]:
+    blobs, _ = ndimage.label(map_ > int(threshold * int(map_.max())), structure=np.ones((3, 3)))
+    mask = np.zeros(map_.shape, np.float32)
+    height, width = map_.shape if edge_fix else (map_.shape[0] - 1, map_.shape[1] - 1)
+    for rows, columns in ndimage.find_objects(blobs):
+        mask[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)] = 1
+    return mask
+
+
+def with_background(maps: Tensor, power: float = 1.0) -> Tensor:
+    """Prepend the background channel (1 - max over classes)^power: (..., K, H, W) -> (..., K + 1, H, W). K = 0 is
+    not allowed.
+    """
+    background = (1 - maps.amax(dim=-3, keepdim=True)) ** power
+    return torch.cat([background, maps], dim=-3)
