@@ -1,7 +1,7 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
 from data_contracts.errors import ContractError, Problem, Reason
-from data_contracts.ids import config_hash, content_id, sample_seed
+from data_contracts.ids import config_hash, content_id, pair_id, sample_seed
 from data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
 from data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from data_contracts.manifest import Manifest, ShardEntry, package_versions
@@ -66,6 +66,7 @@ __all__ = [
     "list_shards",
     "load_label_space",
     "package_versions",
+    "pair_id",
     "read_bytes",
     "read_footer",
     "read_shard",

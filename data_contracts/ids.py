@@ -24,6 +24,11 @@ def content_id(*parts: bytes | str | None) -> str:
     return digest.hexdigest()
 
 
+def pair_id(image: bytes, mask: bytes | None, group: str | None = None, index: int | None = None) -> str:
+    """`sample_id` of an image–mask pair: hash of the two files as a Sample row holds them and of its group."""
+    return content_id(image, mask, group, None if index is None else str(index))
+
+
 def sample_seed(seed: int, sample_id: str, purpose: str = "") -> int:
     """Seed in [0, 2**63) for one sample: a hash of the run's seed, the sample's id and what the numbers are for."""
     digest = hashlib.blake2b(f"{seed}|{sample_id}|{purpose}".encode(), digest_size=8).digest()

@@ -1,11 +1,14 @@
 """Pixels in and out of bytes, with limits: the only place that opens an image file."""
 
 import io
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from data_contracts.errors import ContractError, Problem, Reason
 
@@ -15,28 +18,44 @@ IGNORE = 255
 Uint8Array = NDArray[np.uint8]
 
 
-def _open(data: bytes, where: str, reason: Reason, max_pixels: int) -> Image.Image:
+# The formats that data sets come in. Others that Pillow knows start programs (EPS) or are containers with odd decoders.
+Image.init()
+FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF") if f in Image.OPEN)
+# The limit below is ours and stricter; it is reported per sample, so Pillow's warning on stderr has nothing to add.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@contextmanager
+def _faults(data: bytes, where: str, reason: Reason) -> Iterator[None]:
+    """Whatever a decoder makes of broken bytes becomes one ContractError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        if image.width * image.height > max_pixels:
-            raise ContractError(
-                where,
-                Problem(
-                    Reason.IMAGE_TOO_LARGE,
-                    f"at most {max_pixels} pixels",
-                    f"{image.width}x{image.height}",
-                    "shrink it, or raise max_pixels in the ingest config",
-                ),
-            )
-        image.load()
-        return image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, ContractError):
-            raise
-        problem = Problem(reason, "a complete image file", f"{len(data)} bytes: {error}", "replace or remove the file")
+        yield
+    except ContractError:
+        raise
+    except Image.DecompressionBombError as error:
+        fix = "shrink it: no setting lets an image of this size pass"
+        raise ContractError(
+            where, Problem(Reason.IMAGE_TOO_LARGE, "an image that Pillow opens", str(error), fix)
+        ) from error
+    except Exception as error:  # on corrupt data decoders raise anything: OSError, struct.error, IndexError, ...
+        found = f"{len(data)} bytes: {_no_address(str(error))}"
+        problem = Problem(reason, "a complete image file", found, "replace or remove the file")
         raise ContractError(where, problem) from error
+
+
+def _no_address(message: str) -> str:
+    """Pillow names the buffer it could not read by its address, which differs from run to run."""
+    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", message)
+
+
+def _open(data: bytes, where: str, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        found = f"{image.width}x{image.height}"
+        fix = "shrink it, or raise max_pixels in the ingest config"
+        raise ContractError(where, Problem(Reason.IMAGE_TOO_LARGE, f"at most {max_pixels} pixels", found, fix))
+    image.load()
+    return image
 
 
 def decode_image(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS) -> Uint8Array:
@@ -47,7 +66,11 @@ def decode_image(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS
     Raises:
         ContractError: undecodable, truncated, or more than `max_pixels` pixels.
     """
-    image = ImageOps.exif_transpose(_open(data, where, Reason.UNDECODABLE_IMAGE, max_pixels))
+    with _faults(data, where, Reason.UNDECODABLE_IMAGE):
+        return _to_rgb(ImageOps.exif_transpose(_open(data, where, max_pixels)))
+
+
+def _to_rgb(image: Image.Image) -> Uint8Array:
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -63,7 +86,8 @@ def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) 
     Raises:
         ContractError: undecodable, too large, coloured (no single channel), or ids above 255.
     """
-    image = _open(data, where, Reason.UNDECODABLE_MASK, max_pixels)
+    with _faults(data, where, Reason.UNDECODABLE_MASK):
+        image = _open(data, where, max_pixels)
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
         problem = Problem(
             Reason.WRONG_MASK_FORMAT,

@@ -1,0 +1,39 @@
+"""Ingest: from folders, VOC, COCO, Parquet, tars and Dataset Diffusion rows to Sample shards. One file a source."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipelines.ingest.base import Entry, RawSample, Source
+from pipelines.ingest.coco import CocoSource
+from pipelines.ingest.dataset_diffusion import DatasetDiffusionSource
+from pipelines.ingest.drawn import DrawnSource
+from pipelines.ingest.folder import FolderSource
+from pipelines.ingest.hf_parquet import HfParquetSource
+from pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
+from pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
+from pipelines.ingest.webdataset import WebDatasetSource
+
+SourceConfig = Annotated[
+    FolderSource | VocSource | CocoSource | HfParquetSource | WebDatasetSource | DatasetDiffusionSource | DrawnSource,
+    Field(discriminator="kind"),
+]
+
+__all__ = [
+    "CocoSource",
+    "DatasetDiffusionSource",
+    "DrawnSource",
+    "Entry",
+    "FolderSource",
+    "HfParquetSource",
+    "RawSample",
+    "Source",
+    "SourceConfig",
+    "VocObject",
+    "VocSource",
+    "WebDatasetSource",
+    "ingest_entry",
+    "ingest_stage",
+    "ingest_units",
+    "parse_voc_xml",
+]

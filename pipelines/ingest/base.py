@@ -1,0 +1,158 @@
+"""What every source of image–mask pairs is: a config that lists entries without opening pixels, and loads them."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
+from data_contracts.images import MAX_PIXELS
+from pipelines.ingest.files import Root
+
+# Pillow refuses more than this whatever we ask for.
+PILLOW_LIMIT = 178_956_970
+MAX_INDEX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample as listed. `key` names it inside its source; `stamp` changes when its files do.
+
+    `fields` is what the source needs to load it (JSON values); `problem` is set where listing already found a fault.
+    """
+
+    key: str
+    stamp: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample as its source has it.
+
+    `mask` is an encoded file in the source's own values; `drawn` a label map uint8 (H, W) of contract ids.
+    `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
+    foreground value of the mask stands for.
+    """
+
+    image: bytes
+    mask: bytes | None = None
+    drawn: Uint8Array | None = None
+    words: tuple[str | int, ...] | None = None
+    foreground: str | None = None
+    group: str | None = None
+    index: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(BaseModel):
+    """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    root: str  # local folder (or file) or fsspec URL
+    licence: str | None = None
+    remap: dict[int, int | str] = Field(default={})  # mask value -> class id, class name, "background" or "ignore"
+    colours: dict[str, int | str] = Field(default={})  # "r,g,b" -> the same, for masks that are painted in colours
+    allow_empty: bool = False  # let masks without any foreground pass
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT)
+    follow_links: bool = False  # let symbolic links lead out of the root
+    threads: int = Field(default=4, ge=1)  # decoding threads of one shard; no effect on the result
+
+    @field_validator("colours")
+    @classmethod
+    def _three_numbers(cls, colours: dict[str, int | str]) -> dict[str, int | str]:
+        for colour in colours:
+            if not re.fullmatch(r"\s*\d{1,3}\s*(,\s*\d{1,3}\s*){2}", colour) or max(rgb(colour)) > 255:
+                raise ValueError(f"colours: expected keys like '128,0,0', found {colour!r}")
+        return colours
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in any order, one in memory at a time. Opens no image.
+
+        Raises:
+            FileNotFoundError: a folder or list that the config names is not there.
+            ValueError: a list or annotation file cannot be read.
+        """
+
+    @abstractmethod
+    def load(self, entry: Entry, space: LabelSpace) -> RawSample:
+        """Read what `entry` stands for.
+
+        Raises:
+            ContractError: the sample is at fault; says how.
+        """
+
+    def open_root(self) -> Root:
+        """The root, looked at anew: for listing."""
+        return Root(self.root, self.follow_links)
+
+    def reader(self) -> Root:
+        """The root, opened once a process: for loading."""
+        return _reader(self.root, self.follow_links)
+
+
+@lru_cache(maxsize=16)
+def _reader(root: str, follow_links: bool) -> Root:
+    return Root(root, follow_links)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """ "r,g,b" as three numbers."""
+    red, green, blue = (int(part) for part in colour.split(","))
+    return red, green, blue
+
+
+def class_value(target: int | str, space: LabelSpace) -> int:
+    """Mask value for a class id or name, "background" or "ignore".
+
+    Raises:
+        KeyError: no class of that name; lists the names.
+        ValueError: the id is in no mask of this label space.
+    """
+    if isinstance(target, str):
+        if target == "ignore":
+            return 255
+        if target == "background" and space.background_id is not None:
+            return space.background_id
+        return space.find(target).id
+    if target not in space.allowed_ids:
+        raise ValueError(f"id {target} is not in label space {space.name}; it has {sorted(space.allowed_ids)}")
+    return target
+
+
+def find_classes(words: tuple[str | int, ...], space: LabelSpace, where: str) -> list[int]:
+    """Sorted class ids of names or ids.
+
+    Raises:
+        ContractError: `unknown_class_name` for the first one that the label space does not have.
+    """
+    found = set()
+    for word in words:
+        try:
+            found.add(space.by_id[word].id if isinstance(word, int) else space.find(word).id)
+        except KeyError:
+            raise unknown_class(word, space, where) from None
+    return sorted(found)
+
+
+def unknown_class(word: str | int, space: LabelSpace, where: str) -> ContractError:
+    """The error for a name or id that is no class."""
+    names = [c.name for c in space.classes]
+    known = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    fix = "correct the name, or add it to the label space (as a class or a synonym)"
+    return ContractError(
+        where, Problem(Reason.UNKNOWN_CLASS_NAME, f"a class of {space.name} ({known})", repr(word), fix)
+    )
+
+
+def bad_annotation(where: str, expected: str, found: str, fix: str) -> ContractError:
+    """The error for an annotation that cannot mean anything."""
+    return ContractError(where, Problem(Reason.BAD_ANNOTATION, expected, found, fix))

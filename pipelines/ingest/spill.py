@@ -1,0 +1,147 @@
+"""Sorted lists that live on disk, and JSON read piece by piece: what keeps memory flat however large a dataset is."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+BATCH = 2_000
+CHUNK = 1 << 16
+
+
+class Spill:
+    """A multimap from text to JSON values in a private temporary database, gone with the object or the process.
+
+    Fill it with `add`, then read it. Keys come in code-point order, values of one key in the order of adding.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", check_same_thread=False)  # "" = a temporary file, unlinked as soon as it is made
+        self._db.execute("PRAGMA journal_mode = OFF")  # nothing to keep after a crash
+        self._db.execute("CREATE TABLE entries (key TEXT, value TEXT)")
+        self._lock = threading.Lock()
+        self._indexed = False
+
+    def add(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Append `(key, value)` pairs; values must survive JSON."""
+        rows = ((key, json.dumps(value, separators=(",", ":"))) for key, value in pairs)
+        with self._lock:
+            self._db.executemany("INSERT INTO entries VALUES (?, ?)", rows)
+
+    def get(self, key: str) -> list[Any]:
+        """Every value of a key; [] for a key that is not there."""
+        rows = self._query("SELECT value FROM entries WHERE key = ? ORDER BY rowid", (key,))
+        return [json.loads(value) for (value,) in rows]
+
+    def slice(self, start: int, count: int) -> list[tuple[str, Any]]:
+        """`count` pairs of the sorted list from position `start` on."""
+        rows = self._query("SELECT key, value FROM entries ORDER BY key, rowid LIMIT ? OFFSET ?", (count, start))
+        return [(key, json.loads(value)) for key, value in rows]
+
+    def __len__(self) -> int:
+        return int(self._query("SELECT COUNT(*) FROM entries", ())[0][0])
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """All pairs, sorted, a batch in memory at a time. Do not add while reading."""
+        last: tuple[str, int] = ("", 0)
+        where = "WHERE (key, rowid) > (?, ?) ORDER BY key, rowid LIMIT ?"
+        while rows := self._query(f"SELECT key, rowid, value FROM entries {where}", (*last, BATCH)):
+            for key, _, value in rows:
+                yield key, json.loads(value)
+            last = rows[-1][:2]
+
+    def _query(self, statement: str, values: tuple[object, ...]) -> list[Any]:
+        with self._lock:
+            if not self._indexed:  # one sort at the end is far quicker than keeping order while rows pour in
+                self._db.execute("CREATE INDEX by_key ON entries (key)")
+                self._indexed = True
+            return self._db.execute(statement, values).fetchall()
+
+
+def json_items(handle: IO[str], arrays: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """Items of the object that a JSON file holds, one in memory at a time.
+
+    An array under one of the names in `arrays` is given element by element, each with the array's name.
+
+    Raises:
+        ValueError: the file is not one JSON object.
+    """
+    scan = _Scanner(handle)
+    for _ in scan.members("{", "}"):
+        key = scan.value()
+        scan.expect(":")
+        if key in arrays and scan.peek() == "[":
+            for _ in scan.members("[", "]"):
+                yield key, scan.value()
+        else:
+            yield key, scan.value()
+
+
+def json_rows(handle: IO[str]) -> Iterator[Any]:
+    """Elements of a JSON array, or the values of a JSON-lines file, one in memory at a time.
+
+    Raises:
+        ValueError: the file is not valid JSON.
+    """
+    scan = _Scanner(handle)
+    if scan.peek() == "[":
+        for _ in scan.members("[", "]"):
+            yield scan.value()
+        return
+    while scan.peek():
+        yield scan.value()
+
+
+class _Scanner:
+    """Reads JSON text in growing pieces; forgets what was consumed."""
+
+    def __init__(self, handle: IO[str]) -> None:
+        self._handle = handle
+        self._text = ""
+        self._at = 0
+        self._decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """The next character that is not blank; "" at the end."""
+        while True:
+            while self._at < len(self._text):
+                if not self._text[self._at].isspace():
+                    return self._text[self._at]
+                self._at += 1
+            if not self._fill(CHUNK):
+                return ""
+
+    def expect(self, wanted: str) -> None:
+        if (found := self.peek()) != wanted:
+            raise ValueError(f"JSON: expected {wanted!r}, found {found or 'the end of the file'!r}")
+        self._at += 1
+
+    def members(self, opening: str, closing: str) -> Iterator[None]:
+        """Stops before every member of an array or object; the caller consumes it."""
+        self.expect(opening)
+        while self.peek() != closing:
+            yield
+            if self.peek() != closing:
+                self.expect(",")
+        self.expect(closing)
+
+    def value(self) -> Any:
+        """The next whole value."""
+        self.peek()
+        size = CHUNK
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+                if end < len(self._text) or not self._fill(size):  # a number may go on in the next piece
+                    self._at = end
+                    return value
+            except json.JSONDecodeError as error:
+                if not self._fill(size):
+                    raise ValueError(f"JSON: {error.msg} near {self._text[self._at : self._at + 40]!r}") from error
+            size *= 2
+
+    def _fill(self, size: int) -> bool:
+        piece = self._handle.read(size)
+        self._text, self._at = self._text[self._at :] + piece, 0
+        return bool(piece)

@@ -1,0 +1,217 @@
+"""The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from data_contracts import (
+    DECISION,
+    SAMPLE,
+    ContractError,
+    LabelSpace,
+    Problem,
+    Reason,
+    check_pair,
+    config_hash,
+    content_id,
+    decode_image,
+    encode_mask,
+    foreground_ids,
+    pair_id,
+    shard_name,
+)
+from pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from pipelines.ingest.files import pack_problem, unpack_problem
+from pipelines.ingest.masks import MaskRule
+from pipelines.ingest.spill import Spill
+from pipelines.stage import Stage, StageResult, Unit
+
+STAGE = "ingest"
+VERSION = 1
+NOT_IN_HASH = {"root", "threads"}  # neither where the data lies nor how many threads read it changes a row
+
+
+class Listing:
+    """All entries of a source, sorted by key, on disk. A key that is listed twice is a fault of its second entry."""
+
+    def __init__(self, source: Source) -> None:
+        self._entries = Spill()
+        self._entries.add((e.key, [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.entries())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def chunk(self, start: int, count: int) -> list[Entry]:
+        """`count` entries from position `start` on."""
+        before = min(start, 1)  # one more, to see a key that was listed twice across the cut
+        rows = self._entries.slice(start - before, count + before)
+        entries = [Entry(key, raw[0], raw[1], unpack_problem(raw[2])) for key, raw in rows]
+        keys = [entry.key for entry in entries]
+        return [
+            _listed_again(entry, start + i) if i + before and entry.key == keys[i + before - 1] else entry
+            for i, entry in enumerate(entries[before:])
+        ]
+
+
+def _listed_again(entry: Entry, position: int) -> Entry:
+    problem = Problem(Reason.DUPLICATE_ID, "every sample listed once", f"{entry.key} again", "remove it from the list")
+    return Entry(f"{entry.key}#{position}", entry.stamp, problem=problem)
+
+
+def chunk_stamp(entries: Sequence[Entry]) -> str:
+    """Hash of keys, stamps and listed faults: what the shard of these entries depends on."""
+    parts = ((e.key, e.stamp, "" if e.problem is None else str(e.problem)) for e in entries)
+    return content_id(*(part for entry in parts for part in entry))
+
+
+_listings: dict[str, Listing] = {}
+_lock = threading.Lock()
+
+
+def _listing(source: Source, fresh: bool) -> Listing:
+    """The listing of a source, made once a process unless a fresh one is asked for; the last four are kept."""
+    key = source.model_dump_json()
+    with _lock:
+        if fresh or key not in _listings:
+            _listings.pop(key, None)
+            _listings[key] = Listing(source)
+            while len(_listings) > 4:
+                del _listings[next(iter(_listings))]
+        return _listings[key]
+
+
+def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Unit]:
+    """List a source anew and cut it into units of `shard_size` samples, in order of their keys.
+
+    Each writes `RUN/samples/shard-….parquet` and `RUN/rejects/shard-….parquet`. Memory holds one chunk and the units.
+
+    Raises:
+        FileNotFoundError: a folder or list that the config names is not there.
+        ValueError: nothing to ingest, or a list or annotation file cannot be read.
+    """
+    if shard_size < 1:
+        raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
+    listing = _listing(source, fresh=True)
+    total = len(listing)
+    if not total:
+        raise ValueError(f"{source.root}: nothing to ingest; check the folders that the config names: {source!r}")
+    units = []
+    for index, start in enumerate(range(0, total, shard_size)):
+        count = min(shard_size, total - start)
+        stamp = chunk_stamp(listing.chunk(start, count))
+        outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
+        units.append(Unit(inputs=(), outputs=outputs, stamps=(stamp, f"{start}+{count}"), index=index))
+    return units
+
+
+def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
+    """The stage that makes Sample shards with masks of `space`'s ids from a source's entries.
+
+    `seed` is what every stage is given; nothing here is random, so it changes neither rows nor fingerprints.
+
+    Raises:
+        KeyError, ValueError: `remap` or `colours` name a class or id that the label space does not have.
+    """
+    rule = MaskRule.of(source, space)
+    return Stage(
+        name=STAGE,
+        version=VERSION,
+        contracts=(SAMPLE, DECISION),
+        config_hash=config_hash({"source": source.model_dump(mode="json", exclude=NOT_IN_HASH), "space": _ids(space)}),
+        process=partial(_process, source, space, rule),
+    )
+
+
+def _ids(space: LabelSpace) -> dict[str, object]:
+    """What of a label space shapes a Sample row; prompts do not, so changing one ingests nothing again."""
+    kept = {"id", "name", "synonyms", "colour", "source_id"}
+    fields: dict[str, Any] = {"classes": {"__all__": kept}, "background_id": True, "ignore_ids": True}
+    return space.model_dump(mode="json", include=fields)
+
+
+def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> StageResult:
+    entries = _entries_of(source, unit)
+    with ThreadPoolExecutor(source.threads) as pool:
+        made = list(pool.map(lambda entry: _attempt(entry, source, space, rule), entries))
+    kept: dict[str, dict[str, Any]] = {}
+    rejects = []
+    for entry, outcome in zip(entries, made, strict=True):
+        if isinstance(outcome, Problem):
+            rejects.append(_reject(entry, outcome))
+        elif (twin := kept.get(outcome["sample_id"])) is not None:
+            rejects.append(_reject(entry, _twin_problem(twin), duplicate_of=outcome["sample_id"]))
+        else:
+            kept[outcome["sample_id"]] = outcome
+    counts = Counter(str(row["reason"]) for row in rejects)
+    counts[str(Reason.KEPT)] = len(kept)
+    return StageResult((SAMPLE.table(list(kept.values())), DECISION.table(rejects)), dict(counts))
+
+
+def _entries_of(source: Source, unit: Unit) -> list[Entry]:
+    """The unit's entries; lists the source again where this process has not, or has an older listing."""
+    start, count = (int(part) for part in unit.stamps[1].split("+"))
+    for fresh in (False, True):
+        entries = _listing(source, fresh).chunk(start, count)
+        if chunk_stamp(entries) == unit.stamps[0]:
+            return entries
+    raise RuntimeError(f"{source.root}: files changed since they were listed; run again to list them anew")
+
+
+def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> dict[str, Any] | Problem:
+    """The Sample row of one entry, or what is wrong with it."""
+    return _attempt(entry, source, space, MaskRule.of(source, space))
+
+
+def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any] | Problem:
+    if entry.problem is not None:
+        return entry.problem
+    try:
+        return _row(entry, source.load(entry, space), source, space, rule)
+    except ContractError as error:
+        return error.problem
+
+
+def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
+    """The Sample row of one loaded sample; the image's bytes stay as they are."""
+    image = decode_image(raw.image, entry.key, source.max_pixels)
+    mask = raw.drawn
+    if raw.mask is not None:
+        foreground = None if raw.foreground is None else space.find(raw.foreground).id
+        mask = rule.read(raw.mask, entry.key, foreground)
+    if mask is not None and (problem := check_pair(image, mask, space, allow_empty=source.allow_empty)) is not None:
+        raise ContractError(entry.key, problem)
+    encoded = None if mask is None else encode_mask(mask, space.palette)
+    defaults = {"source": source.kind, "source_path": entry.key, "licence": source.licence or space.licence}
+    given = {name: value for name, value in raw.provenance.items() if value is not None}
+    return {
+        "sample_id": pair_id(raw.image, encoded, raw.group, raw.index),
+        "image": {"bytes": raw.image, "path": entry.key},
+        "mask": None if encoded is None else {"bytes": encoded, "path": None},
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "class_ids": [] if mask is None else foreground_ids(mask, space),
+        "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
+        "group": raw.group,
+        "index": raw.index,
+        "provenance": {**defaults, **given},
+    }
+
+
+def _twin_problem(twin: dict[str, Any]) -> Problem:
+    path = twin["provenance"]["source_path"]
+    return Problem(Reason.DUPLICATE_ID, "every pair once", f"the same bytes as {path}", "remove one of the two")
+
+
+def _reject(entry: Entry, problem: Problem, duplicate_of: str | None = None) -> dict[str, Any]:
+    return {
+        "sample_id": content_id(STAGE, entry.key),
+        "stage": STAGE,
+        "kept": False,
+        "reason": str(problem.reason),
+        "detail": str(problem),
+        "duplicate_of": duplicate_of,
+        "source_path": entry.key,
+    }
