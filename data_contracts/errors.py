@@ -22,6 +22,9 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     BAD_ANNOTATION = "bad_annotation"
     UNSAFE_PATH = "unsafe_path"
+    # generation
+    BAD_PROMPT = "bad_prompt"
+    GENERATION_FAILED = "generation_failed"
     # scores
     NO_CLASSES = "no_classes"
     SCORE_FAILED = "score_failed"
@@ -30,6 +33,7 @@ class Reason(StrEnum):
     LEAKS_INTO_TEST = "leaks_into_test"
     HIGH_ENTROPY = "high_entropy"
     LOW_PCS = "low_pcs"
+    LOW_IMAGE_SCORE = "low_image_score"
     LABEL_SWAP = "label_swap"
     NOT_SCORED = "not_scored"
     LOW_ASF = "low_asf"

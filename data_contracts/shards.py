@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
@@ -137,12 +138,17 @@ def write_shard(
 
 
 def check_unique(table: pa.Table, where: str) -> None:
-    """Raise ContractError if a `sample_id` occurs twice (neighbour tables, whose key is a pair, are let through)."""
+    """Raise ContractError if a `sample_id` occurs twice; in a table with column `shard`, twice in one shard.
+
+    Neighbour tables, whose key is a pair, are let through.
+    """
     if "other_id" in table.column_names:
         return
-    ids = table.column("sample_id").to_pylist()
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
+    keys = [name for name in ("sample_id", "shard") if name in table.column_names]
+    counts = table.select(keys).group_by(keys).aggregate([([], "count_all")])
+    if counts.num_rows < table.num_rows:
+        repeated = counts.filter(pc.greater(counts.column("count_all"), 1))
+        twice = min(repeated.column("sample_id").to_pylist())
         problem = Problem(
             Reason.DUPLICATE_ID, "every sample_id once", f"{twice} again", "drop the repeated sample before writing"
         )

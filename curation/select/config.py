@@ -1,0 +1,87 @@
+"""What selection may be asked for. Without a preset: SDS as published, plus near-duplicates and label swaps dropped."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Calibrated(BaseModel):
+    """A threshold read off the scores themselves.
+
+    `quantile` keeps the best share `keep`. `otsu` splits the histogram where the variance between both sides is
+    largest. `mixture` fits two normal distributions and cuts where the upper one takes over; it cuts nothing unless two
+    describe the scores clearly better than one. Neither split rejects more than `max_rejected` of the samples.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["quantile", "otsu", "mixture"]
+    keep: Share = 0.5
+    max_rejected: Share = 0.5
+
+
+Threshold = float | Calibrated | None
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {"near_duplicates": "keep", "swap": "keep"},
+    "starter": {
+        "pcs_tau": None,
+        "image_score_tau": {"method": "mixture"},
+        "min_score": {"method": "mixture"},
+        "rho": 1.0,
+        "group_by": "class",
+    },
+}
+
+
+class SelectConfig(BaseModel):
+    """How stored scores become decisions.
+
+    A preset sets defaults, keys given beside it win: `faithful` is SDS as published (no deduplication, label swaps
+    ignored); `starter` gates on the image score and on ASF, both calibrated, and keeps all that pass.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["faithful", "starter"] | None = None
+    pcs_tau: Threshold = Field(default=0.1, description="keep iff pcs is above this, strictly; null = no such gate")
+    max_entropy: float | None = Field(default=None, description="keep iff the entropy of the whole image is below this")
+    image_score_tau: Threshold = Field(default=None, description="keep iff image_score is above this, strictly")
+    min_score: Threshold = Field(default=None, description="keep iff asf is at least this")
+    swap: Literal["drop", "keep"] = Field(default="drop", description="samples where CLIP prefers an absent class")
+    near_duplicates: Literal["best", "cluster", "keep"] = Field(
+        default="best",
+        description="best: drop a sample if a better kept one is that similar; cluster: one of each chain of similar "
+        "samples stays; keep: ignore",
+    )
+    duplicate_similarity: float = Field(default=0.96, ge=-1, le=1, description="cosine; not below dedup.threshold")
+    leaks: Literal["drop", "keep"] = Field(default="drop", description="samples that are in a test set, too")
+    leak_similarity: float = Field(default=0.96, ge=-1, le=1, description="cosine; not below dedup.threshold")
+    rank_by: Literal["asf", "image_score", "pcs"] = Field(default="asf", description="score that ranks survivors")
+    group_by: Literal["n_classes", "class"] = Field(
+        default="n_classes",
+        description="n_classes: the best share of the samples with equally many classes (as published); class: the "
+        "best share of the samples of each class, and their union",
+    )
+    rho: Share | None = Field(default=None, description="share to keep of each group; null = see keep_fraction")
+    keep_fraction: Share = Field(default=0.5, description="without rho: share of all samples to end up with")
+    min_keep: int = Field(default=0, ge=0, description="least number to keep of each group, where it has as many")
+    max_per_class: int | None = Field(default=None, ge=0, description="with group_by class: most to take for a class")
+    quotas: dict[int, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, description="with group_by class: class id -> number to take, in place of the share rho"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("preset") in PRESETS:
+            return {**PRESETS[data["preset"]], **data}
+        return data
+
+    @model_validator(mode="after")
+    def _check_quotas(self) -> "SelectConfig":
+        if self.group_by != "class" and (self.quotas or self.max_per_class is not None):
+            raise ValueError("quotas and max_per_class count samples of a class: they need group_by = class")
+        return self

@@ -1,0 +1,167 @@
+"""Gates: the reasons for which a sample is turned away on its own account, in order; the first that applies is
+recorded.
+"""
+
+import polars as pl
+
+from curation.dedup import keep_best
+from curation.select.calibrate import calibrated_on, resolve
+from curation.select.config import SelectConfig, Threshold
+from data_contracts import Reason
+
+OPEN = pl.col("reason").is_null()  # not decided yet
+
+
+class SelectionError(ValueError):
+    """The stored scores cannot answer what the config asks; says what to change or to run again."""
+
+
+def reject(
+    rows: pl.DataFrame,
+    condition: pl.Expr,
+    reason: Reason | pl.Expr,
+    *,
+    score: pl.Expr | None = None,
+    threshold: float | None = None,
+    detail: str | pl.Expr | None = None,
+    duplicate_of: pl.Expr | None = None,
+) -> pl.DataFrame:
+    """Write a verdict into the still open rows that meet `condition`."""
+    hit = OPEN & condition.fill_null(False)
+
+    def put(column: str, value: pl.Expr | None) -> pl.Expr:
+        return pl.col(column) if value is None else pl.when(hit).then(value).otherwise(pl.col(column)).alias(column)
+
+    return rows.with_columns(
+        put("reason", pl.lit(reason.value) if isinstance(reason, Reason) else reason),
+        put("score", score),
+        put("threshold", None if threshold is None else pl.lit(threshold, dtype=pl.Float32)),
+        put("detail", pl.lit(detail) if isinstance(detail, str) else detail),
+        put("duplicate_of", duplicate_of),
+    )
+
+
+def reject_repeated_ids(rows: pl.DataFrame) -> pl.DataFrame:
+    """A sample_id that several shards hold stays in the first of them; `rows` are sorted by (sample_id, shard)."""
+    first = pl.col("shard").first().over("sample_id")
+    return reject(
+        rows,
+        pl.int_range(pl.len()).over("sample_id") > 0,
+        Reason.DUPLICATE_ID,
+        detail=pl.format("the same sample is in {}", first.fill_null("this shard")),
+        duplicate_of=pl.col("sample_id"),
+    )
+
+
+def reject_unscored(rows: pl.DataFrame) -> pl.DataFrame:
+    """Samples that scoring gave up on keep its reason. Samples that it only gated (no reason, no ASF) pass here."""
+    gave_up = pl.col("score_reason").is_not_null() & (pl.col("score_reason") != Reason.NOT_SCORED.value)
+    return reject(rows, gave_up, pl.col("score_reason"), detail=pl.col("score_detail"))
+
+
+def reject_leaks(rows: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
+    """Samples that a test set holds too; `duplicate_of` names the most similar test sample."""
+    if config.leaks == "keep":
+        return rows
+    near = neighbours.filter((pl.col("other_set") != "self") & _at_least("similarity", config.leak_similarity))
+    worst = near.sort(["similarity", "other_set", "other_id"], descending=[True, False, False]).unique(
+        "sample_id", keep="first", maintain_order=True
+    )
+    return _join_rejects(rows, worst, Reason.LEAKS_INTO_TEST, config.leak_similarity, pl.format("in {}", "other_set"))
+
+
+def reject_by_image(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Entropy, PCS, image score and label swap. Returns rows and the thresholds in force."""
+    used: dict[str, float] = {}
+    if config.max_entropy is not None:
+        used["max_entropy"] = limit = resolve(config.max_entropy, []) or 0.0
+        detail = f"h_orig must be below {config.max_entropy:g}"
+        too_high = pl.col("h_orig") >= pl.lit(limit, dtype=pl.Float32)
+        rows = reject(rows, too_high, Reason.HIGH_ENTROPY, score=pl.col("h_orig"), threshold=limit, detail=detail)
+    for column, asked, reason in (
+        ("pcs", config.pcs_tau, Reason.LOW_PCS),
+        ("image_score", config.image_score_tau, Reason.LOW_IMAGE_SCORE),
+    ):
+        rows, tau = _reject_not_above(rows, column, asked, reason)
+        if tau is not None:
+            used[f"{column}_tau"] = tau
+    if config.swap == "drop":
+        detail_swap = pl.format("CLIP prefers absent class {}", "swap_class_id")
+        rows = reject(rows, pl.col("swap_class_id").is_not_null(), Reason.LABEL_SWAP, detail=detail_swap)
+    return rows, used
+
+
+def _reject_not_above(
+    rows: pl.DataFrame, column: str, asked: Threshold, reason: Reason
+) -> tuple[pl.DataFrame, float | None]:
+    tau = resolve(asked, rows.filter(OPEN)[column].drop_nulls().to_numpy())
+    if tau is None:
+        return rows, None
+    value = pl.col(column)
+    rows = reject(rows, value.is_null(), Reason.NOT_SCORED, detail=f"no {column}")
+    detail = f"{column} must be above {tau:g}{calibrated_on(asked)}"
+    fails = value <= pl.lit(tau, dtype=pl.Float32)
+    return reject(rows, fails, reason, score=value, threshold=tau, detail=detail), tau
+
+
+def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:
+    """Raise if samples that pass the gates have no ASF although the config needs one: scoring had gated them.
+
+    Raises:
+        SelectionError: with the lowest PCS and image score for which ASF is there.
+    """
+    if config.rank_by != "asf" and config.min_score is None and config.group_by != "class":
+        return
+    unscored = rows.filter(OPEN & pl.col("asf").is_null())
+    if unscored.is_empty():
+        return
+    scored = rows.filter(pl.col("asf").is_not_null())
+    lows = {name: scored[name].drop_nulls().to_list() for name in ("pcs", "image_score")}
+    lowest = ", ".join(f"{name} {min(values):.4g}" for name, values in lows.items() if values)
+    raise SelectionError(
+        f"{unscored.height} samples pass the gates of this selection but have no ASF, e.g. {unscored['sample_id'][0]} "
+        f"(pcs {unscored['pcs'][0]}, image_score {unscored['image_score'][0]}): scoring left them out because they "
+        f"fell below its own gate. ASF is there from {lowest or 'nowhere'} up. Raise pcs_tau or image_score_tau to "
+        "that, or lower the gate in the score config and score again"
+    )
+
+
+def reject_duplicates(rows: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
+    """Near-duplicates of a better sample that is still in: by ASF, then image score, then id."""
+    if config.near_duplicates == "keep":
+        return rows
+    best_first = rows.filter(OPEN).sort(
+        ["asf", "image_score", "sample_id"], descending=[True, True, False], nulls_last=True
+    )
+    pairs = neighbours.filter((pl.col("other_set") == "self") & _at_least("similarity", config.duplicate_similarity))
+    dropped = keep_best(pairs, best_first["sample_id"], chains=config.near_duplicates == "cluster")
+    detail = pl.lit("a more highly scored sample shows the same")
+    return _join_rejects(rows, dropped, Reason.NEAR_DUPLICATE, config.duplicate_similarity, detail)
+
+
+def reject_low_asf(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The absolute floor under ASF. Returns rows and the threshold in force."""
+    floor = resolve(config.min_score, rows.filter(OPEN)["asf"].drop_nulls().to_numpy())
+    if floor is None:
+        return rows, {}
+    asf = pl.col("asf")
+    detail = f"asf must be at least {floor:g}{calibrated_on(config.min_score)}"
+    fails = asf < pl.lit(floor, dtype=pl.Float32)
+    return reject(rows, fails, Reason.LOW_ASF, score=asf, threshold=floor, detail=detail), {"min_score": floor}
+
+
+def _at_least(column: str, threshold: float) -> pl.Expr:
+    return pl.col(column) >= pl.lit(threshold, dtype=pl.Float32)
+
+
+def _join_rejects(
+    rows: pl.DataFrame, found: pl.DataFrame, reason: Reason, threshold: float, detail: pl.Expr
+) -> pl.DataFrame:
+    """Reject the open rows named in `found` (sample_id, other_id, similarity, other_set)."""
+    extra = found.select("sample_id", "other_id", "similarity", "other_set")
+    joined = rows.join(extra, on="sample_id", how="left", maintain_order="left")
+    similarity, other = pl.col("similarity"), pl.col("other_id")
+    joined = reject(
+        joined, other.is_not_null(), reason, score=similarity, threshold=threshold, detail=detail, duplicate_of=other
+    )
+    return joined.drop("other_id", "similarity", "other_set")

@@ -1,0 +1,87 @@
+"""Ranking: which of the samples that passed all gates stay, group by group. Ties go to the smaller sample_id.
+
+Source: H. Tang et al., "A Training-Free Synthetic Data Selection Method for Semantic Segmentation" (SDS), AAAI 2025:
+samples are ranked by pooled IoU among samples with equally many classes. Ranking by class is ours.
+"""
+
+import math
+
+import polars as pl
+
+from curation.select.config import SelectConfig
+
+VERDICT = ["sample_id", "stays", "rank_score", "cut", "place"]
+
+
+def share_to_keep(config: SelectConfig, total: int, survivors: int) -> float:
+    """rho as configured, or the share of `survivors` that leaves keep_fraction * `total` samples, within [0, 1]."""
+    if config.rho is not None:
+        return config.rho
+    return min(1.0, config.keep_fraction * total / survivors) if survivors else 0.0
+
+
+def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
+    """Verdicts on `survivors` (one row a sample): `stays`, the score that ranked it, its group's cut, and its place in
+    words.
+    """
+    return _by_class(survivors, config, rho) if config.group_by == "class" else _by_count(survivors, config, rho)
+
+
+def _by_count(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
+    """Groups of equally many classes; each keeps ceil(rho * size), or min_keep if that is more."""
+    rows = survivors.select("sample_id", group="classes", rank_score=config.rank_by)
+    return _cut(rows, config, rho).select(VERDICT)
+
+
+def _by_class(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
+    """Groups of samples that show a class, ranked by that class' IoU; a sample stays if any of its classes takes it.
+
+    The reported group is the one in which the sample stands best against the cut.
+    """
+    each = survivors.select("sample_id", "per_class", own=config.rank_by).explode("per_class").unnest("per_class")
+    score = pl.col("iou") if config.rank_by == "asf" else pl.col("own")
+    rows = each.filter(pl.col("class_id").is_not_null()).select("sample_id", group="class_id", rank_score=score)
+    best = (
+        _cut(rows, config, rho)
+        .sort(["sample_id", "margin", "group"])
+        .unique("sample_id", keep="first", maintain_order=True)
+    )
+    verdicts = survivors.select("sample_id").join(best.select(VERDICT), on="sample_id", how="left")
+    return verdicts.with_columns(
+        pl.col("stays").fill_null(False), pl.col("place").fill_null("scored for no class of its mask")
+    )
+
+
+def _cut(rows: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
+    """Rank (sample_id, group, rank_score) inside groups and cut each at its quota."""
+    sizes = rows.group_by("group").len("size").sort("group")
+    limits = [_limit(config, rho, group, size) for group, size in sizes.iter_rows()]
+    word = "class" if config.group_by == "class" else "number of classes"
+    ranked = (
+        rows.join(sizes.with_columns(pl.Series("limit", limits, dtype=pl.Int64)), on="group", how="left")
+        .sort(["group", "rank_score", "sample_id"], descending=[False, True, False], nulls_last=True)
+        .with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"))
+    )
+    last_in = pl.col("rank_score").filter(pl.col("rank") <= pl.col("limit")).last().over("group")
+    return ranked.with_columns(
+        stays=pl.col("rank") <= pl.col("limit"),
+        margin=pl.col("rank") - pl.col("limit"),
+        cut=last_in.cast(pl.Float32),
+        place=pl.format(
+            "rank {} of {} with " + word + " {}; {} stay (rho {})",
+            "rank",
+            "size",
+            "group",
+            "limit",
+            pl.lit(f"{rho:.4g}"),
+        ),
+    )
+
+
+def _limit(config: SelectConfig, rho: float, group: int, size: int) -> int:
+    """How many of a group of `size` stay. Rounding before ceil keeps 0.07 * 100 = 7.000000000000001 at 7."""
+    share = math.ceil(round(rho * size, 9))
+    if config.group_by == "class":
+        share = config.quotas.get(group, share)
+        share = share if config.max_per_class is None else min(share, config.max_per_class)
+    return min(size, max(config.min_keep, share))
