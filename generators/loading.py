@@ -1,0 +1,89 @@
+"""Pipelines by name: a folder, a hub id, or `starter`; and a fingerprint of the files that their results depend on."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+STARTER = Path(__file__).resolve().parents[1] / "starter" / "generator"
+READ_FROM_DISK = (".json", ".txt", ".safetensors", ".bin", ".model")
+
+
+@lru_cache(maxsize=8)
+def resolve_model(model: str) -> Path:
+    """The folder that holds a model: `starter`, a local folder, or a hub id (downloaded once into the hub's cache).
+
+    Raises:
+        FileNotFoundError: no such folder, and the hub does not give it.
+    """
+    path = STARTER if model == "starter" else Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if model == "starter" or path.is_absolute() or model.count("/") != 1:
+        raise FileNotFoundError(
+            f"model {model!r}: no such folder; name a diffusers folder, a hub id owner/name, or 'starter'"
+        )
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(model))
+    except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated
+        raise FileNotFoundError(f"model {model!r}: no such folder, and the hub does not give it: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def model_fingerprint(model: str) -> str:
+    """Hash of a model folder's configs, vocabulary and weights (names and bytes): what provenance calls the
+    revision.
+    """
+    root = resolve_model(model)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in root.rglob("*") if p.suffix in READ_FROM_DISK and p.is_file()):
+        name = path.relative_to(root).as_posix().encode()
+        digest.update(len(name).to_bytes(4, "little") + name + path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as handle:
+            while chunk := handle.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def torch_dtype(name: str, device: str) -> Any:
+    """`float32`, `float16`, `bfloat16`, or `auto`: float16 on CUDA, float32 elsewhere."""
+    import torch
+
+    return getattr(torch, ("float16" if device.startswith("cuda") else "float32") if name == "auto" else name)
+
+
+def pick_device(device: str) -> str:
+    """`auto` is cuda, else mps, else cpu."""
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_pipeline(model: str, device: str = "cpu", dtype: str = "auto", controlnet: str | None = None) -> Any:
+    """A StableDiffusionPipeline, or with `controlnet` a StableDiffusionControlNetPipeline; progress bars off.
+
+    A safety checker is used where the folder has one. Pipelines of other families are refused: joint-attention
+    transformers hold no text–image map to read.
+    """
+    import diffusers
+
+    families: Any = diffusers  # its from_pretrained methods carry no types
+
+    kind = torch_dtype(dtype, device)
+    folder = resolve_model(model)
+    parts: dict[str, Any] = {"torch_dtype": kind}
+    if not (folder / "safety_checker").is_dir():
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    if controlnet is None:
+        pipeline = families.StableDiffusionPipeline.from_pretrained(folder, **parts)
+    else:
+        control = families.ControlNetModel.from_pretrained(resolve_model(controlnet), torch_dtype=kind)
+        pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=control, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

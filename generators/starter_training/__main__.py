@@ -1,0 +1,44 @@
+"""Train the starter generator, turn by turn.
+
+    python -m generators.starter_training autoencoder --work DIR --minutes 11
+    python -m generators.starter_training diffusion --work DIR --minutes 11   # as often as there is time for
+    python -m generators.starter_training diffusion --work DIR --minutes 8 --last
+    python -m generators.starter_training export --work DIR
+
+Every turn resumes from DIR and can be cut off; a turn that is killed loses its own steps only.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from generators.starter_training import autoencoder
+from generators.starter_training.loop import Turn
+from generators.starter_training.world import load_world
+
+SCENES = 24_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the starter generator on the drawn world.")
+    parser.add_argument("part", choices=("autoencoder", "diffusion", "export"))
+    parser.add_argument("--work", type=Path, required=True, help="folder for scenes and checkpoints")
+    parser.add_argument("--minutes", type=float, default=11.0)
+    parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    turn = Turn.begin(arguments.minutes, arguments.last)
+    if arguments.part == "autoencoder":
+        world = load_world(work / "scenes", min(arguments.scenes, 6000))
+        autoencoder.train(world.images, work / "autoencoder.pt", turn)
+        model = autoencoder.load_autoencoder(work / "autoencoder.pt")
+        print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
+
+
+if __name__ == "__main__":
+    main()

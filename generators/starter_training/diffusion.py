@@ -1,0 +1,207 @@
+"""Train the starter's UNet and text encoder on latents of drawn scenes, in velocity prediction.
+
+Beside the usual loss the class-prompt cross-attention at the finest grid is taught to lie on the object (binary
+cross-entropy of the attention that a class's tokens get against the share of the cell that the class covers). Large
+models localise by themselves; one trained for minutes does not, and its attention masks are what the starter is for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_contracts import load_label_space
+from generators.capture import attention_layers, attention_probabilities, watching
+from generators.spans import class_spans
+from generators.starter_training.autoencoder import load_autoencoder, to_signal
+from generators.starter_training.loop import Average, Turn, load_checkpoint, save_checkpoint
+from generators.starter_training.models import (
+    LATENT_SIZE,
+    MAX_TOKENS,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+)
+from generators.starter_training.world import World
+from generators.text_to_image import names_of
+from generators.words import classes_in
+
+BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 32, 8e-4, 100, 0.1, 0.1, 50
+CLASSES = 3  # most classes of one scene
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one training set holds. `latents` (N, 4, 16, 16) scaled to unit deviation; `tokens`, `class_tokens` int64
+    (N, T); `weights` (N, T, 3): 1 where a token of the class prompt belongs to class k; `shares` (N, 3, 256): cover
+    of each cell by class k.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    class_tokens: Tensor
+    weights: Tensor
+    shares: Tensor
+    scaling: float
+
+
+@torch.no_grad()
+def encode_scenes(world: World, autoencoder: Any, path: Path) -> tuple[Tensor, float]:
+    """Latents of all scenes and the factor that gives them unit deviation; kept at `path`."""
+    if (state := load_checkpoint(path)) is not None:
+        return state["latents"], state["scaling"]
+    parts = [
+        autoencoder.encode(to_signal(world.images[i : i + 64])).latent_dist.mode()
+        for i in range(0, len(world.images), 64)
+    ]
+    latents = torch.cat(parts)
+    scaling = round(float(1 / latents.std()), 5)
+    save_checkpoint(path, {"latents": latents * scaling, "scaling": scaling})
+    return latents * scaling, scaling
+
+
+def tokens_of(tokenizer: Any, texts: list[str]) -> Tensor:
+    """Padded and cut token ids (N, T)."""
+    found: Tensor = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+    ).input_ids
+    return found
+
+
+def make_lesson(world: World, tokenizer: Any, latents: Tensor, scaling: float) -> Lesson:
+    """Tokens, class-token weights and cell covers of every scene."""
+    space = load_label_space("voc")
+    count, cell = len(world.captions), world.masks.shape[1] // LATENT_SIZE
+    weights = torch.zeros(count, MAX_TOKENS, CLASSES)
+    shares = torch.zeros(count, CLASSES, LATENT_SIZE**2)
+    for i, class_prompt in enumerate(world.class_prompts):
+        ids = classes_in(class_prompt, space)
+        prompt = class_spans(tokenizer, names_of(class_prompt, ids, space), ids)
+        for k, (class_id, (first, end)) in enumerate(zip(ids, prompt.spans, strict=True)):
+            weights[i, first:end, k] = 1
+            cover = (world.masks[i] == class_id).reshape(LATENT_SIZE, cell, LATENT_SIZE, cell).mean(axis=(1, 3))
+            shares[i, k] = torch.from_numpy(cover.astype(np.float32)).flatten()
+    tokens, class_tokens = tokens_of(tokenizer, world.captions), tokens_of(tokenizer, world.class_prompts)
+    return Lesson(latents, tokens, class_tokens, weights, shares, scaling)
+
+
+class ClassAttention:
+    """Collects, with gradients, what the class-prompt tokens get at every watched layer of one forward pass."""
+
+    def __init__(self) -> None:
+        self.embeds: Tensor | None = None
+        self.seen: list[Tensor] = []
+
+    def see_self(self, attn: Any, hidden: Tensor) -> None:
+        """Self-attention is left alone."""
+
+    def see_cross(self, attn: Any, hidden: Tensor) -> None:
+        """Keep (B, positions, T) attention."""
+        if self.embeds is not None:
+            self.seen.append(attention_probabilities(attn, hidden, self.embeds))
+
+    def loss(self, weights: Tensor, shares: Tensor) -> Tensor:
+        """Binary cross-entropy of the attention that each present class gets against the cover of the cells."""
+        present = (weights.sum(dim=1) > 0).float()[:, :, None]
+        losses = []
+        for probabilities in self.seen:
+            got = (probabilities @ weights).transpose(1, 2).clamp(1e-4, 1 - 1e-4)
+            losses.append((F.binary_cross_entropy(got, shares, reduction="none") * present).sum() / present.sum())
+        return torch.stack(losses).mean() / shares.shape[-1]
+
+
+@contextmanager
+def watching_classes(unet: Any) -> Iterator[ClassAttention]:
+    """Watch the cross-attention layers of the finest grid."""
+    store = ClassAttention()
+    layers = [la for la in attention_layers(unet, (LATENT_SIZE, LATENT_SIZE)) if max(la.grid) == LATENT_SIZE]
+    with watching(unet, store, [la for la in layers if la.kind == "cross"], []):
+        yield store
+
+
+def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
+    """Squared error of v = sqrt(a) noise - sqrt(1 - a) latents, `alphas` = cumulative products (B,)."""
+    a = alphas.view(-1, 1, 1, 1)
+    return F.mse_loss(predicted, a.sqrt() * noise - (1 - a).sqrt() * latents)
+
+
+class Trainer:
+    """UNet, text encoder, optimiser and average, resumed from `path` where that exists."""
+
+    def __init__(self, tokenizer: Any, path: Path, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.path, self.seed, self.step = path, seed, 0
+        self.unet = make_unet().to(memory_format=torch.channels_last)
+        self.text = make_text_encoder(tokenizer)
+        self.alphas: Tensor = make_scheduler().alphas_cumprod
+        self.empty = tokens_of(tokenizer, [""])
+        parameters = [*self.unet.parameters(), *self.text.parameters()]
+        self.optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+        self.average = Average(parameters, decay=0.998)
+        if (state := load_checkpoint(path)) is not None:
+            self.unet.load_state_dict(state["unet"])
+            self.text.load_state_dict(state["text"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.average.values, self.step = state["average"], state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        parts = {"unet": self.unet, "text": self.text, "optimiser": self.optimiser}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        save_checkpoint(self.path, state | {"average": self.average.values, "step": self.step})
+
+    def losses(self, lesson: Lesson, watch: ClassAttention) -> tuple[Tensor, Tensor]:
+        """Velocity loss and attention loss of the batch that belongs to this step."""
+        rng = np.random.default_rng((self.seed, self.step))
+        torch.manual_seed(self.seed + self.step)
+        picks = torch.from_numpy(rng.integers(len(lesson.latents), size=BATCH))
+        tokens, class_tokens = lesson.tokens[picks], lesson.class_tokens[picks]
+        tokens = torch.where(torch.rand(BATCH, 1) < DROP_TEXT, self.empty, tokens)
+        embeds = self.text(torch.cat([tokens, class_tokens])).last_hidden_state
+        latents = lesson.latents[picks].contiguous(memory_format=torch.channels_last)
+        noise = torch.randn_like(latents)
+        times = (torch.arange(BATCH) + torch.rand(BATCH)) * (len(self.alphas) / BATCH)  # stratified: less variance
+        alphas = self.alphas[times.long()]
+        a = alphas.view(-1, 1, 1, 1)
+        watch.embeds, watch.seen = embeds[BATCH:], []
+        predicted = self.unet(a.sqrt() * latents + (1 - a).sqrt() * noise, times.long(), embeds[:BATCH]).sample
+        return velocity_loss(predicted, latents, noise, alphas), watch.loss(lesson.weights[picks], lesson.shares[picks])
+
+    def take_turn(self, lesson: Lesson, turn: Turn) -> None:
+        """Train until the turn is over, then save."""
+        sums = np.zeros(2)
+        with watching_classes(self.unet) as watch:
+            while turn.spent < 1:
+                for group in self.optimiser.param_groups:
+                    group["lr"] = RATE * turn.rate(self.step, WARMUP)
+                drawing, attention = self.losses(lesson, watch)
+                self.optimiser.zero_grad()
+                torch.autograd.backward(drawing + ATTENTION_WEIGHT * attention)
+                torch.nn.utils.clip_grad_norm_(self.average.parameters, 1.0)
+                self.optimiser.step()
+                self.average.update(self.step)
+                self.step += 1
+                sums += (float(drawing), float(attention))
+                if self.step % LOG_EVERY == 0:
+                    means = " ".join(f"{value / LOG_EVERY:.4f}" for value in sums)
+                    print(f"diffusion step {self.step} turn {turn.spent:.0%} velocity, attention {means}", flush=True)
+                    sums[:] = 0
+        self.save()
+
+
+def train(world: World, work: Path, turn: Turn) -> int:
+    """One turn of diffusion training in `work`; returns the number of steps so far."""
+    autoencoder = load_autoencoder(work / "autoencoder.pt")
+    tokenizer = make_tokenizer(work / "tokenizer")
+    latents, scaling = encode_scenes(world, autoencoder, work / "latents.pt")
+    lesson = make_lesson(world, tokenizer, latents, scaling)
+    trainer = Trainer(tokenizer, work / "diffusion.pt")
+    trainer.take_turn(lesson, turn)
+    return trainer.step

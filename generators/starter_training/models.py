@@ -1,0 +1,132 @@
+"""The parts of the starter generator, from their configs: sizes that two CPU cores can train within the hour.
+
+64 px pictures, 4x autoencoder, latents 4 x 16 x 16. Cross- and self-attention at 16 and 8, so that attention masks
+have a useful grid.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from data_contracts import LabelSpace, load_label_space
+from generators.drawn.backgrounds import BACKGROUND_WORDS
+from generators.starter_training.tokenizer import write_tokenizer
+from generators.words import NUMBERS, class_words, plural
+
+IMAGE_SIZE = 64
+LATENT_SIZE = 16
+TEXT_WIDTH = 128
+MAX_TOKENS = 32
+
+
+def known_words() -> list[str]:
+    """Words kept whole by the starter's tokenizer: class names of VOC and COCO, background words, what prompts say."""
+    spaces: list[LabelSpace] = [load_label_space("voc"), load_label_space("coco")]
+    names = [w for space in spaces for w in class_words(space).values()]
+    names += [label.name for space in spaces for label in space.classes]
+    names += [s for space in spaces for label in space.classes for s in label.synonyms]
+    said = [
+        "a",
+        "an",
+        "photo",
+        "picture",
+        "drawing",
+        "image",
+        "of",
+        "the",
+        "and",
+        "with",
+        "in",
+        "on",
+        "at",
+        "near",
+        "small",
+    ]
+    said += ["large", "big", "background"]
+    phrases = [*names, *(plural(n) for n in names), *BACKGROUND_WORDS, *NUMBERS.values(), *said, ",", ".", ";"]
+    return sorted({word for phrase in phrases for word in phrase.lower().split()})
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """Write the starter's tokenizer to `folder` and load it."""
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder, known_words(), MAX_TOKENS)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def make_text_encoder(tokenizer: Any) -> Any:
+    """Two causal layers, width 128."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def make_autoencoder() -> Any:
+    """KL autoencoder, 4x smaller, 4 latent channels."""
+    import diffusers
+
+    make: Any = diffusers.AutoencoderKL  # its constructor carries no types
+    return make(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+    )
+
+
+def make_unet() -> Any:
+    """UNet with cross- and self-attention at 16 and 8, residual blocks alone at 4."""
+    import diffusers
+
+    make: Any = diffusers.UNet2DConditionModel  # its constructor carries no types
+    return make(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers reads this as the number of heads in UNets of this family
+    )
+
+
+def make_scheduler() -> Any:
+    """Deterministic DDIM on velocities, noise schedule rescaled to end in pure noise."""
+    import diffusers
+
+    make: Any = diffusers.DDIMScheduler  # its constructor carries no types
+    return make(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
