@@ -1,0 +1,227 @@
+"""The dataset card: what is in an export, where it came from, what was left out and why, and how to load it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_contracts import IGNORE, LabelSpace, Manifest, ShardEntry
+from pipelines.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pipelines.export.base import Exporter, ExportSample, Record
+
+Key = TypeVar("Key")
+EXAMPLES = 5
+HUB_LICENCES = {  # SPDX identifiers that dataset hubs know, in their spelling
+    name.lower(): name.lower()
+    for name in (
+        "Apache-2.0",
+        "MIT",
+        "CC0-1.0",
+        "CC-BY-4.0",
+        "CC-BY-3.0",
+        "CC-BY-SA-4.0",
+        "CC-BY-SA-3.0",
+        "CC-BY-NC-4.0",
+        "ODbL",
+    )
+}
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+class Summary(BaseModel):
+    """What a card says of exported samples; summaries of shards add up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    splits: dict[str, int] = Field(default_factory=dict)
+    classes: dict[str, dict[int, int]] = Field(default_factory=dict)  # by split: samples that show a class
+    pixels: dict[int, int] = Field(default_factory=dict)  # by mask value
+    sources: dict[str, int] = Field(default_factory=dict)
+    licences: dict[str, int] = Field(default_factory=dict)
+    models: dict[str, int] = Field(default_factory=dict)  # generators as "id@revision"
+    prompted: int = 0
+    prompts: list[str] = Field(default_factory=list)  # a few examples
+    seeds: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(self.splits.values())
+
+    @classmethod
+    def of(cls, samples: "Iterable[ExportSample]") -> "Summary":
+        """Summary of one shard's kept samples."""
+        summary = cls()
+        for sample in samples:
+            summary._add(sample)
+        return summary
+
+    def _add(self, sample: "ExportSample") -> None:
+        origin = sample.row["provenance"]
+        _count(self.splits, sample.split)
+        for class_id in sample.row["class_ids"]:
+            _count(self.classes.setdefault(sample.split, {}), class_id)
+        if sample.row["mask"] is not None:
+            numbers = np.bincount(sample.mask.ravel(), minlength=256)
+            for value in np.flatnonzero(numbers):
+                _count(self.pixels, int(value), int(numbers[value]))
+        _count(self.sources, origin["source"] or "not stated")
+        _count(self.licences, origin["licence"] or "not stated")
+        if origin["model_id"]:
+            _count(self.models, f"{origin['model_id']}@{origin['model_revision'] or 'unknown'}")
+        if origin["prompt"]:
+            self.prompted += 1
+            self.prompts = list(dict.fromkeys([*self.prompts, origin["prompt"]]))[:EXAMPLES]
+        if origin["seed"] is not None:
+            low, high = self.seeds or (origin["seed"], origin["seed"])
+            self.seeds = (min(low, origin["seed"]), max(high, origin["seed"]))
+
+    @classmethod
+    def total(cls, parts: Iterable["Summary"]) -> "Summary":
+        """Sum over shards."""
+        whole = cls()
+        for part in parts:
+            for name in ("splits", "pixels", "sources", "licences", "models"):
+                for key, number in getattr(part, name).items():
+                    _count(getattr(whole, name), key, number)
+            for split, classes in part.classes.items():
+                for key, number in classes.items():
+                    _count(whole.classes.setdefault(split, {}), key, number)
+            whole.prompted += part.prompted
+            whole.prompts = list(dict.fromkeys([*whole.prompts, *part.prompts]))[:EXAMPLES]
+            edges = [edge for pair in (whole.seeds, part.seeds) if pair for edge in pair]
+            whole.seeds = (min(edges), max(edges)) if edges else None
+        return whole
+
+
+def _count(counts: dict[Key, int], key: Key, number: int = 1) -> None:
+    counts[key] = counts.get(key, 0) + number
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What card, manifest and Croissant say of an export."""
+
+    title: str
+    description: str
+    summary: Summary
+    ledger: Ledger
+    shards: tuple[ShardEntry, ...]
+    lineage: tuple[str, ...]
+    versions: dict[str, str]
+    config: dict[str, Any]
+    config_hash: str
+
+    @property
+    def licences(self) -> list[str]:
+        return sorted(self.summary.licences)
+
+
+def manifest(facts: Facts, space: LabelSpace) -> Manifest:
+    """The export's manifest. Its config is that of the run with the export's own under `export`."""
+    classes: Counter[int] = Counter()
+    for split in facts.summary.classes.values():
+        classes.update(split)
+    return Manifest(
+        name=facts.title,
+        rows=facts.ledger.rows_in,
+        counts=facts.ledger.counts,
+        class_counts={space.by_id[i].name: n for i, n in sorted(classes.items()) if i in space.by_id},
+        shards=list(facts.shards),
+        label_space=space.name,
+        config=facts.config,
+        config_hash=facts.config_hash,
+        versions=facts.versions,
+        licences=facts.licences,
+        lineage=list(facts.lineage),
+    )
+
+
+def dataset_card(facts: Facts, options: "Exporter", space: LabelSpace, records: "list[Record]", loading: str) -> str:
+    """The card: a YAML header that dataset hubs read, then Markdown for people."""
+    licences = [HUB_LICENCES.get(name.lower(), "other") for name in facts.licences]
+    header: dict[str, Any] = {
+        "pretty_name": facts.title,
+        "license": licences[0] if len(set(licences)) == 1 else sorted(set(licences)),
+        "task_categories": ["image-segmentation"],
+        "size_categories": [next((name for limit, name in SIZES if facts.summary.rows < limit), "n>10M")],
+        **options.header(records),
+    }
+    sections = [
+        f"# {facts.title}\n\n{facts.description}",
+        f"## Load it\n\n```python\n{loading}\n```",
+        "## Splits and classes\n\n" + _class_table(facts.summary, options, space),
+        "## Ledger\n\nEvery sample that came in, and where it went.\n\n" + facts.ledger.markdown().rstrip(),
+        "## Where the samples come from\n\n" + _origin(facts.summary),
+        "## How it was made\n\n" + _lineage(facts),
+    ]
+    if notes := options.notes(records):
+        sections.insert(2, "## Good to know\n\n" + "\n".join(f"- {note}" for note in notes))
+    top = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{top}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    ruler = ["---", *("---:" for _ in head[1:])]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, ruler, *rows))
+
+
+def _class_table(summary: Summary, options: "Exporter", space: LabelSpace) -> str:
+    splits = list(options.splits)
+    pixels = sum(summary.pixels.values())
+    rows = [["**samples**", "", *(f"**{summary.splits.get(s, 0):,}**" for s in splits), ""]]
+    names = {i: space.by_id[i].name for i in space.ids}
+    if space.background_id is not None:
+        names = {space.background_id: "background", **names}
+    for class_id, name in {**names, IGNORE: "ignored"}.items():
+        counts = [summary.classes.get(s, {}).get(class_id, 0) for s in splits]
+        if not any(counts) and not summary.pixels.get(class_id):
+            continue
+        shown = [f"{n:,}" if class_id in space.by_id else "" for n in counts]
+        share = f"{summary.pixels.get(class_id, 0) / pixels:.2%}" if pixels else ""
+        rows.append([name, str(class_id), *shown, share])
+    absent = len(space.ids) - len({i for counts in summary.classes.values() for i in counts})
+    words = (
+        f"\n\n{absent} of the {len(space.ids)} classes of label space `{space.name}` do not occur." if absent else ""
+    )
+    return _table(["class", "id", *splits, "pixels"], rows) + words
+
+
+def _origin(summary: Summary) -> str:
+    parts = []
+    for head, counts in (
+        ("source", summary.sources),
+        ("licence", summary.licences),
+        ("model and revision", summary.models),
+    ):
+        if counts:
+            ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            parts.append(_table([head, "samples"], ([name, f"{n:,}"] for name, n in ordered)))
+    if summary.prompted:
+        examples = "\n".join(f"- {prompt}" for prompt in summary.prompts)
+        parts.append(f"{summary.prompted:,} samples were made from a prompt, for example:\n\n{examples}")
+    if summary.seeds:
+        parts.append(f"Seeds: {summary.seeds[0]} to {summary.seeds[1]}. Every sample's own is in its provenance.")
+    return "\n\n".join(parts)
+
+
+def _lineage(facts: Facts) -> str:
+    steps = "\n".join(f"{number}. {step}" for number, step in enumerate(facts.lineage, start=1))
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    config = json.dumps(facts.config, indent=2, sort_keys=True, ensure_ascii=False)
+    return (
+        f"{steps}\n\nConfig hash `{facts.config_hash}`. Versions: {versions}.\n\n"
+        f"<details><summary>Config</summary>\n\n```json\n{config}\n```\n\n</details>"
+    )

@@ -1,0 +1,122 @@
+"""COCO annotations: run-length masks with real areas; holes, several parts and ignored pixels survive the trip."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+
+from data_contracts import IGNORE, LabelSpace, Uint8Array, foreground_ids
+from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles, by_split
+from pipelines.export.card import Facts
+
+EIGHT = np.ones((3, 3), dtype=np.int8)  # pixels that touch at a corner are one part
+
+
+class CocoExport(Exporter):
+    """COCO layout: `annotations/instances_<split>.json` and `images/<split>/`.
+
+    Every class of an image is one annotation (`regions: class`), or each of its 8-connected parts is one (`regions:
+    part`). Pixels marked ignore (255) become annotations with `iscrowd = 1`, one for each class of the image: that is
+    how COCO says "nothing found here counts as wrong", and it leaves the list of categories as it is. Read back, every
+    crowd region is 255 again.
+    """
+
+    format: Literal["coco"] = "coco"
+    regions: Literal["class", "part"] = Field(
+        default="class", description="one annotation a class, or one a connected part"
+    )
+    version: ClassVar[int] = 1
+    loading: ClassVar[str] = (
+        "from pycocotools.coco import COCO\n\n"
+        'coco = COCO("<this folder>/annotations/instances_train.json")\n'
+        "for annotation in coco.loadAnns(coco.getAnnIds(imgIds=coco.getImgIds()[:1])):\n"
+        "    region = coco.annToMask(annotation)  # uint8 (H, W); iscrowd = 1 marks ignored pixels"
+    )
+
+    def shard(self, samples: Iterable[ExportSample], space: LabelSpace, shard: str) -> ShardFiles:
+        files: dict[str, bytes] = {}
+        records: list[Record] = []
+        for sample in samples:
+            name = f"images/{sample.split}/{sample.image_name}"
+            files[name] = sample.image
+            height, width = sample.mask.shape
+            image = {"file_name": sample.image_name, "height": height, "width": width, "sample_id": sample.sample_id}
+            annotations = list(annotate(sample.mask, space, self.regions))
+            records.append(
+                {"sample_id": sample.sample_id, "split": sample.split, "image": image, "annotations": annotations}
+            )
+        return ShardFiles(files, records)
+
+    def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
+        categories = [
+            {"id": category_id(space, i), "name": space.by_id[i].name, "supercategory": ""} for i in space.ids
+        ]
+        ids = {record["sample_id"]: number for number, record in enumerate(records, start=1)}
+        return {
+            f"annotations/instances_{split}.json": _instances(rows, categories, ids)
+            for split, rows in by_split(records, self.splits).items()
+        }
+
+    def notes(self, records: list[Record]) -> list[str]:
+        return ["Ignored pixels (255) are annotations with `iscrowd = 1`, one for each class of the image."]
+
+
+def category_id(space: LabelSpace, class_id: int) -> int:
+    """COCO category of a class: the number that the dataset's own files use, where the label space names one."""
+    source_id = space.by_id[class_id].source_id
+    return class_id if source_id is None else source_id
+
+
+def annotate(mask: Uint8Array, space: LabelSpace, regions: Literal["class", "part"]) -> Iterator[Record]:
+    """Annotations of one mask, uint8 (H, W), without ids: foreground by class and part, then crowd regions."""
+    present = foreground_ids(mask, space)
+    for class_id in present:
+        region = mask == class_id
+        for part in _parts(region) if regions == "part" else [region]:
+            yield _annotation(part, category_id(space, class_id), 0)
+    ignored = mask == IGNORE
+    if ignored.any():
+        for class_id in present or space.ids[:1]:
+            yield _annotation(ignored, category_id(space, class_id), 1)
+
+
+def _parts(region: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    labelled, count = ndimage.label(region, EIGHT)
+    for number in range(1, count + 1):
+        yield labelled == number
+
+
+def _annotation(region: NDArray[np.bool_], category: int, crowd: int) -> Record:
+    from pycocotools import mask as rle  # type: ignore[import-untyped, unused-ignore]
+
+    code: dict[str, Any] = dict(rle.encode(np.asfortranarray(region, dtype=np.uint8)))
+    return {
+        "category_id": category,
+        "iscrowd": crowd,
+        "area": int(rle.area(code)),
+        "bbox": [float(value) for value in rle.toBbox(code)],
+        "segmentation": {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")},
+    }
+
+
+def _instances(rows: list[Record], categories: list[Record], ids: dict[str, int]) -> bytes:
+    images: list[Record] = []
+    annotations: list[Record] = []
+    for row in rows:
+        number = ids[row["sample_id"]]
+        images.append({"id": number, **row["image"]})
+        for annotation in row["annotations"]:
+            # From 1: pycocotools' evaluation takes the annotation id 0 for "unmatched".
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
+    document = {
+        "info": {"description": "exported by maskmill", "version": "1"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,192 @@
+"""Hugging Face Parquet: contract rows as they are, in a folder a split, with dataset card and Croissant metadata."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_contracts import SAMPLE, LabelSpace
+from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles, by_split
+from pipelines.export.card import Facts
+
+_RAW = json.loads(SAMPLE.schema.metadata[b"huggingface"])["info"]["features"]
+_ORIGIN = {field.name: _RAW["provenance"][field.name] for field in SAMPLE.schema.field("provenance").type}
+FEATURES: dict[str, Any] = {**{name: _RAW[name] for name in SAMPLE.schema.names}, "provenance": _ORIGIN}
+CROISSANT_TYPES = {
+    "string": "sc:Text",
+    "int32": "cr:Int32",
+    "int64": "cr:Int64",
+    "float32": "cr:Float32",
+    "bool": "sc:Boolean",
+}
+
+
+class HfExport(Exporter):
+    """`data/<split>/shard-00000.parquet` with the columns of the Sample contract; `datasets` decodes image and mask.
+
+    Image and mask bytes are those that were ingested: nothing is encoded again. `croissant.json` describes the same
+    files for mlcroissant.
+    """
+
+    format: Literal["hf"] = "hf"
+    version: ClassVar[int] = 1
+    loading: ClassVar[str] = (
+        "from datasets import load_dataset\n\n"
+        'dataset = load_dataset("<this folder>", split="train")\n'
+        'row = dataset[0]  # row["image"], row["mask"]: PIL images; mask values are class ids, 255 = ignore'
+    )
+
+    def shard(self, samples: Iterable[ExportSample], space: LabelSpace, shard: str) -> ShardFiles:
+        rows: dict[str, list[dict[str, object]]] = {}
+        for sample in samples:
+            rows.setdefault(sample.split, []).append(sample.row)
+        files: dict[str, bytes] = {}
+        records: list[Record] = []
+        for split, kept in sorted(rows.items()):
+            path = f"data/{split}/{shard}.parquet"
+            files[path] = _parquet(SAMPLE.table(kept))
+            source = {"file": path, "sha256": hashlib.sha256(files[path]).hexdigest(), "bytes": len(files[path])}
+            records += [{"sample_id": row["sample_id"], "split": split, **source} for row in kept]
+        return ShardFiles(files, records)
+
+    def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
+        return {"croissant.json": (json.dumps(croissant(records, facts), indent=2) + "\n").encode()}
+
+    def header(self, records: list[Record]) -> dict[str, Any]:
+        """YAML keys of the card that `datasets` reads: where the splits are, their features and sizes."""
+        splits = {name: rows for name, rows in by_split(records, self.splits).items() if rows}
+        files = [{"split": name, "path": f"data/{name}/*.parquet"} for name in splits]
+        sizes: list[dict[str, Any]] = [
+            {"name": name, "num_bytes": _bytes(rows), "num_examples": len(rows)} for name, rows in splits.items()
+        ]
+        total = sum(size["num_bytes"] for size in sizes)
+        info = {"features": _yaml_features(FEATURES), "splits": sizes, "download_size": total, "dataset_size": total}
+        return {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    # Images are compressed already; small row groups let viewers fetch a page of them.
+    pq.write_table(table, sink, compression="none", row_group_size=100)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _bytes(rows: list[Record]) -> int:
+    return sum({row["file"]: int(row["bytes"]) for row in rows}.values())
+
+
+def _yaml_features(features: dict[str, Any]) -> list[dict[str, Any]]:
+    """Features as the card's YAML writes them."""
+    listed: list[dict[str, Any]] = []
+    for name, feature in features.items():
+        kind = feature.get("_type")
+        if kind == "Image":
+            listed.append({"name": name, "dtype": "image"})
+        elif kind == "List":
+            listed.append({"name": name, "list": feature["feature"]["dtype"]})
+        elif kind == "Value":
+            listed.append({"name": name, "dtype": feature["dtype"]})
+        else:
+            listed.append({"name": name, "struct": _yaml_features(feature)})
+    return listed
+
+
+def croissant(records: list[Record], facts: Facts) -> dict[str, Any]:
+    """Croissant 1.0 JSON-LD of an export: its Parquet files and one record set, `samples`.
+
+    The file set reads from the folder that holds `croissant.json`: mlcroissant does not read a set of single files.
+    Croissant wants a URL and a date for published data; whoever publishes adds them.
+    """
+    digests = {str(record["file"]): str(record["sha256"]) for record in records}
+    objects = [
+        {
+            "@type": "cr:FileObject",
+            "@id": path,
+            "name": path,
+            "contentUrl": path,
+            "encodingFormat": "application/x-parquet",
+            "sha256": digest,
+        }
+        for path, digest in sorted(digests.items())
+    ]
+    parquet = {
+        "@type": "cr:FileSet",
+        "@id": "parquet-files",
+        "name": "parquet-files",
+        "description": "All shards of all splits.",
+        "encodingFormat": "application/x-parquet",
+        "includes": "data/*/*.parquet",
+    }
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "name": facts.title,
+        "description": facts.description,
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "license": facts.licences,
+        "distribution": [*objects, parquet],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "samples",
+                "name": "samples",
+                "key": {"@id": "samples/sample_id"},
+                "field": [_field(column, feature) for column, feature in FEATURES.items() if column != "provenance"],
+            }
+        ],
+    }
+
+
+def _field(column: str, feature: dict[str, Any]) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileSet": {"@id": "parquet-files"}, "extract": {"column": column}}
+    field = {"@type": "cr:Field", "@id": f"samples/{column}", "name": column, "source": source}
+    if feature["_type"] == "Image":
+        source["transform"] = {"jsonPath": "bytes"}
+        return {**field, "dataType": "sc:ImageObject"}
+    if feature["_type"] == "List":
+        return {**field, "dataType": CROISSANT_TYPES[feature["feature"]["dtype"]], "repeated": True}
+    return {**field, "dataType": CROISSANT_TYPES[feature["dtype"]]}
+
+
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileProperty": "cr:fileProperty",
+    "fileObject": "cr:fileObject",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}

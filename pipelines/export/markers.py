@@ -1,0 +1,104 @@
+"""Markers: which files each part of an export wrote, so that neither a changed selection nor a kill leaves any behind.
+
+Before files are written, the marker names them all (a write-ahead list) under an empty fingerprint; once they are
+written it gets its fingerprint. Files that it named before and that are no longer wanted are listed as stale; when all
+shards are done, those that no other shard has taken over (samples move when the shard size changes) are removed. So
+whatever moment a process dies at, the next one knows every file that may be there.
+"""
+
+import json
+import os
+import posixpath
+from collections.abc import Iterable
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_contracts import read_bytes, sweep_temporaries, write_bytes
+from pipelines.export.card import Summary
+
+MARKERS = ".maskmill"
+INDEX = "index"
+
+
+class Marker(BaseModel):
+    """What a shard (or the index) wrote. An empty fingerprint: a process died, and any of `files` may be there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str
+    files: list[str]
+    stale: list[str] = Field(default_factory=list)
+    config: str = ""
+    summary: Summary = Field(default_factory=Summary)
+
+
+def marker_path(root: str, name: str) -> str:
+    """Where the marker of a shard stem, or of the index, lies."""
+    return f"{root}/{MARKERS}/{name}.json"
+
+
+def read_marker(root: str, name: str) -> Marker | None:
+    """A marker, or None where there is none."""
+    try:
+        return Marker.model_validate_json(read_bytes(marker_path(root, name)))
+    except FileNotFoundError:
+        return None
+
+
+def write_marker(root: str, name: str, marker: Marker) -> None:
+    """Write a marker, atomically."""
+    write_bytes(marker_path(root, name), (json.dumps(marker.model_dump(mode="json"), sort_keys=True) + "\n").encode())
+
+
+def replace(root: str, name: str, files: dict[str, bytes], done: Marker) -> None:
+    """Write `files`, then the marker `done`, with the write-ahead list before; what the old one named turns stale."""
+    old = read_marker(root, name)
+    before = {*old.files, *old.stale} if old else set()
+    write_marker(root, name, Marker(fingerprint="", files=sorted(before | set(files))))
+    for path, data in sorted(files.items()):
+        write_bytes(f"{root}/{path}", data)
+    write_marker(root, name, done.model_copy(update={"files": sorted(files), "stale": sorted(before - set(files))}))
+
+
+def invalidate(root: str, name: str) -> None:
+    """Take the fingerprint from a marker: what it stands for is no longer true."""
+    marker = read_marker(root, name)
+    if marker is not None and marker.fingerprint:
+        write_marker(root, name, marker.model_copy(update={"fingerprint": ""}))
+
+
+def drop_stale(root: str, stems: set[str]) -> None:
+    """Remove stale files, and those of shards that the run no longer has. Call it when all `stems` are done."""
+    markers = {name: marker for name in _names(root) if (marker := read_marker(root, name)) is not None}
+    wanted = {path for name, marker in markers.items() if name in stems for path in marker.files}
+    for name, marker in markers.items():
+        gone = name not in stems
+        _remove(root, {*marker.stale, *(marker.files if gone else ())} - wanted)
+        if gone:
+            _remove(root, [f"{MARKERS}/{name}.json"])
+        elif marker.stale:
+            write_marker(root, name, marker.model_copy(update={"stale": []}))
+
+
+def _names(root: str) -> list[str]:
+    fs, target = fsspec.core.url_to_fs(f"{root}/{MARKERS}")
+    paths = [str(path) for path in fs.ls(target, detail=False)] if fs.exists(target) else []
+    return sorted(posixpath.basename(path).removesuffix(".json") for path in paths if path.endswith(".json"))
+
+
+def _remove(root: str, paths: Iterable[str]) -> None:
+    for path in sorted(paths):
+        fs, target = fsspec.core.url_to_fs(f"{root}/{path}")
+        if fs.exists(target):
+            fs.rm_file(target)
+
+
+def sweep_export(root: str) -> int:
+    """Remove what killed writers left anywhere in an export; returns how many. Call it while nobody writes there."""
+    fs, target = fsspec.core.url_to_fs(root)
+    if not isinstance(fs, LocalFileSystem) or not fs.exists(target):
+        return 0
+    folders = [os.path.join(top, name) for top, names, _ in os.walk(target) for name in names]
+    return sum(sweep_temporaries(folder) for folder in (target, *folders))

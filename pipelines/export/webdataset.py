@@ -1,0 +1,61 @@
+"""WebDataset: one tar a shard and split; the same samples give the same bytes."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from data_contracts import LabelSpace, encode_mask
+from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles
+from pipelines.export.card import Facts
+
+
+class WebDatasetExport(Exporter):
+    """Tars `<split>-00000.tar` of `<id>.jpg` (or `.png`), `<id>.mask.png` (class ids, 255 = ignore) and `<id>.json`.
+
+    Masks are grey PNGs, not palette ones: webdataset's image decoders would turn a palette into colours.
+    Every sample shard gives one tar for every split, an empty one where no sample falls into it: numbers have no gaps,
+    so `train-{00000..00041}.tar` always holds.
+    """
+
+    format: Literal["webdataset"] = "webdataset"
+    version: ClassVar[int] = 1
+    loading: ClassVar[str] = (
+        "import glob\n\nimport numpy as np\nimport webdataset as wds\n\n"
+        'tars = sorted(glob.glob("<this folder>/train-*.tar"))\n'
+        'dataset = wds.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg;png", "mask.png", "json")\n'
+        "image, mask, row = next(iter(dataset))\n"
+        "ids = np.asarray(mask)[..., 0]  # webdataset turns grey into RGB; every channel holds the ids, 255 = ignore"
+    )
+
+    def shard(self, samples: Iterable[ExportSample], space: LabelSpace, shard: str) -> ShardFiles:
+        members: dict[str, list[tuple[str, bytes]]] = {split: [] for split in self.splits}
+        records: list[Record] = []
+        for sample in samples:
+            members[sample.split] += _members(sample, space)
+            records.append({"sample_id": sample.sample_id, "split": sample.split})
+        number = shard.rsplit("-", 1)[-1]
+        return ShardFiles({f"{split}-{number}.tar": _tar(found) for split, found in members.items()}, records)
+
+    def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
+        return {}
+
+
+def _members(sample: ExportSample, space: LabelSpace) -> Iterable[tuple[str, bytes]]:
+    yield sample.image_name, sample.image
+    if sample.row["mask"] is not None:
+        yield f"{sample.sample_id}.mask.png", encode_mask(sample.mask)
+    facts = {key: value for key, value in sample.row.items() if key not in ("image", "mask")}
+    yield f"{sample.sample_id}.json", json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _tar(members: Iterable[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)  # owner 0, time 0: nothing of the host gets into the bytes
+            entry.size = len(data)
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
