@@ -1,6 +1,6 @@
 """CLIP models: backbones, text banks and class responses."""
 
-from vision.clip.backbone import ClipBackbone, DenseFeatures, load_clip
+from vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
 from vision.clip.response import (
     ClassResponse,
     attention_affinity,
@@ -23,6 +23,7 @@ __all__ = [
     "box_masks",
     "build_text_bank",
     "class_cams",
+    "clip_fingerprint",
     "clip_response",
     "load_clip",
     "min_max",

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data_contracts import content_id
 from vision.clip.adapters import Grid, Tower, adapt
 
 Precision = Literal["fp32", "bf16", "fp16"]
+WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt"})
 _LOCK = threading.Lock()
 
 
@@ -76,7 +78,7 @@ class ClipBackbone:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights and of the precision: enters the config hash of every stage that uses this model."""
+        """Hash of the weights in memory and of the precision."""
         digest = hashlib.blake2b(self.precision.encode(), digest_size=16)
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -197,6 +199,20 @@ def _load(model: str, pretrained: str | None, device: str, precision: Precision)
         clip = open_clip.create_model(address, pretrained=pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(address)
     return ClipBackbone(clip, tokenizer, model if pretrained is None else f"{model}/{pretrained}", precision)
+
+
+def clip_fingerprint(model: str, pretrained: str | None = None, precision: Precision = "fp32") -> str:
+    """What `load_clip` with these arguments will give, as a hash, without loading it: for config hashes of stages.
+
+    Folders and weight files count by content, names and tags by name (a tag's weights never change).
+    """
+    address = _address(model)
+    files: list[Path] = [Path(pretrained)] if pretrained and Path(pretrained).is_file() else []
+    if address.startswith("local-dir:"):
+        files = sorted(p for p in Path(address.removeprefix("local-dir:")).iterdir() if p.suffix in WEIGHTS | {".json"})
+        address = "local-dir"
+    tag = None if files else pretrained
+    return content_id(address, tag, precision, *(part for path in files for part in (path.name, path.read_bytes())))
 
 
 def _address(model: str) -> str:

@@ -1,0 +1,56 @@
+"""SdsConfig: every choice that a score depends on. Speed settings (batch size, workers, device) are not here: they
+change no score.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from curation.sds.asf import IgnorePolicy
+
+ImageScore = Literal["pcs"]
+MaskScore = Literal["asf"]
+
+FAITHFUL: dict[str, Any] = {}  # the defaults below are the authors' (with the slips of their code mended)
+STARTER: dict[str, Any] = {}
+PRESETS = {"faithful": FAITHFUL, "starter": STARTER}
+
+
+class SdsConfig(BaseModel):
+    """Options of SDS. `preset` fills in what is not given; with `faithful` nothing of our own is on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["faithful", "starter"] = Field(default="starter", description="values for all that is not given")
+    model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")
+    pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain model name")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    templates: tuple[str, ...] = Field(default=("a clean origami {}.",), min_length=1)
+    synonyms: bool = Field(default=False, description="average a class's text over its synonyms")
+    labels: Literal["prompt", "mask"] = Field(default="mask", description="where an image's classes come from")
+    image_side: int | None = Field(
+        default=None, ge=32, description="resize to a square of this side; none = native size"
+    )
+    temperature: float | None = Field(default=None, gt=0, description="of the softmax; none = the model's own")
+    grid: int = Field(default=4, ge=2, description="tiles per side")
+    permutations: int = Field(default=1, ge=1, description="shuffled copies per image, averaged")
+    image_score: ImageScore = "pcs"
+    asf_gate: float | None = Field(
+        default=None, description="score masks only where image_score exceeds this; none = all"
+    )
+    n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")
+    box_threshold: float | None = Field(default=None, gt=0, lt=1, description="none = the label space's")
+    edge_fix: bool = Field(default=False, description="let boxes reach the last row and column of the grid")
+    refine: Literal["crf", "mean_field", "par", "none"] = "crf"
+    confidence: float = Field(default=0.95, ge=0, le=1, description="pseudo-mask pixels below this become 255")
+    ignore_policy: IgnorePolicy = "authors"
+    mask_score: MaskScore = "asf"
+    swap_check: bool = Field(default=False, description="let absent classes compete for each annotated region")
+    swap_margin: float = Field(default=0.05, ge=0, description="lead in cosine by which an absent class wins a region")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

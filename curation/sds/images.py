@@ -1,0 +1,95 @@
+"""From a Sample row to model input: decode, check, choose labels, resize. Says why when a row cannot be scored."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from curation.sds.config import SdsConfig
+from data_contracts import (
+    ContractError,
+    LabelSpace,
+    Problem,
+    Reason,
+    Uint8Array,
+    decode_image,
+    decode_mask,
+    foreground_ids,
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One sample, ready to be scored. `pixels` uint8 (3, h, w) at the model's size; `mask` at its own."""
+
+    sample_id: str
+    labels: tuple[int, ...]
+    mask_classes: tuple[int, ...]
+    image: Uint8Array
+    mask: Uint8Array | None
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A sample that cannot be scored, and why."""
+
+    sample_id: str
+    labels: tuple[int, ...]
+    reason: Reason
+    detail: str
+
+
+def prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> Prepared | Unscored:
+    """Decode one Sample row. `multiple`: sides of the model's input divide by it (tile grid x patch). Never raises
+    for bad data.
+    """
+    sample_id = str(row["sample_id"])
+    try:
+        return _prepare(row, config, space, multiple)
+    except ContractError as error:
+        return Unscored(sample_id, (), Reason.SCORE_FAILED, str(error.problem))
+
+
+def _prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> Prepared | Unscored:
+    sample_id = str(row["sample_id"])
+    image_bytes, mask_bytes = _bytes(row["image"]), _bytes(row["mask"])
+    if image_bytes is None:
+        problem = Problem(Reason.MISSING_IMAGE, "embedded image bytes", "none", "ingest with embedded bytes")
+        raise ContractError(sample_id, problem)
+    image = decode_image(image_bytes, sample_id)
+    mask = None if mask_bytes is None else decode_mask(mask_bytes, sample_id)
+    if mask is not None and mask.shape != image.shape[:2]:
+        problem = Problem(Reason.SIZE_MISMATCH, f"mask {image.shape[:2]}", f"{mask.shape}", "ingest the sample again")
+        raise ContractError(sample_id, problem)
+    in_mask = tuple(foreground_ids(mask, space)) if mask is not None else ()
+    labels = choose_labels(row, in_mask, config, space)
+    if not labels:
+        return Unscored(sample_id, (), Reason.NO_CLASSES, "neither prompt nor mask names a class of the label space")
+    return Prepared(sample_id, labels, in_mask, image, mask, resize(image, config.image_side, multiple))
+
+
+def _bytes(file: dict[str, Any] | None) -> bytes | None:
+    return None if file is None else file["bytes"]
+
+
+def choose_labels(row: Row, in_mask: tuple[int, ...], config: SdsConfig, space: LabelSpace) -> tuple[int, ...]:
+    """Classes that compete for an image, ascending: the prompt's where wanted and given, else those in the mask (or
+    stated for it).
+    """
+    stated = row.get("prompt_class_ids") if config.labels == "prompt" else None
+    wanted = stated or in_mask or row.get("class_ids") or ()
+    return tuple(sorted({int(i) for i in wanted if int(i) in space.by_id}))
+
+
+def resize(image: Uint8Array, side: int | None, multiple: int) -> Tensor:
+    """Bicubic to a square of `side`, or to the native size rounded UP to a multiple; uint8 (3, h, w)."""
+    height, width = (side, side) if side else (-(-s // multiple) * multiple for s in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,177 @@
+"""SDS scores of a table of samples: one row in, one row out, whatever else is in the batch.
+
+Images of one model input size go through the model together; decoding runs ahead of it in one thread, refinement and
+ASF behind it in another
+(dense CRFs in worker processes).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from curation.sds.asf import asf_score, pseudo_label
+from curation.sds.config import SdsConfig
+from curation.sds.images import Prepared, Row, Unscored, prepare
+from curation.sds.model import Engine, Reading, make_engine, read_samples
+from data_contracts import SCORE, LabelSpace
+from vision.clip import ClipBackbone
+from vision.refine import CrfOptions, par, refine_many
+
+COLUMNS = ["sample_id", "image", "mask", "class_ids", "prompt_class_ids"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample between the model and its row."""
+
+    sample: Prepared
+    reading: Reading
+
+
+def score_table(
+    samples: pa.Table,
+    config: SdsConfig,
+    space: LabelSpace,
+    seed: int,
+    *,
+    backbone: ClipBackbone | None = None,
+    batch_size: int = 16,
+    workers: int = 1,
+    micro_batch: int | None = None,
+) -> pa.Table:
+    """Score every row of a Sample table; returns a Score table in the same order.
+
+    A row that cannot be scored carries `reason` and `detail` instead of scores.
+
+    Args:
+        batch_size: samples decoded ahead and refined together; changes no score.
+        workers: processes for the dense CRF; changes no score.
+        micro_batch: images per forward, padded to exactly this many; None = 1 on the CPU, 16 on a GPU. Another value
+        may move
+            the last bits of a score.
+    """
+    return score_rows(samples, make_engine(config, space, backbone, micro_batch), seed, batch_size, workers)
+
+
+def score_rows(samples: pa.Table, engine: Engine, seed: int, batch_size: int = 16, workers: int = 1) -> pa.Table:
+    """`score_table` with an engine that is loaded already."""
+    rows: list[Row] = []
+    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as finisher:
+        behind: Future[list[Row]] | None = None
+        for batch in _read_ahead(samples, engine, decoder, batch_size):
+            drafts = _read_batch(batch, engine, seed)
+            if behind is not None:
+                rows += behind.result()
+            behind = finisher.submit(_finish_batch, drafts, engine, workers)
+        if behind is not None:
+            rows += behind.result()
+    return SCORE.table(rows)
+
+
+def _read_ahead(
+    samples: pa.Table, engine: Engine, decoder: ThreadPoolExecutor, batch_size: int
+) -> Iterator[list[Prepared | Unscored]]:
+    """Decoded batches; the next one is decoded while the caller works on this one."""
+
+    def decode(start: int) -> list[Prepared | Unscored]:
+        rows = samples.select(COLUMNS).slice(start, batch_size).to_pylist()
+        return [prepare(row, engine.config, engine.space, engine.multiple) for row in rows]
+
+    ahead = decoder.submit(decode, 0)
+    for start in range(0, samples.num_rows, batch_size):
+        current = ahead.result()
+        ahead = decoder.submit(decode, start + batch_size)
+        yield current
+
+
+def _read_batch(batch: Sequence[Prepared | Unscored], engine: Engine, seed: int) -> list[Draft | Unscored]:
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, sample in enumerate(batch):
+        if isinstance(sample, Prepared):
+            by_size[tuple(sample.pixels.shape)].append(index)
+    readings: dict[int, Reading] = {}
+    for indices in by_size.values():
+        for start in range(0, len(indices), engine.micro_batch):
+            part = indices[start : start + engine.micro_batch]
+            group = [s for i in part if isinstance(s := batch[i], Prepared)]
+            readings.update(zip(part, read_samples(group, engine, seed), strict=True))
+    return [Draft(s, readings[i]) if isinstance(s, Prepared) else s for i, s in enumerate(batch)]
+
+
+def _finish_batch(drafts: Sequence[Draft | Unscored], engine: Engine, workers: int) -> list[Row]:
+    """Refine the maps of all samples that have them, compare with their masks, write rows."""
+    scored = [d for d in drafts if isinstance(d, Draft) and d.reading.maps is not None and d.sample.mask_classes]
+    refined = _refine([(d.sample.image, _upsampled(d, engine)) for d in scored], engine, workers)
+    asf = {id(d): _asf_columns(d, probabilities, engine) for d, probabilities in zip(scored, refined, strict=True)}
+    return [
+        _unscored_row(d) if isinstance(d, Unscored) else {**_image_columns(d), **asf.get(id(d), {})} for d in drafts
+    ]
+
+
+def _upsampled(draft: Draft, engine: Engine) -> NDArray[np.float32]:
+    """Class maps at image size, bilinear, under a background channel where the label space has a background."""
+    height, width = draft.sample.image.shape[:2]
+    assert draft.reading.maps is not None
+    maps = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in draft.reading.maps])
+    if engine.space.background_id is not None:
+        maps = np.concatenate([1 - maps.max(axis=0, keepdims=True), maps])
+    return np.asarray(np.clip(maps, 0, 1), dtype=np.float32)
+
+
+def _refine(
+    items: list[tuple[NDArray[np.uint8], NDArray[np.float32]]], engine: Engine, workers: int
+) -> list[NDArray[np.float32]]:
+    kind = engine.config.refine
+    if kind == "none":
+        return [probabilities for _, probabilities in items]
+    if kind == "par":
+        return [_par(image, probabilities) for image, probabilities in items]
+    return refine_many(items, workers, CrfOptions(backend="auto" if kind == "crf" else "mean_field"))
+
+
+def _par(image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
+    maps = par(pixels, torch.from_numpy(probabilities)[None])[0].numpy()
+    return np.asarray(maps / maps.sum(axis=0, keepdims=True).clip(1e-7), dtype=np.float32)
+
+
+def _asf_columns(draft: Draft, probabilities: NDArray[np.float32], engine: Engine) -> Row:
+    sample, config = draft.sample, engine.config
+    assert sample.mask is not None
+    pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, config.confidence)
+    score = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
+    return {
+        "asf": score.pooled,
+        "per_class": [{"class_id": i, "iou": iou} for i, iou in score.per_class.items()],
+        "ignore_fraction": score.ignore_fraction,
+    }
+
+
+def _image_columns(draft: Draft) -> Row:
+    sample, reading = draft.sample, draft.reading
+    return {
+        "sample_id": sample.sample_id,
+        "label_ids": list(sample.labels),
+        "h_orig": reading.h_orig,
+        "h_mix": reading.h_mix,
+        "pcs": reading.pcs,
+        "image_score": reading.image_score,
+        "n_classes": len(sample.mask_classes or sample.labels),
+        "embedding": reading.embedding.astype(np.float16).astype(np.float32).tolist(),
+    }
+
+
+def _unscored_row(sample: Unscored) -> Row:
+    return {
+        "sample_id": sample.sample_id,
+        "label_ids": list(sample.labels),
+        "reason": str(sample.reason),
+        "detail": sample.detail,
+    }
