@@ -1,0 +1,134 @@
+"""The folder that a trainer leaves behind: config.json, model.safetensors, metrics.json, curves.png."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
+from trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
+from trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
+from trainers.engine.config import TrainerConfig
+from trainers.engine.job import Job
+from trainers.engine.predict import PredictConfig
+
+VERSIONED = ("maskmill", "torch", "timm", "segmentation_models_pytorch", "open_clip_torch", "numpy")
+
+
+class ArtifactInfo(BaseModel):
+    """config.json: all that is needed to build the model again, and where it came from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trainer: str
+    fingerprint: str
+    config: dict[str, Any]  # the trainer's settings
+    label_space: LabelSpace
+    model: dict[str, Any]  # arguments of the trainer's own build function
+    mean: Rgb
+    std: Rgb
+    predict: PredictConfig
+    lineage: tuple[str, ...]  # content hashes of the shards that it was trained on
+    data_counts: dict[str, int]
+    versions: dict[str, str]
+    weights: str  # content hash of model.safetensors
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artefact folder as read: `tensors` are named `module/NAME/KEY`."""
+
+    path: str
+    info: ArtifactInfo
+    metrics: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def load(self, **modules: nn.Module) -> None:
+        """Put the weights into modules by the names under which they were saved; strict."""
+        load_modules(modules, self.tensors)
+
+
+def save_artifact(
+    job: Job,
+    config: TrainerConfig,
+    *,
+    modules: Mapping[str, nn.Module],
+    model: dict[str, Any],
+    metrics: dict[str, Any],
+    curves: bytes,
+    mean: Rgb = IMAGENET_MEAN,
+    std: Rgb = IMAGENET_STD,
+    predict: PredictConfig | None = None,
+) -> str:
+    """Write the folder, config.json last: it names the hash of the weights, so a folder cut off half way is never
+    taken for finished.
+    """
+    weights = pack_tensors(module_tensors(modules))
+    info = ArtifactInfo(
+        trainer=job.trainer,
+        fingerprint=job.fingerprint,
+        config=config.model_dump(mode="json"),
+        label_space=job.space,
+        model=model,
+        mean=mean,
+        std=std,
+        predict=predict or PredictConfig(),
+        lineage=job.data.lineage,
+        data_counts=job.data.counts,
+        versions=package_versions(VERSIONED),
+        weights=content_id(weights),
+    )
+    write_bytes(os.path.join(job.out_dir, "model.safetensors"), weights)
+    write_bytes(os.path.join(job.out_dir, "metrics.json"), _json(metrics))
+    write_bytes(os.path.join(job.out_dir, "curves.png"), curves)
+    write_bytes(os.path.join(job.out_dir, "config.json"), _json(info.model_dump(mode="json")))
+    return job.out_dir
+
+
+def read_info(path: str) -> ArtifactInfo:
+    """config.json of an artefact folder.
+
+    Raises:
+        FileNotFoundError: no finished artefact there.
+    """
+    file = os.path.join(path, "config.json")
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"{path}: expected a trained artefact (config.json), found none; train it first")
+    return ArtifactInfo.model_validate_json(read_bytes(file))
+
+
+def read_artifact(path: str) -> Artifact:
+    """Read and verify an artefact folder.
+
+    Raises:
+        FileNotFoundError: no finished artefact there.
+        ValueError: the weights are not the ones that config.json names.
+    """
+    info = read_info(path)
+    weights = read_bytes(os.path.join(path, "model.safetensors"))
+    if (found := content_id(weights)) != info.weights:
+        raise ValueError(
+            f"{path}/model.safetensors: expected content {info.weights}, found {found}; train or copy it again"
+        )
+    metrics = json.loads(read_bytes(os.path.join(path, "metrics.json")))
+    return Artifact(path, info, metrics, load_tensors(weights))
+
+
+def is_finished(path: str, fingerprint: str) -> bool:
+    """True when a complete artefact of exactly this run lies at `path`."""
+    try:
+        info = read_info(path)
+        return info.fingerprint == fingerprint and info.weights == content_id(
+            read_bytes(os.path.join(path, "model.safetensors"))
+        )
+    except (FileNotFoundError, ValidationError):
+        return False
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,19 @@
+"""What a trainer is handed beside its config: data, label space, where to work and where to leave the artefact."""
+
+from dataclasses import dataclass
+
+from data_contracts import LabelSpace
+from trainers.engine.samples import Samples
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run. `fingerprint` stands for trainer, code version, settings, label space and data contents."""
+
+    trainer: str
+    fingerprint: str
+    space: LabelSpace
+    data: Samples
+    val: Samples | None  # None = no evaluation
+    run_dir: str  # checkpoint, metrics.jsonl and data cache; local
+    out_dir: str  # the artefact

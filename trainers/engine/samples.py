@@ -1,0 +1,280 @@
+"""What a trainer trains on: Sample shards, joined on sample_id with pseudo-labels, weak labels and the ids that
+selection kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data_contracts import (
+    DECISION,
+    PSEUDO_LABEL,
+    SAMPLE,
+    WEAK_LABEL,
+    Contract,
+    Uint8Array,
+    content_id,
+    decode_image,
+    decode_mask,
+    list_shards,
+    read_footer,
+    read_shard,
+)
+from trainers.engine.rows import Row, RowStore
+
+_INFO = ["sample_id", "height", "width", "class_ids", "group", "index", "mask"]
+_PIXELS = ["sample_id", "image", "mask", "spacing"]
+
+
+class DataConfig(BaseModel):
+    """Where the samples and their labels lie. Each entry is a folder of shards or one shard file (local path or
+    fsspec URL).
+
+    Masks come from `labels` where that is given, from the samples where neither `labels` nor `weak` is, and are absent
+    otherwise: a run on weak or pseudo-labels never sees the true masks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: tuple[str, ...] = Field(min_length=1)  # SAMPLE
+    labels: tuple[str, ...] = ()  # PSEUDO_LABEL
+    weak: tuple[str, ...] = ()  # WEAK_LABEL
+    decisions: str | None = None  # DECISION; only samples that it kept
+    ids: tuple[str, ...] | None = None  # only these samples
+
+    @field_validator("samples", "labels", "weak", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a sample without its pixels."""
+
+    sample_id: str
+    height: int
+    width: int
+    class_ids: tuple[int, ...]  # image tags: of the weak label where one is joined, else of the sample
+    group: str | None
+    index: int | None
+    has_mask: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decoded sample. Absent labels are None."""
+
+    info: Info
+    image: Uint8Array  # (H, W, 3) RGB
+    mask: Uint8Array | None  # (H, W) class ids, 255 = ignore
+    confidence: Uint8Array | None  # (H, W), 255 = certain; pseudo-labels only
+    scribble: Uint8Array | None  # (H, W) class ids, 255 = not annotated
+    boxes: NDArray[np.float32]  # (N, 5): class id, x0, y0, x1, y1
+    points: NDArray[np.float32]  # (N, 3): class id, x, y
+    spacing: tuple[float, ...] | None  # mm
+
+
+@dataclass(frozen=True)
+class Samples:
+    """An ordered set of samples (by sample_id). Opening reads no pixels; the first `example` does."""
+
+    config: DataConfig
+    infos: tuple[Info, ...]
+    lineage: tuple[str, ...]  # content hashes of the shards behind it
+    counts: dict[str, int]  # samples found, and dropped by reason
+    cache: str
+    memory_mb: int
+
+    @classmethod
+    def open(cls, config: DataConfig, cache: str, memory_mb: int = 1024) -> "Samples":
+        """Join the tables' ids.
+
+        Raises:
+            FileNotFoundError: no shard at one of the places named.
+            ContractError: a shard of another contract or version.
+        """
+        rows = _table(config.samples, SAMPLE, _INFO)
+        kept = None if config.decisions is None else _kept_ids(config.decisions)
+        labelled = {
+            str(r["sample_id"]) for r in _table(config.labels, PSEUDO_LABEL, ["sample_id", "mask"]) if r["mask"]
+        }
+        tags = {
+            str(r["sample_id"]): r["class_ids"] for r in _table(config.weak, WEAK_LABEL, ["sample_id", "class_ids"])
+        }
+        wanted = None if config.ids is None else set(config.ids)
+        found: dict[str, Info] = {}
+        counts = {"samples": 0, "not_kept": 0, "not_wanted": 0, "duplicate_id": 0, "no_weak_label": 0}
+        for row in rows:
+            counts["samples"] += 1
+            sample_id = str(row["sample_id"])
+            reason = _why_not(sample_id, found, kept, wanted, tags if config.weak else None)
+            if reason is not None:
+                counts[reason] += 1
+                continue
+            truth = row["mask"] and not config.weak
+            has_mask = sample_id in labelled if config.labels else truth
+            found[sample_id] = _info(row, tags.get(sample_id), has_mask)
+        paths = [path for place in (*config.samples, *config.labels, *config.weak) for path in _shards(place)]
+        lineage = [footer.content for path in paths if (footer := read_footer(path)) is not None]
+        return cls(config, tuple(found[i] for i in sorted(found)), tuple(lineage), counts, cache, memory_mb)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(info.sample_id for info in self.infos)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of which samples these are and of their labels; a sample_id already stands for image and mask."""
+        labels = [
+            footer.content
+            for place in (*self.config.labels, *self.config.weak)
+            for path in _shards(place)
+            if (footer := read_footer(path)) is not None
+        ]
+        return content_id(*self.ids, None, *sorted(labels))
+
+    @cached_property
+    def groups(self) -> dict[str, list[int]]:
+        """Positions by group, each in order of `index`; groups sorted by name. Samples without a group are left out."""
+        found: dict[str, list[int]] = {}
+        for position, info in enumerate(self.infos):
+            if info.group is not None:
+                found.setdefault(info.group, []).append(position)
+        return {
+            name: sorted(found[name], key=lambda p: (self.infos[p].index or 0, self.infos[p].sample_id))
+            for name in sorted(found)
+        }
+
+    def subset(self, positions: Sequence[int]) -> "Samples":
+        """The samples at these positions, as a set of their own."""
+        return replace(self, infos=tuple(self.infos[p] for p in sorted(set(positions))))
+
+    def with_masks(self) -> "Samples":
+        """Those that have a mask.
+
+        Raises:
+            ValueError: none has.
+        """
+        positions = [p for p, info in enumerate(self.infos) if info.has_mask]
+        if not positions:
+            raise ValueError(
+                f"{', '.join(self.config.samples)}: expected samples with masks, found {len(self)} samples and no mask "
+                f"({self.counts}); name pseudo-labels in `labels`, or ingest masks with the images"
+            )
+        return self.subset(positions)
+
+    def without_masks(self) -> "Samples":
+        """Those that have none."""
+        return self.subset([p for p, info in enumerate(self.infos) if not info.has_mask])
+
+    @cached_property
+    def _stores(self) -> tuple[RowStore, RowStore, RowStore]:
+        def store(places: Sequence[str], contract: Contract, columns: list[str]) -> RowStore:
+            paths = [path for place in places for path in _shards(place)]
+            return RowStore(paths, contract, columns, self.ids, self.cache, self.memory_mb)
+
+        return (
+            store(self.config.samples, SAMPLE, _PIXELS),
+            store(self.config.labels, PSEUDO_LABEL, ["sample_id", "mask", "confidence"]),
+            store(self.config.weak, WEAK_LABEL, ["sample_id", "boxes", "scribble", "points"]),
+        )
+
+    def example(self, position: int) -> Example:
+        """Decode the sample at `position`.
+
+        Raises:
+            ContractError: an undecodable image or label; names the sample.
+            ValueError: image and label differ in size.
+        """
+        info = self.infos[position]
+        samples, labels, weak = self._stores
+        row = samples.row(info.sample_id)
+        label: Row = labels.row(info.sample_id) if info.sample_id in labels else {}
+        hints: Row = weak.row(info.sample_id) if info.sample_id in weak else {}
+        mask = (label if self.config.labels else row).get("mask") if info.has_mask else None
+        example = Example(
+            info=info,
+            image=decode_image(row["image"]["bytes"], info.sample_id),
+            mask=_label(mask, info),
+            confidence=_label(label.get("confidence"), info),
+            scribble=_label(hints.get("scribble"), info),
+            boxes=_numbers(hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
+            points=_numbers(hints.get("points"), ("class_id", "x", "y")),
+            spacing=None if row["spacing"] is None else tuple(row["spacing"]),
+        )
+        _check_sizes(example)
+        return example
+
+
+def _shards(place: str) -> list[str]:
+    paths = [place] if place.endswith(".parquet") else list_shards(place)
+    if not paths:
+        raise FileNotFoundError(f"{place}: no shards (*.parquet) there; run the stage that writes them first")
+    return paths
+
+
+def _table(places: Sequence[str], contract: Contract, columns: list[str]) -> list[Row]:
+    """The columns named, of all shards at `places`; of a mask only whether there is one."""
+    rows: list[Row] = []
+    for path in (path for place in places for path in _shards(place)):
+        table = read_shard(path, contract, columns)
+        if "mask" in columns:
+            position = table.column_names.index("mask")
+            table = table.set_column(position, "mask", pc.is_valid(table.column("mask")))
+        rows.extend(table.to_pylist())
+    return rows
+
+
+def _kept_ids(place: str) -> set[str]:
+    return {str(row["sample_id"]) for row in _table((place,), DECISION, ["sample_id", "kept"]) if row["kept"]}
+
+
+def _why_not(
+    sample_id: str, found: dict[str, Info], kept: set[str] | None, wanted: set[str] | None, tags: dict[str, Any] | None
+) -> str | None:
+    if sample_id in found:
+        return "duplicate_id"
+    if kept is not None and sample_id not in kept:
+        return "not_kept"
+    if wanted is not None and sample_id not in wanted:
+        return "not_wanted"
+    return "no_weak_label" if tags is not None and sample_id not in tags else None
+
+
+def _info(row: Row, tags: list[int] | None, has_mask: bool) -> Info:
+    return Info(
+        sample_id=str(row["sample_id"]),
+        height=int(row["height"]),
+        width=int(row["width"]),
+        class_ids=tuple(row["class_ids"] if tags is None else tags),
+        group=row["group"],
+        index=row["index"],
+        has_mask=has_mask,
+    )
+
+
+def _label(file: Row | None, info: Info) -> Uint8Array | None:
+    return None if file is None else decode_mask(file["bytes"], info.sample_id)
+
+
+def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> NDArray[np.float32]:
+    return np.array([[row[name] for name in names] for row in rows or []], np.float32).reshape(-1, len(names))
+
+
+def _check_sizes(example: Example) -> None:
+    for name, label in (("mask", example.mask), ("confidence", example.confidence), ("scribble", example.scribble)):
+        if label is not None and label.shape != example.image.shape[:2]:
+            raise ValueError(
+                f"{example.info.sample_id}: expected a {name} of (H, W) = {example.image.shape[:2]}, "
+                f"found {label.shape}; make the label again from this image, or resize it by nearest neighbour"
+            )

@@ -1,0 +1,113 @@
+"""Supervised segmentation, top to bottom: settings, model, data, loop, artefact."""
+
+import functools
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from trainers.engine import (
+    Artifact,
+    AugmentConfig,
+    Job,
+    Loop,
+    PredictConfig,
+    SampleSource,
+    SegmentationPredictor,
+    SegmentationView,
+    TrainerConfig,
+    evaluate,
+    make_optimizer,
+    param_groups,
+    save_artifact,
+)
+from trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
+from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+
+VERSION = 1
+
+
+class Config(TrainerConfig):
+    """Settings of `supervised`."""
+
+    segmenter: SegmenterConfig = SegmenterConfig()
+    augment: AugmentConfig = AugmentConfig(scale=(0.75, 1.5), brightness=0.2, contrast=0.2, saturation=0.2)
+    encoder_lr_factor: float = Field(default=1.0, ge=0)  # learning rate of the encoder as a share of `lr`
+    class_balance: Balance = "sqrt"
+    dice: float = Field(default=0.0, ge=0)  # weight of the Dice loss beside cross-entropy
+    min_confidence: float = Field(default=0.0, ge=0, le=1)  # pseudo-label pixels below are ignored
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The encoder's first weights."""
+    return (weights_stamp(config.segmenter.encoder, config.segmenter.weights),)
+
+
+def train(config: Config, job: Job) -> str:
+    """Train on the samples that have a mask; returns the artefact's folder."""
+    classes = max(job.space.size, 2)
+    mean, std = encoder_normalisation(config.segmenter.encoder)
+
+    torch.manual_seed(config.seed)
+    model = build_segmenter(config.segmenter, classes)
+    check_size(config, model)
+    encoder, rest = torch.nn.ModuleList(), torch.nn.ModuleList()
+    for name, part in model.named_children():
+        (encoder if name == "encoder" else rest).append(part)
+    optimizer = make_optimizer(config, [*param_groups(encoder, config.encoder_lr_factor), *param_groups(rest)])
+
+    data = job.data.with_masks()
+    pseudo = bool(data.config.labels) and config.min_confidence > 0
+    view = SegmentationView(config.augment, mean, std, classes, extras=("confidence",) if pseudo else ())
+    source = SampleSource(data, view, config.batch, config.seed)
+
+    loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
+    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size)
+    predictor = SegmentationPredictor(model, job.space, mean, std, predict, loop.device)
+    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+    weights = class_weights(data, classes, config.class_balance)
+    weights = None if weights is None else weights.to(loop.device)
+
+    model.train()
+    for _, batch in loop:
+        target = batch["mask"]
+        if pseudo:
+            target = target.masked_fill(batch["confidence"] < config.min_confidence, 255)
+        with loop.autocast():
+            logits = model(batch["image"])
+        loss = cross_entropy(logits, target, weights)
+        if config.dice:
+            loss = loss + config.dice * dice_loss(logits, target)
+        loop.update(loss)
+        loop.log(loss=loss)
+        loop.evaluate(score)
+
+    return save_artifact(
+        job,
+        config,
+        modules={"model": model},
+        model={"segmenter": {**config.segmenter.model_dump(mode="json"), "weights": "random"}, "classes": classes},
+        metrics=loop.metrics,
+        curves=loop.curves(),
+        mean=mean,
+        std=std,
+        predict=predict,
+    )
+
+
+def check_size(config: Config, model: Any) -> None:
+    """Raise ValueError where the network cannot take crops of `augment.size`."""
+    size, stride = config.augment.size, model.encoder.output_stride
+    if model.requires_divisible_input_shape and size % stride:
+        raise ValueError(
+            f"augment.size: expected a multiple of {stride} for {config.segmenter.architecture}, found {size}; "
+            f"take {size + -size % stride}"
+        )
+
+
+def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
+    """The trained segmenter, ready to predict."""
+    info = artifact.info
+    model = build_segmenter(SegmenterConfig.model_validate(info.model["segmenter"]), info.model["classes"])
+    artifact.load(model=model)
+    return SegmentationPredictor(model.to(device), info.label_space, info.mean, info.std, info.predict, device)

