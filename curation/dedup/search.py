@@ -31,13 +31,16 @@ def find_pairs(queries: Float32, base: Float32, config: DedupConfig, threshold: 
 
     Args:
         queries: float32 (M, D) unit vectors.
-        base: float32 (N, D) unit vectors; may be `queries` itself, and then holds each row's match with itself.
+    base: float32 (N, D) unit vectors. May be `queries` itself: then a pair may be listed from one side only, and each
+            row is found to match itself.
 
     Raises:
         ValueError: not two-dimensional, different widths, or values that are not finite.
         TooManyPairsError: more than `config.max_pairs`.
     """
-    queries, base = _unit(queries, "queries"), _unit(base, "base")
+    same = queries is base
+    queries = _unit(queries, "queries")
+    base = queries if same else _unit(base, "base")
     if queries.shape[1] != base.shape[1]:
         raise ValueError(
             f"embeddings of {queries.shape[1]} and of {base.shape[1]} numbers: score both with the same CLIP"
@@ -89,7 +92,7 @@ def _exact(queries: Float32, base: Float32, least: float, config: DedupConfig) -
     right = torch.from_numpy(base).to(device).T
     for start in range(0, len(queries), BLOCK):
         left = torch.from_numpy(queries[start : start + BLOCK]).to(device)
-        for column in range(0, len(base), BLOCK * 8):
+        for column in range(start if queries is base else 0, len(base), BLOCK * 8):
             hits = (left @ right[:, column : column + BLOCK * 8] >= least).nonzero().cpu().numpy()
             yield hits[:, 0] + start, hits[:, 1] + column
 

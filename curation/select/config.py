@@ -1,4 +1,4 @@
-"""What selection may be asked for. Without a preset: SDS as published, plus near-duplicates and label swaps dropped."""
+"""What selection may be asked for, and the two presets."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,8 @@ class Calibrated(BaseModel):
 
     `quantile` keeps the best share `keep`. `otsu` splits the histogram where the variance between both sides is
     largest. `mixture` fits two normal distributions and cuts where the upper one takes over; it cuts nothing unless two
-    describe the scores clearly better than one. Neither split rejects more than `max_rejected` of the samples.
+    describe the scores better than one (a flat distribution counts as two, too). Both reject at
+    most the share `max_rejected`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,35 +25,36 @@ class Calibrated(BaseModel):
 
 Threshold = float | Calibrated | None
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "faithful": {"near_duplicates": "keep", "swap": "keep"},
-    "starter": {
-        "pcs_tau": None,
-        "image_score_tau": {"method": "mixture"},
-        "min_score": {"method": "mixture"},
-        "rho": 1.0,
-        "group_by": "class",
-    },
+FAITHFUL: dict[str, Any] = {}  # the defaults of the fields are SDS as published
+STARTER: dict[str, Any] = {
+    "pcs_tau": None,
+    "image_score_tau": {"method": "mixture"},
+    "min_score": {"method": "mixture"},
+    "rho": 1.0,
+    "group_by": "class",
+    "swap": "drop",
+    "near_duplicates": "best",
 }
+PRESETS = {"faithful": FAITHFUL, "starter": STARTER}
 
 
 class SelectConfig(BaseModel):
-    """How stored scores become decisions.
+    """How stored scores become decisions. `preset` fills in what is not given.
 
-    A preset sets defaults, keys given beside it win: `faithful` is SDS as published (no deduplication, label swaps
-    ignored); `starter` gates on the image score and on ASF, both calibrated, and keeps all that pass.
+    `faithful` is SDS as published: no deduplication, label swaps ignored. `starter` gates on the image score and on
+    ASF, both calibrated, drops near-duplicates and swaps, and keeps all that pass.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: Literal["faithful", "starter"] | None = None
+    preset: Literal["faithful", "starter"] = "starter"
     pcs_tau: Threshold = Field(default=0.1, description="keep iff pcs is above this, strictly; null = no such gate")
     max_entropy: float | None = Field(default=None, description="keep iff the entropy of the whole image is below this")
     image_score_tau: Threshold = Field(default=None, description="keep iff image_score is above this, strictly")
     min_score: Threshold = Field(default=None, description="keep iff asf is at least this")
-    swap: Literal["drop", "keep"] = Field(default="drop", description="samples where CLIP prefers an absent class")
+    swap: Literal["drop", "keep"] = Field(default="keep", description="samples where CLIP prefers an absent class")
     near_duplicates: Literal["best", "cluster", "keep"] = Field(
-        default="best",
+        default="keep",
         description="best: drop a sample if a better kept one is that similar; cluster: one of each chain of similar "
         "samples stays; keep: ignore",
     )
@@ -76,9 +78,9 @@ class SelectConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("preset") in PRESETS:
-            return {**PRESETS[data["preset"]], **data}
-        return data
+        if not isinstance(data, dict):
+            return data
+        return {**PRESETS.get(data.get("preset", "starter"), {}), **data}
 
     @model_validator(mode="after")
     def _check_quotas(self) -> "SelectConfig":

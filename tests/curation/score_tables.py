@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.select import SCORE_COLUMNS
+from curation.select import SCORE_COLUMNS, SelectConfig
 from data_contracts import NEIGHBOUR, SCORE
 
 Row = dict[str, Any]
@@ -47,6 +47,16 @@ def random_rows(count: int, seed: int, classes: int = 5) -> list[Row]:
         shard = f"shard-{i % 3:05d}.parquet"
         rows.append(score_row(f"{i:04d}", float(rng.integers(0, 11)) / 10, pcs, classes=ious, shard=shard))
     return rows
+
+
+def faithful(**options: Any) -> SelectConfig:
+    """SDS as published, but for `options`."""
+    return SelectConfig.model_validate({"preset": "faithful", **options})
+
+
+def cleaned(**options: Any) -> SelectConfig:
+    """The same with near-duplicates and label swaps dropped."""
+    return faithful(**{"near_duplicates": "best", "swap": "drop", **options})
 
 
 def pairs(*found: tuple[str, str, float], other_set: str = "self") -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Selection: the published properties S1-S4 and P6, and the contract of a decision."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -12,9 +13,19 @@ from pydantic import ValidationError
 
 from curation.select import SelectConfig, SelectionError, decide, select
 from data_contracts import DECISION, Reason
-from tests.curation.score_tables import NO_PAIRS, kept, pairs, random_rows, reasons, score_row, score_table
+from tests.curation.score_tables import (
+    NO_PAIRS,
+    cleaned,
+    faithful,
+    kept,
+    pairs,
+    random_rows,
+    reasons,
+    score_row,
+    score_table,
+)
 
-FAITHFUL = SelectConfig(preset="faithful")
+FAITHFUL = faithful()
 shares = st.sampled_from([0.0, 0.07, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
 sets = st.builds(random_rows, count=st.integers(0, 60), seed=st.integers(0, 1000))
 
@@ -29,7 +40,7 @@ def survivors(rows: list[dict], tau: float = 0.1) -> list[dict]:
 @settings(max_examples=40, deadline=None)
 @given(rows=sets, rho=shares, min_keep=st.integers(0, 3))
 def test_each_group_keeps_exactly_its_share(rows: list[dict], rho: float, min_keep: int) -> None:
-    decisions = select(score_table(rows), NO_PAIRS, SelectConfig(preset="faithful", rho=rho, min_keep=min_keep))
+    decisions = select(score_table(rows), NO_PAIRS, faithful(rho=rho, min_keep=min_keep))
     sizes = Counter(row["n_classes"] for row in survivors(rows))
     stays = Counter(row["n_classes"] for row in rows if row["sample_id"] in kept(decisions))
     for n, size in sizes.items():
@@ -40,13 +51,13 @@ def test_each_group_keeps_exactly_its_share(rows: list[dict], rho: float, min_ke
 def test_rounding_error_does_not_keep_one_too_many(size: int) -> None:
     assert 0.07 * 100 > 7  # the trap
     rows = [score_row(f"{i:04d}", i / size) for i in range(size)]
-    assert len(kept(select(score_table(rows), NO_PAIRS, SelectConfig(rho=0.07)))) == size * 7 // 100
+    assert len(kept(select(score_table(rows), NO_PAIRS, cleaned(rho=0.07)))) == size * 7 // 100
 
 
 @settings(max_examples=40, deadline=None)
 @given(rows=sets, rho=shares, min_keep=st.integers(0, 3))
 def test_every_class_keeps_its_share(rows: list[dict], rho: float, min_keep: int) -> None:
-    config = SelectConfig(preset="faithful", group_by="class", rho=rho, min_keep=min_keep)
+    config = faithful(group_by="class", rho=rho, min_keep=min_keep)
     stays = kept(select(score_table(rows), NO_PAIRS, config))
     for c in range(1, 6):
         showing = [row["sample_id"] for row in survivors(rows) if c in row["label_ids"]]
@@ -61,7 +72,7 @@ def test_every_class_keeps_its_share(rows: list[dict], rho: float, min_keep: int
 def test_a_sample_stays_for_its_best_class() -> None:
     rows = [score_row(f"{i}", 0.3, classes={1: i / 10}) for i in range(9)]
     rows.append(score_row("rare", 0.01, classes={1: 0.0, 2: 0.01}))
-    decisions = select(score_table(rows), NO_PAIRS, SelectConfig(group_by="class", rho=0.3))
+    decisions = select(score_table(rows), NO_PAIRS, cleaned(group_by="class", rho=0.3))
     assert "rare" in kept(decisions)
     assert "class 2" in decisions.filter(pl.col("sample_id") == "rare")["detail"].item()
 
@@ -69,11 +80,11 @@ def test_a_sample_stays_for_its_best_class() -> None:
 def test_quotas_and_caps_count_by_class() -> None:
     rows = [score_row(f"a{i}", i / 20, classes={1: i / 20}) for i in range(20)]
     rows += [score_row(f"b{i}", i / 20, classes={2: i / 20}) for i in range(10)]
-    config = SelectConfig(group_by="class", rho=1.0, max_per_class=6, quotas={2: 3})
+    config = cleaned(group_by="class", rho=1.0, max_per_class=6, quotas={2: 3})
     stays = kept(select(score_table(rows), NO_PAIRS, config))
     assert stays == {f"a{i}" for i in range(14, 20)} | {f"b{i}" for i in range(7, 10)}
     with pytest.raises(ValidationError, match="group_by = class"):
-        SelectConfig(quotas={1: 5})
+        faithful(quotas={1: 5})
 
 
 def test_default_share_brings_half_of_all_samples() -> None:
@@ -94,7 +105,7 @@ def test_default_share_brings_half_of_all_samples() -> None:
 def test_a_larger_share_keeps_all_that_a_smaller_one_kept(rows: list[dict], low: float, high: float, by: str) -> None:
     low, high = sorted((low, high))
     table = score_table(rows)
-    few, many = (select(table, NO_PAIRS, SelectConfig(rho=rho, group_by=by)) for rho in (low, high))
+    few, many = (select(table, NO_PAIRS, cleaned(rho=rho, group_by=by)) for rho in (low, high))
     assert kept(few) <= kept(many)
 
 
@@ -103,14 +114,14 @@ def test_a_larger_share_keeps_all_that_a_smaller_one_kept(rows: list[dict], low:
 def test_a_higher_gate_keeps_fewer(rows: list[dict], low: float, high: float) -> None:
     low, high = sorted((low, high))
     table = score_table(rows)
-    loose, strict = (select(table, NO_PAIRS, SelectConfig(preset="faithful", rho=1, pcs_tau=t)) for t in (low, high))
+    loose, strict = (select(table, NO_PAIRS, faithful(rho=1, pcs_tau=t)) for t in (low, high))
     assert kept(strict) <= kept(loose)
 
 
 def test_a_score_equal_to_the_gate_is_rejected() -> None:
     above = float(np.nextafter(np.float32(0.1), np.float32(1)))
     rows = [score_row("at", pcs=0.1), score_row("above", pcs=above)]
-    decisions = select(score_table(rows), NO_PAIRS, SelectConfig(preset="faithful", rho=1))
+    decisions = select(score_table(rows), NO_PAIRS, faithful(rho=1))
     assert reasons(decisions) == {"at": "low_pcs", "above": "kept"}
 
 
@@ -119,8 +130,8 @@ def test_a_score_equal_to_the_gate_is_rejected() -> None:
 def test_order_of_rows_and_pairs_does_not_matter(rows: list[dict], seed: int, by: str) -> None:
     rng = np.random.default_rng(seed)
     ids = [row["sample_id"] for row in rows]
-    found = [(a, b, float(rng.choice([0.95, 0.97, 0.99]))) for a, b in zip(ids, ids[1:], strict=False)]
-    config = SelectConfig(group_by=by, rho=0.4, min_score={"method": "otsu"})
+    found = [(a, b, float(rng.choice([0.95, 0.97, 0.99]))) for a, b in itertools.pairwise(ids)]
+    config = cleaned(group_by=by, rho=0.4, min_score={"method": "otsu"})
     one = select(score_table(rows), pairs(*found), config)
     two = select(
         score_table([rows[i] for i in rng.permutation(len(rows))]),
@@ -133,7 +144,7 @@ def test_order_of_rows_and_pairs_does_not_matter(rows: list[dict], seed: int, by
 @pytest.mark.parametrize("by", ["n_classes", "class"])
 def test_ties_go_to_the_smaller_id(by: str) -> None:
     rows = [score_row(name, 0.5) for name in "dbca"]
-    assert kept(select(score_table(rows), NO_PAIRS, SelectConfig(rho=0.5, group_by=by))) == {"a", "b"}
+    assert kept(select(score_table(rows), NO_PAIRS, cleaned(rho=0.5, group_by=by))) == {"a", "b"}
 
 
 # S4: one reason each, in order, and the counts add up
@@ -142,7 +153,7 @@ def test_ties_go_to_the_smaller_id(by: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(rows=sets, rho=shares, by=st.sampled_from(["n_classes", "class"]))
 def test_every_row_gets_one_known_reason(rows: list[dict], rho: float, by: str) -> None:
-    selection = decide(score_table(rows), NO_PAIRS, SelectConfig(rho=rho, group_by=by, min_score=0.2))
+    selection = decide(score_table(rows), NO_PAIRS, cleaned(rho=rho, group_by=by, min_score=0.2))
     decisions = selection.decisions
     assert sorted(decisions["sample_id"]) == sorted(row["sample_id"] for row in rows)
     assert set(decisions["reason"]) <= {r.value for r in Reason}
@@ -166,7 +177,7 @@ def test_reasons_in_the_order_of_the_gates() -> None:
         score_row("i-quota", 0.5, 0.5),
         score_row("j-kept", 0.8, 0.5),
     ]
-    config = SelectConfig(max_entropy=1.5, image_score_tau=0.3, min_score=0.3, rho=0.5)
+    config = cleaned(max_entropy=1.5, image_score_tau=0.3, min_score=0.3, rho=0.5)
     near = pl.concat([pairs(("g-double", "j-kept", 0.99)), pairs(("b-leak", "t1", 0.98), other_set="davis")])
     decisions = select(score_table(rows), near, config)
     assert list(decisions["reason"]) == [
@@ -193,7 +204,7 @@ def test_reasons_in_the_order_of_the_gates() -> None:
 
 def test_asf_ranks_only_what_passed_pcs() -> None:
     rows = [score_row("top", 0.99, 0.01), score_row("good", 0.6), score_row("fair", 0.5)]
-    decisions = select(score_table(rows), NO_PAIRS, SelectConfig(rho=0.5))
+    decisions = select(score_table(rows), NO_PAIRS, cleaned(rho=0.5))
     assert reasons(decisions) == {"top": "low_pcs", "good": "kept", "fair": "below_quota"}
 
 
@@ -203,7 +214,7 @@ def test_a_sample_in_two_shards_is_kept_once() -> None:
         score_row("x", 0.9, shard="shard-00000.parquet"),
         score_row("y", 0.1, shard="shard-00001.parquet"),
     ]
-    selection = decide(score_table(rows), NO_PAIRS, SelectConfig(rho=1))
+    selection = decide(score_table(rows), NO_PAIRS, cleaned(rho=1))
     by_place = {(r["sample_id"], r["shard"]): r for r in selection.decisions.to_dicts()}
     assert by_place["x", "shard-00000.parquet"]["reason"] == "kept"
     copy = by_place["x", "shard-00001.parquet"]
@@ -218,8 +229,8 @@ def test_a_sample_in_two_shards_is_kept_once() -> None:
 def test_faithful_preset_switches_our_additions_off() -> None:
     rows = [score_row("a", 0.9, swap_class_id=3), score_row("b", 0.8)]
     near = pairs(("a", "b", 1.0))
-    assert kept(select(score_table(rows), near, SelectConfig(preset="faithful", rho=1))) == {"a", "b"}
-    assert reasons(select(score_table(rows), near, SelectConfig(rho=1))) == {"a": "label_swap", "b": "kept"}
+    assert kept(select(score_table(rows), near, faithful(rho=1))) == {"a", "b"}
+    assert reasons(select(score_table(rows), near, cleaned(rho=1))) == {"a": "label_swap", "b": "kept"}
 
 
 def test_keys_beside_a_preset_win_and_unknown_keys_are_errors() -> None:
@@ -236,14 +247,14 @@ def test_a_gate_below_the_gate_of_scoring_asks_to_score_again(reason: str | None
     rows = [score_row("gated", None, 0.08, reason=reason), score_row("scored", 0.5, 0.3)]
     assert reasons(select(score_table(rows), NO_PAIRS, FAITHFUL)) == {"gated": "low_pcs", "scored": "kept"}
     with pytest.raises(SelectionError, match=r"e\.g\. gated.*from pcs 0\.3.*score again"):
-        select(score_table(rows), NO_PAIRS, SelectConfig(pcs_tau=0.05))
-    by_pcs = SelectConfig(pcs_tau=0.05, rank_by="pcs", rho=1)
+        select(score_table(rows), NO_PAIRS, cleaned(pcs_tau=0.05))
+    by_pcs = cleaned(pcs_tau=0.05, rank_by="pcs", rho=1)
     assert kept(select(score_table(rows), NO_PAIRS, by_pcs)) == {"gated", "scored"}
 
 
 def test_missing_and_nan_scores_are_not_scored() -> None:
     rows = [score_row("none", 0.5, None), score_row("nan", 0.5, math.nan), score_row("good", 0.5)]
-    assert reasons(select(score_table(rows), NO_PAIRS, SelectConfig(rho=1))) == {
+    assert reasons(select(score_table(rows), NO_PAIRS, cleaned(rho=1))) == {
         "none": "not_scored",
         "nan": "not_scored",
         "good": "kept",
@@ -251,7 +262,7 @@ def test_missing_and_nan_scores_are_not_scored() -> None:
 
 
 def test_nothing_in_nothing_out() -> None:
-    for config in (FAITHFUL, SelectConfig(preset="starter"), SelectConfig(group_by="class")):
+    for config in (FAITHFUL, SelectConfig(preset="starter"), cleaned(group_by="class")):
         assert select(score_table([]), NO_PAIRS, config).height == 0
 
 
@@ -263,5 +274,5 @@ def test_relabelling_classes_leaves_the_choice_alone() -> None:
         classes = {swap[c["class_id"]]: c["iou"] for c in row["per_class"]}
         renamed.append(score_row(row["sample_id"], row["asf"], row["pcs"], classes=classes, shard=row["shard"]))
     for by in ("n_classes", "class"):
-        config = SelectConfig(group_by=by, rho=0.3)
+        config = cleaned(group_by=by, rho=0.3)
         assert kept(select(score_table(rows), NO_PAIRS, config)) == kept(select(score_table(renamed), NO_PAIRS, config))
