@@ -90,7 +90,8 @@ class CocoSource(Source):
             problem = problem or fault
             fields["mask"] = mask.path if mask else None
             stamps.append(mask.stamp if mask else "")
-        fields["names"] = {str(c): names[c] for c in sorted(_category_ids(mine), key=str) if c in names}
+        if names:
+            fields["names"] = {str(c): names[c] for c in sorted(_category_ids(mine), key=str) if c in names}
         stamp = content_id(*stamps, json.dumps(fields, sort_keys=True))
         return Entry(file.path if file else f"{self.images}/{name}", stamp, fields, problem)
 
@@ -139,16 +140,17 @@ class CocoSource(Source):
         if _is_crowd(note):
             return IGNORE
         category = note.get("category_id")
-        name = entry.fields["names"].get(str(category))
+        names = entry.fields.get("names")
+        name = None if names is None else names.get(str(category))
         try:
             if name is not None:
                 return class_value(self.categories.get(name, name), space)
-            if isinstance(category, int) and (found := space.find_id(category)) in space.by_id:
-                return found  # a JSON without names: COCO's own numbers
+            if names is None and isinstance(category, int):  # a JSON without names: COCO's own numbers
+                return class_value(space.find_id(category), space)
         except (KeyError, ValueError):
             if self.other_categories != "reject":
                 return class_value(self.other_categories, space)
-        raise unknown_class(name if name is not None else repr(category), space, entry.key)
+        raise unknown_class(name if name is not None else f"category {category}", space, entry.key)
 
 
 def _absent(path: str, reason: Reason) -> Problem:

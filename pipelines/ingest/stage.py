@@ -2,9 +2,10 @@
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from data_contracts import (
@@ -44,16 +45,26 @@ class Listing:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def chunks(self, size: int) -> Iterator[list[Entry]]:
+        """The entries, `size` at a time, in one pass."""
+        entries = _unpack(self._entries, 0, None)
+        while chunk := list(islice(entries, size)):
+            yield chunk
+
     def chunk(self, start: int, count: int) -> list[Entry]:
         """`count` entries from position `start` on."""
-        before = min(start, 1)  # one more, to see a key that was listed twice across the cut
-        rows = self._entries.slice(start - before, count + before)
-        entries = [Entry(key, raw[0], raw[1], unpack_problem(raw[2])) for key, raw in rows]
-        keys = [entry.key for entry in entries]
-        return [
-            _listed_again(entry, start + i) if i + before and entry.key == keys[i + before - 1] else entry
-            for i, entry in enumerate(entries[before:])
-        ]
+        if start == 0:
+            return list(_unpack(self._entries.slice(0, count), 0, None))
+        pairs = self._entries.slice(start - 1, count + 1)  # one more, to see a key listed twice across the cut
+        return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
+
+
+def _unpack(pairs: Iterable[tuple[str, Any]], start: int, before: str | None) -> Iterator[Entry]:
+    """Entries of listed pairs; `start` is the position of the first, `before` the key in front of it."""
+    for position, (key, (stamp, fields, problem)) in enumerate(pairs, start):
+        entry = Entry(key, stamp, fields, unpack_problem(problem))
+        yield _listed_again(entry, position) if key == before else entry
+        before = key
 
 
 def _listed_again(entry: Entry, position: int) -> Entry:
@@ -95,15 +106,13 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     if shard_size < 1:
         raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
     listing = _listing(source, fresh=True)
-    total = len(listing)
-    if not total:
+    if not len(listing):
         raise ValueError(f"{source.root}: nothing to ingest; check the folders that the config names: {source!r}")
     units = []
-    for index, start in enumerate(range(0, total, shard_size)):
-        count = min(shard_size, total - start)
-        stamp = chunk_stamp(listing.chunk(start, count))
+    for index, entries in enumerate(listing.chunks(shard_size)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
-        units.append(Unit(inputs=(), outputs=outputs, stamps=(stamp, f"{start}+{count}"), index=index))
+        stamps = (chunk_stamp(entries), f"{index * shard_size}+{len(entries)}")
+        units.append(Unit(inputs=(), outputs=outputs, stamps=stamps, index=index))
     return units
 
 

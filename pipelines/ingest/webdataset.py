@@ -93,11 +93,11 @@ def _members(root: Root, path: str) -> Iterator[Member]:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
             if member.isreg() and not member.issparse():  # links are not followed: they may lead anywhere
-                folder, _, name = member.name.rpartition("/")
+                folder, slash, name = member.name.rpartition("/")
                 if not name.startswith("."):
                     stem, _, extension = name.partition(".")
-                    key = f"{folder}/{stem}" if folder else stem
-                    yield key.encode("utf-8", "replace").decode(), extension.lower(), member.offset_data, member.size
+                    key = f"{folder}{slash}{stem}".encode("utf-8", "replace").decode()
+                    yield key, extension.lower(), member.offset_data, member.size
             elif not member.isdir():
                 yield member.name.encode("utf-8", "replace").decode(), SPECIAL, 0, 0
 
