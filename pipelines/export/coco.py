@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,13 +93,17 @@ def _parts(region: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
 def _annotation(region: NDArray[np.bool_], category: int, crowd: int) -> Record:
     from pycocotools import mask as rle  # type: ignore[import-untyped, unused-ignore]
 
-    code: dict[str, Any] = dict(rle.encode(np.asfortranarray(region, dtype=np.uint8)))
+    code = rle.encode(np.asfortranarray(region, dtype=np.uint8))
+    counts = code["counts"]
     return {
         "category_id": category,
         "iscrowd": crowd,
         "area": int(rle.area(code)),
         "bbox": [float(value) for value in rle.toBbox(code)],
-        "segmentation": {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")},
+        "segmentation": {
+            "size": [int(n) for n in code["size"]],
+            "counts": counts if isinstance(counts, str) else counts.decode(),
+        },
     }
 
 

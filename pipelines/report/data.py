@@ -1,0 +1,265 @@
+"""What a report shows, gathered from a run folder into plain values; pixels are read for the chosen samples only."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_contracts import DECISION, SAMPLE, SCORE, LabelSpace, Reason, content_id, list_shards, read_footer, read_shard
+from pipelines.ledger import KEPT
+from pipelines.report.figures import FloatArray, Threshold, histogram
+
+SCORES = {  # column: (title, what it says)
+    "image_score": ("Image score", "what selection ranks images by"),
+    "pcs": ("PCS", "how much the image's class distribution changes when its tiles are shuffled"),
+    "h_orig": ("Entropy", "of the class distribution, nats"),
+    "asf": ("ASF", "IoU of the mask with CLIP's own pseudo-mask"),
+    "ignore_fraction": ("Undecided", "share of the pseudo-mask that CLIP left open"),
+}
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_reason: int = Field(default=12, ge=1, description="pictures for each reason, and for kept")
+    groups: int = Field(default=12, ge=0, description="groups of near-duplicates")
+    thumbnail: int = Field(default=200, ge=32, le=640, description="longer side of a picture, pixels")
+    max_bytes: int = Field(default=8_000_000, description="fewer pictures are shown until the page fits")
+    seed: int = Field(default=0, description="another seed shows other samples")
+    previous: str | None = Field(default=None, description="run folder (or its decisions.parquet) to compare with")
+
+
+class Timing(BaseModel):
+    """How long a stage took."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    seconds: float
+    rows: int = 0
+    device: str = ""
+
+    @property
+    def rate(self) -> float | None:
+        return self.rows / self.seconds if self.rows and self.seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One row a sample that was ingested: its decision joined with its scores, classes and planted fault."""
+
+    rows: pl.DataFrame
+    rejects: pl.DataFrame  # what ingest turned away
+
+    @property
+    def kept(self) -> pl.DataFrame:
+        return self.rows.filter(pl.col("kept"))
+
+
+def load_tables(run_dir: str) -> Tables:
+    """Read decisions, scores (without embeddings) and samples (without pixels) of a run."""
+    decisions = _frame([f"{run_dir}/decisions.parquet"], DECISION.schema.names, DECISION.schema)
+    samples = pl.concat([_samples(path) for path in list_shards(f"{run_dir}/samples")] or [_no_samples()])
+    columns = ["sample_id", *SCORES, "n_classes"]
+    scores = _frame(list_shards(f"{run_dir}/scores"), columns, SCORE.schema)
+    rows = decisions.join(samples, on="sample_id", how="left").join(scores, on="sample_id", how="left")
+    rejects = _frame(list_shards(f"{run_dir}/rejects"), DECISION.schema.names, DECISION.schema)
+    return Tables(rows.sort("sample_id"), rejects.sort("sample_id"))
+
+
+def _frame(paths: list[str], columns: list[str], schema: pa.Schema) -> pl.DataFrame:
+    contract = DECISION if schema is DECISION.schema else SCORE
+    tables = [read_shard(path, contract, columns) for path in paths if read_footer(path) is not None]
+    empty = schema.empty_table().select(columns)
+    frame = pl.from_arrow(pa.concat_tables([t.replace_schema_metadata(None) for t in (empty, *tables)]))
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"{paths}: expected a table")
+    return frame
+
+
+def _samples(path: str) -> pl.DataFrame:
+    table = read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"])
+    extra = table.column("provenance").combine_chunks().field("extra").to_pylist()
+    data = {"sample_id": table.column("sample_id").to_pylist(), "class_ids": table.column("class_ids").to_pylist()}
+    schema = _no_samples().schema
+    return pl.DataFrame({**data, "fault": [fault_of(text) for text in extra]}, schema=schema)
+
+
+def _no_samples() -> pl.DataFrame:
+    return pl.DataFrame(schema={"sample_id": pl.String, "class_ids": pl.List(pl.Int32), "fault": pl.String})
+
+
+def fault_of(extra: str | None) -> str | None:
+    """The planted fault that a sample's provenance names (`{"fault": "shifted_mask"}`), or None."""
+    if not extra:
+        return None
+    try:
+        found = json.loads(extra)
+    except ValueError:
+        return None
+    fault = found.get("fault") if isinstance(found, dict) else None
+    return str(fault) if fault else None
+
+
+def pick(ids: Iterable[str], count: int, seed: int) -> list[str]:
+    """`count` of the ids, chosen by hash: the same ones however the ids are ordered."""
+    return sorted(ids, key=lambda sample_id: content_id(str(seed), sample_id))[:count]
+
+
+@dataclass(frozen=True)
+class ScoreFigure:
+    """One histogram."""
+
+    title: str
+    words: str
+    svg: str
+    thresholds: list[Threshold]
+
+
+def score_figures(rows: pl.DataFrame) -> list[ScoreFigure]:
+    """Histograms of all scores that were taken, each with the thresholds that selection held against it."""
+    cuts = _thresholds(rows)
+    figures = []
+    for column, (title, words) in SCORES.items():
+        if rows[column].null_count() == rows.height:
+            continue
+        if column == "pcs" and rows["pcs"].equals(rows["image_score"]):
+            continue  # one and the same in faithful mode
+        kept, rejected = (_values(rows.filter(pl.col("kept") == k), column) for k in (True, False))
+        figures.append(ScoreFigure(title, words, histogram(kept, rejected, cuts.get(column, [])), cuts.get(column, [])))
+    return figures
+
+
+def _values(rows: pl.DataFrame, column: str) -> FloatArray:
+    return rows[column].drop_nulls().cast(pl.Float64).to_numpy()
+
+
+def _thresholds(rows: pl.DataFrame) -> dict[str, list[Threshold]]:
+    """Thresholds by score column. A decision does not name its column: it is the one that holds the deciding number."""
+    found: dict[str, list[Threshold]] = defaultdict(list)
+    cut = rows.filter(pl.col("threshold").is_not_null() & pl.col("score").is_not_null())
+    for (reason,), part in cut.group_by("reason", maintain_order=True):
+        for column in SCORES:
+            pairs = part.select("score", column).drop_nulls()
+            if pairs.height * 2 > part.height and bool(
+                ((pairs["score"] - pairs[column]).abs() <= 1e-5 + 1e-4 * pairs[column].abs()).mean() == 1.0
+            ):
+                edges = part["threshold"].to_numpy()
+                found[column].append(Threshold(str(reason), float(np.min(edges)), float(np.max(edges))))
+                break
+    return {column: sorted(cuts, key=lambda t: t.low) for column, cuts in found.items()}
+
+
+@dataclass(frozen=True)
+class Balance:
+    """A class (or a number of classes): samples before and after selection."""
+
+    name: str
+    colour: str
+    before: int
+    after: int
+
+    @property
+    def rate(self) -> float:
+        return self.after / self.before if self.before else 0.0
+
+
+def class_balance(tables: Tables, space: LabelSpace, colours: dict[int, str]) -> list[Balance]:
+    """Samples that show each class, before and after; classes that never occur are left out."""
+    before, after = (
+        Counter(frame["class_ids"].explode().drop_nulls().to_list()) for frame in (tables.rows, tables.kept)
+    )
+    return [Balance(space.by_id[i].name, colours[i], before[i], after[i]) for i in space.ids if before[i]]
+
+
+def size_balance(tables: Tables) -> list[Balance]:
+    """Samples with one, two, … classes, before and after."""
+    before, after = (Counter(frame["class_ids"].list.len().to_list()) for frame in (tables.rows, tables.kept))
+    return [Balance(str(n), "", before[n], after[n]) for n in sorted(n for n in before if n is not None)]
+
+
+@dataclass(frozen=True)
+class FaultRow:
+    """One kind of planted fault: how many, how many were turned away, and for which reasons."""
+
+    name: str
+    planted: int
+    caught: int
+    reasons: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        return self.caught / self.planted if self.planted else 0.0
+
+
+def fault_rows(rows: pl.DataFrame) -> tuple[list[FaultRow], list[str]]:
+    """Planted faults by kind, clean samples last, and the reasons that occur; both empty where nothing was planted."""
+    if rows["fault"].null_count() == rows.height:
+        return [], []
+    reasons = [r.value for r in Reason if r is not Reason.KEPT and (rows["reason"] == r.value).any()]
+    found = []
+    for kind in [*sorted(rows["fault"].drop_nulls().unique().to_list()), None]:
+        part = rows.filter(pl.col("fault") == kind if kind else pl.col("fault").is_null())
+        counts = Counter(part.filter(~pl.col("kept"))["reason"].to_list())
+        found.append(FaultRow(kind or "clean", part.height, counts.total(), dict(counts)))
+    return found, reasons
+
+
+@dataclass(frozen=True)
+class Change:
+    """Samples whose decision was one thing before and is another now; `absent` where a run does not have them."""
+
+    before: str
+    after: str
+    ids: list[str]
+
+
+def changes(rows: pl.DataFrame, previous: str) -> list[Change]:
+    """What became of samples since another run: those kept or dropped for other reasons, new or gone; largest first."""
+    path = previous if previous.endswith(".parquet") else f"{previous}/decisions.parquet"
+    old = {row[0]: row[1] for row in _frame([path], ["sample_id", "reason"], DECISION.schema).iter_rows()}
+    new = dict(rows.select("sample_id", "reason").iter_rows())
+    moved: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample_id in sorted({*old, *new}):
+        before, after = old.get(sample_id, "absent"), new.get(sample_id, "absent")
+        if before != after:
+            moved[before, after].append(sample_id)
+    ordered = sorted(moved.items(), key=lambda item: (KEPT not in item[0], -len(item[1]), item[0]))
+    return [Change(before, after, ids) for (before, after), ids in ordered]
+
+
+def duplicate_groups(rows: pl.DataFrame) -> dict[str, list[str]]:
+    """Near-duplicates: the id that stands for each group, and the ids that were dropped for it, most alike first."""
+    found = rows.filter(pl.col("duplicate_of").is_not_null()).sort(["score", "sample_id"], descending=[True, False])
+    groups: dict[str, list[str]] = defaultdict(list)
+    for keeper, sample_id in found.select("duplicate_of", "sample_id").iter_rows():
+        groups[keeper].append(sample_id)
+    return dict(groups)
+
+
+def fetch_pixels(run_dir: str, wanted: dict[str, set[str]]) -> dict[str, dict[str, object]]:
+    """Image and mask files of chosen samples, by id; `wanted` holds ids by shard name. Reads only row groups that
+    hold one.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for shard, ids in sorted(wanted.items()):
+        fs, target = fsspec.core.url_to_fs(f"{run_dir}/samples/{shard}")
+        with fs.open(target, "rb") as handle:
+            file = pq.ParquetFile(handle)
+            for group in range(file.num_row_groups):
+                present = file.read_row_group(group, columns=["sample_id"]).column(0).to_pylist()
+                if ids.isdisjoint(present):
+                    continue
+                rows = file.read_row_group(group, columns=["sample_id", "image", "mask"])
+                take = [number for number, sample_id in enumerate(present) if sample_id in ids]
+                found.update({row["sample_id"]: row for row in rows.take(take).to_pylist()})
+    return found

@@ -1,0 +1,35 @@
+"""The report as a step of a run: one unit."""
+
+from typing import TYPE_CHECKING
+
+from pipelines.report.write import why_report, write_report
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+    from pipelines.run import Outcome
+
+
+class ReportStep:
+    """Writes RUN/report/index.html unless the one that is there shows this very run."""
+
+    name = "report"
+
+    def __init__(self, config: "RunConfig") -> None:
+        self._config = config
+
+    def count(self) -> int:
+        return 1
+
+    def why(self, index: int) -> str | None:
+        config = self._config
+        return why_report(config.run_dir, config.report, config.space, config.model_dump(mode="json"), config.name)
+
+    def run(self, index: int) -> "Outcome":
+        from pipelines.run import Outcome
+
+        if self.why(index) is None:
+            return Outcome("skipped")
+        config = self._config
+        run_config = config.model_dump(mode="json")
+        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
+        return Outcome("written")
