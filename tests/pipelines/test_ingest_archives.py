@@ -251,7 +251,7 @@ def test_hostile_tars_write_nothing_and_are_told(tmp_path: Path) -> None:
         ("a.tar/../../evil", "unsafe_path"),
         ("a.tar//abs", "unsafe_path"),
         ("a.tar/blind", "missing_image"),
-        ("a.tar/good#5", "duplicate_id"),
+        ("a.tar/good#4", "duplicate_id"),
         ("a.tar/index", "bad_annotation"),
         ("a.tar/link.jpg", "unsafe_path"),
         ("a.tar/list", "bad_annotation"),
