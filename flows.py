@@ -1,13 +1,19 @@
 """When and where stages run: Prefect flows over the plain functions in `pipelines/`. Nothing else lives here.
 
-Only paths, step names and small numbers cross a task boundary; a task is one shard; a shard that is done is found by its
-fingerprint, so retries and reruns never do it again.
+Only paths, step names and small numbers cross a task boundary; a task is one shard; a shard that is done is found
+by its fingerprint, so retries and reruns never do it again.
 """
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task, unmapped
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,8 +50,10 @@ def close_run(config_path: str) -> dict[str, int]:
     """Check in = kept + rejected, write ledger and manifest, and leave them as artifacts where people will look."""
     config = load_run_config(config_path)
     ledger = finish(config)
-    create_markdown_artifact(key="ledger", markdown=ledger.markdown(), description=f"{config.name}: where every sample went")
-    create_link_artifact(key="report", link=f"file://{config.run_dir}/report/index.html", link_text=f"{config.name}: report")
+    about = f"{config.name}: where every sample went"
+    create_markdown_artifact(key="ledger", markdown=ledger.markdown(), description=about)
+    report = Path(config.run_dir).absolute() / "report" / "index.html"
+    create_link_artifact(key="report", link=report.as_uri(), link_text=f"{config.name}: report")
     return ledger.counts
 
 

@@ -1,4 +1,6 @@
-"""Known faults, planted on purpose: what tests, benchmarks and the demo hold a selection against. Pure functions of pixels and a seed."""
+"""Known faults, planted on purpose: what tests, benchmarks and the demo hold a selection against. Pure functions
+of pixels and a seed.
+"""
 
 from enum import StrEnum
 
@@ -9,7 +11,9 @@ from data_contracts import Uint8Array
 
 
 class Fault(StrEnum):
-    """What can be planted. The first three spoil the image, the next three the annotation, the last repeats a sample."""
+    """What can be planted. The first three spoil the image, the next three the annotation, the last repeats a
+    sample.
+    """
 
     SCRAMBLED_IMAGE = "scrambled_image"
     NOISE_IMAGE = "noise_image"
@@ -21,7 +25,9 @@ class Fault(StrEnum):
 
 
 def scramble_tiles(image: Uint8Array, seed: int, grid: int = 4) -> Uint8Array:
-    """Cut uint8 (H, W, 3) into grid × grid tiles and shuffle them (never the identity); the remainder stays in place."""
+    """Cut uint8 (H, W, 3) into grid × grid tiles and shuffle them (never the identity); the remainder stays in
+    place.
+    """
     rng = np.random.default_rng(seed)
     height, width = image.shape[0] // grid, image.shape[1] // grid
     order = rng.permutation(grid * grid)
@@ -51,7 +57,9 @@ def blur_heavily(image: Uint8Array, share: float = 0.06) -> Uint8Array:
 
 
 def shift_mask(mask: Uint8Array, seed: int, share: float = 0.2, fill: int = 0) -> Uint8Array:
-    """Shift uint8 (H, W) by `share` of each side in a seeded diagonal direction; what comes in from outside is `fill`."""
+    """Shift uint8 (H, W) by `share` of each side in a seeded diagonal direction; what comes in from outside is
+    `fill`.
+    """
     rng = np.random.default_rng(seed)
     dy, dx = (int(rng.choice((-1, 1))) * max(1, round(share * side)) for side in mask.shape)
     out = np.full_like(mask, fill)

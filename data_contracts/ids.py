@@ -1,4 +1,6 @@
-"""Content hashes and per-sample seeds: the two things that make a result independent of batch, order, shard and worker."""
+"""Content hashes and per-sample seeds: the two things that make a result independent of batch, order, shard and
+worker.
+"""
 
 import hashlib
 import json

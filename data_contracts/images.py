@@ -106,7 +106,9 @@ def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) 
 
 
 def encode_mask(mask: Uint8Array, palette: list[int] | None = None) -> bytes:
-    """Encode uint8 (H, W) as a palette PNG (`palette` = 768 numbers), or as grey PNG without one. Same input, same bytes."""
+    """Encode uint8 (H, W) as a palette PNG (`palette` = 768 numbers), or as grey PNG without one. Same input, same
+    bytes.
+    """
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"mask: expected uint8 (H, W), found {mask.dtype} {mask.shape}")
     image = Image.fromarray(mask)

@@ -13,7 +13,9 @@ SPACES = Path(__file__).parent / "spaces"
 
 
 class LabelClass(BaseModel):
-    """One class. `prompt` is what CLIP reads in place of the name; `source_id` is the id that the dataset's own files use."""
+    """One class. `prompt` is what CLIP reads in place of the name; `source_id` is the id that the dataset's own
+    files use.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,7 +102,9 @@ class LabelSpace(BaseModel):
             raise KeyError(f"{word!r} is no class of label space {self.name}; known: {names}") from None
 
     def find_id(self, value: int) -> int:
-        """Class id for an id in the dataset's own numbering (COCO's 91 numbers), or the id itself where there is none."""
+        """Class id for an id in the dataset's own numbering (COCO's 91 numbers), or the id itself where there is
+        none.
+        """
         return self._by_source.get(value, value) if self._by_source else value
 
     @cached_property

@@ -24,7 +24,9 @@ class ShardEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Counts, hashes, config, versions, licences and lineage. Holds no clock time: the same inputs give the same bytes."""
+    """Counts, hashes, config, versions, licences and lineage. Holds no clock time: the same inputs give the same
+    bytes.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

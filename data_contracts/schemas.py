@@ -35,7 +35,8 @@ INSTANCE = pa.struct([("class_id", pa.int32()), ("box", BOX), ("mask", FILE)])
 
 @dataclass(frozen=True)
 class Contract:
-    """A named, versioned table layout. `files` are the columns that hold encoded images, `required` those without nulls.
+    """A named, versioned table layout. `files` are the columns that hold encoded images, `required` those without
+    nulls.
 
     Arrow fields stay nullable: `datasets` does not see an image in a struct column that is not.
     """

@@ -1,8 +1,8 @@
 """Parquet shards: written whole or not at all, with a footer that says what they were made from.
 
-A shard's `fingerprint` is known before it is written (contract, stage, code version, config, contents of the inputs), so a stage can tell
-that a shard is done without opening its rows. Its `content` hash is that of the rows themselves: what comes next depends on
-it, so inputs that were made again with the same result trigger no further work.
+A shard's `fingerprint` is known before it is written (contract, stage, code version, config, contents of the
+inputs), so a stage can tell that a shard is done without opening its rows. Its `content` hash is that of the rows
+themselves: what comes next depends on it, so inputs that were made again with the same result trigger no further work.
 """
 
 import json
@@ -47,7 +47,9 @@ def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Put `data` at `path` (fsspec URL) whole or not at all; a local file is fsynced and renamed, as is its folder's entry."""
+    """Put `data` at `path` (fsspec URL) whole or not at all; a local file is fsynced and renamed, as is its
+    folder's entry.
+    """
     fs, target = fsspec.core.url_to_fs(path)
     parent = str(PurePosixPath(target).parent)
     if not isinstance(fs, LocalFileSystem):
@@ -75,7 +77,9 @@ def read_bytes(path: str) -> bytes:
 
 
 def sweep_temporaries(folder: str) -> int:
-    """Remove what killed writers left in a local folder; returns how many files went. Call it while nobody writes there."""
+    """Remove what killed writers left in a local folder; returns how many files went. Call it while nobody writes
+    there.
+    """
     fs, target = fsspec.core.url_to_fs(folder)
     if not isinstance(fs, LocalFileSystem) or not os.path.isdir(target):
         return 0

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from data_contracts import ContractError
@@ -25,8 +33,9 @@ app = typer.Typer(
     help="""Curate and pseudo-label training data for segmentation, and explain every kept and dropped sample.
 
 One YAML config is one run. `maskmill run CONFIG` takes it from source to report; the single steps
-(`ingest`, `score`, `dedup`, `select`, `export`, `report`) do the same piece by piece. Nothing that is done is done again:
-run the same command after a crash, a changed threshold or new data, and only what depends on the change is made.
+(`ingest`, `score`, `dedup`, `select`, `export`, `report`) do the same piece by piece. Nothing that is done
+is done again: run the same command after a crash, a changed threshold or new data, and only what
+depends on the change is made.
 
 Start with `maskmill demo`, then `maskmill plan CONFIG` to see what a run would do.""",
 )
@@ -125,7 +134,7 @@ for _name, _text in zip(
     STEPS,
     (
         "Read the source into Sample shards; bad samples are recorded with their reasons, the rest goes on.",
-        "Score every sample with SDS (image: PCS, annotation: ASF) and store scores and embedding. Runs `ingest` first.",
+        "Score every sample with SDS (image: PCS, annotation: ASF); store scores and embedding. Runs `ingest` first.",
         "Find near-duplicates by CLIP embedding, within the set and against test sets. Runs the steps before first.",
         "Decide over stored scores: one reason a sample. Loads no model once scores are there.",
         "Write the kept samples as VOC, COCO, YOLO, WebDataset or Hugging Face Parquet.",
@@ -156,7 +165,9 @@ def regenerate(
 def demo(
     run_dir: Annotated[str, typer.Option(help="where the demo run goes")] = "runs/demo",
 ) -> None:
-    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, and see which are caught."""
+    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, and see which are
+    caught.
+    """
     from pipelines.demo import print_faults
 
     with _readable_errors():

@@ -28,10 +28,10 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="name of the dataset that comes out")
-    run_dir: str = Field(description="folder (or fsspec URL) that holds the run: samples, scores, decisions, export, report")
-    label_space: str | LabelSpace = Field(default="voc", description="built-in name, YAML file, or a label space written out")
+    run_dir: str = Field(description="folder (or fsspec URL) of everything that the run writes")
+    label_space: str | LabelSpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     seed: int = 0
-    shard_size: int = Field(default=64, ge=1, description="samples per shard: the unit of work, of resume and of a Prefect task")
+    shard_size: int = Field(default=64, ge=1, description="samples per shard, the unit of work")
     workers: int = Field(default=1, ge=1, description="shards in work at once")
     source: SourceConfig
     score: SdsConfig = SdsConfig()
@@ -47,7 +47,8 @@ class RunConfig(BaseModel):
 
 
 def load_run_config(path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a YAML config; $NAMES in it are environment variables. `extends: other.yaml` (beside it, or a preset's name) is read first; `overrides` ({"select.pcs_tau": 0.2}) win.
+    """Read a YAML config; $NAMES in it are environment variables. `extends: other.yaml` (beside it, or a preset's
+    name) is read first; `overrides` ({"select.pcs_tau": 0.2}) win.
 
     Raises:
         ConfigError: no such file or preset, unknown key, value of the wrong kind.
@@ -58,7 +59,9 @@ def load_run_config(path: str, overrides: dict[str, Any] | None = None) -> RunCo
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e.get('input')!r:.80})" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e.get('input')!r:.80})" for e in error.errors()
+        ]
         raise ConfigError(f"{path}: this config cannot be used:\n" + "\n".join(lines)) from error
 
 
@@ -91,7 +94,9 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     for key, value in top.items():
         old = merged.get(key)
         # A source, exporter or space of another kind replaces; anything else is laid over key by key.
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
+        same_kind = (
+            isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
+        )
         merged[key] = _merge(old, value) if same_kind and isinstance(old, dict) else value
     return merged
 

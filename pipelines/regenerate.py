@@ -1,4 +1,6 @@
-"""One sample made again from what its row says: read from its source, or rendered, or generated; same bytes, or what differs."""
+"""One sample made again from what its row says: read from its source, or rendered, or generated; same bytes, or
+what differs.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,14 +57,18 @@ def regenerate_sample(config: RunConfig, prefix: str, out: Path) -> Regenerated:
     differs = [name for name in SAMPLE.schema.names if made[name] != row[name]]
     if not differs:
         return Regenerated(True, f"{row['sample_id']}: same bytes, written to {', '.join(written)}")
-    return Regenerated(False, f"{row['sample_id']}: made again, but {', '.join(differs)} differ; written to {', '.join(written)}")
+    return Regenerated(
+        False, f"{row['sample_id']}: made again, but {', '.join(differs)} differ; written to {', '.join(written)}"
+    )
 
 
 def _again(config: RunConfig, row: dict[str, Any]) -> dict[str, Any] | Problem:
     key = row["provenance"]["source_path"]
     for entry in config.source.entries():
         if entry.key == key:
-            return SAMPLE.table([made]).to_pylist()[0] if isinstance(
-                made := ingest_entry(entry, config.source, config.space), dict
-            ) else made
+            return (
+                SAMPLE.table([made]).to_pylist()[0]
+                if isinstance(made := ingest_entry(entry, config.source, config.space), dict)
+                else made
+            )
     raise KeyError(f"{key}: the source does not list this sample any more")

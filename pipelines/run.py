@@ -1,7 +1,7 @@
 """One run, end to end, as plain functions: ingest → score → deduplicate → select → export → report. No server needed.
 
-A run is a list of steps; a step is a list of units; a unit is done or it is not. Flows call the same steps with a server around
-them, so whatever started a run can be finished by anything else.
+A run is a list of steps; a step is a list of units; a unit is done or it is not. Flows call the same steps
+with a server around them, so whatever started a run can be finished by anything else.
 """
 
 import fcntl
@@ -221,7 +221,9 @@ class PlanLine:
 
 
 def plan(config: RunConfig) -> list[PlanLine]:
-    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as waiting for it."""
+    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
+    waiting for it.
+    """
     lines: list[PlanLine] = []
     waiting_for: str | None = None
     for name in STEPS:
@@ -245,7 +247,9 @@ class RunLockedError(RuntimeError):
 
 @contextmanager
 def lock(run_dir: str) -> Iterator[None]:
-    """Hold a local run folder; the system lets go of it when the process dies, however it dies. Object stores are not locked."""
+    """Hold a local run folder; the system lets go of it when the process dies, however it dies. Object stores are
+    not locked.
+    """
     fs, target = fsspec.core.url_to_fs(run_dir)
     if not isinstance(fs, LocalFileSystem):
         yield
@@ -255,7 +259,8 @@ def lock(run_dir: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunLockedError(f"{run_dir}: another process is working here; wait for it, or name another run_dir") from error
+            message = f"{run_dir}: another process is working here; wait for it, or name another run_dir"
+            raise RunLockedError(message) from error
         yield
 
 

@@ -1,4 +1,6 @@
-"""One stage, one shape: a function of (input shards, config, engines) to output shards, skipped when its fingerprint is there already."""
+"""One stage, one shape: a function of (input shards, config, engines) to output shards, skipped when its
+fingerprint is there already.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +129,9 @@ def map_units(
     workers: int = 1,
     progress: Callable[[UnitReport], None] | None = None,
 ) -> list[UnitReport]:
-    """Run a stage over its units with resume, on `workers` threads; `progress` is called after each. Order of results = order of units."""
+    """Run a stage over its units with resume, on `workers` threads; `progress` is called after each. Order of
+    results = order of units.
+    """
     for folder in _folders(units):
         sweep_temporaries(folder)
 

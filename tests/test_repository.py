@@ -1,5 +1,6 @@
 """The repository as a house: what its first page and its files promise."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -42,3 +43,22 @@ def test_weights_are_never_unpickled() -> None:
         if path.suffix == ".py" and path != Path(__file__):
             for call in re.findall(r"torch\.load\([^)]*\)", path.read_text()):
                 assert "weights_only=True" in call, f"{path}: {call}"
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_flows_hold_no_model_code_and_nothing_imports_them() -> None:
+    # import-linter reads packages only; flows.py is a module.
+    assert imported(ROOT / "flows.py") <= {"pathlib", "typing", "prefect", "prefect_ray", "pydantic", "pipelines"}
+    for path in tracked_files():
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] != "tests":
+            assert "flows" not in imported(path), path

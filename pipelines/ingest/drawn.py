@@ -1,4 +1,6 @@
-"""Source `drawn`: scenes of the drawn world, with known faults planted in a share of them. Needs no files but what ships with maskmill."""
+"""Source `drawn`: scenes of the drawn world, with known faults planted in a share of them. Needs no files but what
+ships with maskmill.
+"""
 
 import json
 from collections.abc import Iterator
@@ -39,7 +41,9 @@ class DrawnSource(Source):
             yield Entry(key=f"scene-{index:06d}", stamp=stamp, fields={"index": index})
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
-        """Render one scene and plant its fault, if it is to have one. Masks hold ids of `space`, found by class name."""
+        """Render one scene and plant its fault, if it is to have one. Masks hold ids of `space`, found by class
+        name.
+        """
         index = int(entry.fields["index"])
         fault = self._fault(index)
         scene = render_scene(self.scene, index)

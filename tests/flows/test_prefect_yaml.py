@@ -1,4 +1,6 @@
-"""prefect.yaml: every deployment names a flow that exists, a preset that loads, and a schedule that a cron reader takes."""
+"""prefect.yaml: every deployment names a flow that exists, a preset that loads, and a schedule that a cron reader
+takes.
+"""
 
 from pathlib import Path
 from typing import Any

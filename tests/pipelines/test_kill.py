@@ -1,4 +1,6 @@
-"""Kill `maskmill run` whenever you like: running it again ends with the same bytes, and nothing finished is done twice."""
+"""Kill `maskmill run` whenever you like: running it again ends with the same bytes, and nothing finished is done
+twice.
+"""
 
 import hashlib
 import os
@@ -43,7 +45,11 @@ def test_twenty_kills_end_with_the_same_bytes(tmp_path: Path) -> None:
     landed = 0
     for _ in range(KILLS):
         process = subprocess.Popen(
-            command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+            command(run_dir),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
         )
         time.sleep(rng.uniform(0.02, 1.0) * whole_seconds)
         landed += process.poll() is None
