@@ -1,0 +1,27 @@
+"""The page about ingest: every snippet is a config that loads, and every source and reason is on it."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import TypeAdapter
+
+from data_contracts import Reason
+from pipelines.ingest import Source, SourceConfig
+
+PAGE = (Path(__file__).parents[2] / "docs/ingest.md").read_text()
+KINDS = {source.model_fields["kind"].default for source in get_args(get_args(SourceConfig)[0])}
+
+
+def test_every_snippet_is_a_config() -> None:
+    snippets = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    adapter: TypeAdapter[Source] = TypeAdapter(SourceConfig)
+    assert {adapter.validate_python(yaml.safe_load(text)).kind for text in snippets} == KINDS
+
+
+def test_every_source_option_and_ingest_reason_is_explained() -> None:
+    for word in (*KINDS, *(name for name in Source.model_fields if name != "kind")):
+        assert f"`{word}`" in PAGE, word
+    for reason in list(Reason)[1 : list(Reason).index(Reason.UNSAFE_PATH) + 1]:
+        assert f"`{reason}`" in PAGE, reason
