@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from generators.starter_training import autoencoder
+from generators.starter_training import autoencoder, diffusion
 from generators.starter_training.loop import Turn
 from generators.starter_training.world import load_world
 
@@ -38,6 +38,8 @@ def main() -> None:
         autoencoder.train(world.images, work / "autoencoder.pt", turn)
         model = autoencoder.load_autoencoder(work / "autoencoder.pt")
         print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
+    elif arguments.part == "diffusion":
+        diffusion.train(load_world(work / "scenes", arguments.scenes), work, turn)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from data_contracts import load_label_space
 from generators.capture import attention_layers, attention_probabilities, watching
 from generators.spans import class_spans
-from generators.starter_training.autoencoder import load_autoencoder, to_signal
+from generators.starter_training.autoencoder import fitted_autoencoder, to_signal
 from generators.starter_training.loop import Average, Turn, load_checkpoint, save_checkpoint
 from generators.starter_training.models import (
     LATENT_SIZE,
@@ -33,13 +33,13 @@ from generators.starter_training.world import World
 from generators.text_to_image import names_of
 from generators.words import classes_in
 
-BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 32, 8e-4, 100, 0.1, 0.1, 50
+BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 16, 1e-3, 200, 0.1, 0.1, 50
 CLASSES = 3  # most classes of one scene
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one training set holds. `latents` (N, 4, 16, 16) scaled to unit deviation; `tokens`, `class_tokens` int64
+    """What one training set holds. `latents` (N, 8, 16, 16) scaled to unit deviation; `tokens`, `class_tokens` int64
     (N, T); `weights` (N, T, 3): 1 where a token of the class prompt belongs to class k; `shares` (N, 3, 256): cover
     of each cell by class k.
     """
@@ -54,13 +54,12 @@ class Lesson:
 
 @torch.no_grad()
 def encode_scenes(world: World, autoencoder: Any, path: Path) -> tuple[Tensor, float]:
-    """Latents of all scenes and the factor that gives them unit deviation; kept at `path`."""
+    """Latents of all scenes and the factor that gives them unit deviation; kept at `path`. They need the encoder
+    only.
+    """
     if (state := load_checkpoint(path)) is not None:
         return state["latents"], state["scaling"]
-    parts = [
-        autoencoder.encode(to_signal(world.images[i : i + 64])).latent_dist.mode()
-        for i in range(0, len(world.images), 64)
-    ]
+    parts = [autoencoder.encode(to_signal(world.images[i : i + 64])).latents for i in range(0, len(world.images), 64)]
     latents = torch.cat(parts)
     scaling = round(float(1 / latents.std()), 5)
     save_checkpoint(path, {"latents": latents * scaling, "scaling": scaling})
@@ -188,7 +187,7 @@ class Trainer:
                 self.optimiser.step()
                 self.average.update(self.step)
                 self.step += 1
-                sums += (float(drawing), float(attention))
+                sums += (float(drawing.detach()), float(attention.detach()))
                 if self.step % LOG_EVERY == 0:
                     means = " ".join(f"{value / LOG_EVERY:.4f}" for value in sums)
                     print(f"diffusion step {self.step} turn {turn.spent:.0%} velocity, attention {means}", flush=True)
@@ -198,7 +197,7 @@ class Trainer:
 
 def train(world: World, work: Path, turn: Turn) -> int:
     """One turn of diffusion training in `work`; returns the number of steps so far."""
-    autoencoder = load_autoencoder(work / "autoencoder.pt")
+    autoencoder = fitted_autoencoder(world.images)
     tokenizer = make_tokenizer(work / "tokenizer")
     latents, scaling = encode_scenes(world, autoencoder, work / "latents.pt")
     lesson = make_lesson(world, tokenizer, latents, scaling)
