@@ -42,7 +42,7 @@ from pipelines.ledger import KEPT, build_ledger, decisions_by_shard
 RUNNER_VERSION = 1
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
-NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change no byte of an export
+NO_RESULT = frozenset({"run_dir", "workers", "export", "report"})  # keys of a run config that shape no kept sample
 
 
 @dataclass(frozen=True)

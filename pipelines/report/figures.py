@@ -22,11 +22,8 @@ class Threshold:
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.low:.3g}"
-            if math.isclose(self.low, self.high, rel_tol=1e-4)
-            else f"{self.low:.3g} to {self.high:.3g}"
-        )
+        one = math.isclose(self.low, self.high, rel_tol=1e-4)
+        return f"{self.low:.3g}" if one else f"{self.low:.3g} to {self.high:.3g}"
 
 
 def histogram(kept: FloatArray, rejected: FloatArray, thresholds: list[Threshold], bins: int = 36) -> str:
@@ -101,13 +98,11 @@ def _bars(lower: NDArray[np.int64], upper: NDArray[np.int64], top: int) -> list[
 
 def _cut(threshold: Threshold, low: float, high: float) -> str:
     x0, x1, base = _x(threshold.low, low, high), _x(threshold.high, low, high), HEIGHT - BOTTOM
-    band = ""
     if x1 - x0 > 1:
         band = f'<rect class="band" x="{x0:.1f}" y="{TOP}" width="{x1 - x0:.1f}" height="{base - TOP}"/>'
     else:
         band = f'<line class="cut" x1="{x0:.1f}" x2="{x0:.1f}" y1="{TOP - 6}" y2="{base}"/>'
     middle = (x0 + x1) / 2
     anchor = "start" if middle < WIDTH / 4 else "end" if middle > WIDTH * 3 / 4 else "middle"
-    return (
-        f'{band}<text class="cut-label" x="{middle:.1f}" y="{TOP - 9}" text-anchor="{anchor}">{threshold.label}</text>'
-    )
+    place = f'x="{middle:.1f}" y="{TOP - 9}" text-anchor="{anchor}"'
+    return f'{band}<text class="cut-label" {place}>{threshold.label}</text>'

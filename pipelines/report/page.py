@@ -76,6 +76,7 @@ class Page:
         self._ledger = ledger
         self._space = space
         self._config = config
+        self._rows: dict[str, dict[str, Any]] = {}  # of the chosen samples, by id
 
     def render(self, *, per_reason: int, title: str, config: Any, about: dict[str, Any], timings: list[Timing]) -> str:
         """HTML with `per_reason` pictures for each reason."""
@@ -112,10 +113,6 @@ class Page:
     @cached_property
     def _css(self) -> dict[int, str]:
         return {i: css_colour(class_colour(self._space, i)) for i in self._space.ids}
-
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        return {}
 
     @cached_property
     def _groups(self) -> dict[str, list[str]]:
