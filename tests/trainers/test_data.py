@@ -131,6 +131,14 @@ def test_every_epoch_holds_every_sample_once_in_a_new_order(tmp_path: Path) -> N
     assert shuffled(["b", "a"], 3, 0) == [1 - i for i in shuffled(["a", "b"], 3, 0)]
 
 
+def test_a_sample_looks_different_in_every_epoch(tmp_path: Path) -> None:
+    data = open_scenes(tmp_path, count=1)
+    source = SampleSource(data, view(), 1, seed=0)
+    assert not torch.equal(source(0)["image"], source(1)["image"])
+    calm = SampleSource(data, view(random=False), 1, seed=0)
+    assert torch.equal(calm(0)["image"], calm(1)["image"])
+
+
 def test_groups_stay_whole_and_never_repeat_a_sample(tmp_path: Path) -> None:
     folder = shapes.write_scenes(tmp_path / "groups", 9, group_size=4)  # groups of 4, 4, 1
     data = Samples.open(DataConfig(samples=(folder,)), str(tmp_path))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -95,6 +96,10 @@ def load_checkpoint(
     load_modules(modules, tensors)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(_optimizer_state(name, state["optimizers"][name], tensors))
+        for param, slots in optimizer.state.items():
+            for key, value in slots.items():
+                if isinstance(value, Tensor) and value.shape == param.shape:
+                    slots[key] = torch.empty_like(param).copy_(value)  # the memory layout of its parameter
     return progress
 
 

@@ -79,6 +79,7 @@ class SegmentationPredictor:
         self.model, self.space, self.mean, self.std = model, space, mean, std
         self.config = config or PredictConfig()
         self.device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+        model.to(memory_format=torch.channels_last)
 
     def predict(self, images: Sequence[Uint8Array], config: PredictConfig | None = None) -> list[Prediction]:
         """Predict uint8 (H, W, 3) images of any sizes.
