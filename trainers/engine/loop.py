@@ -69,9 +69,8 @@ class Loop:
         self.config, self.source, self.modules, self.optimizers = config, source, modules, optimizers
         self.device, self.dtype = devices.prepare(config)
         for module in modules.values():
-            module.to(self.device).to(
-                memory_format=torch.channels_last
-            )  # 1.2 to 1.5 times as fast for small CNNs on CPUs
+            module.to(self.device)
+            module.to(memory_format=torch.channels_last)  # 1.2 to 1.5 times as fast for small CNNs on CPUs
         self._schedule = schedule or (lambda step: lr_factor(config, step))
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self._checkpoint = os.path.join(job.run_dir, "checkpoint.safetensors")
