@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,13 @@ def test_files_changed_between_listing_and_loading_are_an_error_not_a_row(tmp_pa
     ingest_units(source(tmp_path / "set"), str(tmp_path / "other"), 4)  # someone lists anew
     with pytest.raises(RuntimeError, match="run again"):
         map_units(ingest_stage(source(tmp_path / "set"), VOC), units)
+
+
+def test_stage_and_units_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set", ["a", "b"])
+    units = ingest_units(source(tmp_path / "set"), str(tmp_path / "run"), 1)
+    stage, sent = pickle.loads(pickle.dumps((ingest_stage(source(tmp_path / "set"), VOC), units)))
+    assert [report.counts for report in map_units(stage, sent)] == [{"kept": 1}] * 2
 
 
 def test_a_dataset_that_shrank_under_a_unit_is_an_error(tmp_path: Path) -> None:

@@ -131,3 +131,14 @@ def test_photos_with_tags_only(tmp_path: Path) -> None:
     samples, rejects = ingest(source, tmp_path, LabelSpace.from_names(names[1:], "ccp"), shard_size=300)
     assert not rejects
     assert all(row["mask"] is None and row["prompt_class_ids"] for row in samples)
+
+
+@pytest.mark.parametrize("strokes", ["scribbles_1", "scribbles_2"])
+def test_strokes_by_hand(tmp_path: Path, strokes: str) -> None:
+    root = data("grabcut_scribbles")
+    remap: dict[int, int | str] = {0: "ignore", 1: "foreground", 2: "background"}
+    samples, rejects = ingest(FolderSource(root=str(root), masks=strokes, remap=remap), tmp_path, FOREGROUND)
+    assert not rejects
+    for row in samples:
+        raw = np.asarray(Image.open(root / strokes / f"{Path(row['provenance']['source_path']).stem}.png"))
+        assert np.array_equal(mask_of(row), np.array([255, 1, 0], np.uint8)[raw])
