@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from curation.sds.asf import IgnorePolicy
+from curation.sds.pcs import ImageScore
 
-ImageScore = Literal["pcs"]
-MaskScore = Literal["asf"]
+MaskScore = Literal["asf", "boundary", "both"]
 
 FAITHFUL: dict[str, Any] = {}  # the defaults below are the authors' (with the slips of their code mended)
 STARTER: dict[str, Any] = {}

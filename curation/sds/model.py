@@ -8,6 +8,7 @@ but not for another place in the same shape. So a sample's numbers do not depend
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from curation.sds.config import SdsConfig
 from curation.sds.images import Prepared
-from curation.sds.pcs import entropy, shuffle_tiles, tile_permutations
+from curation.sds.pcs import Readings, entropy, image_scores, shuffle_tiles, tile_permutations
 from data_contracts import LabelSpace
 from vision.clip import ClipBackbone, DenseFeatures, TextBank, build_text_bank, clip_response, load_clip
 
@@ -57,6 +58,7 @@ class Reading:
     image_score: float
     embedding: NDArray[np.float32]
     maps: NDArray[np.float32] | None
+    swap_class_id: int | None = None
 
 
 def make_engine(
@@ -93,19 +95,28 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
     dense = backbone.encode(_batch([s.pixels for s in samples], engine), config.n_attention)
     with torch.no_grad():
         embeddings = backbone.tail(dense.last_input)
-    h_orig = entropy(engine.bank.log_probabilities(embeddings, allowed, engine.scale))
-    mixed = _mixed_entropies(samples, allowed, engine, seed)
-    gaps = (h_orig - mixed).abs().mean(dim=0)
-    wanted = [s.mask is not None and _passes(float(gaps[i]), config.asf_gate) for i, s in enumerate(samples)]
+    mixed = _mixed_embeddings(samples, engine, seed)
+    readings = Readings(
+        embeddings=embeddings,
+        log_p=engine.bank.log_probabilities(embeddings, allowed, engine.scale),
+        mixed_embeddings=mixed,
+        mixed_log_p=torch.stack([engine.bank.log_probabilities(e, allowed, engine.scale) for e in mixed]),
+        own=allowed & engine.bank.is_class,
+    )
+    scores = image_scores(config.image_score, readings)
+    wanted = [s.mask is not None and _passes(float(scores[i]), config.asf_gate) for i, s in enumerate(samples)]
     maps = _class_maps(samples, wanted, dense, engine)
+    swaps = swapped_classes(samples, dense, engine) if config.swap_check else [None] * len(samples)
+    h_orig, h_mix = entropy(readings.log_p), entropy(readings.mixed_log_p).mean(dim=0)
     return [
         Reading(
             h_orig=float(h_orig[i]),
-            h_mix=float(mixed[:, i].mean()),
-            pcs=float(gaps[i]),
-            image_score=float(gaps[i]),
+            h_mix=float(h_mix[i]),
+            pcs=float(readings.gaps[i]),
+            image_score=float(scores[i]),
             embedding=embeddings[i].cpu().numpy(),
             maps=maps[i],
+            swap_class_id=swaps[i],
         )
         for i in range(len(samples))
     ]
@@ -118,16 +129,15 @@ def _batch(pixels: Sequence[Tensor], engine: Engine) -> Tensor:
     return engine.backbone.normalise(stack.to(engine.backbone.device))
 
 
-def _mixed_entropies(samples: Sequence[Prepared], allowed: Tensor, engine: Engine, seed: int) -> Tensor:
-    """Entropies (R, micro_batch) after R shuffles, each sample with permutations of its own."""
+def _mixed_embeddings(samples: Sequence[Prepared], engine: Engine, seed: int) -> Tensor:
+    """Embeddings (R, micro_batch, E) after R shuffles, each sample with permutations of its own."""
     config = engine.config
     orders = [tile_permutations(seed, s.sample_id, config.permutations, config.grid) for s in samples]
-    rows = []
-    for turn in range(config.permutations):
-        shuffled = [shuffle_tiles(s.pixels, order[turn]) for s, order in zip(samples, orders, strict=True)]
-        mixed = engine.backbone.embed(_batch(shuffled, engine))
-        rows.append(entropy(engine.bank.log_probabilities(mixed, allowed, engine.scale)))
-    return torch.stack(rows)
+    turns = [
+        [shuffle_tiles(s.pixels, order[turn]) for s, order in zip(samples, orders, strict=True)]
+        for turn in range(config.permutations)
+    ]
+    return torch.stack([engine.backbone.embed(_batch(shuffled, engine)) for shuffled in turns])
 
 
 def _passes(score: float, gate: float | None) -> bool:
@@ -150,3 +160,35 @@ def _class_maps(
         chunk=None if engine.micro_batch == 1 else engine.micro_batch,
     )
     return [response.of(i).cpu().numpy() if wants else None for i, wants in enumerate(wanted)]
+
+
+def swapped_classes(samples: Sequence[Prepared], dense: DenseFeatures, engine: Engine) -> list[int | None]:
+    """For each sample the absent class that fits one of its annotated regions better than the region's own class, or
+    None.
+
+    A region's embedding is the mean of its patch embeddings, weighted by how much of a patch it covers. An absent
+    class (not
+    among the sample's labels) wins when its cosine leads by more than `swap_margin`; the largest lead decides.
+    """
+    with torch.no_grad():
+        patches = engine.backbone.patch_embeddings(dense.last_input).cpu().numpy()
+    texts = engine.bank.matrix[: len(engine.bank.class_ids)].cpu().numpy()
+    return [_swapped_class(s, patches[i], texts, dense.grid, engine) for i, s in enumerate(samples)]
+
+
+def _swapped_class(
+    sample: Prepared, patches: NDArray[np.float32], texts: NDArray[np.float32], grid: tuple[int, int], engine: Engine
+) -> int | None:
+    absent = np.array([i not in sample.labels for i in engine.bank.class_ids])
+    if sample.mask is None or not absent.any():
+        return None
+    best: tuple[float, int | None] = (engine.config.swap_margin, None)
+    for class_id in sample.mask_classes:
+        region = (sample.mask == class_id).astype(np.float32)
+        cover = cv2.resize(region, grid[::-1], interpolation=cv2.INTER_AREA).ravel()
+        embedding = (patches * cover[:, None]).sum(axis=0)
+        cosines = (texts * embedding).sum(axis=1) / max(float(np.linalg.norm(embedding)), 1e-12)
+        rival = int(np.where(absent, cosines, -np.inf).argmax())
+        lead = float(cosines[rival] - cosines[engine.bank.row_of[class_id]])
+        best = max(best, (lead, engine.bank.class_ids[rival]), key=lambda found: found[0])
+    return best[1]

@@ -5,12 +5,17 @@ Tang et al., "A Training-Free Synthetic Data Selection Method for Semantic Segme
 reading hardly changes had no object structure to lose.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts import sample_seed
+
+ImageScore = Literal["pcs", "drop", "divergence", "shift", "evidence"]
 
 
 def tile_permutations(seed: int, sample_id: str, rounds: int, grid: int) -> NDArray[np.int64]:
@@ -41,3 +46,50 @@ def entropy(log_p: Tensor) -> Tensor:
     count as 0.
     """
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """CLIP's readings of B images, R shuffled copies of each, over T texts: unit embeddings and log-probabilities.
+
+    `own` bool (B, T) marks each image's own classes among the texts.
+    """
+
+    embeddings: Tensor
+    log_p: Tensor
+    mixed_embeddings: Tensor
+    mixed_log_p: Tensor
+    own: Tensor
+
+    @property
+    def gaps(self) -> Tensor:
+        """PCS as published, mean over shuffles of |H - H'|: (B,)."""
+        return (entropy(self.log_p) - entropy(self.mixed_log_p)).abs().mean(dim=0)
+
+
+def image_scores(kind: ImageScore, readings: Readings) -> Tensor:
+    """One score per image (B,), higher = more trustworthy; all are means over the R shuffles.
+
+    pcs: the entropy gap, as published. drop: by how much the probability of the image's own classes falls (signed).
+    divergence:
+    Kullback-Leibler divergence of the shuffled from the original distribution. shift: distance 1 - cosine between the
+    embeddings, which needs no text. evidence: shift times the probability of the own classes, so an image must both
+    have a structure
+    to lose and show what it is said to show.
+    """
+    if kind == "pcs":
+        return readings.gaps
+    if kind == "divergence":
+        gap = torch.where(readings.log_p.isfinite(), readings.log_p - readings.mixed_log_p, 0.0)
+        return (readings.log_p.exp() * gap).sum(dim=-1).mean(dim=0)
+    own = _mass(readings.log_p, readings.own)
+    if kind == "drop":
+        return (own - _mass(readings.mixed_log_p, readings.own)).mean(dim=0)
+    # Half the squared distance of unit vectors is 1 - cosine, and exactly zero for equal ones.
+    shift = (readings.embeddings - readings.mixed_embeddings).square().sum(dim=-1).mean(dim=0) / 2
+    return shift if kind == "shift" else shift * own
+
+
+def _mass(log_p: Tensor, own: Tensor) -> Tensor:
+    """Probability of the own classes together: (..., B, T), bool (B, T) -> (..., B)."""
+    return (log_p.exp() * own).sum(dim=-1)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from curation.sds.asf import asf_score, pseudo_label
+from curation.sds.boundary import boundary_score
 from curation.sds.config import SdsConfig
 from curation.sds.images import Prepared, Row, Unscored, prepare
 from curation.sds.model import Engine, Reading, make_engine, read_samples
@@ -24,6 +25,7 @@ from data_contracts import SCORE, LabelSpace
 from vision.clip import ClipBackbone
 from vision.refine import CrfOptions, par, refine_many
 
+OVERLAP_SHARE = 0.5  # how much of `both` hangs on the overlap: a border at chance scores 0 whatever the overlap
 COLUMNS = ["sample_id", "image", "mask", "class_ids", "prompt_class_ids"]
 
 
@@ -109,7 +111,7 @@ def _finish_batch(drafts: Sequence[Draft | Unscored], engine: Engine, workers: i
     """Refine the maps of all samples that have them, compare with their masks, write rows."""
     scored = [d for d in drafts if isinstance(d, Draft) and d.reading.maps is not None and d.sample.mask_classes]
     refined = _refine([(d.sample.image, _upsampled(d, engine)) for d in scored], engine, workers)
-    asf = {id(d): _asf_columns(d, probabilities, engine) for d, probabilities in zip(scored, refined, strict=True)}
+    asf = {id(d): _mask_columns(d, probabilities, engine) for d, probabilities in zip(scored, refined, strict=True)}
     return [
         _unscored_row(d) if isinstance(d, Unscored) else {**_image_columns(d), **asf.get(id(d), {})} for d in drafts
     ]
@@ -142,15 +144,23 @@ def _par(image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArra
     return np.asarray(maps / maps.sum(axis=0, keepdims=True).clip(1e-7), dtype=np.float32)
 
 
-def _asf_columns(draft: Draft, probabilities: NDArray[np.float32], engine: Engine) -> Row:
+def _mask_columns(draft: Draft, probabilities: NDArray[np.float32], engine: Engine) -> Row:
+    """The annotation's score: overlap with CLIP's pseudo-mask (ASF), fit of its borders, or both."""
     sample, config = draft.sample, engine.config
     assert sample.mask is not None
     pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, config.confidence)
-    score = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
+    overlap = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
+    pooled, per_class = overlap.pooled, overlap.per_class
+    if config.mask_score != "asf":
+        border = boundary_score(sample.image, sample.mask, sample.mask_classes, sample.labels)
+        share = 0.0 if config.mask_score == "boundary" else OVERLAP_SHARE
+        pooled = border.pooled * (1 - share + share * pooled)
+        per_class = {i: lead * (1 - share + share * per_class[i]) for i, lead in border.per_class.items()}
     return {
-        "asf": score.pooled,
-        "per_class": [{"class_id": i, "iou": iou} for i, iou in score.per_class.items()],
-        "ignore_fraction": score.ignore_fraction,
+        "asf": pooled,
+        "per_class": [{"class_id": i, "iou": score} for i, score in per_class.items()],
+        "ignore_fraction": overlap.ignore_fraction,
+        "swap_class_id": draft.reading.swap_class_id,
     }
 
 

@@ -41,6 +41,11 @@ class TextBank:
     def n_background(self) -> int:
         return len(self.texts) - len(self.class_ids)
 
+    @property
+    def is_class(self) -> Tensor:
+        """Which rows are classes and not background, bool (T,)."""
+        return torch.arange(len(self.texts), device=self.matrix.device) < len(self.class_ids)
+
     def rows(self, class_ids: Sequence[int]) -> list[int]:
         """Rows of these class ids.
 
