@@ -64,7 +64,7 @@ def run_step(config_path: str, name: str) -> int:
     step = open_step(config, name)
     prepare(config, step)
     total = step.count()
-    bar = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=f"{config.name}: {name}")
+    bar: Any = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=f"{config.name}: {name}")
     futures = run_shard.map(unmapped(config_path), unmapped(name), list(range(total)))
     for done, future in enumerate(futures, start=1):
         future.result()
@@ -90,4 +90,5 @@ def task_runner(ray_address: str | None, workers: int) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=workers)
     from prefect_ray import RayTaskRunner
 
-    return RayTaskRunner(address=ray_address)
+    runner: TaskRunner[Any] = RayTaskRunner(address=ray_address)
+    return runner

@@ -96,6 +96,10 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
     with Progress(*columns, console=console) as progress:
         report = run_all(config, until=until, progress=_Bars(progress))
     console.print(report.ledger.rich_table())
+    for step in report.steps:
+        if step.written and step.name in ("ingest", "score"):
+            rate = sum(step.counts.values()) / step.seconds
+            console.print(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
     if report.idle:
         console.print("Nothing to do: every shard was there already, with the fingerprint that it would get now.")
     if until is None:

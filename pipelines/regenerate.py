@@ -63,7 +63,7 @@ def regenerate_sample(config: RunConfig, prefix: str, out: Path) -> Regenerated:
 
 
 def _again(config: RunConfig, row: dict[str, Any]) -> dict[str, Any] | Problem:
-    key = row["provenance"]["source_path"]
+    key = row["image"]["path"]  # always the key of the entry; provenance may be older
     for entry in config.source.entries():
         if entry.key == key:
             return (

@@ -158,7 +158,7 @@ def run(config: RunConfig, *, until: str | None = None, progress: Progress | Non
     """
     with lock(config.run_dir):
         save_config(config)
-        reports = []
+        reports: list[StepReport] = []
         for name in STEPS:
             reports.append(run_step(config, name, progress))
             if name == until:

@@ -4,7 +4,6 @@ ships with maskmill.
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,10 +11,8 @@ from pydantic import Field
 from curation import faults
 from curation.faults import Fault
 from data_contracts import LabelSpace, Uint8Array, config_hash, encode_image, sample_seed
-from generators.drawn import SceneConfig, render_scene
-from pipelines.ingest.base import Entry, RawSample, Source
-
-IMAGE_FAULTS = (Fault.SCRAMBLED_IMAGE, Fault.NOISE_IMAGE, Fault.BLURRED_IMAGE)
+from generators.drawn import CLASS_IDS, SceneConfig, render_scene
+from pipelines.ingest.base import Entry, RawSample, Source, find_classes
 
 
 class DrawnSource(Source):
@@ -56,7 +53,7 @@ class DrawnSource(Source):
         shown = names if fault is Fault.NEAR_DUPLICATE else {i.class_name for i in scene.instances}
         return RawSample(
             image=encode_image(image),
-            drawn=_translate(mask, space),
+            drawn=_translate(mask, space, entry.key),
             words=tuple(sorted(shown)),
             provenance={"prompt": scene.caption, "seed": self.scene.seed, "extra": json.dumps(extra, sort_keys=True)},
         )
@@ -72,13 +69,12 @@ class DrawnSource(Source):
     ) -> tuple[Uint8Array, Uint8Array, int | None]:
         """Spoiled image and mask, and the number of the scene that lent its mask or is repeated."""
         seed = sample_seed(self.scene.seed, str(index), "plant")
-        if fault in IMAGE_FAULTS:
-            spoil = {
-                Fault.SCRAMBLED_IMAGE: partial(faults.scramble_tiles, seed=seed),
-                Fault.NOISE_IMAGE: partial(faults.noise_like, seed=seed),
-                Fault.BLURRED_IMAGE: faults.blur_heavily,
-            }[fault]
-            return spoil(image), mask, None
+        if fault is Fault.SCRAMBLED_IMAGE:
+            return faults.scramble_tiles(image, seed), mask, None
+        if fault is Fault.NOISE_IMAGE:
+            return faults.noise_like(image, seed), mask, None
+        if fault is Fault.BLURRED_IMAGE:
+            return faults.blur_heavily(image), mask, None
         if fault is Fault.SHIFTED_MASK:
             return image, faults.shift_mask(mask, seed), None
         if fault is Fault.SWAPPED_LABEL:
@@ -98,16 +94,14 @@ class DrawnSource(Source):
         return (index + 1) % self.count
 
 
-def _translate(mask: Uint8Array, space: LabelSpace) -> Uint8Array:
+def _translate(mask: Uint8Array, space: LabelSpace, where: str) -> Uint8Array:
     """VOC ids to the ids that classes of the same names have in `space`.
 
     Raises:
-        KeyError: the space lacks a class that the scene shows.
+        ContractError: the space lacks a class that the scene shows.
     """
-    from generators.drawn import CLASS_IDS
-
     out = mask.copy()
     for name, voc_id in CLASS_IDS.items():
         if (mask == voc_id).any():
-            out[mask == voc_id] = space.find(name).id
+            out[mask == voc_id] = find_classes((name,), space, where)[0]
     return out
