@@ -7,6 +7,7 @@ from trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_arti
 
 TRAINERS = {
     "supervised": "trainers.supervised",
+    "weclip": "trainers.weclip",
 }
 
 

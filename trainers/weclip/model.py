@@ -1,0 +1,94 @@
+"""The frozen encoders and the decoder as one network from normalised images to logits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.engine import IMAGENET_MEAN, IMAGENET_STD
+from trainers.engine.batches import Rgb
+from trainers.weclip.config import Config
+from trainers.weclip.decoder import Decoded, Decoder
+from vision.clip import ClipBackbone, DenseFeatures, load_clip
+from vision.segmenters import build_encoder, encoder_normalisation
+
+SECOND_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x / 255 - mean) / std over RGB."""
+
+    mean: Rgb
+    std: Rgb
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """uint8 or float [0, 255] (B, 3, H, W) to float32."""
+        return (rgb.float() / 255 - _column(self.mean, rgb)) / _column(self.std, rgb)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Back to [0, 255]."""
+        return 255 * (images * _column(self.std, images) + _column(self.mean, images))
+
+
+def _column(values: Rgb, like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
+
+
+class SecondEncoder:
+    """A frozen timm encoder beside CLIP. Not a module on purpose: its weights are no part of checkpoints."""
+
+    def __init__(self, name: str, weights: str, device: torch.device) -> None:
+        encoder: Any = build_encoder(name, weights, output_stride=SECOND_STRIDE)
+        self.encoder = encoder.eval().requires_grad_(False).to(device)
+        self.width = int(encoder.feature_info.channels()[-1])
+        mean, std = encoder_normalisation(name)
+        self.normalisation = Normalisation(mean, std)
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        """Last feature map (B, width, h, w) of images in [0, 255]."""
+        with torch.no_grad():
+            height, width = rgb.shape[2:]
+            padded = F.pad(self.normalisation(rgb), (0, -width % 32, 0, -height % 32))
+            maps: Tensor = self.encoder(padded)[-1]
+            rows, columns = -(-height // SECOND_STRIDE), -(-width // SECOND_STRIDE)
+            return maps[:, :, :rows, :columns].float()
+
+
+class Weclip(nn.Module):
+    """Frozen CLIP (and second encoder) under a trainable decoder; `state_dict` holds the decoder alone."""
+
+    def __init__(self, config: Config, classes: int, device: torch.device) -> None:
+        super().__init__()
+        self.backbone: ClipBackbone = load_clip(config.model, config.pretrained, str(device))
+        self.extra = None if config.second is None else SecondEncoder(config.second, config.second_weights, device)
+        imagenet = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+        self.normalisation = imagenet if config.normalisation == "imagenet" else _clips_own(self.backbone)
+        levels = max(self.backbone.n_blocks - 1, 1)
+        second = None if self.extra is None else self.extra.width
+        self.decoder = Decoder(levels, self.backbone.tower.width, classes, second).to(device)
+
+    def encode(self, images: Tensor, n_attention: int = 0) -> DenseFeatures:
+        """Frozen features of normalised images (B, 3, H, W), with the last attention maps where asked for."""
+        stride = self.backbone.patch
+        height, width = images.shape[2:]
+        images = F.pad(images, (0, max(0, stride - width), 0, max(0, stride - height)))
+        return self.backbone.encode(images, n_attention, per_block=n_attention > 0, block_outputs=True)
+
+    def decode(self, dense: DenseFeatures, images: Tensor) -> Decoded:
+        """The decoder on frozen features; `images` (normalised) feed the second encoder."""
+        outputs = dense.block_outputs or (dense.last_input,)
+        second = None if self.extra is None else self.extra(self.normalisation.undo(images))
+        decoded: Decoded = self.decoder([x[:, dense.prefix :] for x in outputs], dense.grid, second)
+        return decoded
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C, h, w) on the token grid."""
+        return self.decode(self.encode(images), images).logits
+
+
+def _clips_own(backbone: ClipBackbone) -> Normalisation:
+    (r, g, b), (sr, sg, sb) = backbone.mean, backbone.std
+    return Normalisation((r, g, b), (sr, sg, sb))
