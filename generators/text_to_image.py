@@ -11,7 +11,7 @@ an image depends on its request and the config only, whatever it is batched with
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,7 +147,15 @@ def use_scheduler(pipeline: Any, name: str | None) -> None:
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
 
 
-def generators_for(requests: Sequence[Request]) -> list[Any]:
+class Seeded(Protocol):
+    """Whatever has a seed for its noise."""
+
+    @property
+    def seed(self) -> int:
+        """In [0, 2**63)."""
+
+
+def generators_for(requests: Sequence[Seeded]) -> list[Any]:
     """One CPU noise generator per request: the same noise on every device."""
     import torch
 
