@@ -10,6 +10,7 @@ Float64 = NDArray[np.float64]
 MIN_ROWS = 20  # fewer scores than this have no distribution to speak of
 BINS = 256
 EM_STEPS = 200
+EM_ROWS = 20_000  # a mixture is fitted to at most as many, taken evenly from the sorted scores
 
 
 def resolve(threshold: Threshold, scores: ArrayLike) -> float | None:
@@ -66,6 +67,8 @@ def _mixture(values: Float64) -> float | None:
     "As well": BIC of the mixture not lower, or Ashman's D = sqrt(2) |m1 - m2| / sqrt(s1^2 + s2^2) not above 2 (Ashman
     et al. 1994, "Detecting bimodality in astronomical datasets").
     """
+    if len(values) > EM_ROWS:
+        values = values[np.linspace(0, len(values) - 1, EM_ROWS).astype(np.int64)]
     floor = max(values.std() * 1e-2, 1e-6)
     upper = values > _otsu(values)
     weight = np.array([1 - upper.mean(), upper.mean()])

@@ -10,7 +10,7 @@ import polars as pl
 
 from curation.select.config import SelectConfig
 
-VERDICT = ["sample_id", "stays", "rank_score", "cut", "place"]
+VERDICT = ["row", "stays", "rank_score", "cut", "place"]
 
 
 def share_to_keep(config: SelectConfig, total: int, survivors: int) -> float:
@@ -21,15 +21,16 @@ def share_to_keep(config: SelectConfig, total: int, survivors: int) -> float:
 
 
 def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Verdicts on `survivors` (one row a sample): `stays`, the score that ranked it, its group's cut, and its place in
-    words.
+    """Verdicts on `survivors`, by `row`: `stays`, the score that ranked it, its group's cut, and its place in words.
+
+    `survivors` are sorted by sample_id, each once; every sort below is stable, so ties stay in that order.
     """
     return _by_class(survivors, config, rho) if config.group_by == "class" else _by_count(survivors, config, rho)
 
 
 def _by_count(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
     """Groups of equally many classes; each keeps ceil(rho * size), or min_keep if that is more."""
-    rows = survivors.select("sample_id", group="classes", rank_score=config.rank_by)
+    rows = survivors.select("row", group="classes", rank_score=config.rank_by)
     return _cut(rows, config, rho).select(VERDICT)
 
 
@@ -38,43 +39,33 @@ def _by_class(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.D
 
     The reported group is the one in which the sample stands best against the cut.
     """
-    each = survivors.select("sample_id", "per_class", own=config.rank_by).explode("per_class").unnest("per_class")
+    each = survivors.select("row", "per_class", own=config.rank_by).explode("per_class").unnest("per_class")
     score = pl.col("iou") if config.rank_by == "asf" else pl.col("own")
-    rows = each.filter(pl.col("class_id").is_not_null()).select("sample_id", group="class_id", rank_score=score)
-    best = (
-        _cut(rows, config, rho)
-        .sort(["sample_id", "margin", "group"])
-        .unique("sample_id", keep="first", maintain_order=True)
-    )
-    verdicts = survivors.select("sample_id").join(best.select(VERDICT), on="sample_id", how="left")
+    rows = each.filter(pl.col("class_id").is_not_null()).select("row", group="class_id", rank_score=score)
+    ranked = _cut(rows, config, rho).sort(["row", "margin", "group"])
+    best = ranked.unique("row", keep="first", maintain_order=True)
+    verdicts = survivors.select("row").join(best.select(VERDICT), on="row", how="left")
     return verdicts.with_columns(
         pl.col("stays").fill_null(False), pl.col("place").fill_null("scored for no class of its mask")
     )
 
 
 def _cut(rows: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Rank (sample_id, group, rank_score) inside groups and cut each at its quota."""
+    """Rank (row, group, rank_score) inside groups and cut each at its quota."""
     sizes = rows.group_by("group").len("size").sort("group")
     limits = [_limit(config, rho, group, size) for group, size in sizes.iter_rows()]
     word = "class" if config.group_by == "class" else "number of classes"
     ranked = (
-        rows.join(sizes.with_columns(pl.Series("limit", limits, dtype=pl.Int64)), on="group", how="left")
-        .sort(["group", "rank_score", "sample_id"], descending=[False, True, False], nulls_last=True)
+        rows.join(sizes.with_columns(pl.Series("limit", limits, dtype=pl.Int64)), on="group", maintain_order="left")
+        .sort(["group", "rank_score"], descending=[False, True], nulls_last=True, maintain_order=True)
         .with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"))
     )
-    last_in = pl.col("rank_score").filter(pl.col("rank") <= pl.col("limit")).last().over("group")
-    return ranked.with_columns(
+    cuts = ranked.filter(pl.col("rank") == pl.col("limit")).select("group", cut="rank_score")
+    words = "rank {} of {} with " + word + " {}; {} stay (rho {})"
+    return ranked.join(cuts, on="group", how="left", maintain_order="left").with_columns(
         stays=pl.col("rank") <= pl.col("limit"),
         margin=pl.col("rank") - pl.col("limit"),
-        cut=last_in.cast(pl.Float32),
-        place=pl.format(
-            "rank {} of {} with " + word + " {}; {} stay (rho {})",
-            "rank",
-            "size",
-            "group",
-            "limit",
-            pl.lit(f"{rho:.4g}"),
-        ),
+        place=pl.format(words, "rank", "size", "group", "limit", pl.lit(f"{rho:.4g}")),
     )
 
 

@@ -91,12 +91,13 @@ def _prepare(scores: pl.DataFrame) -> pl.DataFrame:
             duplicate_of=pl.lit(None, dtype=pl.String),
         )
         .sort(["sample_id", "shard"])
+        .with_row_index("row")
     )
 
 
 def _conclude(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     """Fill the open rows with the verdicts of the ranking, in the columns of the DECISION contract."""
-    joined = rows.join(verdicts, on="sample_id", how="left", maintain_order="left")
+    joined = rows.join(verdicts, on="row", how="left", maintain_order="left")
     outcome = pl.when(pl.col("stays")).then(pl.lit(Reason.KEPT.value)).otherwise(pl.lit(Reason.BELOW_QUOTA.value))
     return joined.select(
         "sample_id",
