@@ -19,10 +19,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.config import load_run_config
-from pipelines.run import STEPS, finish, lock, open_step, prepare, save_config
+from pipelines.run import finish, lock, open_step, passes, prepare, save_config
 
 GPU_LIMIT = "maskmill-gpu"  # prefect gcl create maskmill-gpu --limit 1
-MODEL_STEPS = frozenset({"score"})
+MODEL_STEPS = frozenset({"generate", "score"})
 
 
 class CurateParameters(BaseModel):
@@ -79,7 +79,7 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
     runner = task_runner(parameters.ray_address, config.workers)
     with lock(config.run_dir):
         path = save_config(config)
-        for name in STEPS:
+        for name in (name for steps in passes(config) for name in steps):
             run_step.with_options(task_runner=runner.duplicate())(path, name)
         return close_run(path)
 

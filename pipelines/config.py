@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curation.dedup import DedupConfig
 from curation.sds import SdsConfig
@@ -14,6 +14,7 @@ from data_contracts import LabelSpace, load_label_space
 from pipelines.export import ExportConfig
 from pipelines.ingest import SourceConfig
 from pipelines.report import ReportConfig
+from pipelines.rounds import GenerateConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -33,12 +34,19 @@ class RunConfig(BaseModel):
     seed: int = 0
     shard_size: int = Field(default=64, ge=1, description="samples per shard, the unit of work")
     workers: int = Field(default=1, ge=1, description="shards in work at once")
-    source: SourceConfig
+    source: SourceConfig | None = Field(default=None, description="pairs that exist: where to ingest them from")
+    generate: GenerateConfig | None = Field(default=None, description="pairs to make: with what, and how many")
     score: SdsConfig = SdsConfig()
     dedup: DedupConfig = DedupConfig()
     select: SelectConfig = SelectConfig()
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "RunConfig":
+        if (self.source is None) == (self.generate is None):
+            raise ValueError("a run either ingests (`source`) or generates (`generate`): give one of the two")
+        return self
 
     @property
     def space(self) -> LabelSpace:

@@ -41,34 +41,50 @@ def regenerate_sample(config: RunConfig, prefix: str, out: Path) -> Regenerated:
 
     Raises:
         KeyError: no such sample, or the source does not list it any more.
+        FileNotFoundError: the generator's model is not there any more.
     """
     row = find_row(config.run_dir, prefix)
-    made = _again(config, row)
+    made = _read_again(config, row) if config.source is not None else _draw_again(config, row)
     if isinstance(made, Problem):
         return Regenerated(False, f"{row['sample_id']}: its source has changed: {made}")
+    image, mask, differs = made
+    files = ", ".join(_write(out, row["sample_id"], image, mask))
+    if not differs:
+        return Regenerated(True, f"{row['sample_id']}: same bytes, written to {files}")
+    return Regenerated(False, f"{row['sample_id']}: made again, but {'; '.join(differs)}. Written to {files}")
+
+
+def _write(out: Path, sample_id: str, image: bytes, mask: bytes | None) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for column in ("image", "mask"):
-        if made[column] is not None:
-            suffix = ".jpg" if made[column]["bytes"][:2] == b"\xff\xd8" else ".png"
-            target = out / f"{row['sample_id']}-{column}{suffix}"
-            target.write_bytes(made[column]["bytes"])
+    for name, data in (("image", image), ("mask", mask)):
+        if data is not None:
+            suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+            target = out / f"{sample_id}-{name}{suffix}"
+            target.write_bytes(data)
             written.append(str(target))
-    differs = [name for name in SAMPLE.schema.names if made[name] != row[name]]
-    if not differs:
-        return Regenerated(True, f"{row['sample_id']}: same bytes, written to {', '.join(written)}")
-    return Regenerated(
-        False, f"{row['sample_id']}: made again, but {', '.join(differs)} differ; written to {', '.join(written)}"
-    )
+    return written
 
 
-def _again(config: RunConfig, row: dict[str, Any]) -> dict[str, Any] | Problem:
+Made = tuple[bytes, bytes | None, list[str]]  # image, mask, what differs from the row
+
+
+def _read_again(config: RunConfig, row: dict[str, Any]) -> Made | Problem:
     key = row["image"]["path"]  # always the key of the entry; provenance may be older
-    for entry in config.source.entries():
-        if entry.key == key:
-            return (
-                SAMPLE.table([made]).to_pylist()[0]
-                if isinstance(made := ingest_entry(entry, config.source, config.space), dict)
-                else made
-            )
-    raise KeyError(f"{key}: the source does not list this sample any more")
+    source = config.source
+    entry = next((entry for entry in source.entries() if entry.key == key), None) if source else None
+    if source is None or entry is None:
+        raise KeyError(f"{key}: the source does not list this sample any more")
+    made = ingest_entry(entry, source, config.space)
+    if isinstance(made, Problem):
+        return made
+    again = SAMPLE.table([made]).to_pylist()[0]
+    differs = [f"{name} differs" for name in SAMPLE.schema.names if again[name] != row[name]]
+    return again["image"]["bytes"], again["mask"] and again["mask"]["bytes"], differs
+
+
+def _draw_again(config: RunConfig, row: dict[str, Any]) -> Made:
+    from generators.records import regenerate
+
+    made = regenerate(row, config.space)
+    return made.image, made.mask, list(made.differences)

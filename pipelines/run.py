@@ -28,9 +28,11 @@ from data_contracts import (
 )
 from pipelines.config import RunConfig
 from pipelines.ledger import Ledger, build_ledger
+from pipelines.rounds import Rounds
 from pipelines.stage import Stage, Unit, run_unit, why_run
 
-STEPS = ("ingest", "score", "dedup", "select", "export", "report")
+STEPS = ("ingest", "score", "dedup", "select", "export", "report")  # of a run over pairs that exist
+ROUND = ("generate", "score", "dedup", "select")  # of every round of a run that makes them
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,12 @@ def open_step(config: RunConfig, name: str) -> Step:
         KeyError: no such step; lists them.
     """
     # Imported here: each of these brings its own engine along.
-    if name == "ingest":
+    if name == "generate" and config.generate is not None:
+        from pipelines.generate import generate_stage, generate_units
+
+        stage = generate_stage(config.generate.generator, config.space, config.seed)
+        return ShardStep(stage, generate_units(config.run_dir))
+    if name == "ingest" and config.source is not None:
         from pipelines.ingest import ingest_stage, ingest_units
 
         stage = ingest_stage(config.source, config.space)
@@ -120,7 +127,7 @@ def open_step(config: RunConfig, name: str) -> Step:
         from pipelines.report import ReportStep
 
         return ReportStep(config)
-    raise KeyError(f"{name!r} is no step of a run; steps: {', '.join(STEPS)}")
+    raise KeyError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,39 @@ class RunReport:
 Progress = Callable[[str, int, int, Outcome], None]  # step, units done, units in all, outcome of the last
 
 
+def steps_of(config: RunConfig) -> tuple[str, ...]:
+    """Names of a run's steps, in order."""
+    return STEPS if config.generate is None else (*ROUND, *STEPS[len(ROUND) :])
+
+
+def passes(config: RunConfig) -> Iterator[tuple[str, ...]]:
+    """Steps to do, pass by pass: once for pairs that exist; round after round, then the rest, for pairs that are made.
+
+    Do the steps of a pass before you ask for the next one: it is planned from what came out.
+    """
+    if config.generate is None:
+        yield STEPS
+        return
+    rounds = rounds_of(config)
+    while rounds.open():
+        yield ROUND
+        rounds.close()
+    yield STEPS[len(ROUND) :]
+
+
+def rounds_of(config: RunConfig) -> Rounds:
+    """The generation rounds of a run.
+
+    Raises:
+        ValueError: the run generates nothing.
+    """
+    if config.generate is None:
+        raise ValueError(f"{config.name}: this run ingests its pairs; it has no generation rounds")
+    judged = config.model_dump(mode="json", include={"score", "dedup", "select", "label_space"})
+    args = (config.generate, config.run_dir, config.space, config.seed, config.shard_size)
+    return Rounds(*args, stamp=config_hash(judged))
+
+
 def run(config: RunConfig, *, until: str | None = None, progress: Progress | None = None) -> RunReport:
     """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
 
@@ -159,7 +199,7 @@ def run(config: RunConfig, *, until: str | None = None, progress: Progress | Non
     with lock(config.run_dir):
         save_config(config)
         reports: list[StepReport] = []
-        for name in STEPS:
+        for name in (name for steps in passes(config) for name in steps):
             reports.append(run_step(config, name, progress))
             if name == until:
                 break
@@ -226,7 +266,7 @@ def plan(config: RunConfig) -> list[PlanLine]:
     """
     lines: list[PlanLine] = []
     waiting_for: str | None = None
-    for name in STEPS:
+    for name in steps_of(config):
         if waiting_for is not None:
             lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
             continue
@@ -278,7 +318,7 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         if (footer := read_footer(path)) is not None:
             entries.append(ShardEntry.of(f"samples/{path.rsplit('/', 1)[-1]}", footer))
     lineage = []
-    for name, folder in (("ingest", "samples"), ("score", "scores")):
+    for name, folder in ((steps_of(config)[0], "samples"), ("score", "scores")):
         if paths := list_shards(f"{config.run_dir}/{folder}"):
             footer = read_footer(paths[0])
             lineage.append(f"{name}@{footer.config_hash if footer else '?'}")
