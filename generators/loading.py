@@ -5,7 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-STARTER = Path(__file__).resolve().parents[1] / "starter" / "generator"
+from vision.starter import starter_path
+
+STARTER = "generator"  # folder inside starter/
 READ_FROM_DISK = (".json", ".txt", ".safetensors", ".bin", ".model")
 
 
@@ -16,10 +18,10 @@ def resolve_model(model: str) -> Path:
     Raises:
         FileNotFoundError: no such folder, and the hub does not give it.
     """
-    path = STARTER if model == "starter" else Path(model).expanduser()
+    path = starter_path(STARTER) if model == "starter" else Path(model).expanduser()
     if path.is_dir():
         return path
-    if model == "starter" or path.is_absolute() or model.count("/") != 1:
+    if path.is_absolute() or model.count("/") != 1:
         raise FileNotFoundError(
             f"model {model!r}: no such folder; name a diffusers folder, a hub id owner/name, or 'starter'"
         )

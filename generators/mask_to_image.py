@@ -145,8 +145,11 @@ class MaskToImage:
 
     def control_map(self, mask: Uint8Array) -> Uint8Array:
         """The RGB map that the ControlNet sees: exactly the image's size, palette colours only."""
-        size = (self.config.height, self.config.width)
-        return self.palette.paint(resize_nearest(mask, size), self.space.background_id or 0)
+        return self.palette.paint(self.sized(mask), self.space.background_id or 0)
+
+    def sized(self, mask: Uint8Array) -> Uint8Array:
+        """A mask at the image's size: the label of the image, and all that drawing it looks at."""
+        return resize_nearest(mask, (self.config.height, self.config.width))
 
     def draw(self, requests: Sequence[LayoutRequest]) -> list[DrawnLayout]:
         """Draw the requests, `batch_size` at a time, in order; an image depends on its own request only."""
@@ -174,9 +177,8 @@ class MaskToImage:
                 output_type="np",
             )
         flagged = list(result.nsfw_content_detected or [False] * len(requests))
-        size = (config.height, config.width)
         return [
-            DrawnLayout(request, to_uint8(image), resize_nearest(request.mask, size), drawing_problem(image, bad))
+            DrawnLayout(request, to_uint8(image), self.sized(request.mask), drawing_problem(image, bad))
             for request, image, bad in zip(requests, result.images, flagged, strict=True)
         ]
 
@@ -190,7 +192,7 @@ class MaskToImage:
         added = {}
         for grid in {layer.grid for layer in layers}:
             parts = [
-                rectification(r.mask, grid, where, r.class_ids, tokenizer.model_max_length)
+                rectification(self.sized(r.mask), grid, where, r.class_ids, tokenizer.model_max_length)
                 for r, where in zip(requests, positions, strict=True)
             ]
             own = torch.from_numpy(np.stack(parts))[:, None].to(self.device)

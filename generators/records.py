@@ -8,9 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array, decode_image, decode_mask, encode_image, encode_mask, pair_id
+from data_contracts import (
+    IGNORE,
+    LabelSpace,
+    Uint8Array,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    foreground_ids,
+    pair_id,
+)
 from data_contracts.manifest import package_versions
 from generators.loading import model_fingerprint
+from generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
 from generators.text_to_image import Drawn, GeneratorConfig, Request, TextToImage, text_to_image
 
 Row = dict[str, Any]
@@ -71,7 +82,7 @@ def sample_row(drawn: Drawn, engine: TextToImage, space: LabelSpace) -> Row:
         "provenance": {
             "source": "diffusion",
             "model_id": config.model,
-            "model_revision": model_fingerprint(config.model),
+            "model_revision": revision(config),
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "class_prompt": request.class_prompt,
@@ -84,10 +95,58 @@ def sample_row(drawn: Drawn, engine: TextToImage, space: LabelSpace) -> Row:
     }
 
 
+def layout_row(drawn: DrawnLayout, engine: MaskToImage, mask: Uint8Array | None = None) -> Row:
+    """A row of the SAMPLE contract for an image drawn from a mask; `mask` replaces the label, e.g. after the region
+    filter.
+    """
+    request, config = drawn.request, engine.config
+    label = drawn.mask if mask is None else mask
+    image, encoded = encode_image(drawn.image), encode_mask(label, engine.space.palette)
+    ids = foreground_ids(label, engine.space)
+    extra = {
+        "config": config.model_dump(mode="json"),
+        "mask_id": request.mask_id,
+        "names": list(request.names),
+        "classes_prompted": list(request.class_ids),
+        "filtered": not np.array_equal(label, drawn.mask),
+        "areas": class_areas(label, ids),
+        "ignore_fraction": round(float((label == IGNORE).mean()), 6),
+        **surroundings(engine.device),
+    }
+    return {
+        "sample_id": pair_id(image, encoded),
+        "image": {"bytes": image, "path": None},
+        "mask": {"bytes": encoded, "path": None},
+        "height": label.shape[0],
+        "width": label.shape[1],
+        "class_ids": ids,
+        "prompt_class_ids": sorted(request.class_ids),
+        "provenance": {
+            "source": "controlnet",
+            "model_id": f"{config.model} + {config.controlnet}",
+            "model_revision": revision(config),
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "class_prompt": " ".join(request.names),
+            "seed": request.seed,
+            "steps": config.steps,
+            "guidance": config.guidance,
+            "scheduler": type(engine.pipeline.scheduler).__name__,
+            "extra": json.dumps(extra, sort_keys=True),
+        },
+    }
+
+
+def revision(config: GeneratorConfig | ControlConfig) -> str:
+    """Fingerprint of the model files behind a config; for a ControlNet pipeline those of both models."""
+    own = model_fingerprint(config.model)
+    return f"{own} + {model_fingerprint(config.controlnet)}" if isinstance(config, ControlConfig) else own
+
+
 @dataclass(frozen=True, eq=False)
 class Regenerated:
-    """A sample made again. `same`: image and mask files are byte for byte those of the row; else `differences` says
-    what is not.
+    """A sample made again. `same`: both files are byte for byte those of the row; else `differences` says what is
+    not.
     """
 
     image: bytes
@@ -96,19 +155,32 @@ class Regenerated:
     differences: tuple[str, ...]
 
 
-def recorded_request(row: Mapping[str, Any]) -> tuple[GeneratorConfig, Request, dict[str, Any]]:
-    """Config and request of a generated SAMPLE row, and its extra record.
+def regenerate(row: Mapping[str, Any], space: LabelSpace) -> Regenerated:
+    """Draw one SAMPLE row again from its provenance and compare it with what the row holds.
+
+    Same machine, weights, packages and thread count give the same bytes; anything that changed is named.
 
     Raises:
-        ValueError: the row was not drawn by a text-to-image model, or does not say how.
+        ValueError: the row was not drawn by a diffusion model, or its label was filtered after drawing.
+        FileNotFoundError: the model is not there any more.
     """
     provenance = row["provenance"]
-    if provenance["source"] != "diffusion" or not provenance["extra"]:
+    if provenance["source"] not in ("diffusion", "controlnet") or not provenance["extra"]:
         raise ValueError(
-            f"sample {row['sample_id']}: source is {provenance['source']!r}; only samples drawn from text "
-            "(source 'diffusion') can be made again from their row"
+            f"sample {row['sample_id']}: source is {provenance['source']!r}; only samples drawn by a model (sources "
+            "'diffusion' and 'controlnet') can be drawn again"
         )
     extra: dict[str, Any] = json.loads(provenance["extra"])
+    again = _draw_layout_again if provenance["source"] == "controlnet" else _draw_again
+    config, device, drawn = again(row, extra, space)
+    image, mask = encode_image(drawn.image), encode_mask(drawn.mask, space.palette)
+    same = image == row["image"]["bytes"] and mask == row["mask"]["bytes"]
+    found = () if same else tuple(_changes(row, extra, config, device) + _pixel_changes(row, drawn))
+    return Regenerated(image, mask, same, found)
+
+
+def _draw_again(row: Mapping[str, Any], extra: dict[str, Any], space: LabelSpace) -> tuple[GeneratorConfig, str, Drawn]:
+    provenance = row["provenance"]
     request = Request(
         prompt=provenance["prompt"],
         names=tuple(extra["names"]),
@@ -117,33 +189,42 @@ def recorded_request(row: Mapping[str, Any]) -> tuple[GeneratorConfig, Request, 
         negative_prompt=provenance["negative_prompt"],
         prompt_id=extra["prompt_id"],
     )
-    return GeneratorConfig.model_validate(extra["config"]), request, extra
-
-
-def regenerate(row: Mapping[str, Any], space: LabelSpace) -> Regenerated:
-    """Draw one SAMPLE row again from its provenance alone and compare it with what the row holds.
-
-    Same machine, weights, packages and thread count give the same bytes; anything that changed is named.
-
-    Raises:
-        ValueError: see `recorded_request`. FileNotFoundError: the model is not there any more.
-    """
-    config, request, extra = recorded_request(row)
+    config = GeneratorConfig.model_validate(extra["config"])
     engine = text_to_image(config)
-    (drawn,) = engine.draw([request])
-    image, mask = encode_image(drawn.image), encode_mask(drawn.mask, space.palette)
-    same = image == row["image"]["bytes"] and mask == row["mask"]["bytes"]
-    found = () if same else tuple(_changes(row, extra, engine) + _pixel_changes(row, drawn))
-    return Regenerated(image, mask, same, found)
+    return config, engine.device, engine.draw([request])[0]
 
 
-def _changes(row: Mapping[str, Any], extra: dict[str, Any], engine: TextToImage) -> list[str]:
+def _draw_layout_again(
+    row: Mapping[str, Any], extra: dict[str, Any], space: LabelSpace
+) -> tuple[ControlConfig, str, DrawnLayout]:
+    if extra["filtered"]:
+        raise ValueError(
+            f"sample {row['sample_id']}: its label was filtered; draw it again from mask {extra['mask_id']}"
+        )
+    provenance = row["provenance"]
+    request = LayoutRequest(
+        prompt=provenance["prompt"],
+        mask=decode_mask(row["mask"]["bytes"]),
+        names=tuple(extra["names"]),
+        class_ids=tuple(extra["classes_prompted"]),
+        seed=int(provenance["seed"]),
+        negative_prompt=provenance["negative_prompt"],
+        mask_id=extra["mask_id"],
+    )
+    config = ControlConfig.model_validate(extra["config"])
+    engine = mask_to_image(config, space)
+    return config, engine.device, engine.draw([request])[0]
+
+
+def _changes(
+    row: Mapping[str, Any], extra: dict[str, Any], config: GeneratorConfig | ControlConfig, device: str
+) -> list[str]:
     """What is not as it was when the row was made: weights, packages, device."""
     changes = []
-    recorded, found = row["provenance"]["model_revision"], model_fingerprint(engine.config.model)
+    recorded, found = row["provenance"]["model_revision"], revision(config)
     if recorded != found:
-        changes.append(f"model {engine.config.model}: weights were {recorded}, now {found}")
-    now = surroundings(engine.device)
+        changes.append(f"model {config.model}: weights were {recorded}, now {found}")
+    now = surroundings(device)
     for package, version in now["versions"].items():
         if extra["versions"].get(package) != version:
             changes.append(f"{package}: was {extra['versions'].get(package)}, now {version}")
@@ -155,7 +236,7 @@ def _changes(row: Mapping[str, Any], extra: dict[str, Any], engine: TextToImage)
     return changes
 
 
-def _pixel_changes(row: Mapping[str, Any], drawn: Drawn) -> list[str]:
+def _pixel_changes(row: Mapping[str, Any], drawn: Drawn | DrawnLayout) -> list[str]:
     """How far the new pixels are from those of the row."""
     changes = []
     image, mask = decode_image(row["image"]["bytes"]), decode_mask(row["mask"]["bytes"])

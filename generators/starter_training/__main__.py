@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from generators.starter_training import autoencoder, diffusion
+from generators.starter_training.export import export
 from generators.starter_training.loop import Turn
 from generators.starter_training.world import load_world
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("starter/generator"), help="where export writes its folder")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     work: Path = arguments.work
@@ -40,6 +42,8 @@ def main() -> None:
         print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
     elif arguments.part == "diffusion":
         diffusion.train(load_world(work / "scenes", arguments.scenes), work, turn)
+    else:
+        print(f"{arguments.out}: {export(work, arguments.out) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

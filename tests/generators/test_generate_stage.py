@@ -106,7 +106,7 @@ def test_what_changed_is_named_when_a_sample_comes_out_otherwise(run):
 
 def test_only_drawn_samples_can_be_drawn_again(run):
     row = rows_of(run)[0]
-    with pytest.raises(ValueError, match="only samples drawn from text"):
+    with pytest.raises(ValueError, match="only samples drawn by a model"):
         regenerate(row | {"provenance": row["provenance"] | {"source": "voc"}}, VOC)
 
 

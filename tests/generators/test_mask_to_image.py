@@ -1,16 +1,31 @@
 """Mask to image on a random-weight ControlNet pipeline loaded from disk."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from small_pipelines import save_controlnet, save_pipeline
 
-from data_contracts import load_label_space
+from data_contracts import (
+    DECISION,
+    SAMPLE,
+    check_row,
+    encode_image,
+    encode_mask,
+    load_label_space,
+    read_shard,
+    write_shard,
+)
 from generators.layouts import resize_nearest
 from generators.loading import load_pipeline
 from generators.mask_to_image import ControlConfig, MaskToImage, request_from_mask
+from generators.records import layout_row, regenerate
+from generators.region_filter import filter_regions
 from generators.text_to_image import generators_for
+from pipelines.generate_from_masks import FromMasksConfig, generate_from_masks_stage, generate_from_masks_units
+from pipelines.stage import map_units
 
 VOC = load_label_space("voc")
 
@@ -123,3 +138,49 @@ def test_rectifier_equals_the_plain_processor_when_nothing_is_closed(engine):
 def test_sizes_must_fit_the_latents(config):
     with pytest.raises(ValueError, match="multiples of 8"):
         MaskToImage(config.model_copy(update={"height": 20}), VOC)
+
+
+def stored_masks(folder):
+    image = encode_image(np.zeros((24, 24, 3), np.uint8))
+    rows = []
+    for k, mask in enumerate([layout(0), layout(4), np.zeros((24, 24), np.uint8), None]):
+        encoded = None if mask is None else encode_mask(mask, VOC.palette)
+        row = {
+            "sample_id": f"m{k}",
+            "image": {"bytes": image, "path": None},
+            "height": 24,
+            "width": 24,
+            "class_ids": [],
+        }
+        row["mask"] = None if encoded is None else {"bytes": encoded, "path": None}
+        rows.append(row | {"provenance": {"source": "test"}})
+    write_shard(f"{folder}/masks/shard-00000.parquet", SAMPLE.table(rows), SAMPLE, stage="test", fingerprint="f")
+
+
+def test_the_stage_draws_every_mask_and_says_which_it_cannot(config, tmp_path):
+    stored_masks(tmp_path)
+    stage = generate_from_masks_stage(
+        FromMasksConfig(control=config, per_mask=2, scenes=("grass", "road")), VOC, seed=3
+    )
+    (report,) = map_units(stage, generate_from_masks_units(str(tmp_path), f"{tmp_path}/masks"))
+    assert report.counts == {"kept": 4, "empty_foreground": 1, "missing_mask": 1}
+    rows = read_shard(report.unit.outputs[0], SAMPLE).to_pylist()
+    assert sorted(json.loads(row["provenance"]["extra"])["mask_id"] for row in rows) == ["m0", "m0", "m1", "m1"]
+    assert len({row["sample_id"] for row in rows}) == 4
+    for row in rows:
+        assert check_row(row, VOC) is None
+        assert row["provenance"]["source"] == "controlnet"
+    again = regenerate(rows[0], VOC)
+    assert again.same, again.differences
+    decisions = {d["sample_id"]: d["reason"] for d in read_shard(report.unit.outputs[1], DECISION).to_pylist()}
+    assert decisions == {"m2": "empty_foreground", "m3": "missing_mask"}
+
+
+def test_a_filtered_label_is_recorded_and_cannot_be_drawn_again(engine, requests):
+    (drawn,) = engine.draw(requests[:1])
+    filtered = filter_regions(drawn.mask, np.ones((16, 16), np.float32), {12: 0.5, 8: 9.0, 0: 9.0})
+    row = layout_row(drawn, engine, filtered)
+    assert row["class_ids"] == [8]
+    assert json.loads(row["provenance"]["extra"])["filtered"]
+    with pytest.raises(ValueError, match="its label was filtered"):
+        regenerate(row, VOC)

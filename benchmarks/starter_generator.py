@@ -1,0 +1,214 @@
+"""Does the starter generator draw what it is asked for, and do its attention masks lie on it?
+
+A judge (one encoder, a segmenter and a classifier head) is trained only on real renders of the known styles of the
+drawn world. Then single-class images are drawn and compared with what the judge sees:
+    starter  class_agreement   share of images in which the classifier sees the prompted class
+             mask_iou_median   IoU of the attention mask with the segmenter's mask of that class, median over images
+             mask_iou_mean     its mean; classes_lost: share of images whose mask lost its class
+             images_per_s      whole pipeline with attention capture, 20 steps, all cores
+    judge    class_agreement and mask_iou_median on fresh real renders: the ceiling of what the judge can say
+A contact sheet is written beside the JSON file: one row a class, images with their masks.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from benchmarks.common import Options, Record, parse_options
+from data_contracts import IGNORE, load_label_space, sample_seed
+from generators.drawn.backgrounds import BACKGROUND_WORDS
+from generators.drawn.drawings import DRAWN_CLASSES, KNOWN_STYLES
+from generators.drawn.scenes import Scene, SceneConfig, render_scene
+from generators.prompts import PromptConfig, prompts_from_classes
+from generators.text_to_image import Drawn, GeneratorConfig, TextToImage, request_from_row
+from vision.segmenters import SegmenterConfig, build_segmenter
+
+VOC = load_label_space("voc")
+INPUT = 128  # the judge looks at enlarged pictures
+BATCH, RATE = 32, 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done under a budget."""
+
+    judge_minutes: float
+    per_class: int
+    real: int
+    sheet_columns: int = 8
+
+
+PLANS = {"small": Plan(3.0, 4, 190), "full": Plan(15.0, 20, 950)}
+
+
+def real_scene(index: int, seed: int) -> Scene:
+    """A real render with one or two objects, of the sizes that prompts for one object give."""
+    config = SceneConfig(
+        styles=KNOWN_STYLES, max_objects=1 + index % 2, min_length=0.45, max_length=0.95, noise=1.0, seed=seed
+    )
+    return render_scene(config, index)
+
+
+def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 (B, H, W, 3) to the judge's input (B, 3, 128, 128), ImageNet-normalised."""
+    values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (values - mean[:, None, None]) / std[:, None, None]
+    return F.interpolate(normal, size=(INPUT, INPUT), mode="bilinear", align_corners=False)
+
+
+def soften(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Blur half of the batches by shrinking and enlarging them: a generator's pictures are softer than renders."""
+    if rng.random() < 0.5:
+        return batch
+    size = int(rng.integers(INPUT // 4, INPUT))
+    small = F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(small, size=(INPUT, INPUT), mode="bilinear", align_corners=False)
+
+
+def build_judge() -> Any:
+    """U-Net over EfficientNet-Lite0 with a multi-label classifier head on the encoder."""
+    options = {"decoder_channels": [64, 48, 32, 16, 16], "aux_params": {"classes": VOC.size, "pooling": "avg"}}
+    return build_segmenter(SegmenterConfig(options=options), VOC.size)
+
+
+def train_judge(minutes: float, path: Path, seed: int = 0) -> Any:
+    """The judge, trained on renders for `minutes`; kept at `path`, so a cut-off benchmark does not train it twice."""
+    torch.manual_seed(seed)
+    judge = build_judge()
+    if path.is_file():
+        judge.load_state_dict(torch.load(path, weights_only=True))
+        return judge.eval()
+    optimiser = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=1e-3)
+    started, step = time.monotonic(), 0
+    while (spent := (time.monotonic() - started) / (60 * minutes)) < 1:
+        scenes = [real_scene(step * BATCH + i, seed=1000 + seed) for i in range(BATCH)]
+        masks = torch.from_numpy(np.stack([s.mask for s in scenes])).long()
+        rng = np.random.default_rng((seed, step))
+        logits, labels = judge(soften(to_input(np.stack([s.image for s in scenes])), rng))
+        present = F.one_hot(masks, VOC.size).amax(dim=(1, 2)).float()
+        small = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
+        loss = F.cross_entropy(small, masks) + F.binary_cross_entropy_with_logits(labels[:, 1:], present[:, 1:])
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * spent))
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        step += 1
+    torch.save(judge.state_dict(), path)
+    print(f"judge: {step} steps of {BATCH} renders")
+    return judge.eval()
+
+
+@torch.no_grad()
+def verdicts(judge: Any, images: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """For each image the class seen (argmax of the classifier) and the segmenter's mask."""
+    seen, masks = [], []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        logits, labels = judge(to_input(part))
+        logits = F.interpolate(logits, size=part.shape[1:3], mode="bilinear", align_corners=False)
+        seen.append(labels[:, 1:].argmax(dim=1).numpy() + 1)
+        masks.append(logits.argmax(dim=1).numpy().astype(np.uint8))
+    return np.concatenate(seen), np.concatenate(masks)
+
+
+def iou(mask: NDArray[np.uint8], other: NDArray[np.uint8], class_id: int) -> float:
+    """Intersection over union of one class in two masks, over pixels that `mask` does not ignore; 0 where both are
+    empty.
+    """
+    counted = mask != IGNORE
+    a, b = (mask == class_id) & counted, (other == class_id) & counted
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 0.0
+
+
+def judge_metrics(judge: Any, count: int, seed: int) -> dict[str, float]:
+    """How well the judge does on real single-object renders that it was not trained on."""
+    config = SceneConfig(styles=KNOWN_STYLES, max_objects=1, min_length=0.6, max_length=0.95, seed=9000 + seed)
+    scenes = [render_scene(config, i) for i in range(count)]
+    wanted = [s.prompt_class_ids[0] for s in scenes]
+    seen, masks = verdicts(judge, np.stack([s.image for s in scenes]))
+    ious = [iou(s.mask, m, c) for s, m, c in zip(scenes, masks, wanted, strict=True)]
+    return {"class_agreement": float(np.mean(seen == wanted)), "mask_iou_median": float(np.median(ious))}
+
+
+def draw_all(per_class: int, seed: int) -> tuple[list[Drawn], float]:
+    """`per_class` single-class images of every drawn class, and images per second (the first batch warms up)."""
+    prompts = PromptConfig(classes=DRAWN_CLASSES, templates=("a photo of {objects}",), scenes=BACKGROUND_WORDS)
+    rows = prompts_from_classes(VOC, prompts, per_class, seed)
+    engine = TextToImage(GeneratorConfig(model="starter", steps=20, batch_size=8))
+    requests = [request_from_row(row, VOC, sample_seed(seed, str(row["sample_id"]), "noise")) for row in rows]
+    engine.draw(requests[:1])
+    started = time.monotonic()
+    drawn = engine.draw(requests)
+    return drawn, len(drawn) / (time.monotonic() - started)
+
+
+def starter_metrics(judge: Any, drawn: list[Drawn], rate: float) -> dict[str, float]:
+    """The figures of the `starter` arm."""
+    wanted = np.array([d.request.class_ids[0] for d in drawn])
+    seen, masks = verdicts(judge, np.stack([d.image for d in drawn]))
+    ious = [iou(d.mask, m, c) for d, m, c in zip(drawn, masks, wanted, strict=True)]
+    for class_id in sorted(set(wanted.tolist())):
+        here = wanted == class_id
+        share, median = float(np.mean(seen[here] == class_id)), float(np.median(np.array(ious)[here]))
+        print(f"  {VOC.by_id[class_id].name:12s} agreement {share:.2f}  mask IoU {median:.2f}")
+    return {
+        "class_agreement": float(np.mean(seen == wanted)),
+        "mask_iou_median": float(np.median(ious)),
+        "mask_iou_mean": float(np.mean(ious)),
+        "classes_lost": float(np.mean([bool(d.lost_ids) for d in drawn])),
+        "images_per_s": rate,
+    }
+
+
+def contact_sheet(drawn: list[Drawn], columns: int, path: Path) -> None:
+    """A PNG: one row a class, each image beside itself with the attention mask laid over it (red; grey = uncertain)."""
+    rows: dict[int, list[Drawn]] = {}
+    for d in drawn:
+        rows.setdefault(d.request.class_ids[0], []).append(d)
+    side, label = 64, 84
+    sheet = Image.new("RGB", (label + 2 * side * columns, side * len(rows)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (class_id, found) in enumerate(sorted(rows.items())):
+        pen.text((2, side * row + 26), VOC.by_id[class_id].name, fill="black")
+        for column, d in enumerate(found[:columns]):
+            over = d.image.copy()
+            over[d.mask == class_id] = over[d.mask == class_id] // 2 + np.array([127, 0, 0], np.uint8)
+            over[d.mask == IGNORE] = over[d.mask == IGNORE] // 2 + np.array([64, 64, 64], np.uint8)
+            pair = Image.fromarray(np.concatenate([d.image, over], axis=1)).resize((2 * side, side))
+            sheet.paste(pair, (label + 2 * side * column, side * row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def run(options: Options) -> None:
+    """Train or load the judge, then one draw per seed."""
+    plan = PLANS[options.budget]
+    record = Record.open(options)
+    kept = options.json_path.with_suffix(f".judge-{options.budget}.pt")
+    options.json_path.parent.mkdir(parents=True, exist_ok=True)
+    judge = train_judge(plan.judge_minutes, kept)
+    for seed in options.seeds:
+        if not record.has("judge", seed):
+            record.add("judge", seed, judge_metrics(judge, plan.real, seed))
+        if not record.has("starter", seed):
+            drawn, rate = draw_all(plan.per_class, seed)
+            if seed == options.seeds[0]:
+                contact_sheet(drawn, plan.sheet_columns, options.json_path.with_suffix(".png"))
+            record.add("starter", seed, starter_metrics(judge, drawn, rate))
+    record.finish()
+    kept.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run(parse_options("starter_generator", __doc__, needs_data=False))

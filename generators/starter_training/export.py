@@ -1,0 +1,50 @@
+"""The trained parts as one Stable Diffusion folder: fp16 safetensors, read by the loader that reads every other
+model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators.starter_training.autoencoder import load_autoencoder
+from generators.starter_training.diffusion import Trainer
+from generators.starter_training.loop import load_checkpoint
+from generators.starter_training.models import make_scheduler, make_tokenizer
+
+
+def trained_pipeline(work: Path) -> Any:
+    """The pipeline of the averaged weights in `work`, float32.
+
+    Raises:
+        FileNotFoundError: the autoencoder or the diffusion model was not trained yet.
+    """
+    import diffusers
+
+    latents = load_checkpoint(work / "latents.pt")
+    if latents is None or not (work / "diffusion.pt").exists():
+        raise FileNotFoundError(f"{work}: train the diffusion model first")
+    autoencoder = load_autoencoder(work / "autoencoder.pt")
+    autoencoder.register_to_config(scaling_factor=latents["scaling"])
+    tokenizer = make_tokenizer(work / "tokenizer")
+    trainer = Trainer(tokenizer, work / "diffusion.pt")
+    with torch.no_grad():
+        for parameter, value in zip(trainer.average.parameters, trainer.average.values, strict=True):
+            parameter.copy_(value)
+    make: Any = diffusers.StableDiffusionPipeline  # its constructor carries no types
+    return make(
+        vae=autoencoder.to(memory_format=torch.contiguous_format),
+        text_encoder=trainer.text.eval(),
+        tokenizer=tokenizer,
+        unet=trainer.unet.to(memory_format=torch.contiguous_format).eval(),
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export(work: Path, folder: Path) -> int:
+    """Write the pipeline to `folder` in half precision; returns the bytes of its files."""
+    trained_pipeline(work).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
