@@ -46,6 +46,16 @@ class RunConfig(BaseModel):
     def _one_origin(self) -> "RunConfig":
         if (self.source is None) == (self.generate is None):
             raise ValueError("a run either ingests (`source`) or generates (`generate`): give one of the two")
+        wanted = {
+            "duplicate_similarity": self.select.duplicate_similarity,
+            "leak_similarity": self.select.leak_similarity,
+        }
+        for key, similarity in wanted.items():
+            if similarity < self.dedup.threshold:
+                found = f"{similarity} and {self.dedup.threshold}"
+                raise ValueError(
+                    f"select.{key} must be at least dedup.threshold, below which no pair is recorded: {found}"
+                )
         return self
 
     @property

@@ -67,18 +67,21 @@ def unit_inputs(unit: Unit) -> tuple[str, ...]:
     return (*found, *unit.stamps)
 
 
-def wanted_fingerprints(stage: Stage, unit: Unit) -> tuple[str, ...]:
+def wanted_fingerprints(stage: Stage, inputs: tuple[str, ...]) -> tuple[str, ...]:
     """The fingerprint that each output will carry."""
-    inputs = unit_inputs(unit)
     return tuple(fingerprint(c, stage.name, stage.version, stage.config_hash, inputs) for c in stage.contracts)
 
 
 def why_run(stage: Stage, unit: Unit) -> str | None:
     """Why this unit must run, in words; None when every output is there with the right fingerprint."""
-    if any(read_footer(path) is None for path in unit.inputs):
+    try:
+        return _why_run(stage, unit, unit_inputs(unit))
+    except FileNotFoundError:
         return "its input is not there yet"
-    inputs = unit_inputs(unit)
-    for path, wanted in zip(unit.outputs, wanted_fingerprints(stage, unit), strict=True):
+
+
+def _why_run(stage: Stage, unit: Unit, inputs: tuple[str, ...]) -> str | None:
+    for path, wanted in zip(unit.outputs, wanted_fingerprints(stage, inputs), strict=True):
         footer = read_footer(path)
         if footer is None:
             return "not done yet"
@@ -97,10 +100,10 @@ def _difference(footer: Footer, stage: Stage, inputs: tuple[str, ...]) -> str:
 
 def run_unit(stage: Stage, unit: Unit) -> UnitReport:
     """Do one unit unless it is done. Outputs are written in order, each atomically."""
-    if why_run(stage, unit) is None:
-        return UnitReport(unit, "skipped", footer_counts(unit))
     inputs = unit_inputs(unit)
-    wanted = wanted_fingerprints(stage, unit)
+    if _why_run(stage, unit, inputs) is None:
+        return UnitReport(unit, "skipped", footer_counts(unit))
+    wanted = wanted_fingerprints(stage, inputs)
     result = stage.process(unit)
     for path, table, contract, name in zip(unit.outputs, result.tables, stage.contracts, wanted, strict=True):
         write_shard(

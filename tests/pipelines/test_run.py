@@ -1,4 +1,6 @@
-"""A whole run, on a small random CLIP: what is skipped, what is made again, what stays the same, and what is said about it."""
+"""A whole run, on a small random CLIP: what is skipped, what is made again, what stays the same, and what is said
+about it.
+"""
 
 import fcntl
 import json
