@@ -38,6 +38,8 @@ class Reason(StrEnum):
     NOT_SCORED = "not_scored"
     LOW_ASF = "low_asf"
     BELOW_QUOTA = "below_quota"
+    # labels
+    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True)

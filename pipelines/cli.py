@@ -21,9 +21,11 @@ from rich.table import Table
 
 from data_contracts import ContractError
 from pipelines.config import ConfigError, RunConfig, load_run_config
+from pipelines.label_cli import app as label_app
 from pipelines.run import STEPS, Outcome, RunLockedError, RunReport
 from pipelines.run import plan as plan_run
 from pipelines.run import run as run_all
+from pipelines.train_cli import train_command
 
 app = typer.Typer(
     name="maskmill",
@@ -178,6 +180,10 @@ def demo(
         config = _load("demo", [f"run_dir={run_dir}"])
         execute(config)
         print_faults(config, console)
+
+
+app.add_typer(label_app, name="label")
+app.command("train")(train_command)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ WORDS = {
     Reason.NOT_SCORED: "No score to decide by",
     Reason.LOW_ASF: "The mask does not cover what CLIP finds",
     Reason.BELOW_QUOTA: "Others of its class or stratum score higher",
+    Reason.LOW_CONFIDENCE: "The labeler is unsure almost everywhere",
 }
 
 

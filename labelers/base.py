@@ -1,0 +1,82 @@
+"""What every labeler is: a config, and an engine that turns images with weak labels into dense pseudo-labels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from data_contracts import LabelSpace, Reason, Uint8Array, encode_mask, foreground_ids
+
+
+class LabelerConfig(BaseModel):
+    """Options that a pseudo-label depends on. A labeler's own config inherits from this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelItem:
+    """One decoded image and what is known of it. Absent hints are empty or None."""
+
+    sample_id: str
+    image: Uint8Array  # (H, W, 3) RGB
+    class_ids: tuple[int, ...] = ()  # image tags
+    boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 5), np.float32))  # class id, x0, y0, x1, y1
+    points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 3), np.float32))  # class id, x, y
+    scribble: Uint8Array | None = None  # (H, W) class ids, 255 = not annotated
+    group: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabel:
+    """A labeler's answer for one image: a mask with its confidence, or none of both and the reason why not."""
+
+    mask: Uint8Array | None = None  # (H, W) class ids, 255 = undecided
+    confidence: Uint8Array | None = None  # (H, W), 255 = certain
+    reason: Reason | None = None
+    detail: str | None = None
+
+    @classmethod
+    def abstain(cls, reason: Reason, detail: str) -> "PseudoLabel":
+        """No label for this image."""
+        return cls(reason=reason, detail=detail)
+
+    def row(self, sample_id: str, labeler: str, version: str, space: LabelSpace) -> dict[str, Any]:
+        """The PSEUDO_LABEL row."""
+        mask, confidence = self.mask, self.confidence
+        return {
+            "sample_id": sample_id,
+            "mask": None if mask is None else {"bytes": encode_mask(mask, space.palette), "path": None},
+            "confidence": None if confidence is None else {"bytes": encode_mask(confidence), "path": None},
+            "class_ids": [] if mask is None else foreground_ids(mask, space),
+            "instances": None,
+            "labeler": labeler,
+            "labeler_version": version,
+            "reason": None if self.reason is None else str(self.reason),
+            "detail": self.detail,
+        }
+
+
+class Labeler(ABC):
+    """The engine: models loaded, ready to label. Safe to call from several threads."""
+
+    @abstractmethod
+    def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
+        """One answer an item, in their order. All items of one shard come in one call, so that groups, clips and
+        volumes in it are seen whole; an image's answer may depend on its group, on nothing else beside it.
+        """
+
+
+def same_size(sizes: Sequence[tuple[int, int]], batch: int) -> Iterator[list[int]]:
+    """Positions of equal sizes, at most `batch` at a time."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, size in enumerate(sizes):
+        groups.setdefault(size, []).append(position)
+    for positions in groups.values():
+        for start in range(0, len(positions), batch):
+            yield positions[start : start + batch]

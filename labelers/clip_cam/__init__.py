@@ -1,0 +1,15 @@
+"""Training-free masks from image tags: CLIP's class maps, spread by its attention and refined along colour edges."""
+
+from labelers.clip_cam.config import Config
+from labelers.clip_cam.labeler import ClipCam, load
+from vision.clip import clip_fingerprint
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The model's weights."""
+    return (clip_fingerprint(config.model, config.pretrained, config.precision),)
+
+
+__all__ = ["VERSION", "ClipCam", "Config", "load", "stamps"]

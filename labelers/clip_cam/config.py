@@ -1,0 +1,57 @@
+"""Options of `clip_cam`. The preset `faithful` is CLIP-ES on ViT-B/16; `starter` fits the model that ships with us."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from labelers.base import LabelerConfig
+
+Refine = Literal["crf", "par", "none"]
+
+FAITHFUL: dict[str, Any] = {
+    "model": "ViT-B-16-quickgelu",
+    "pretrained": "openai",
+    "image_side": None,
+    "temperature": None,
+    "edge_fix": False,
+    "refine": "crf",
+    "confidence": 0.95,
+}
+PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": {}}
+
+
+class Config(LabelerConfig):
+    """`preset` fills in what is not given; the field defaults are those of `starter`."""
+
+    preset: Literal["faithful", "starter"] = "starter"
+    model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")
+    pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain model name")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the blocks before the last")
+    templates: tuple[str, ...] = Field(default=("a clean origami {}.",), min_length=1)
+    synonyms: bool = Field(default=False, description="average a class's text over its synonyms")
+    image_side: int | None = Field(default=224, ge=16, description="long side of the model's input; none = native")
+    temperature: float | None = Field(default=None, gt=0, description="of the class softmax; none = the model's own")
+    affinity: bool = Field(default=True, description="spread maps along the attention; false = raw Grad-CAM")
+    n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")
+    box_threshold: float | None = Field(default=None, gt=0, lt=1, description="none = the label space's")
+    edge_fix: bool = Field(default=True, description="boxes reach the last row and column of the grid")
+    background_power: float = Field(default=1.0, gt=0, description="background = (1 - best map)^power")
+    refine: Refine = "par"
+    refine_side: int = Field(default=1024, ge=64, description="larger images are refined at this long side")
+    par_iterations: int = Field(default=10, ge=1)
+    crf_iterations: int = Field(default=10, ge=1)
+    confidence: float = Field(default=0.0, ge=0, lt=1, description="pixels that are less sure become 255 (ignore band)")
+    min_decided: float = Field(default=0.05, ge=0, le=1, description="abstain where less of the image is decided")
+    find_tags: Literal["missing", "never"] = Field(
+        default="missing", description="ask CLIP which classes an image without tags shows"
+    )
+    tag_threshold: float = Field(default=0.2, gt=0, lt=1, description="probability from which a class counts as shown")
+    batch: int | None = Field(default=None, ge=1, description="images a forward; none = 1 on a CPU, 16 on a GPU")
+    pairs: int | None = Field(default=None, ge=1, description="(image, class) pairs a backward; none = 2 x batch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

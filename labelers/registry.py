@@ -1,0 +1,37 @@
+"""The labelers by name. A new one is a sub-package with the four names of `LabelerModule`, and one line here."""
+
+import importlib
+from typing import Any, Protocol, cast
+
+from data_contracts import LabelSpace
+from labelers.base import Labeler, LabelerConfig
+
+LABELERS = {
+    "clip_cam": "labelers.clip_cam",
+}
+
+
+class LabelerModule(Protocol):
+    """What the sub-package of a labeler offers.
+
+    `VERSION` rises whenever a change of code changes results. `stamps` names what a label depends on beside config and
+    sample: weights of models, artefacts of trainers. `load` gives the engine.
+    """
+
+    VERSION: int
+    Config: type[LabelerConfig]
+
+    def stamps(self, config: Any) -> tuple[str, ...]: ...
+
+    def load(self, config: Any, space: LabelSpace) -> Labeler: ...
+
+
+def get_labeler(name: str) -> LabelerModule:
+    """The labeler's module, imported only now.
+
+    Raises:
+        ValueError: unknown name; lists the valid ones.
+    """
+    if name not in LABELERS:
+        raise ValueError(f"labeler {name!r}: expected one of {', '.join(sorted(LABELERS))}")
+    return cast(LabelerModule, importlib.import_module(LABELERS[name]))

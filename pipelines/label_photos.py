@@ -1,0 +1,165 @@
+"""A bare folder of photos to masks: contract shards inside, plain PNG files and one page to look at outside."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+
+from data_contracts import (
+    DECISION,
+    PSEUDO_LABEL,
+    SAMPLE,
+    LabelSpace,
+    decode_image,
+    decode_mask,
+    encode_image,
+    list_shards,
+    read_shard,
+    write_bytes,
+)
+from pipelines.evaluate import overlay
+from pipelines.ingest import FolderSource, ingest_stage, ingest_units
+from pipelines.label import LabelConfig, label
+from pipelines.stage import UnitReport, map_units
+from trainers.engine import resize_image
+
+SHARD_SIZE = 32
+PREVIEW_SIDE = 640
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Pseudo-labels of {{ total }} photos</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } p { margin: .25rem 0 1rem; }
+ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
+i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
+figure img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; display: block; background: #8882; }
+figcaption { padding: .4rem .6rem; font-size: .85rem; overflow-wrap: anywhere; } small { opacity: .75; display: block; }
+</style>
+<h1>{{ labelled }} of {{ total }} photos labelled</h1>
+<p>By {{ labeler }}, from class names alone.
+{% for reason, number in left_out %}{{ number }} × {{ reason }}. {% endfor %}</p>
+<ul>{% for name, colour, number in classes %}<li><i style="background: {{ colour }}"></i>{{ name }}: {{ number }}</li>
+{% endfor %}</ul>
+<main>{% for card in cards %}
+<figure>{% if card.overlay %}<a href="{{ card.mask }}">
+<img src="{{ card.overlay }}" alt="{{ card.name }}" loading="lazy"></a>{% endif %}
+<figcaption>{{ card.name }}<small>{{ card.note }}</small></figcaption></figure>{% endfor %}
+</main></html>
+"""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo on the page; paths are relative to it."""
+
+    name: str
+    class_ids: tuple[int, ...]
+    note: str
+    mask: str | None = None
+    overlay: str | None = None
+    reason: str | None = None
+
+
+def label_photos(
+    images: str,
+    out_dir: str,
+    space: LabelSpace,
+    labeler: str = "clip_cam",
+    settings: dict[str, Any] | None = None,
+    progress: Callable[[str, UnitReport], None] | None = None,
+) -> dict[str, int]:
+    """Label every photo under `images`; returns photos by reason (`kept` = labelled).
+
+    Writes OUT/masks/STEM.png (class ids in the space's palette), OUT/confidence/STEM.png, OUT/overlays/STEM.png,
+    OUT/index.html, OUT/classes.json, and the contract shards OUT/samples and OUT/labels, which a second run takes up.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: no photo in it, or an unknown setting.
+    """
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
+    source = FolderSource(root=images, images="", masks=None)
+    config = LabelConfig(
+        labeler=labeler, label_space=space, samples=f"{out_dir}/samples", settings=dict(settings or {})
+    )
+    config.labeler_config()
+
+    def tell(name: str) -> Callable[[UnitReport], None] | None:
+        return None if progress is None else lambda report: progress(name, report)
+
+    map_units(ingest_stage(source, space), ingest_units(source, out_dir, SHARD_SIZE), progress=tell("read"))
+    label(config, f"{out_dir}/labels", progress=tell("label"))
+    photos = [*_write_files(Path(out_dir), space), *_rejects(out_dir)]
+    counts = Counter(photo.reason or "kept" for photo in photos)
+    names = {c.id: c.name for c in space.classes}
+    write_bytes(f"{out_dir}/classes.json", (json.dumps(names, indent=1) + "\n").encode())
+    write_bytes(f"{out_dir}/index.html", _page(photos, space, labeler, counts).encode())
+    return dict(counts)
+
+
+def _write_files(out: Path, space: LabelSpace) -> Iterator[Photo]:
+    stems = Counter(_stem(name) for path in list_shards(str(out / "samples")) for name in _names(path))
+    for path in list_shards(str(out / "samples")):
+        table = read_shard(str(out / "labels" / Path(path).name), PSEUDO_LABEL)
+        labels = {row["sample_id"]: row for row in table.to_pylist()}
+        for row in read_shard(path, SAMPLE, ["sample_id", "image", "provenance"]).to_pylist():
+            name = str(row["provenance"]["source_path"])
+            file = _stem(name) if stems[_stem(name)] == 1 else name  # a.jpg beside a.png keep their suffixes
+            yield _write_photo(out, name, file, row["image"]["bytes"], labels[row["sample_id"]], space)
+
+
+def _names(path: str) -> list[str]:
+    rows = read_shard(path, SAMPLE, ["provenance"]).to_pylist()
+    return [str(row["provenance"]["source_path"]) for row in rows]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _write_photo(out: Path, name: str, file: str, data: bytes, found: dict[str, Any], space: LabelSpace) -> Photo:
+    if found["mask"] is None:
+        return Photo(name, (), found["detail"], reason=found["reason"])
+    mask_path, overlay_path = f"masks/{file}.png", f"overlays/{file}.png"
+    write_bytes(str(out / mask_path), found["mask"]["bytes"])
+    write_bytes(str(out / f"confidence/{file}.png"), found["confidence"]["bytes"])
+    image, mask = decode_image(data, name), decode_mask(found["mask"]["bytes"], name)
+    picture = overlay(image, mask, space)
+    factor = min(1.0, PREVIEW_SIDE / max(picture.shape[:2]))
+    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+    write_bytes(str(out / overlay_path), encode_image(resize_image(picture, height, width)))
+    ids = tuple(found["class_ids"])
+    shares = ", ".join(f"{space.by_id[i].name} {(mask == i).mean():.0%}" for i in ids) or "background only"
+    return Photo(name, ids, shares, mask_path, overlay_path)
+
+
+def _rejects(out_dir: str) -> Iterator[Photo]:
+    for path in list_shards(f"{out_dir}/rejects"):
+        for row in read_shard(path, DECISION).to_pylist():
+            yield Photo(str(row["source_path"]), (), row["detail"] or "", reason=row["reason"])
+
+
+def _page(photos: list[Photo], space: LabelSpace, labeler: str, counts: Counter[str]) -> str:
+    palette = space.palette
+    numbers = Counter(i for photo in photos for i in photo.class_ids)
+    classes = [
+        (c.name, "rgb({}, {}, {})".format(*palette[3 * c.id : 3 * c.id + 3]), numbers[c.id]) for c in space.classes
+    ]
+    template = jinja2.Environment(autoescape=True).from_string(PAGE)
+    return template.render(
+        total=len(photos),
+        labelled=counts["kept"],
+        labeler=labeler,
+        left_out=[(reason.replace("_", " "), number) for reason, number in counts.items() if reason != "kept"],
+        classes=[entry for entry in classes if entry[2] or len(classes) <= 25],
+        cards=photos,
+    )
