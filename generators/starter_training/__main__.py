@@ -34,14 +34,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    turn = Turn.begin(arguments.minutes, arguments.last)
     if arguments.part == "autoencoder":
         world = load_world(work / "scenes", min(arguments.scenes, 6000))
+        turn = Turn.begin(arguments.minutes, arguments.last)
         autoencoder.train(world.images, work / "autoencoder.pt", turn)
         model = autoencoder.load_autoencoder(work / "autoencoder.pt")
         print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
     elif arguments.part == "diffusion":
-        diffusion.train(load_world(work / "scenes", arguments.scenes), work, turn)
+        world = load_world(work / "scenes", arguments.scenes)
+        diffusion.train(world, work, arguments.minutes, arguments.last)
     else:
         print(f"{arguments.out}: {export(work, arguments.out) / 1e6:.1f} MB")
 

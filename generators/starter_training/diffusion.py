@@ -195,12 +195,12 @@ class Trainer:
         self.save()
 
 
-def train(world: World, work: Path, turn: Turn) -> int:
-    """One turn of diffusion training in `work`; returns the number of steps so far."""
+def train(world: World, work: Path, minutes: float, last: bool) -> int:
+    """One turn of diffusion training in `work`, its clock starting at the first step; returns the steps so far."""
     autoencoder = fitted_autoencoder(world.images)
     tokenizer = make_tokenizer(work / "tokenizer")
     latents, scaling = encode_scenes(world, autoencoder, work / "latents.pt")
     lesson = make_lesson(world, tokenizer, latents, scaling)
     trainer = Trainer(tokenizer, work / "diffusion.pt")
-    trainer.take_turn(lesson, turn)
+    trainer.take_turn(lesson, Turn.begin(minutes, last))
     return trainer.step

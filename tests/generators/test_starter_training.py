@@ -1,0 +1,115 @@
+"""Training the starter generator: closed-form encoder, lessons, resuming, export through the common loader."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_contracts import load_label_space
+from generators.drawn.drawings import KNOWN_STYLES, UNSEEN_STYLES
+from generators.starter_training import autoencoder, diffusion
+from generators.starter_training.export import export
+from generators.starter_training.loop import Turn
+from generators.starter_training.models import LATENT_CHANNELS, make_tokenizer
+from generators.starter_training.world import load_world, render_world, scene_config
+from generators.text_to_image import GeneratorConfig, Request, TextToImage
+from generators.words import class_words
+
+VOC = load_label_space("voc")
+
+
+@pytest.fixture(scope="module")
+def world():
+    torch.set_num_threads(1)
+    return render_world(0, 60)
+
+
+def test_the_unseen_style_is_never_drawn():
+    for objects in (1, 2, 3):
+        assert set(scene_config(objects).styles) == set(KNOWN_STYLES)
+        assert not set(scene_config(objects).styles) & set(UNSEEN_STYLES)
+
+
+def test_captions_end_with_the_classes_of_the_mask(world):
+    words = class_words(VOC)
+    for mask, caption, class_prompt in zip(world.masks, world.captions, world.class_prompts, strict=True):
+        assert caption.endswith(class_prompt)
+        present = {words[int(c)] for c in np.unique(mask) if c in words}
+        assert all(word in class_prompt for word in present)
+        assert len(class_prompt) == len(" ".join(present))
+
+
+def test_a_stored_world_is_the_rendered_world(world, tmp_path):
+    for _ in range(2):
+        stored = load_world(tmp_path, 30, part=15)
+        assert np.array_equal(stored.images, world.images[:30])
+        assert stored.captions == world.captions[:30]
+
+
+def test_encoder_weights_compute_the_principal_components(world):
+    model = autoencoder.fitted_autoencoder(world.images)
+    projection, offset = autoencoder.patch_components(world.images)
+    with torch.no_grad():
+        latents = model.encode(autoencoder.to_signal(world.images[:4])).latents.numpy()
+    patches = world.images[:4].reshape(4, 16, 4, 16, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(4, 256, 48) / 255
+    wanted = (patches @ projection.T + offset).transpose(0, 2, 1).reshape(4, LATENT_CHANNELS, 16, 16)
+    assert np.allclose(latents, wanted, atol=1e-5)
+    assert abs(latents.mean()) < 0.3
+    deviations = latents.std(axis=(0, 2, 3))
+    assert deviations[0] > deviations[-1] > 0.1
+
+
+def test_lessons_tie_class_tokens_to_the_cells_of_their_class(world, tmp_path):
+    tokenizer = make_tokenizer(tmp_path)
+    latents = torch.zeros(len(world.captions), LATENT_CHANNELS, 16, 16)
+    lesson = diffusion.make_lesson(world, tokenizer, latents, 1.0)
+    words = class_words(VOC)
+    for i, class_prompt in enumerate(world.class_prompts[:20]):
+        for k in range(int((lesson.weights[i].sum(0) > 0).sum())):
+            tokens = lesson.class_tokens[i][lesson.weights[i, :, k] > 0]
+            name = tokenizer.decode(tokens).strip()
+            assert name in class_prompt
+            class_id = next(c for c, word in words.items() if word == name)
+            assert float(lesson.shares[i, k].mean()) == pytest.approx(
+                float((world.masks[i] == class_id).mean()), abs=1e-6
+            )
+
+
+def test_attention_loss_is_smallest_where_attention_equals_the_cover():
+    watch = diffusion.ClassAttention()
+    shares = torch.zeros(1, 3, 256)
+    shares[0, 0, :64] = 1
+    weights = torch.zeros(1, 8, 3)
+    weights[0, 1, 0] = 1
+    right, wrong = torch.zeros(1, 256, 8), torch.zeros(1, 256, 8)
+    right[0, :64, 1], right[0, 64:, 0] = 1, 1
+    wrong[0, :64, 0], wrong[0, 64:, 1] = 1, 1
+    losses = []
+    for probabilities in (right, wrong):
+        watch.seen = [probabilities]
+        losses.append(float(watch.loss(weights, shares)))
+    assert losses[0] < 0.001 < losses[1]
+
+
+def test_training_resumes_and_exports_a_folder_that_the_common_loader_draws_with(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "BATCH", 2)
+    first = diffusion.train(world, tmp_path, minutes=0.02, last=False)
+    second = diffusion.train(world, tmp_path, minutes=0.02, last=True)
+    assert second > first > 0
+    autoencoder.train(world.images, tmp_path / "autoencoder.pt", Turn.begin(0.01, last=True))
+    assert export(tmp_path, tmp_path / "folder") < 30e6
+    config = GeneratorConfig(model=str(tmp_path / "folder"), steps=2, batch_size=1, device="cpu")
+    engine = TextToImage(config)
+    assert engine.grids == ((16, 16), (16, 16))
+    (drawn,) = engine.draw([Request("a photo of a potted plant; potted plant", ("potted plant",), (16,), 0)])
+    assert drawn.image.shape == (64, 64, 3)
+    assert drawn.problem is None
+
+
+def test_a_cut_off_turn_leaves_no_half_written_checkpoint(tmp_path):
+    from generators.starter_training.loop import load_checkpoint, save_checkpoint
+
+    path = tmp_path / "state.pt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, {"step": 3})
+    path.with_suffix(".part").write_bytes(b"half")
+    assert load_checkpoint(path) == {"step": 3}
