@@ -4,6 +4,7 @@ Only paths, step names and small numbers cross a task boundary; a task is one sh
 by its fingerprint, so retries and reruns never do it again.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.build import BuildConfig, evaluate_step, train_step
 from pipelines.config import load_run_config
+from pipelines.label import LabelConfig, label_shard, label_units
 from pipelines.run import finish, lock, open_step, passes, prepare, save_config
+from pipelines.settings import load_settings, save_settings
 
 GPU_LIMIT = "maskmill-gpu"  # prefect gcl create maskmill-gpu --limit 1
 MODEL_STEPS = frozenset({"generate", "score"})
@@ -82,6 +86,84 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
         for name in (name for steps in passes(config) for name in steps):
             run_step.with_options(task_runner=runner.duplicate())(path, name)
         return close_run(path)
+
+
+class LabelParameters(BaseModel):
+    """Parameters of `pseudo-label`: a labelling config (labeler, label_space, samples, weak, settings) and a folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str = Field(description="YAML file of a labelling run")
+    out_dir: str = Field(description="folder for the PseudoLabel shards")
+    overrides: list[str] = Field(default_factory=list, description='e.g. ["settings.refine=crf"]')
+    workers: int = Field(default=1, ge=1, description="shards in work at once")
+    ray_address: str | None = Field(default=None, description="Ray cluster to map shards on; threads where empty")
+
+
+@task(task_run_name="label-{index:05d}", retries=2, retry_delay_seconds=[2, 10], persist_result=False)
+def label_one(config_path: str, out_dir: str, index: int) -> dict[str, int]:
+    """Pseudo-labels of one shard. Returns images by reason."""
+    with concurrency(GPU_LIMIT, occupy=1, strict=False):
+        return label_shard(load_settings(config_path, LabelConfig), out_dir, index)
+
+
+@flow(name="pseudo-label", persist_result=False)
+def pseudo_label(parameters: LabelParameters) -> dict[str, int]:
+    """Weak labels → PseudoLabel shards by any labeler, one task a shard. Returns images by reason."""
+    config = load_settings(parameters.config, LabelConfig, parameters.overrides)
+    path = save_settings(config, parameters.out_dir)
+    total = len(label_units(config, parameters.out_dir))
+    runner = task_runner(parameters.ray_address, parameters.workers)
+    counts = label_all.with_options(task_runner=runner)(path, parameters.out_dir, total)
+    lines = [f"| {reason} | {number} |" for reason, number in sorted(counts.items())]
+    create_markdown_artifact(key="pseudo-labels", markdown="\n".join(["| reason | images |", "|---|---|", *lines]))
+    return counts
+
+
+@flow(name="label-shards", persist_result=False)
+def label_all(config_path: str, out_dir: str, total: int) -> dict[str, int]:
+    """All shards, one task each. Returns images by reason."""
+    futures = label_one.map(unmapped(config_path), unmapped(out_dir), list(range(total)))
+    counts: Counter[str] = Counter()
+    for future in futures:
+        counts.update(future.result())
+    return dict(counts)
+
+
+class BuildParameters(BaseModel):
+    """Parameters of `build-segmenter`: a config (train: trainer, label_space, data, settings; test) and a folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str = Field(description="YAML file: `train` as for `maskmill train`, and `test` data with true masks")
+    out_dir: str = Field(description="folder for run, artefact and evaluation")
+    overrides: list[str] = Field(default_factory=list, description='e.g. ["train.settings.steps=2000"]')
+
+
+@task(task_run_name="train", retries=2, retry_delay_seconds=[2, 10], persist_result=False)
+def train_one(config_path: str, out_dir: str) -> str:
+    """Train, or go on with a run that was killed. Returns the artefact's folder."""
+    with concurrency(GPU_LIMIT, occupy=1, strict=False):
+        return train_step(load_settings(config_path, BuildConfig), out_dir)
+
+
+@task(task_run_name="evaluate", persist_result=False)
+def evaluate_one(config_path: str, out_dir: str) -> dict[str, float]:
+    """Metrics of the artefact on the test data; only the numbers."""
+    found = evaluate_step(load_settings(config_path, BuildConfig), out_dir)
+    return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+@flow(name="build-segmenter", persist_result=False)
+def build_segmenter(parameters: BuildParameters) -> dict[str, float]:
+    """Pseudo-labels → trained segmenter → metrics. Returns the metrics."""
+    path = save_settings(load_settings(parameters.config, BuildConfig, parameters.overrides), parameters.out_dir)
+    artefact = train_one(path, parameters.out_dir)
+    metrics = evaluate_one(path, parameters.out_dir)
+    lines = [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
+    table = "\n".join(["| metric | value |", "|---|---|", *lines])
+    create_markdown_artifact(key="segmenter", markdown=table, description=artefact)
+    return metrics
 
 
 def task_runner(ray_address: str | None, workers: int) -> TaskRunner[Any]:

@@ -25,7 +25,7 @@ from data_contracts import (
     read_shard,
 )
 from labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
-from pipelines.stage import Stage, StageResult, Unit, UnitReport, map_units
+from pipelines.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
 NAME = "label"
 VERSION = 1
@@ -179,6 +179,11 @@ def _item(row: Row, hints: Row, own_tags: bool) -> LabelItem:
 
 def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> "np.ndarray[Any, np.dtype[np.float32]]":
     return np.array([[row[name] for name in names] for row in rows or []], np.float32).reshape(-1, len(names))
+
+
+def label_shard(config: LabelConfig, out_dir: str, index: int) -> dict[str, int]:
+    """Label the shard of unit `index` unless it is labelled; returns images by reason."""
+    return run_unit(label_stage(config), label_units(config, out_dir)[index]).counts
 
 
 def label(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from data_contracts import write_bytes
 from pipelines.config import ConfigError, find_config
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,6 +32,13 @@ def load_settings(path: str, model: type[Model], overrides: list[str] | None = N
         return model.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}: this config cannot be used:\n{explain_errors(error)}") from error
+
+
+def save_settings(config: BaseModel, folder: str) -> str:
+    """Write a resolved config to FOLDER/config.json, for readers and for tasks in other processes; returns its path."""
+    path = f"{folder.rstrip('/')}/config.json"
+    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
+    return path
 
 
 def explain_errors(error: ValidationError) -> str:
