@@ -157,6 +157,7 @@ def _class_maps(
         scale=engine.scale,
         box_threshold=engine.box_threshold,
         edge_fix=engine.config.edge_fix,
+        layer=engine.config.cam_layer,
         chunk=None if engine.micro_batch == 1 else engine.micro_batch,
     )
     return [response.of(i).cpu().numpy() if wants else None for i, wants in enumerate(wanted)]

@@ -73,9 +73,9 @@ def image_scores(kind: ImageScore, readings: Readings) -> Tensor:
     pcs: the entropy gap, as published. drop: by how much the probability of the image's own classes falls (signed).
     divergence:
     Kullback-Leibler divergence of the shuffled from the original distribution. shift: distance 1 - cosine between the
-    embeddings, which needs no text. evidence: shift times the probability of the own classes, so an image must both
-    have a structure
-    to lose and show what it is said to show.
+    embeddings, which needs no text. evidence: shift, half of it weighted by the probability of the own classes: an
+    image must have a
+    structure to lose, and is trusted more when it shows what it is said to show.
     """
     if kind == "pcs":
         return readings.gaps
@@ -87,7 +87,7 @@ def image_scores(kind: ImageScore, readings: Readings) -> Tensor:
         return (own - _mass(readings.mixed_log_p, readings.own)).mean(dim=0)
     # Half the squared distance of unit vectors is 1 - cosine, and exactly zero for equal ones.
     shift = (readings.embeddings - readings.mixed_embeddings).square().sum(dim=-1).mean(dim=0) / 2
-    return shift if kind == "shift" else shift * own
+    return shift if kind == "shift" else shift * (1 + own) / 2
 
 
 def _mass(log_p: Tensor, own: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_image_scores_follow_their_definitions(seed: int) -> None:
             "drop": float((p[r.own[image]].sum() - q[:, r.own[image]].sum(dim=1)).mean()),
             "divergence": float((p[keep] * (p[keep] / q[:, keep]).log()).sum(dim=1).mean()),
             "shift": float((1 - cosine).mean()),
-            "evidence": float((1 - cosine).mean() * p[r.own[image]].sum()),
+            "evidence": float((1 - cosine).mean() * (1 + p[r.own[image]].sum()) / 2),
         }
         for kind, value in expected.items():
             assert float(image_scores(kind, r)[image]) == pytest.approx(value, abs=2e-5)  # type: ignore[arg-type]

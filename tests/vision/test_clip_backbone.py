@@ -1,6 +1,7 @@
 """The frozen encoder against open_clip's own forward, for every kind of tower."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_attention_equals_torchs_head_mean_and_loses_only_the_class_token() -> N
     backbone = clip(NATIVE)
     x = images(64, 80)
     dense = backbone.encode(x, n_attention=3, per_block=True, block_outputs=True)
-    block = backbone.tower.blocks[-1]
+    block: Any = backbone.tower.blocks[-1]
     z = backbone.last_norm(dense.last_input)
     _, weights = block.attn(z, z, z, need_weights=True, average_attn_weights=True)
     ours = backbone.tower.attention(block, z)
@@ -99,7 +100,7 @@ def test_attention_equals_torchs_head_mean_and_loses_only_the_class_token() -> N
 def test_timm_attention_equals_its_unfused_softmax() -> None:
     backbone = clip(TIMM)
     x = backbone.encode(images(64, 64, batch=1), n_attention=0).last_input
-    block = backbone.tower.blocks[-1]
+    block: Any = backbone.tower.blocks[-1]
     z = backbone.last_norm(x)
     values = block.attn.qkv(z).reshape(1, x.shape[1], 3, block.attn.num_heads, -1)[:, :, 2]
     heads = block.attn.num_heads
@@ -125,7 +126,7 @@ def test_patch_embeddings_are_unit_and_pool_to_the_image_embedding(name: str) ->
     patches = backbone.patch_embeddings(x)
     torch.testing.assert_close(patches.norm(dim=-1), torch.ones(patches.shape[:2]))
     if name in (NATIVE, CONV):  # pooling and projection commute when no norm stands between them
-        raw = backbone.tower.embed_patches(backbone._last_block(backbone.last_norm(x), x)).mean(dim=1)
+        raw = backbone.tower.embed_patches(backbone.last_output(backbone.last_norm(x), x)).mean(dim=1)
         torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=-1), backbone.tail(x), atol=1e-5, rtol=0)
 
 

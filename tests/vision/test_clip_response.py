@@ -90,6 +90,20 @@ def test_a_pairs_map_does_not_depend_on_its_companions(
     assert torch.equal(alone, together[:1])  # padding of the last chunk changes nothing
 
 
+def test_output_layer_gives_the_plain_class_map(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+    found = class_cams(backbone, dense, [1], bank.rows([12]), bank, bank.allowed(LABELS), SCALE, layer="output")
+    y = backbone.last_output(backbone.last_norm(dense.last_input[1:2]), dense.last_input[1:2])
+    y = y.detach().requires_grad_(True)
+    rows = bank.rows(LABELS[1]) + list(range(20, 45))
+    p = (SCALE * backbone.pool(y) @ bank.matrix[rows].T).softmax(dim=-1)
+    (gradient,) = torch.autograd.grad(p[0, 0], y)
+    patches = slice(dense.prefix, None)
+    cam = (y.detach()[0, patches] @ gradient[0, patches].mean(dim=0)).relu().reshape(1, *dense.grid)
+    torch.testing.assert_close(found, min_max(cam), atol=2e-4, rtol=0)
+    other = class_cams(backbone, dense, [1], bank.rows([12]), bank, bank.allowed(LABELS), SCALE)
+    assert torch.equal(found, other) == (not backbone.tower.blocks)  # without blocks the two layers are one
+
+
 def test_chunks_agree_with_one_batch(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
     allowed, rows = bank.allowed(LABELS), bank.rows([12, 15, 3])
     whole = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE)

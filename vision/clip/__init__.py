@@ -2,6 +2,7 @@
 
 from vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
 from vision.clip.response import (
+    CamLayer,
     ClassResponse,
     attention_affinity,
     box_masks,
@@ -15,6 +16,7 @@ from vision.clip.text import ORIGAMI, TextBank, build_text_bank
 
 __all__ = [
     "ORIGAMI",
+    "CamLayer",
     "ClassResponse",
     "ClipBackbone",
     "DenseFeatures",

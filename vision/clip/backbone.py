@@ -125,22 +125,25 @@ class ClipBackbone:
         """First LayerNorm of the last block, (B, L, D) -> (B, L, D): the layer on which class maps are taken."""
         return self.tower.norm_in(self.tower.blocks[-1], x) if self.tower.blocks else x
 
+    def last_output(self, z: Tensor, x: Tensor) -> Tensor:
+        """Output of the last block (B, L, D) from z = last_norm(x); x feeds the residual path only."""
+        return self.tower.from_norm(self.tower.blocks[-1], z, x) if self.tower.blocks else z
+
+    def pool(self, y: Tensor) -> Tensor:
+        """Unit embeddings (B, E) from the last block's output: final norm, mean over PATCH tokens, projected."""
+        return functional.normalize(self.tower.embed(y).float(), dim=-1)
+
     def tail_from_norm(self, z: Tensor, x: Tensor) -> Tensor:
         """Unit embeddings (B, E) from z = last_norm(x); x feeds the residual path only. Differentiable, fp32."""
-        return functional.normalize(self.tower.embed(self._last_block(z, x)).float(), dim=-1)
+        return self.pool(self.last_output(z, x))
 
     def tail(self, x: Tensor) -> Tensor:
-        """Unit embeddings (B, E) from the last block's input (B, L, D): mean over PATCH tokens after the final norm,
-        projected.
-        """
+        """Unit embeddings (B, E) from the last block's input (B, L, D)."""
         return self.tail_from_norm(self.last_norm(x), x)
 
     def patch_embeddings(self, x: Tensor) -> Tensor:
         """One unit embedding per patch (B, n, E) from the last block's input (B, L, D)."""
-        return functional.normalize(self.tower.embed_patches(self._last_block(self.last_norm(x), x)).float(), dim=-1)
-
-    def _last_block(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.tower.from_norm(self.tower.blocks[-1], z, x) if self.tower.blocks else z
+        return functional.normalize(self.tower.embed_patches(self.last_output(self.last_norm(x), x)).float(), dim=-1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit embeddings (B, E) of normalised images (B, 3, H, W), with the fused attention kernel throughout. No

@@ -10,6 +10,7 @@ on the other pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from vision.clip.backbone import ClipBackbone, DenseFeatures
 from vision.clip.text import TextBank
 
+CamLayer = Literal["norm", "output"]
 SINKHORN_ROUNDS = 3
 EPSILON = 1e-7
 
@@ -50,6 +52,7 @@ def clip_response(
     edge_fix: bool = False,
     affinity: Tensor | None = None,
     chunk: int | None = None,
+    layer: CamLayer = "norm",
 ) -> ClassResponse:
     """Class maps of every label of every image.
 
@@ -61,6 +64,8 @@ def clip_response(
         affinity: (B, n, n) as `attention_affinity` gives; None = from `dense.attention`.
         chunk: pairs per forward-backward, padded to exactly this many, so that shapes stay fixed; None = all pairs,
         unpadded.
+        layer: where maps are taken: "norm", the first LayerNorm of the last block, as published (its gradient passes
+            through attention only), or "output", the last block's tokens (the plain class map of a mean-pooled tower).
 
     Raises:
         ValueError: no attention in `dense` and no `affinity` given.
@@ -75,7 +80,7 @@ def clip_response(
         if dense.attention is None:
             raise ValueError("clip_response: expected attention; encode with n_attention > 0, or pass `affinity`")
         affinity = attention_affinity(dense.attention)
-    cams = class_cams(backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, chunk)
+    cams = class_cams(backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, chunk, layer)
     boxes = torch.ones_like(cams) if box_threshold is None else box_masks(cams, box_threshold, edge_fix)
     return ClassResponse(tuple(images), tuple(classes), cams, spread(affinity, cams * boxes, images))
 
@@ -89,6 +94,7 @@ def class_cams(
     allowed: Tensor,
     scale: float | None = None,
     chunk: int | None = None,
+    layer: CamLayer = "norm",
 ) -> Tensor:
     """Softmax Grad-CAM of N (image, text row) pairs, one forward and one backward of the last block per chunk: (N,
     h, w) in [0, 1].
@@ -104,7 +110,7 @@ def class_cams(
         index += [index[0]] * (size - len(index))
         images = torch.tensor([pair_image[i] for i in index], device=dense.last_input.device)
         rows = torch.tensor([pair_row[i] for i in index], device=dense.last_input.device)
-        maps.append(_pair_cams(backbone, dense, images, rows, bank, allowed, scale))
+        maps.append(_pair_cams(backbone, dense, images, rows, bank, allowed, scale, layer))
     return torch.cat(maps)[:n]
 
 
@@ -116,16 +122,18 @@ def _pair_cams(
     bank: TextBank,
     allowed: Tensor,
     scale: float | None,
+    layer: CamLayer,
 ) -> Tensor:
     x = dense.last_input[images]
     with torch.no_grad():
-        z = backbone.last_norm(x).detach()
+        z = backbone.last_norm(x)
+        tokens = z if layer == "norm" else backbone.last_output(z, x)
     with torch.enable_grad():
-        leaf = z.clone().requires_grad_(True)
-        embeddings = backbone.tail_from_norm(leaf, x)
+        leaf = tokens.detach().clone().requires_grad_(True)
+        embeddings = backbone.tail_from_norm(leaf, x) if layer == "norm" else backbone.pool(leaf)
         log_p = bank.log_probabilities(embeddings, allowed[images], backbone.logit_scale if scale is None else scale)
         (gradient,) = torch.autograd.grad(log_p.gather(1, rows[:, None]).sum(), leaf)
-    patches, weights = z[:, dense.prefix :], gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
+    patches, weights = tokens[:, dense.prefix :], gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
     # Sum the products explicitly: a matrix product may choose its kernel by the number of pairs.
     return min_max((patches * weights).sum(dim=-1).relu().reshape(-1, *dense.grid))
 
