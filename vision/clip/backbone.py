@@ -195,6 +195,8 @@ def load_clip(
 def _load(model: str, pretrained: str | None, device: str, precision: Precision) -> ClipBackbone:
     import open_clip
 
+    import vision.clip.towers  # noqa: F401  (registers the starter's tower with timm)
+
     address = _address(model)
     _check_activation(address, pretrained, open_clip.get_model_config(address))
     with torch.random.fork_rng(devices=[]), _quiet():
