@@ -5,7 +5,7 @@
     python -m generators.starter_training diffusion --work DIR --minutes 8 --last
     python -m generators.starter_training export --work DIR
 
-Every turn resumes from DIR and can be cut off; a turn that is killed loses its own steps only.
+Every turn resumes from DIR. SIGTERM ends a turn early and keeps its steps; a turn that is killed loses its own only.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 
 from generators.starter_training import autoencoder, diffusion
 from generators.starter_training.export import export
-from generators.starter_training.loop import Turn
+from generators.starter_training.loop import Turn, stop_on_request
 from generators.starter_training.world import load_world
 
 SCENES = 24_000
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("starter/generator"), help="where export writes its folder")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    stop_on_request()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     if arguments.part == "autoencoder":

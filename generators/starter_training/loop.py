@@ -2,12 +2,21 @@
 time.
 """
 
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_asked_to_stop = threading.Event()
+
+
+def stop_on_request() -> None:
+    """End the turn after the step in hand when the process gets SIGTERM, so that its checkpoint is still written."""
+    signal.signal(signal.SIGTERM, lambda *_: _asked_to_stop.set())
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,9 @@ class Turn:
 
     @property
     def spent(self) -> float:
-        """Share of this turn that is over, 0..1."""
+        """Share of this turn that is over, 0..1; all of it once the process was asked to stop."""
+        if _asked_to_stop.is_set():
+            return 1.0
         return min((time.monotonic() - self.started) / (60 * self.minutes), 1.0)
 
     def rate(self, step: int, warmup: int) -> float:

@@ -124,4 +124,5 @@ def make_scheduler() -> Any:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # not used with trailing spacing; diffusers warns of any other value
     )
