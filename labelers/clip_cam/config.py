@@ -13,6 +13,7 @@ FAITHFUL: dict[str, Any] = {
     "pretrained": "openai",
     "image_side": None,
     "temperature": None,
+    "cam_layer": "norm",
     "edge_fix": False,
     "refine": "crf",
     "confidence": 0.95,
@@ -31,6 +32,9 @@ class Config(LabelerConfig):
     synonyms: bool = Field(default=False, description="average a class's text over its synonyms")
     image_side: int | None = Field(default=224, ge=16, description="long side of the model's input; none = native")
     temperature: float | None = Field(default=None, gt=0, description="of the class softmax; none = the model's own")
+    cam_layer: Literal["norm", "output"] = Field(
+        default="output", description="Grad-CAM on the last block's first LayerNorm (published), or on its output"
+    )
     affinity: bool = Field(default=True, description="spread maps along the attention; false = raw Grad-CAM")
     n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")
     box_threshold: float | None = Field(default=None, gt=0, lt=1, description="none = the label space's")

@@ -79,6 +79,7 @@ class ClipCam(Labeler):
             edge_fix=self.config.edge_fix,
             affinity=None if self.config.affinity else _identity(dense),
             chunk=self.pairs,
+            layer=self.config.cam_layer,
         )
         maps = response.spread if self.config.affinity else response.cams
         owners = np.array(response.pair_image, int)

@@ -21,10 +21,12 @@ _RELEASE: dict[str, Any] = {
     "augment": AugmentConfig(size=320, fit="native", scale=(0.5, 2.0)),
     "normalisation": "imagenet",
     "temperature": None,
+    "cam_layer": "norm",
     "rfm_start": 9_145,  # the release counts forwards, those of validation too: its 15,000 falls on this step
     "candidates": 6,
     "filter": "signed",
     "par_iterations": 20,
+    "par_stride": 1,
     "edge_fix": False,
     "ignore_padding": False,
     "test_size": 512,
@@ -57,6 +59,8 @@ class Config(TrainerConfig):
     synonyms: bool = False
     temperature: float | None = Field(default=None, gt=0)  # of the class softmax; None = the model's own
 
+    cam_layer: Literal["norm", "output"] = "output"  # last block's first LayerNorm (published), or its output
+
     supervision: Literal["tags", "masks"] = "tags"  # masks: the fully supervised upper bound
     rfm_start: int | None = Field(default=None, ge=0)  # first step with RFM; None = half of the run
     candidates: int = Field(default=6, ge=1)  # last attention maps that RFM chooses from
@@ -66,6 +70,7 @@ class Config(TrainerConfig):
     presence_gate: float | None = Field(default=None, gt=0, lt=1)  # tags less probable in a crop are left out
     par_iterations: int = Field(default=10, ge=0)
     par_dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
+    par_stride: int = Field(default=2, ge=1)  # PAR and argmax run on crops shrunk by this
     ignore_below: float | None = Field(default=None, gt=0, lt=1)  # pixels whose best map has a lower share become 255
     ignore_padding: bool = True
     affinity_weight: float = Field(default=0.1, ge=0)

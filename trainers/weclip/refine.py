@@ -64,17 +64,22 @@ def pseudo_labels(
     *,
     iterations: int,
     dilations: tuple[int, ...],
+    stride: int = 1,
     ignore_below: float | None = None,
 ) -> Tensor:
     """Labels int64 (B, H, W) from class maps (N, h, w) of (image, class) pairs and the crops (B, 3, H, W).
 
     Maps are resized to the crop, the background is 1 - their maximum, PAR runs on the stack of each image, and every
     pixel takes the class of its largest map; an image without pairs is all background. With `ignore_below`, pixels
-    whose largest share of the stack is lower become 255.
+    whose largest share of the stack is lower become 255. With `stride` > 1 all of this runs on crops shrunk by it, and
+    the labels are enlarged by nearest neighbour.
 
     Stacks are padded to the largest number of classes: PAR treats maps one by one, and padding never wins.
     """
-    batch, size = len(images), (images.shape[2], images.shape[3])
+    batch, whole = len(images), (images.shape[2], images.shape[3])
+    size = (-(-whole[0] // stride), -(-whole[1] // stride))
+    if stride > 1:
+        images = F.interpolate(images, size, mode="area")
     counts = [pair_image.count(image) for image in range(batch)]
     stack = torch.zeros(batch, max([1, *counts]) + 1, *size, device=images.device)
     ids = torch.full((batch, stack.shape[1]), background, device=images.device)
@@ -90,7 +95,9 @@ def pseudo_labels(
         stack[image, count + 1 :] = float("-inf")
     best, slot = stack.max(dim=1)
     labels = ids.gather(1, slot.flatten(1)).view_as(slot)
-    if ignore_below is None:
+    if ignore_below is not None:
+        share = best / stack.clamp_min(0).sum(dim=1).clamp_min(1e-6)
+        labels = labels.masked_fill(share < ignore_below, IGNORE)
+    if size == whole:
         return labels
-    share = best / stack.clamp_min(0).sum(dim=1).clamp_min(1e-6)
-    return labels.masked_fill(share < ignore_below, IGNORE)
+    return F.interpolate(labels[:, None].float(), whole, mode="nearest")[:, 0].long()

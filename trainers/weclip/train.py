@@ -111,6 +111,7 @@ class PseudoLabeler:
             box_threshold=config.box_threshold or self.space.cam_box_threshold,
             edge_fix=config.edge_fix,
             affinity=attention_affinity(attention),
+            layer=config.cam_layer,
         )
         labels = pseudo_labels(
             response.spread,
@@ -120,6 +121,7 @@ class PseudoLabeler:
             self.space.background_id or 0,
             iterations=config.par_iterations,
             dilations=config.par_dilations,
+            stride=config.par_stride,
             ignore_below=config.ignore_below,
         )
         return labels, kept
