@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 export OMP_NUM_THREADS ?= 2
+export MALLOC_TRIM_THRESHOLD_ ?= 536870912
+export MALLOC_MMAP_THRESHOLD_ ?= 536870912
 export TOKENIZERS_PARALLELISM := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
@@ -29,7 +31,7 @@ demo: $(VENV)/.base  ## run the main job on the starter models; ends with the le
 	$(BIN)/maskmill demo
 
 test: $(VENV)/.dev  ## set up and run the tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 lint: $(VENV)/.dev  ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .
