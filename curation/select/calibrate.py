@@ -10,6 +10,8 @@ Float64 = NDArray[np.float64]
 MIN_ROWS = 20  # fewer scores than this have no distribution to speak of
 BINS = 256
 EM_STEPS = 200
+# least spread of a component, in spreads of all scores: a spike (masks with no overlap at all) is no population
+EM_FLOOR = 0.3
 EM_ROWS = 20_000  # a mixture is fitted to at most as many, taken evenly from the sorted scores
 
 
@@ -69,7 +71,7 @@ def _mixture(values: Float64) -> float | None:
     """
     if len(values) > EM_ROWS:
         values = values[np.linspace(0, len(values) - 1, EM_ROWS).astype(np.int64)]
-    floor = max(values.std() * 1e-2, 1e-6)
+    floor = max(values.std() * EM_FLOOR, 1e-6)
     upper = values > _otsu(values)
     weight = np.array([1 - upper.mean(), upper.mean()])
     mean = np.array([values[~upper].mean(), values[upper].mean()])
