@@ -1,16 +1,12 @@
 """How well SDS tells planted faults from clean samples, on real photos: AUROC per fault.
 
 Arms are the faults. Metrics: `auroc_pcs` (the published entropy gap), `auroc_pcs_best` (the image score of the
-starter preset), `auroc_asf` (its
-annotation score) and `auroc_sds` (both stages: the worse of a sample's two ranks). 0.5 is chance; a fault of the
-annotation leaves the image
-scores at chance, and it is the other stage's task to see it.
+starter preset), `auroc_asf` (its annotation score) and `auroc_sds` (both stages: their product). 0.5 is chance; a
+fault of the annotation leaves the image scores at chance, and it is the other stage's task to see it.
 
 Sets: DAVIS frames and horses (photos with masks), Caltech photos (names only, faults of the image only). Figures are
-means over the sets.
-Sequences and stems are halved by hash: the defaults of the starter preset were chosen on one half, the other is
-reported; with
---test-data all of that folder is.
+means over the sets. Sequences and stems are halved by hash: the defaults of the starter preset were chosen on one
+half, the other is reported; with --test-data all of that folder is.
 """
 
 import csv
@@ -21,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -42,9 +37,11 @@ from data_contracts import (
 from pipelines.config import load_run_config
 
 HALF = 5  # tenths
-PER_SET = {"small": 16, "full": 100}
+PER_SET = {"small": 12, "full": 100}
 BEST = SdsConfig(preset="starter", labels="prompt")
-FAITHFUL = SdsConfig(preset="faithful", asf_gate=float("inf"))  # only its image score is reported
+FAITHFUL = SdsConfig(preset="faithful", labels="prompt", asf_gate=1e9)  # only its image score is reported
+IMAGE_FAULTS = (Fault.SCRAMBLED_IMAGE, Fault.NOISE_IMAGE, Fault.BLURRED_IMAGE)
+FAULTS = (*IMAGE_FAULTS, Fault.FOREIGN_MASK, Fault.SHIFTED_MASK, Fault.SWAPPED_LABEL)
 Floats = NDArray[np.float64]
 
 
@@ -99,7 +96,7 @@ def _tested(photos: Iterable[Photo], everything: bool) -> tuple[Photo, ...]:
 
 
 def _davis(root: Path, everything: bool) -> PhotoSet | None:
-    """Sequences whose name says what moves; the names and the label space are those of the preset configs/davis.yaml."""
+    """Sequences whose name says what moves; names and label space are those of configs/davis.yaml."""
     config = load_run_config("davis")
     names: dict[str, str] = config.source.model_dump()["names_by_group"]
     photos = []
@@ -181,8 +178,7 @@ def _spoilt(photos: list[Photo], spoil: Callable[[Uint8Array, int], Uint8Array],
 
 def _remasked(photos: list[Photo], change: Callable[[Uint8Array, int], Uint8Array], seed: int) -> list[Case]:
     cases = [_case(p) for p in photos]
-    changed = [(c, change(c.mask, seed + i)) for i, c in enumerate(cases) if c.mask is not None]
-    return [Case(c.image, mask, c.class_id) for c, mask in changed if mask.any()]
+    return [Case(c.image, change(c.mask, seed + i), c.class_id) for i, c in enumerate(cases) if c.mask is not None]
 
 
 def _foreign(photo: Photo, photos: PhotoSet, seed: int) -> Case:
@@ -232,21 +228,30 @@ def auroc(clean: Floats, faulty: Floats) -> float:
 def scores(cases: list[Case], space: LabelSpace, seed: int) -> dict[str, Floats]:
     """The three single scores of every case; NaN where there is no mask to score."""
     samples = to_table(cases)
-    published = score_table(samples, FAITHFUL.model_copy(update={"labels": "prompt"}), space, seed)
+    published = score_table(samples, FAITHFUL, space, seed)
     best = score_table(samples, BEST, space, seed)
-    columns = {"auroc_pcs": published["pcs"], "auroc_pcs_best": best["image_score"], "auroc_asf": best["asf"]}
-    return {name: column.to_numpy(zero_copy_only=False).astype(np.float64) for name, column in columns.items()}
+    return {
+        "auroc_pcs": _column(published, "pcs"),
+        "auroc_pcs_best": _column(best, "image_score"),
+        "auroc_asf": _column(best, "asf"),
+    }
 
 
-def both_stages(clean: dict[str, Floats], faulty: dict[str, Floats]) -> tuple[Floats, Floats]:
-    """The worse of a sample's two ranks (image, annotation) among all samples: what two gates in a row see."""
-    n = len(clean["auroc_asf"])
-    ranks = [
-        rankdata(np.concatenate([clean[m], faulty[m]]), nan_policy="omit") / (n + len(faulty[m]))
-        for m in ("auroc_pcs_best", "auroc_asf")
-    ]
-    worst = np.fmin(*ranks)
-    return worst[:n], worst[n:]
+def annotation_scores(cases: list[Case], clean: dict[str, Floats], space: LabelSpace, seed: int) -> dict[str, Floats]:
+    """The same for a fault of the annotation: its images are the clean ones, so only the annotation is scored anew."""
+    best = score_table(to_table(cases), BEST.model_copy(update={"permutations": 1}), space, seed)
+    kept = ~np.isnan(clean["auroc_asf"])
+    images = {name: clean[name][kept] for name in ("auroc_pcs", "auroc_pcs_best")}
+    return {**images, "auroc_asf": np.nan_to_num(_column(best, "asf"))}
+
+
+def _column(table: pa.Table, name: str) -> Floats:
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def both_stages(found: dict[str, Floats]) -> Floats:
+    """Image score times annotation score: a sample needs both. Where there is no mask, the image score alone."""
+    return found["auroc_pcs_best"] * np.where(np.isnan(found["auroc_asf"]), 1.0, found["auroc_asf"])
 
 
 def measure(photos: PhotoSet, budget: str, seed: int) -> dict[str, dict[str, float]]:
@@ -254,23 +259,26 @@ def measure(photos: PhotoSet, budget: str, seed: int) -> dict[str, dict[str, flo
     drawn = draw(photos, PER_SET[budget], seed)
     clean = scores([_case(p) for p in drawn], photos.space, seed)
     results: dict[str, dict[str, float]] = {}
-    for fault in Fault:
-        if fault is Fault.NEAR_DUPLICATE or not (cases := plant(fault, photos, drawn, 1000 * seed)):
+    for fault in FAULTS:
+        if not (cases := plant(fault, photos, drawn, 1000 * seed)):
             continue
-        faulty = scores(cases, photos.space, seed)
+        faulty = (
+            scores(cases, photos.space, seed)
+            if fault in IMAGE_FAULTS
+            else annotation_scores(cases, clean, photos.space, seed)
+        )
         found = {m: auroc(clean[m], faulty[m]) for m in faulty if not np.isnan(faulty[m]).all()}
-        results[fault] = {**found, "auroc_sds": auroc(*both_stages(clean, faulty))}
+        results[fault] = {**found, "auroc_sds": auroc(both_stages(clean), both_stages(faulty))}
     return results
 
 
 def main() -> None:
     """Measure every set for every seed and write means over the sets."""
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     options = parse_options("sds_faults", __doc__)
     record = Record.open(options)
     sets = load_sets(options)
     for seed in options.seeds:
-        if all(record.has(fault, seed) for fault in Fault if fault is not Fault.NEAR_DUPLICATE):
+        if all(record.has(fault, seed) for fault in FAULTS):
             continue
         by_set = [measure(photos, options.budget, seed) for photos in sets]
         for fault in dict.fromkeys(f for found in by_set for f in found):

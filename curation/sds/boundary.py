@@ -2,10 +2,8 @@
 no model.
 
 A mask of another image, or one that was shifted, may still cover much of what CLIP lights up, but its border crosses
-smooth
-surfaces. The score of a border is the mean percentile, among all pixels of the image, of the edge strength beneath
-it: about 0.5
-by chance, above 0.8 for careful masks.
+smooth surfaces. The score of a border is the mean percentile, among all pixels of the image, of the edge strength
+beneath it: about 0.5 by chance, above 0.8 for careful masks.
 """
 
 from collections.abc import Sequence
@@ -41,8 +39,8 @@ def boundary_score(
     """Score the borders of `class_ids` in `mask` uint8 (H, W) over `image` uint8 (H, W, 3).
 
     Pooled by length of border. A class that has none inside the frame counts as chance, and so does one that is not
-    among `labels` (what
-    the image is said to show): its border may be perfect, but it is the border of something else.
+    among `labels` (what the image is said to show): its border may be perfect, but it is the border of something
+    else.
     """
     small_image, small_mask = _shrink(image, mask)
     percentiles = edge_percentiles(small_image)

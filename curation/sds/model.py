@@ -1,8 +1,8 @@
 """The model's part of SDS: embeddings, entropies and class maps of a few samples of one size.
 
 Every forward has exactly the shape (micro_batch, 3, h, w), padded with blanks: a matrix kernel may round differently
-for another shape,
-but not for another place in the same shape. So a sample's numbers do not depend on its companions, to the bit.
+for another shape, but not for another place in the same shape. So a sample's numbers do not depend on its companions,
+to the bit.
 """
 
 from collections.abc import Sequence
@@ -168,8 +168,8 @@ def swapped_classes(samples: Sequence[Prepared], dense: DenseFeatures, engine: E
     None.
 
     A region's embedding is the mean of its patch embeddings, weighted by how much of a patch it covers. An absent
-    class (not
-    among the sample's labels) wins when its cosine leads by more than `swap_margin`; the largest lead decides.
+    class (not among the sample's labels) wins when its cosine leads by more than `swap_margin`; the largest lead
+    decides.
     """
     with torch.no_grad():
         patches = engine.backbone.patch_embeddings(dense.last_input).cpu().numpy()

@@ -1,8 +1,7 @@
 """PCS, the image score of SDS: how much CLIP's class distribution changes when the image's tiles are shuffled.
 
 Tang et al., "A Training-Free Synthetic Data Selection Method for Semantic Segmentation", AAAI 2025 (arXiv
-2501.15201). An image whose
-reading hardly changes had no object structure to lose.
+2501.15201). An image whose reading hardly changes had no object structure to lose.
 """
 
 from dataclasses import dataclass
@@ -74,8 +73,7 @@ def image_scores(kind: ImageScore, readings: Readings) -> Tensor:
     divergence:
     Kullback-Leibler divergence of the shuffled from the original distribution. shift: distance 1 - cosine between the
     embeddings, which needs no text. evidence: shift, half of it weighted by the probability of the own classes: an
-    image must have a
-    structure to lose, and is trusted more when it shows what it is said to show.
+    image must have a structure to lose, and is trusted more when it shows what it is said to show.
     """
     if kind == "pcs":
         return readings.gaps

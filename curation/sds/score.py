@@ -1,8 +1,7 @@
 """SDS scores of a table of samples: one row in, one row out, whatever else is in the batch.
 
 Images of one model input size go through the model together; decoding runs ahead of it in one thread, refinement and
-ASF behind it in another
-(dense CRFs in worker processes).
+ASF behind it in another (dense CRFs in worker processes).
 """
 
 from collections import defaultdict

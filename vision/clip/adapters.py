@@ -2,8 +2,7 @@
 embedding.
 
 Shapes: B images, L = prefix + n tokens (class and register tokens first), n = h*w patches, D width. Every tower that
-is not known to
-keep these meanings is refused when it is loaded, not discovered in wrong numbers later.
+is not known to keep these meanings is refused when it is loaded, not discovered in wrong numbers later.
 """
 
 from abc import ABC, abstractmethod

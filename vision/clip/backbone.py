@@ -33,9 +33,8 @@ class DenseFeatures:
     """What the frozen tower gives for B images with n = h*w patches and L = prefix + n tokens of width D.
 
     `attention` (B, n, n) is the mean over heads and over the last n blocks, patch part, rows not renormalised; None
-    when not asked for.
-    `block_outputs` (output of each block but the last) and `block_attention` (each of the last n blocks) are filled
-    when asked for.
+    when not asked for. `block_outputs` (output of each block but the last) and `block_attention` (each of the last n
+    blocks) are filled when asked for.
     """
 
     last_input: Tensor
@@ -91,8 +90,7 @@ class ClipBackbone:
         """Run all blocks but the last on images (B, 3, H, W).
 
         Attention weights are materialised for the last `n_attention` blocks only (the last one included; it is not
-        run further).
-        Towers without blocks give the self-similarity of their feature map instead. No gradient.
+        run further). Towers without blocks give the self-similarity of their feature map instead. No gradient.
         """
         with torch.no_grad():
             with self._autocast():

@@ -2,10 +2,8 @@
 WeCLIP).
 
 Grad-CAM of the class probability on the last block's first LayerNorm, spread along attention turned into a symmetric
-transition matrix,
-inside the boxes of the class map. Every function works on all (image, class) pairs of a batch at once; no result of
-a pair depends
-on the other pairs.
+transition matrix, inside the boxes of the class map. Every function works on all (image, class) pairs of a batch at
+once; no result of a pair depends on the other pairs.
 """
 
 from collections.abc import Sequence
@@ -100,8 +98,7 @@ def class_cams(
     h, w) in [0, 1].
 
     The gradient is that of log p: d log p = d p / p, and the positive factor 1/p goes with the min-max, so these are
-    the maps of p itself
-    without its underflow.
+    the maps of p itself without its underflow.
     """
     n, size = len(pair_row), chunk or len(pair_row)
     maps = []
@@ -173,8 +170,7 @@ def box_masks(cams: Tensor, threshold: float, edge_fix: bool = False) -> Tensor:
     """Union of the bounding boxes of each map's blobs above `threshold` x maximum: (N, h, w) of 0 and 1.
 
     As CLIP-ES: the map is quantised to 8 bits, the comparison is strict, blobs are 8-connected, and box ends are
-    clipped to side - 1 and
-    used exclusively, so the last row and column are never covered unless `edge_fix`.
+    clipped to side - 1 and used exclusively, so the last row and column are never covered unless `edge_fix`.
     """
     quantised = (cams * 255).to(torch.uint8).cpu().numpy()
     masks = np.stack([_box_mask(map_, threshold, edge_fix) for map_ in quantised])

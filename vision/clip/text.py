@@ -1,8 +1,7 @@
 """Text bank: the unit embeddings of every class prompt and every background prompt of a label space, computed once.
 
 One bank serves all images: an image's text list (its classes, then all background texts) is a mask over the bank's
-rows, so a masked softmax
-over the bank equals the softmax over the list.
+rows, so a masked softmax over the bank equals the softmax over the list.
 """
 
 import io
