@@ -10,7 +10,7 @@ from data_contracts import DECISION, NEIGHBOUR, SCORE, config_hash, list_shards,
 from pipelines.stage import Stage, StageResult, Unit
 
 NAME = "select"
-VERSION = 1
+VERSION = 2
 READERS = 8
 
 

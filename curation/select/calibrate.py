@@ -12,6 +12,7 @@ BINS = 256
 EM_STEPS = 200
 # least spread of a component, in spreads of all scores: a spike (masks with no overlap at all) is no population
 EM_FLOOR = 0.3
+VALLEY = 0.5  # two heaps only if the density between them falls to this share of the lower heap's
 EM_ROWS = 20_000  # a mixture is fitted to at most as many, taken evenly from the sorted scores
 
 
@@ -93,7 +94,11 @@ def _mixture(values: Float64) -> float | None:
     low, high = sorted(mean)
     grid = np.linspace(low, high, 1025)
     upper_share = _posterior(grid, weight, mean, spread)[int(mean[1] > mean[0])]
-    return float(grid[int(np.argmax(upper_share >= 0.5))])
+    cut = int(np.argmax(upper_share >= 0.5))
+    density = np.logaddexp.reduce(_log_density(grid, weight, mean, spread))
+    # One skewed heap is described well by two normals, too, but there is no valley between them.
+    valley = density[cut] <= min(density[0], density[-1]) + np.log(VALLEY)
+    return float(grid[cut]) if valley else None
 
 
 def _log_density(values: Float64, weight: Float64, mean: Float64, spread: Float64) -> Float64:
