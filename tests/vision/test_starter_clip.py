@@ -1,0 +1,138 @@
+"""The starter CLIP that ships with the project: an ordinary open_clip model that names photos."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import vision.clip.towers  # noqa: F401  (registers the tower)
+from vision.clip.towers import POSITION_CHANNELS, LiteTrunk, position_channels
+from vision.starter import starter_path
+
+MAX_BYTES = 30_000_000
+BACKGROUND = (
+    "ground,land,grass,tree,building,wall,sky,lake,water,river,sea,railway,railroad,keyboard,helmet,cloud,house,"
+    "mountain,ocean,road,rock,street,valley,bridge,sign"
+)
+
+
+@pytest.fixture(scope="module")
+def starter() -> tuple[Any, Any]:
+    import open_clip
+
+    address = f"local-dir:{starter_path('clip')}"
+    model, _, _ = open_clip.create_model_and_transforms(address)
+    return model.eval(), open_clip.get_tokenizer(address)
+
+
+def texts(starter: tuple[Any, Any], names: list[str], template: str = "a photo of a {}.") -> Tensor:
+    model, tokenizer = starter
+    with torch.inference_mode():
+        out: Tensor = model.encode_text(tokenizer([template.format(name) for name in names]), normalize=True)
+    return out
+
+
+def nearest(rows: Tensor, names: list[str], index: int) -> str:
+    similar = rows @ rows[index]
+    similar[index] = -1
+    return names[int(similar.argmax())]
+
+
+def test_folder_is_small_and_complete() -> None:
+    folder = starter_path("clip")
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "README.md"} <= {f.name for f in folder.iterdir()}
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= MAX_BYTES
+
+
+def test_unknown_starter_names_those_that_exist() -> None:
+    with pytest.raises(FileNotFoundError, match="clip"):
+        starter_path("no-such-model")
+    with pytest.raises(FileNotFoundError):
+        starter_path("../vision")
+
+
+@pytest.mark.parametrize("size", [(224, 224), (320, 176), (64, 96)])
+def test_tower_takes_any_multiple_of_sixteen(starter: tuple[Any, Any], size: tuple[int, int]) -> None:
+    model, _ = starter
+    with torch.inference_mode():
+        image = torch.rand(1, 3, *size) * 2 - 1
+        seen = model.visual.forward_intermediates(image, intermediates_only=True)["image_intermediates"]
+        assert model.encode_image(image).shape == (1, 161)
+    assert [tuple(x.shape) for x in seen] == [(1, 320, size[0] // 16, size[1] // 16)] * 4
+
+
+def test_image_embedding_is_linear_in_the_mean_patch(starter: tuple[Any, Any]) -> None:
+    visual = starter[0].visual
+    image = torch.rand(2, 3, 96, 128) * 2 - 1
+    with torch.inference_mode():
+        patches = visual.head(visual.trunk.forward_features(image))
+        torch.testing.assert_close(patches.mean(1), visual(image), atol=1e-4, rtol=1e-4)
+
+
+def test_trunk_statistics_never_move() -> None:
+    trunk = LiteTrunk().train()
+    before = {name: value.clone() for name, value in trunk.state_dict().items() if "running" in name}
+    trunk(torch.rand(2, 3, 64, 64))
+    assert not any(module.training for module in trunk.net.modules())
+    assert all(torch.equal(before[name], trunk.state_dict()[name]) for name in before)
+
+
+def test_position_channels_depend_on_distance_only() -> None:
+    flat = position_channels(6, 8, torch.zeros(1)).reshape(POSITION_CHANNELS, 6, 8)
+    first = (flat[:, 1, 2] * flat[:, 3, 5]).sum()
+    moved = (flat[:, 2, 4] * flat[:, 4, 7]).sum()
+    torch.testing.assert_close(first, moved)
+    assert (flat[:, 1, 2] * flat[:, 1, 3]).sum() > (flat[:, 1, 2] * flat[:, 4, 7]).sum()
+
+
+def test_words_lie_near_words_of_their_kind(starter: tuple[Any, Any]) -> None:
+    names = ["dog", "wolf", "sports car", "taxi", "violin", "cello", "lake", "river", "sofa", "armchair"]
+    rows = texts(starter, names)
+    for first in range(0, len(names), 2):
+        assert nearest(rows, names, first) == names[first + 1]
+
+
+@pytest.mark.parametrize("template", ["{}", "a clean origami {}.", "a cropped photo of the {}."])
+def test_templates_do_not_change_what_is_meant(starter: tuple[Any, Any], template: str) -> None:
+    names = ["horse", "bus", "cat", "person", "bottle", "train", "sheep", *BACKGROUND.split(",")]
+    plain, prompted = texts(starter, names), texts(starter, names, template)
+    assert (plain * prompted).sum(1).min() > 0.8
+
+
+def test_long_voc_prompt_means_person(starter: tuple[Any, Any]) -> None:
+    rows = texts(starter, ["person with clothes,people,human", "person", "dog", "car"], "a clean origami {}.")
+    assert (rows[0] @ rows[1:].T).argmax() == 0
+
+
+def test_flat_images_say_nothing(starter: tuple[Any, Any]) -> None:
+    model, _ = starter
+    rows = texts(starter, ["dog", "car", "bird", *BACKGROUND.split(",")])
+    noise = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        p = (model.logit_scale.exp() * model.encode_image(noise, normalize=True) @ rows.T).softmax(1)
+    entropy = float(-(p * p.log()).sum())
+    assert entropy > 0.8 * float(np.log(len(rows)))
+
+
+@pytest.mark.skipif("MASKMILL_DATA" not in os.environ, reason="MASKMILL_DATA is not set: no photos to name")
+def test_names_photos(starter: tuple[Any, Any]) -> None:
+    model, _ = starter
+    folder = Path(os.environ["MASKMILL_DATA"]) / "imagenet_one_per_class"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    rows = list(csv.DictReader((folder / "labels.csv").open(encoding="utf-8")))
+    names = sorted({row["name"] for row in rows})
+    text = texts(starter, names)
+    right = 0
+    for row in rows[::25]:
+        photo = Image.open(folder / row["file"]).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+        x = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            right += names[int((model.encode_image(x, normalize=True) @ text.T).argmax())] == row["name"]
+    assert right / len(rows[::25]) > 0.5
