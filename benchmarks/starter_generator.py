@@ -32,8 +32,8 @@ from generators.text_to_image import Drawn, GeneratorConfig, TextToImage, reques
 from vision.segmenters import SegmenterConfig, build_segmenter
 
 VOC = load_label_space("voc")
-INPUT = 128  # the judge looks at enlarged pictures
-BATCH, RATE = 32, 1e-3
+INPUT = 96  # the judge looks at enlarged pictures
+BATCH, RATE = 16, 1e-3
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
     sheet_columns: int = 8
 
 
-PLANS = {"small": Plan(3.0, 4, 190), "full": Plan(15.0, 20, 950)}
+PLANS = {"small": Plan(4.0, 4, 190), "full": Plan(15.0, 20, 950)}
 
 
 def real_scene(index: int, seed: int) -> Scene:
@@ -58,7 +58,7 @@ def real_scene(index: int, seed: int) -> Scene:
 
 
 def to_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 (B, H, W, 3) to the judge's input (B, 3, 128, 128), ImageNet-normalised."""
+    """uint8 (B, H, W, 3) to the judge's input (B, 3, 96, 96), ImageNet-normalised."""
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normal = (values - mean[:, None, None]) / std[:, None, None]
@@ -98,7 +98,7 @@ def train_judge(minutes: float, path: Path, seed: int = 0) -> Any:
         small = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
         loss = F.cross_entropy(small, masks) + F.binary_cross_entropy_with_logits(labels[:, 1:], present[:, 1:])
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * spent))
+            group["lr"] = RATE * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * spent))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

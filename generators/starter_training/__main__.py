@@ -45,7 +45,8 @@ def main() -> None:
         world = load_world(work / "scenes", arguments.scenes)
         diffusion.train(world, work, arguments.minutes, arguments.last)
     else:
-        print(f"{arguments.out}: {export(work, arguments.out) / 1e6:.1f} MB")
+        world = load_world(work / "scenes", arguments.scenes)
+        print(f"{arguments.out}: {export(world, work, arguments.out) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from generators.text_to_image import names_of
 from generators.words import classes_in
 
 BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 16, 1e-3, 200, 0.1, 0.1, 50
+SAVE_EVERY = 200
 CLASSES = 3  # most classes of one scene
 
 
@@ -188,6 +189,8 @@ class Trainer:
                 self.average.update(self.step)
                 self.step += 1
                 sums += (float(drawing.detach()), float(attention.detach()))
+                if self.step % SAVE_EVERY == 0:
+                    self.save()
                 if self.step % LOG_EVERY == 0:
                     means = " ".join(f"{value / LOG_EVERY:.4f}" for value in sums)
                     print(f"diffusion step {self.step} turn {turn.spent:.0%} velocity, attention {means}", flush=True)

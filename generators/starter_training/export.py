@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from generators.starter_training.autoencoder import load_autoencoder
+from generators.starter_training import diffusion
+from generators.starter_training.autoencoder import load_autoencoder, psnr
 from generators.starter_training.diffusion import Trainer
 from generators.starter_training.loop import load_checkpoint
 from generators.starter_training.models import make_scheduler, make_tokenizer
+from generators.starter_training.world import World
 
 
 def trained_pipeline(work: Path) -> Any:
@@ -44,7 +46,34 @@ def trained_pipeline(work: Path) -> Any:
     )
 
 
-def export(work: Path, folder: Path) -> int:
-    """Write the pipeline to `folder` in half precision; returns the bytes of its files."""
-    trained_pipeline(work).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+def folder_size(folder: Path) -> int:
+    """Bytes of all files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def export(world: World, work: Path, folder: Path) -> int:
+    """Write the pipeline in half precision and its model card to `folder`; returns the bytes of its files."""
+    pipeline = trained_pipeline(work)
+    quality = psnr(pipeline.vae, world.images[:64])
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    steps, decoder_steps = (_steps(work / name) for name in ("diffusion.pt", "autoencoder.pt"))
+    card = (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            megabytes=folder_size(folder) / 1e6,
+            scenes=len(world.images),
+            steps=steps,
+            batch=diffusion.BATCH,
+            decoder_steps=decoder_steps,
+            psnr=quality,
+        )
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder_size(folder)
+
+
+def _steps(path: Path) -> int:
+    state = load_checkpoint(path)
+    return 0 if state is None else int(state["step"])

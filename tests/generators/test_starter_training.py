@@ -96,7 +96,8 @@ def test_training_resumes_and_exports_a_folder_that_the_common_loader_draws_with
     second = diffusion.train(world, tmp_path, minutes=0.02, last=True)
     assert second > first > 0
     autoencoder.train(world.images, tmp_path / "autoencoder.pt", Turn.begin(0.01, last=True))
-    assert export(tmp_path, tmp_path / "folder") < 30e6
+    assert export(world, tmp_path, tmp_path / "folder") < 30e6
+    assert f"{second} steps of 2 scenes" in (tmp_path / "folder" / "README.md").read_text()
     config = GeneratorConfig(model=str(tmp_path / "folder"), steps=2, batch_size=1, device="cpu")
     engine = TextToImage(config)
     assert engine.grids == ((16, 16), (16, 16))
