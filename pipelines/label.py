@@ -16,6 +16,7 @@ from data_contracts import (
     WEAK_LABEL,
     ContractError,
     LabelSpace,
+    Problem,
     Reason,
     config_hash,
     decode_image,
@@ -160,9 +161,12 @@ def _item(row: Row, hints: Row, own_tags: bool) -> LabelItem:
     """Decode a Sample row and its weak label.
 
     Raises:
-        ContractError: a broken image or scribble.
+        ContractError: a missing or broken image, or a broken scribble.
     """
     sample_id = row["sample_id"]
+    if row["image"]["bytes"] is None:
+        problem = Problem(Reason.MISSING_IMAGE, "embedded image bytes", "none", "ingest with embedded bytes")
+        raise ContractError(sample_id, problem)
     tags = (row["prompt_class_ids"] or row["class_ids"]) if own_tags else hints.get("class_ids")
     scribble = hints.get("scribble")
     return LabelItem(

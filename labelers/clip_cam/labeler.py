@@ -42,7 +42,7 @@ class ClipCam(Labeler):
         """Pseudo-labels of images of any sizes; abstains where an image shows none of the classes."""
         inputs = [self._resize(item.image) for item in items]
         found: dict[int, PseudoLabel] = {}
-        for positions in same_size([tuple(x.shape[1:]) for x in inputs], self.batch):
+        for positions in same_size([(x.shape[1], x.shape[2]) for x in inputs], self.batch):
             chosen = [items[p] for p in positions]
             tags, maps = self.class_maps(torch.stack([inputs[p] for p in positions]), [i.class_ids for i in chosen])
             found.update(zip(positions, self._labels(chosen, tags, maps), strict=True))
