@@ -100,7 +100,7 @@ def drawn_world(size: Size, seed: int) -> World:
 def photo_world(options: Options, size: Size, seed: int) -> World:
     """DAVIS and horses, halved by sequence and stem; with --test-data all of --data is learnt from."""
     config = load_run_config("davis")
-    names: dict[str, str] = config.source.model_dump()["names_by_group"]
+    names: dict[str, str] = config.model_dump()["source"]["names_by_group"]
     train = [] if options.data is None else list(_photos(options.data, names, size))
     test = train if options.tested == options.data else list(_photos(options.tested, names, size))
     if options.test_data is None:
