@@ -63,10 +63,11 @@ def test_missing_wordnet_says_what_to_install(tmp_path: Path) -> None:
 
 def test_names_go_where_classes_put_them(placement: Placement) -> None:
     dog, cat = placement.rows
-    assert torch.equal(placement.of_name("dog") or dog, dog)
-    puppy, animal = placement.of_name("puppy"), placement.of_name("animal")
+    named, puppy, animal = (placement.of_name(name) for name in ("dog", "puppy", "animal"))
+    assert named is not None
     assert puppy is not None
     assert animal is not None
+    torch.testing.assert_close(named, dog)
     torch.testing.assert_close(puppy, dog)
     torch.testing.assert_close(animal, functional.normalize(dog + cat, dim=0))
     assert placement.of_name("no such noun") is None
