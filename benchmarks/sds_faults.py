@@ -35,6 +35,7 @@ from data_contracts import (
     load_label_space,
 )
 from pipelines.config import load_run_config
+from pipelines.ingest import FolderSource
 
 HALF = 5  # tenths
 PER_SET = {"small": 12, "full": 100}
@@ -98,7 +99,9 @@ def _tested(photos: Iterable[Photo], everything: bool) -> tuple[Photo, ...]:
 def _davis(root: Path, everything: bool) -> PhotoSet | None:
     """Sequences whose name says what moves; names and label space are those of configs/davis.yaml."""
     config = load_run_config("davis")
-    names: dict[str, str] = config.source.model_dump()["names_by_group"]
+    if not isinstance(config.source, FolderSource):
+        raise TypeError("configs/davis.yaml: expected a folder source, which names the sequences")
+    names = config.source.names_by_group
     photos = []
     for folder in sorted(root.glob("davis/JPEGImages/*")):
         for path in sorted(folder.glob("*.jpg")) if folder.name in names else ():
@@ -251,7 +254,8 @@ def _column(table: pa.Table, name: str) -> Floats:
 
 def both_stages(found: dict[str, Floats]) -> Floats:
     """Image score times annotation score: a sample needs both. Where there is no mask, the image score alone."""
-    return found["auroc_pcs_best"] * np.where(np.isnan(found["auroc_asf"]), 1.0, found["auroc_asf"])
+    together: Floats = found["auroc_pcs_best"] * np.where(np.isnan(found["auroc_asf"]), 1.0, found["auroc_asf"])
+    return together
 
 
 def measure(photos: PhotoSet, budget: str, seed: int) -> dict[str, dict[str, float]]:

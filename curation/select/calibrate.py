@@ -12,7 +12,7 @@ BINS = 256
 EM_STEPS = 200
 # least spread of a component, in spreads of all scores: a spike (masks with no overlap at all) is no population
 EM_FLOOR = 0.3
-VALLEY = 0.5  # two heaps only if the density between them falls to this share of the lower heap's
+VALLEY = 0.9  # two heaps only if the density between them falls to this share of the lower heap's
 EM_ROWS = 20_000  # a mixture is fitted to at most as many, taken evenly from the sorted scores
 
 
@@ -97,7 +97,7 @@ def _mixture(values: Float64) -> float | None:
     cut = int(np.argmax(upper_share >= 0.5))
     density = np.logaddexp.reduce(_log_density(grid, weight, mean, spread))
     # One skewed heap is described well by two normals, too, but there is no valley between them.
-    valley = density[cut] <= min(density[0], density[-1]) + np.log(VALLEY)
+    valley = density.min() <= min(density[0], density[-1]) + np.log(VALLEY)
     return float(grid[cut]) if valley else None
 
 

@@ -28,9 +28,7 @@ def test_tags_to_pseudo_labels_to_a_segmenter(tmp_path: Path) -> None:
     space.write_text(yaml.safe_dump(shapes.SPACE.model_dump(mode="json")))
     options = {"model": TINY, "image_side": 64, "par_iterations": 1, "min_decided": 0.0}
     plan = tmp_path / "label.yaml"
-    plan.write_text(
-        yaml.safe_dump({"label_space": str(space), "samples": samples, "weak": weak, "settings": options})
-    )
+    plan.write_text(yaml.safe_dump({"label_space": str(space), "samples": samples, "weak": weak, "settings": options}))
     labels = str(tmp_path / "labels")
     counts = flows.pseudo_label(flows.LabelParameters(config=str(plan), out_dir=labels, workers=2))
     assert counts == {"kept": 4}

@@ -64,7 +64,7 @@ def test_batched_maps_equal_a_loop_over_images_and_classes(affinity: bool, toler
 
 def test_maps_are_those_of_the_published_steps() -> None:
     """CAM, box mask and double spreading by hand, from the same frozen features."""
-    labeler = engine()
+    labeler = engine(cam_layer="norm")
     images = labeler._resize(item(0).image)[None]
     _, maps = labeler.class_maps(images, [(1, 3)])
     backbone, bank = labeler.backbone, labeler.bank
@@ -75,7 +75,7 @@ def test_maps_are_those_of_the_published_steps() -> None:
     d = attention_affinity(dense.attention)[0]
     spread = min_max((d @ (d @ (cams * boxes).flatten(1).T)).T.reshape(cams.shape))
     np.testing.assert_allclose(maps[0], spread.numpy(), atol=3e-4)
-    raw = engine(affinity=False).class_maps(images, [(1, 3)])[1][0]
+    raw = engine(cam_layer="norm", affinity=False).class_maps(images, [(1, 3)])[1][0]
     np.testing.assert_allclose(raw, cams.numpy(), atol=1e-4)
 
 

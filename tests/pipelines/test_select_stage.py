@@ -21,8 +21,7 @@ ALL = SelectConfig(preset="faithful", rho=1, near_duplicates="best")
 
 
 def make_rows(count: int, seed: int = 0) -> list[Row]:
-    """Scores with embeddings; sample i + 1 nearly repeats sample i for every tenth i, and every ninth has no embedding.
-    """
+    """Scores with embeddings: sample i + 1 nearly repeats i for every tenth i, and every ninth has no embedding."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(count, 32))
     for i in range(0, count - 1, 10):
