@@ -1,8 +1,6 @@
 """The one shape of every benchmark: its flags, its fixed split, its resumable record, its JSON file and its table.
 
-options = parse_options("starter_clip", __doc__)
-record = Record.open(options)
-for seed in options.seeds:
+options = parse_options("starter_clip", __doc__) record = Record.open(options) for seed in options.seeds:
     if not record.has("starter", seed):
         record.add("starter", seed, {"top1": measure(seed)})
 record.finish()

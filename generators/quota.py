@@ -4,8 +4,7 @@
 this module only counts and plans. Everything is a pure function of the outcomes so far, so a run that was cut off
 plans the same round again.
 
-    state = tally(outcomes)
-    rows = next_round(state, quotas, budget, seed, space, PromptConfig())     # [] when done
+    state = tally(outcomes) rows = next_round(state, quotas, budget, seed, space, PromptConfig())     # [] when done
     print(*[h.why for h in hard_classes(state, quotas, budget, space)], sep="\\n")
 """
 

@@ -1,9 +1,8 @@
 """FreeMask (NeurIPS 2023): ignore what a real-data segmenter finds implausible, and draw more of the hard masks.
 
-Lbar_c = mean loss over all real pixels of class c
-a synthetic pixel x of class c is ignored  iff  l(x) > tolerance * Lbar_c          (tolerance 1.25)
-hardness of a mask = pixel-weighted mean of Lbar_c over its classes
-the i-th easiest of n masks gets min(1 + round(per_mask * i / n), per_mask) images
+Lbar_c = mean loss over all real pixels of class c a synthetic pixel x of class c is ignored  iff  l(x) > tolerance *
+Lbar_c          (tolerance 1.25) hardness of a mask = pixel-weighted mean of Lbar_c over its classes the i-th easiest
+of n masks gets min(1 + round(per_mask * i / n), per_mask) images
 """
 
 from collections.abc import Iterable, Mapping, Sequence

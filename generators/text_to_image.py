@@ -1,8 +1,8 @@
 """Text to image and mask: draw with a Stable Diffusion pipeline and read the mask from its own attention (Dataset
 Diffusion).
 
-    engine = TextToImage(GeneratorConfig(model="starter"))
-    drawn = engine.draw([request_from_row(row, space) for row in prompt_rows])
+    engine = TextToImage(GeneratorConfig(model="starter")) drawn = engine.draw([request_from_row(row, space) for row
+    in prompt_rows])
 
 Each image has its own noise generator, and every call runs a full batch (the last request is repeated to fill it), so
 an image depends on its request and the config only, whatever it is batched with.

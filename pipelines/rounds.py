@@ -2,8 +2,7 @@
 is spent.
 
 After each round the account of all prompts so far is written to RUN/rounds/; the next round's prompts are a pure
-function of
-it, so a run that is cut off anywhere plans the same round again.
+function of it, so a run that is cut off anywhere plans the same round again.
 """
 
 import json

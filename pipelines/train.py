@@ -59,8 +59,7 @@ def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
     """Train, or skip, or go on where a killed run stopped; returns the artefact folder.
 
     `run_dir` (local) keeps the checkpoint while training and metrics.jsonl; `out_dir` gets config.json,
-    model.safetensors, metrics.json and
-    curves.png. The checkpoint goes once the artefact is complete.
+    model.safetensors, metrics.json and curves.png. The checkpoint goes once the artefact is complete.
 
     Raises:
         FileNotFoundError, ContractError: data that is not there or breaks its contract.

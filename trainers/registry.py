@@ -15,9 +15,8 @@ class Trainer(Protocol):
     """What the sub-package of a trainer offers.
 
     `VERSION` rises whenever a change of code changes results. `stamps` names what the result depends on beside
-    settings and data, such as
-    pretrained weights. `train` leaves an artefact in `job.out_dir` and returns that path. `load` turns an artefact
-    into a
+    settings and data, such as pretrained weights. `train` leaves an artefact in `job.out_dir` and returns that path.
+    `load` turns an artefact into a
     predictor: an object whose `predict(images)` returns one `Prediction` an image, where the method allows.
     """
 

@@ -26,8 +26,7 @@ class SegmenterConfig(BaseModel):
     """Which network. `weights` are the encoder's first weights:
 
     auto = the packaged ImageNet weights where they exist for this encoder, else random with a warning; random; hub =
-    timm's or smp's
-    download; or the path of a safetensors file of timm's state.
+    timm's or smp's download; or the path of a safetensors file of timm's state.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,8 +74,7 @@ def build_encoder(
     """A timm encoder from float32 (B, 3, H, W) to a list of feature maps, finest first.
 
     `encoder.feature_info.channels()` and `.reduction()` tell widths and strides. `output_stride` 8 or 16 dilates the
-    last stages
-    where the architecture can.
+    last stages where the architecture can.
 
     Raises:
         ValueError: unknown encoder.

@@ -70,10 +70,9 @@ def image_scores(kind: ImageScore, readings: Readings) -> Tensor:
     """One score per image (B,), higher = more trustworthy; all are means over the R shuffles.
 
     pcs: the entropy gap, as published. drop: by how much the probability of the image's own classes falls (signed).
-    divergence:
-    Kullback-Leibler divergence of the shuffled from the original distribution. shift: distance 1 - cosine between the
-    embeddings, which needs no text. evidence: shift, half of it weighted by the probability of the own classes: an
-    image must have a structure to lose, and is trusted more when it shows what it is said to show.
+    divergence: Kullback-Leibler divergence of the shuffled from the original distribution. shift: distance 1 - cosine
+    between the embeddings, which needs no text. evidence: shift, half of it weighted by the probability of the own
+    classes: an image must have a structure to lose, and is trusted more when it shows what it is said to show.
     """
     if kind == "pcs":
         return readings.gaps

@@ -1,8 +1,7 @@
 """Rebuild the shipped drawings (`starter/drawn/*.png`, `index.json`) from the emoji packages. A developer's tool.
 
-    npm pack @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat @iconify-json/openmoji
-    pip install resvg-py
-    python -m generators.drawn.build --packages FOLDER_WITH_THE_TGZ_FILES
+    npm pack @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat @iconify-json/openmoji pip
+    install resvg-py python -m generators.drawn.build --packages FOLDER_WITH_THE_TGZ_FILES
 
 `catalogue.yaml` says which emoji show which class and what is cut away from them. Each drawing is rasterised so that
 its visible part fills `SIZE` pixels on its longer side, and packed into one RGBA atlas per style.

@@ -1,7 +1,7 @@
 """Scenes of the drawn world: one to three drawings of VOC classes on a named background, with exact masks.
 
-    from generators.drawn import SceneConfig, render_scene
-    scene = render_scene(SceneConfig(size=128, max_distractors=2), 7)
+    from generators.drawn import SceneConfig, render_scene scene = render_scene(SceneConfig(size=128,
+    max_distractors=2), 7)
 
 Scene i depends on (config, config.seed, i) only: never on batch, order or worker.
 """

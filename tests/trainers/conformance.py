@@ -2,8 +2,7 @@
 its own cases.
 
     class TestSupervised(TrainerConformance):
-        name = "supervised"
-        settings = {"segmenter": {"weights": "random"}, "augment": {"size": 32}}
+        name = "supervised" settings = {"segmenter": {"weights": "random"}, "augment": {"size": 32}}
 
 Override `write_data` where the method needs other labels, and `check_prediction` where it predicts something other than
 one `Prediction` an image.

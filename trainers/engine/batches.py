@@ -1,8 +1,7 @@
 """Batches as pure functions of the step: a source is called with a step number and answers with that step's batch.
 
 Which samples a batch holds and how each is augmented follows from (seed, epoch, sample_id) alone, so a run that was
-killed
-goes on with the very batches that it would have seen, and neither shards nor data processes change anything.
+killed goes on with the very batches that it would have seen, and neither shards nor data processes change anything.
 """
 
 import functools
@@ -32,8 +31,8 @@ class SegmentationView:
     """The usual view of an example.
 
     Keys: `image` float32 (3, S, S), jittered and normalised; `rgb` uint8 (3, S, S), the same pixels before jitter
-    (for kernels and
-    other encoders); `mask` int64 (S, S), 255 where ignored, padded or absent; `valid` bool (S, S), false on padding;
+    (for kernels and other encoders); `mask` int64 (S, S), 255 where ignored, padded or absent; `valid` bool (S, S),
+    false on padding;
     `tags` float32
     (classes,), 1 for each image tag; `sample_id`. With `extras`: `scribble` int64 and `confidence` float32 in [0, 1].
     """
@@ -144,8 +143,7 @@ class GroupSource:
     """Whole groups (co-saliency sets, clips, volumes): `groups` of them a batch, at most `members` samples of each.
 
     `pick` says which: `random` draws without replacement, `consecutive` takes neighbours in `index`. The batch is
-    flat; `group` int64 (N,) numbers
-    the group of each sample from 0, and groups may differ in size.
+    flat; `group` int64 (N,) numbers the group of each sample from 0, and groups may differ in size.
     """
 
     def __init__(

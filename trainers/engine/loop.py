@@ -1,13 +1,10 @@
 """The training loop as something to iterate over: it resumes, seeds, prefetches, schedules, saves and writes down;
 the body is the method.
 
-loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
-for step, batch in loop:
+loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer}) for step, batch in loop:
     with loop.autocast():
         loss = criterion(model(batch["image"]), batch["mask"])
-    loop.update(loss)
-    loop.log(loss=loss)
-    loop.evaluate(functools.partial(evaluate, predictor.labels, val, space))
+    loop.update(loss) loop.log(loss=loss) loop.evaluate(functools.partial(evaluate, predictor.labels, val, space))
 """
 
 import logging
@@ -44,11 +41,9 @@ class Loop:
     very run.
 
     `modules` and `optimizers` (each by name) hold everything that training changes, and nothing else: frozen encoders
-    stay out, an EMA
-    teacher belongs in. Before each step torch, `random` and `loop.rng` are seeded by (seed, step), so a step depends
-    on the
-    state of modules, optimisers and `memory`, and on its number. `memory` is a dict of JSON values that the
-    checkpoint carries.
+    stay out, an EMA teacher belongs in. Before each step torch, `random` and `loop.rng` are seeded by (seed, step),
+    so a step depends on the state of modules, optimisers and `memory`, and on its number. `memory` is a dict of JSON
+    values that the checkpoint carries.
     `schedule` replaces the configured learning-rate factor.
 
     Raises (while iterating):

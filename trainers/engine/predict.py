@@ -63,8 +63,7 @@ class SegmentationPredictor:
     field.
 
     Images are grouped by input size, never padded to a batch mate, so companions do not change a result (but for the
-    last bits
-    of float arithmetic).
+    last bits of float arithmetic).
     """
 
     def __init__(

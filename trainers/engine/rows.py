@@ -1,8 +1,7 @@
 """Random access to the rows of Parquet shards by sample_id, without holding them all in memory.
 
 Rows are read row group by row group, once. What is small stays in memory; what is larger goes to one Arrow file that
-is memory-mapped, so
-that reading row 5 costs row 5, and data processes share one copy of it.
+is memory-mapped, so that reading row 5 costs row 5, and data processes share one copy of it.
 """
 
 import os

@@ -17,9 +17,8 @@ def class_weights(samples: Samples, classes: int, balance: Balance, most: int = 
     """Weights float32 (classes,) from the pixel shares f of the first `most` samples; None for `none`.
 
     sqrt: 1 / sqrt(f); median: median(f) / f (median frequency balancing, Eigen and Fergus 2015). Both are scaled to
-    mean 1 over the classes
-    that occur and held within [0.1, 10]; classes that do not occur get 1. Samples are ordered by content hash, so the
-    first are a random draw.
+    mean 1 over the classes that occur and held within [0.1, 10]; classes that do not occur get 1. Samples are ordered
+    by content hash, so the first are a random draw.
     """
     if balance == "none":
         return None

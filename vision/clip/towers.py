@@ -2,8 +2,8 @@
 
 Importing this module registers the tower with timm, after which `open_clip` builds it like any other timm tower:
 
-    import vision.clip.towers  # registers "vit_hybrid_lite0_16"
-    model, _, preprocess = open_clip.create_model_and_transforms("local-dir:starter/clip")
+    import vision.clip.towers  # registers "vit_hybrid_lite0_16" model, _, preprocess =
+    open_clip.create_model_and_transforms("local-dir:starter/clip")
 
 The tower is a timm `VisionTransformer` with standard attribute names (`patch_embed`, `blocks[i].norm1`, `.attn.qkv`,
 `.attn.proj`, `.ls1`, `.norm2`, `.mlp`, `.ls2`), no class token, no final norm and average pooling: the image embedding
