@@ -5,6 +5,7 @@ twice.
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ LEFT_OUT = {".lock", "config.json"}  # the lock is empty; the config names its o
 
 
 def command(run_dir: Path) -> list[str]:
-    sets = {"run_dir": run_dir, "source.count": 24, "shard_size": 4, "source.scene.size": 64}
+    sets = {"run_dir": run_dir, "source.count": 12, "shard_size": 3, "source.scene.size": 64}
     pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "pipelines.cli", "run", "demo", *pairs]
 
@@ -42,8 +43,9 @@ def test_twenty_kills_end_with_the_same_bytes(tmp_path: Path) -> None:
     rng = random.Random(0)
     run_dir = tmp_path / "killed"
     before: dict[str, int] = {}
-    landed = 0
-    for _ in range(KILLS):
+    landed = attempts = 0
+    while landed < KILLS and attempts < 4 * KILLS:
+        attempts += 1
         process = subprocess.Popen(
             command(run_dir),
             stdout=subprocess.DEVNULL,
@@ -51,14 +53,20 @@ def test_twenty_kills_end_with_the_same_bytes(tmp_path: Path) -> None:
             env=environment,
             start_new_session=True,
         )
-        time.sleep(rng.uniform(0.02, 1.0) * whole_seconds)
-        landed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-        process.wait()
+        try:
+            assert process.wait(timeout=rng.uniform(0.05, 0.7) * whole_seconds) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            landed += 1
         after = finished(run_dir)
         assert before.items() <= after.items(), "a finished shard was written again"
         before = after
-    assert landed >= KILLS // 2, f"only {landed} of {KILLS} kills met a living process"
+        if process.returncode == 0 and landed < KILLS:  # it was faster: same bytes, and again from nothing
+            assert tree(run_dir) == tree(tmp_path / "whole")
+            shutil.rmtree(run_dir)
+            before = {}
+    assert landed == KILLS, f"only {landed} of {attempts} kills met a living process"
 
     subprocess.run(command(run_dir), check=True, capture_output=True, env=environment)
     assert before.items() <= finished(run_dir).items()
