@@ -5,8 +5,9 @@ starter preset), `auroc_asf` (its annotation score) and `auroc_sds` (both stages
 fault of the annotation leaves the image scores at chance, and it is the other stage's task to see it.
 
 Sets: DAVIS frames and horses (photos with masks), Caltech photos (names only, faults of the image only). Figures are
-means over the sets. Sequences and stems are halved by hash: the defaults of the starter preset were chosen on one
-half, the other is reported; with --test-data all of that folder is.
+means over the sets. Sequences and stems are halved by hash: the starter preset was tuned on one half, the other is
+reported (a first look at which scores are worth tuning, with another CLIP, drew on both halves); with --test-data all
+of that folder is.
 """
 
 import csv

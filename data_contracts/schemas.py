@@ -152,7 +152,7 @@ SCORE = _contract(
         pa.field("h_mix", pa.float32()),  # the same after shuffling tiles (mean over permutations)
         pa.field("pcs", pa.float32()),  # |h_orig - h_mix|
         pa.field("image_score", pa.float32()),  # the configured image score; equals pcs in faithful mode
-        pa.field("asf", pa.float32()),  # pooled IoU of annotation and CLIP pseudo-mask
+        pa.field("asf", pa.float32()),  # the configured mask score; faithful: pooled IoU with CLIP's mask
         pa.field("per_class", pa.list_(CLASS_SCORE)),
         pa.field("n_classes", pa.int32()),
         pa.field("ignore_fraction", pa.float32()),  # share of the pseudo-mask that CLIP left undecided
