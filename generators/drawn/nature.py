@@ -92,7 +92,8 @@ def _ripples(rng: Rng, height: int, width: int, horizon: float) -> Float:
     near = np.clip((y - np.float32(horizon)) / np.float32(1 - horizon), 0.02, 1)
     swell = noise(rng, height, width, 5, 3, stretch=3)
     waves = np.sin(np.float32(rng.uniform(22, 40)) * np.sqrt(near) + swell * 9 + x * np.float32(rng.uniform(-4, 4)))
-    return 0.5 + (0.22 * waves + 0.5 * (swell - 0.5)) * (0.4 + 0.6 * near)
+    height_of_water: Float = 0.5 + (0.22 * waves + 0.5 * (swell - 0.5)) * (0.4 + 0.6 * near)
+    return height_of_water
 
 
 def _above_horizon(rng: Rng, picture: Float, top: Float, horizon: float) -> Float:

@@ -258,21 +258,8 @@ def test_memory_store() -> None:
     check_store("memory://run/samples")
 
 
-def test_s3_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        fsspec.filesystem("s3").mkdir("bucket")
-        check_store("s3://bucket/run/samples")
-    finally:
-        server.stop()
+def test_s3_store(s3_bucket: str) -> None:
+    check_store(f"s3://{s3_bucket}/run/samples")
 
 
 def test_datasets_opens_a_shard_as_it_is(tmp_path: Path) -> None:

@@ -330,33 +330,18 @@ def test_memory_urls_give_the_rows_of_local_folders(tmp_path: Path) -> None:
     assert [len(samples) for samples, _ in local] == [3, 3, 3, 1]
 
 
-def test_s3_urls_give_the_rows_of_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        }.items():
-            monkeypatch.setenv(name, value)
-        fs = fsspec.filesystem("s3", skip_instance_cache=True)
-        fs.mkdir("bucket")
-        make_all(tmp_path / "set")
-        upload(fs, tmp_path / "set", "bucket/set")
-        assert rows_of("s3://bucket/set", tmp_path / "remote") == rows_of(str(tmp_path / "set"), tmp_path / "local")
-        source = FolderSource(root="s3://bucket/set")
-        units = ingest_units(source, "s3://bucket/run", 2)
-        assert [r.status for r in map_units(ingest_stage(source, VOC), units)] == ["written"] * 2
-        fs.pipe_file("bucket/set/masks/deep/c.png", encode_mask(label_map(5)))
-        units = ingest_units(source, "s3://bucket/run", 2)
-        assert [r.status for r in map_units(ingest_stage(source, VOC), units)] == ["skipped", "written"]
-    finally:
-        server.stop()
+def test_s3_urls_give_the_rows_of_local_folders(tmp_path: Path, s3_bucket: str) -> None:
+    fs = fsspec.filesystem("s3")
+    make_all(tmp_path / "set")
+    upload(fs, tmp_path / "set", f"{s3_bucket}/set")
+    remote = f"s3://{s3_bucket}/set"
+    assert rows_of(remote, tmp_path / "remote") == rows_of(str(tmp_path / "set"), tmp_path / "local")
+    source, run = FolderSource(root=remote), f"s3://{s3_bucket}/run"
+    units = ingest_units(source, run, 2)
+    assert [r.status for r in map_units(ingest_stage(source, VOC), units)] == ["written"] * 2
+    fs.pipe_file(f"{s3_bucket}/set/masks/deep/c.png", encode_mask(label_map(5)))
+    units = ingest_units(source, run, 2)
+    assert [r.status for r in map_units(ingest_stage(source, VOC), units)] == ["skipped", "written"]
 
 
 def test_palette_of_masks_is_for_people_only(tmp_path: Path) -> None:
