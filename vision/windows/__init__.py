@@ -1,0 +1,19 @@
+"""Sums over all pairs of near pixels (kernels, coherence and Potts energies) without unfolding: half of the window,
+slices inside the image, and gradients by hand.
+"""
+
+from vision.windows.energies import l1_energy, potts_energy
+from vision.windows.kernels import colour_kernel, feature_distances, gate_pairs, spatial_kernel
+from vision.windows.pairs import half_offsets, pair_slices, partner_values
+
+__all__ = [
+    "colour_kernel",
+    "feature_distances",
+    "gate_pairs",
+    "half_offsets",
+    "l1_energy",
+    "pair_slices",
+    "partner_values",
+    "potts_energy",
+    "spatial_kernel",
+]

@@ -1,0 +1,67 @@
+"""Unordered pairs of pixels at most `radius` apart in both axes, each visited once.
+
+A *pair stack* is a tensor (N, m, h, w) with m = ((2 radius + 1)^2 - 1) / 2: entry [n, o, y, x] belongs to the pixel
+(y, x) and its partner (y, x) + offset o, and is 0 where the partner lies outside the image. Nothing is ever padded, so
+borders cannot leak.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+Slices = tuple[slice, slice]
+
+
+@functools.cache
+def half_offsets(radius: int) -> tuple[tuple[int, int], ...]:
+    """Offsets (dy, dx) with dy > 0, or dy = 0 and dx > 0: half of the window, the centre excluded.
+
+    Raises:
+        ValueError: a radius below 1.
+    """
+    if radius < 1:
+        raise ValueError(f"radius: expected 1 or more, found {radius}")
+    right = [(0, dx) for dx in range(1, radius + 1)]
+    below = [(dy, dx) for dy in range(1, radius + 1) for dx in range(-radius, radius + 1)]
+    return (*right, *below)
+
+
+def pair_slices(dy: int, dx: int, height: int, width: int) -> tuple[Slices, Slices] | None:
+    """Where the first and the second pixels of an offset's pairs lie; None where the image is too small for any."""
+    if dy >= height or abs(dx) >= width:
+        return None
+    first = (slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
+    second = (slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
+    return first, second
+
+
+def all_pairs(radius: int, height: int, width: int) -> Iterator[tuple[int, Slices, Slices]]:
+    """(position of the offset in a pair stack, first pixels, second pixels) of every offset that fits."""
+    for position, (dy, dx) in enumerate(half_offsets(radius)):
+        found = pair_slices(dy, dx, height, width)
+        if found is not None:
+            yield position, *found
+
+
+def partner_values(values: Tensor, radius: int, fill: float) -> Tensor:
+    """Pair stack of each pixel's partner: (N, h, w) of any dtype to (N, m, h, w), `fill` outside the image."""
+    batch, height, width = values.shape
+    out = values.new_full((batch, len(half_offsets(radius)), height, width), fill)
+    for position, first, second in all_pairs(radius, height, width):
+        out[(slice(None), position, *first)] = values[(slice(None), *second)]
+    return out
+
+
+def empty_stack(like: Tensor, radius: int) -> Tensor:
+    """Zeros of a pair stack for images (N, C, h, w)."""
+    batch, _, height, width = like.shape
+    return torch.zeros(batch, len(half_offsets(radius)), height, width, dtype=like.dtype, device=like.device)
+
+
+def blocks(batch: int, numbers: int) -> Iterator[slice]:
+    """Slices of a batch that keep `numbers` values an image within a CPU's cache: about 1 MiB of float32 a block."""
+    size = max(1, 2**18 // max(numbers, 1))
+    for start in range(0, batch, size):
+        yield slice(start, min(start + size, batch))
