@@ -1,0 +1,144 @@
+"""Encoder, group part and decoder of DCFM in one network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.dcfm.config import Config
+from trainers.dcfm.enhance import FeatureEnhancement
+from trainers.dcfm.prototypes import Mined, PrototypeGeneration
+from vision.segmenters import build_encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """`logits`: a map (N, 1, h, w) a level of the decoder, finest first. `mined`, `deepest`: what the group part made,
+    and from what; None in plain saliency.
+    """
+
+    logits: list[Tensor]
+    mined: Mined | None = None
+    deepest: Tensor | None = None
+
+
+class Dcfm(nn.Module):
+    """Images float32 (N, 3, H, W) and `mates` bool (N, N), true for pairs of one group, to co-saliency logits.
+
+    Only the encoder's `trained_layers` are trained; its norms always use their stored statistics. `group` holds what
+    the arms differ in. The group part and the step to the decoder run in fp32 under any autocast: DFE's weights do not
+    fit fp16.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(
+            config.encoder,
+            config.encoder_weights,
+            output_stride=config.output_stride,
+            out_indices=config.feature_levels,
+        )
+        freeze(self.encoder, config.trained_layers)
+        *laterals, deepest = self.encoder.feature_info.channels()  # type: ignore[operator, union-attr]
+        channels = config.channels or deepest
+        self.neck = nn.Conv2d(deepest, channels, 1) if config.channels else nn.Identity()
+        self.generation = PrototypeGeneration(channels, config.seeds, config.clip) if config.uses_group else None
+        self.enhancement = FeatureEnhancement(channels, config.enhancement) if config.uses_enhancement else None
+        self.decoder = Decoder(channels, laterals, config)
+        initialise(self.neck, self.generation, self.enhancement, self.decoder)
+
+    def train(self, mode: bool = True) -> "Dcfm":
+        """The encoder's norms keep their statistics in both modes."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, images: Tensor, mates: Tensor) -> Output:
+        return self.decode(self.encode(images), mates)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Feature maps, finest first; the last is x5. Needs no group, so it may go in pieces."""
+        features: list[Tensor] = self.encoder(images)
+        return [*features[:-1], self.neck(features[-1])]
+
+    def decode(self, features: Sequence[Tensor], mates: Tensor) -> Output:
+        """Whole groups from `encode`."""
+        top, mined = self.mine(features[-1], mates)
+        return Output(self.decoder(top, features[:-1]), mined, None if mined is None else features[-1])
+
+    def mine(self, x5: Tensor, mates: Tensor) -> tuple[Tensor, Mined | None]:
+        """The decoder's top p5, and what the group yielded. In fp32."""
+        with torch.autocast(x5.device.type, enabled=False):
+            x = x5.float()
+            mined = None if self.generation is None else self.generation(x, mates)
+            x = x if mined is None else mined.features
+            x = x if self.enhancement is None else self.enhancement(x)
+            return self.decoder.top(x), mined
+
+    def prototypes(self, x5: Tensor, mask: Tensor, mates: Tensor) -> tuple[Tensor, Tensor]:
+        """Prototypes (N, C) of x5 on the object and off it, for SCL. `mask` float (N, 1, H, W) in [0, 1]."""
+        if self.generation is None:
+            raise ValueError("plain saliency has no prototypes; set parts to dpg, dpg+scl or dcfm")
+        with torch.autocast(x5.device.type, enabled=False):
+            x = x5.float()
+            inside = F.interpolate(mask, x.shape[2:], mode="bilinear", align_corners=False)
+            return self.generation(x * inside, mates).prototype, self.generation(x * (1 - inside), mates).prototype
+
+
+class Decoder(nn.Module):
+    """An FPN whose levels each give logits: lateral + enlarged coarser level -> two 3x3 convolutions -> head."""
+
+    def __init__(self, channels: int, laterals: Sequence[int], config: Config) -> None:
+        super().__init__()
+        width = config.width
+
+        def step(inputs: int) -> list[nn.Module]:
+            norm = nn.GroupNorm(max(1, width // 8), width) if config.norm == "group" else nn.Identity()
+            return [nn.Conv2d(inputs, width, 3, padding=1), norm]
+
+        def head() -> nn.Sequential:
+            deep = [layer for _ in range(config.head_depth) for layer in (*step(width), nn.ReLU())]
+            return nn.Sequential(*deep, nn.Conv2d(width, 1, 1))
+
+        self.top = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1))
+        self.laterals = nn.ModuleList(nn.Sequential(*step(n), nn.ReLU(), *step(width)) for n in laterals)
+        self.merges = nn.ModuleList(nn.Sequential(*step(width), nn.ReLU(), *step(width)) for _ in laterals)
+        self.heads = nn.ModuleList(head() for _ in laterals)
+
+    def forward(self, top: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+        """Logits (N, 1, h, w) a level, finest first, from `top` (N, width, h, w) and the finer features."""
+        logits: list[Tensor] = []
+        x = top
+        for level in reversed(range(len(self.laterals))):
+            feature = features[level]
+            coarser = F.interpolate(x, feature.shape[2:], mode="bilinear", align_corners=False)
+            x = self.merges[level](self.laterals[level](feature) + coarser)
+            logits.insert(0, self.heads[level](x))
+        return logits
+
+
+def freeze(encoder: nn.Module, trained: Sequence[str]) -> None:
+    """Take gradients off all parameters but those whose names start with one of `trained`.
+
+    Raises:
+        ValueError: a given list fits no parameter at all.
+    """
+    names = [name for name, _ in encoder.named_parameters()]
+    if trained and not any(name.startswith(tuple(trained)) for name in names):
+        known = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+        raise ValueError(f"trained_layers {trained}: expected prefixes of the encoder's parameters, such as {known}")
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name.startswith(tuple(trained)))
+
+
+def initialise(*parts: nn.Module | None) -> None:
+    """Kaiming normal (fan in) weights and zero biases for all convolutions."""
+    for part in parts:
+        for layer in () if part is None else part.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)

@@ -1,0 +1,132 @@
+"""Co-saliency of whole groups: any number of images, any sizes."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_contracts import LabelSpace, Uint8Array
+from trainers.dcfm.metrics import SaliencyMetrics, to_map
+from trainers.dcfm.model import Dcfm
+from trainers.dcfm.prototypes import agreement
+from trainers.engine import PredictConfig, Prediction, Samples, evaluating, fitted_size, normalise, resize_image
+from trainers.engine.batches import Rgb
+
+FAR = 30.0  # logit distance of classes that co-saliency knows nothing of
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMap:
+    """Result for one image of a group, at its own size."""
+
+    logits: NDArray[np.float32]  # (H, W), of the object
+    agreement: float  # mean cosine of its seed with the others' seeds: low = does not belong; 1 in plain saliency
+
+    @property
+    def saliency(self) -> NDArray[np.float32]:
+        """Probability of the object, (H, W)."""
+        share: NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(self.logits, -FAR, FAR)))
+        return share
+
+
+class GroupPredictor:
+    """A trained network over groups. Each group goes through alone and whole, `config.batch` images at a time in
+    encoder and decoder, so that neither other groups nor memory shape a result.
+    """
+
+    def __init__(
+        self, model: Dcfm, space: LabelSpace, mean: Rgb, std: Rgb, config: PredictConfig, device: torch.device
+    ) -> None:
+        self.model, self.space, self.mean, self.std = model, space, mean, std
+        self.config, self.device = config, device
+        model.to(device).to(memory_format=torch.channels_last)
+
+    def predict_group(self, images: Sequence[Uint8Array], config: PredictConfig | None = None) -> list[GroupMap]:
+        """The maps of one group of images uint8 (H, W, 3).
+
+        Raises:
+            ValueError: an image of another shape or dtype; names its position.
+        """
+        config = config or self.config
+        for position, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
+        if not images:
+            return []
+        with evaluating(self.model):
+            logits, agree = self._logits([self._input(image, config) for image in images], config.batch)
+        maps = [_enlarge(one, image) for one, image in zip(logits, images, strict=True)]
+        return [GroupMap(one, float(a)) for one, a in zip(maps, agree, strict=True)]
+
+    def _input(self, image: Uint8Array, config: PredictConfig) -> Tensor:
+        """All images of a group take one size: both sides `config.size`, the aspect is lost."""
+        height, width = fitted_size(image.shape[0], image.shape[1], "squash", config.size)
+        fitted = image if image.shape[:2] == (height, width) else resize_image(image, height, width)
+        return normalise(fitted, self.mean, self.std)
+
+    def _logits(self, inputs: Sequence[Tensor], batch: int) -> tuple[Tensor, Tensor]:
+        """Finest logits (N, 1, h, w) and agreement (N,) of one group."""
+        pieces = []
+        for start in range(0, len(inputs), batch):
+            stacked = torch.stack(list(inputs[start : start + batch])).to(self.device)
+            pieces.append(self.model.encode(stacked.to(memory_format=torch.channels_last)))
+        features = [torch.cat(level) for level in zip(*pieces, strict=True)]
+        del pieces
+        mates = torch.ones(len(inputs), len(inputs), dtype=torch.bool, device=self.device)
+        top, mined = self.model.mine(features[-1], mates)
+        finest = [
+            self.model.decoder(top[start : start + batch], [f[start : start + batch] for f in features[:-1]])[0]
+            for start in range(0, len(inputs), batch)
+        ]
+        agree = torch.ones(len(inputs)) if mined is None else agreement(mined.seeds, mates)
+        return torch.cat(finest).float(), agree
+
+    def predict(
+        self,
+        images: Sequence[Uint8Array],
+        config: PredictConfig | None = None,
+        groups: Sequence[Hashable] | None = None,
+    ) -> list[Prediction]:
+        """The object as the first class of the label space, one prediction an image. `groups` names each image's
+        group; without it every image is a group of its own, so that companions change nothing.
+        """
+        names = list(range(len(images))) if groups is None else list(groups)
+        found: dict[int, Prediction] = {}
+        for name in dict.fromkeys(names):
+            places = [place for place, other in enumerate(names) if other == name]
+            maps = self.predict_group([images[place] for place in places], config)
+            found.update((place, self._prediction(one)) for place, one in zip(places, maps, strict=True))
+        return [found[place] for place in range(len(images))]
+
+    def _prediction(self, one: GroupMap) -> Prediction:
+        logits = np.full((max(self.space.size, 2), *one.logits.shape), -FAR, np.float32)
+        logits[self.space.background_id or 0] = 0
+        logits[self.space.classes[0].id] = one.logits
+        return Prediction(logits)
+
+
+def _enlarge(logits: Tensor, image: Uint8Array) -> NDArray[np.float32]:
+    full = F.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)
+    pixels: NDArray[np.float32] = full[0, 0].cpu().numpy()
+    return pixels
+
+
+def score_groups(predictor: GroupPredictor, samples: Samples) -> dict[str, float]:
+    """Measures over all images of all groups that have masks; samples without a group are groups of their own.
+
+    Raises:
+        ValueError: no sample has a mask.
+    """
+    truth = samples.with_masks()
+    alone = [[place] for place, info in enumerate(truth.infos) if info.group is None]
+    metrics = SaliencyMetrics()
+    for places in [*truth.groups.values(), *alone]:
+        examples = [truth.example(place) for place in places]
+        for example, one in zip(examples, predictor.predict_group([e.image for e in examples]), strict=True):
+            if example.mask is not None:
+                metrics.update(to_map(one.saliency), example.mask, predictor.space.background_id or 0)
+    return metrics.compute()

@@ -1,0 +1,149 @@
+"""Democratic prototype generation and self-contrastive learning.
+
+Source: S. Yu, J. Xiao, B. Zhang, E. Lim, "Democracy Does Matter: Comprehensive Feature Mining for Co-Salient Object
+Detection" (DCFM), CVPR 2022. Several groups go through at once: `mates` bool (N, N) says which images share a group.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Seeds = Literal["fixed", "identity", "trained"]
+CHUNK_NUMBERS = 2**24  # numbers in one piece of the affinity: 64 MB of fp32
+CONTRAST_EPS = 1e-5
+RANGE_EPS = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Mined:
+    """What a group yields. `features` (N, C, h, w); `response` (N, 1, h, w) in [0, 1]; `prototype` (N, C), the same
+    for all images of a group; `seeds` (N, C).
+    """
+
+    features: Tensor
+    response: Tensor
+    prototype: Tensor
+    seeds: Tensor
+
+
+class PrototypeGeneration(nn.Module):
+    """DPG: each image picks a seed by looking at all of its group, every seed votes on every position with equal
+    weight, and the vote's prototype modulates the features.
+
+    `seeds`: `fixed` = the release, whose query and key layers get no gradient and stay as they were initialised;
+    `identity` = the same pick by plain cosine similarity; `trained` = a soft pick through which gradients flow.
+    `clip`: the release cuts negative cosines off in evaluation mode only; `always` does so in training too.
+    """
+
+    def __init__(self, channels: int, seeds: Seeds = "fixed", clip: Literal["eval", "always"] = "eval") -> None:
+        super().__init__()
+        self.seeds, self.clip = seeds, clip
+        self.residual = nn.Conv2d(channels, channels, 1)
+        if seeds != "identity":
+            self.query = nn.Conv2d(channels, channels, 1)
+            self.key = nn.Conv2d(channels, channels, 1)
+        if seeds == "trained":
+            self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
+
+    def forward(self, x5: Tensor, mates: Tensor) -> Mined:
+        """Mine `x5` (N, C, h, w)."""
+        x = x5 + self.residual(x5)
+        unit = F.normalize(x, dim=1)
+        if self.seeds == "trained":
+            seeds = self._soft_seeds(x, unit, mates)
+        else:
+            seeds = pick_seeds(unit, self._hard_scores(x, unit, mates))
+        response = vote(unit, seeds, mates, clip=self.clip == "always" or not self.training)
+        weighted = x * response
+        prototype = group_mean(weighted.mean(dim=(2, 3)), mates)
+        return Mined(x * prototype[:, :, None, None] + weighted, response, prototype, seeds)
+
+    @torch.no_grad()
+    def _hard_scores(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
+        identity = self.seeds == "identity"
+        query, key = (unit, unit) if identity else (self.query(x), self.key(x))
+        return seed_scores(query, key, mates)
+
+    def _soft_seeds(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
+        """Unit seeds (N, C): the mean of all positions by the softmax of their scores; gradients flow."""
+        query, key = F.normalize(self.query(x), dim=1), F.normalize(self.key(x), dim=1)
+        scores = seed_scores(query, key, mates) * math.sqrt(x.shape[1])
+        weights = torch.softmax(scores * self.sharpness.exp(), dim=1)
+        return F.normalize(torch.einsum("ncp,np->nc", unit.flatten(2), weights), dim=1)
+
+
+def group_mean(values: Tensor, mates: Tensor) -> Tensor:
+    """Mean of `values` (N, ...) over each image's group."""
+    weights = mates.to(values.dtype)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("nm,m...->n...", weights, values)
+
+
+def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
+    """Score (N, n) of each position of `query`, `key` (N, C, h, w): the best match in each image of its group (its own
+    included), averaged over these images.
+
+    Works through `chunk` target images at a time, so that memory grows with N instead of N squared.
+    """
+    images, channels = query.shape[:2]
+    q = query.flatten(2).transpose(1, 2).reshape(-1, channels)
+    k = key.flatten(2)
+    positions = k.shape[2]
+    chunk = chunk or max(1, CHUNK_NUMBERS // (images * positions * positions))
+    best = []
+    for start in range(0, images, chunk):
+        part = k[start : start + chunk].permute(1, 0, 2).reshape(channels, -1)
+        affinity = (q @ part) / math.sqrt(channels)
+        best.append(affinity.reshape(images, positions, -1, positions).amax(dim=3))
+    weights = mates.to(query.dtype)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("npm,nm->np", torch.cat(best, dim=2), weights)
+
+
+def pick_seeds(unit: Tensor, scores: Tensor) -> Tensor:
+    """Seeds (N, C): the features `unit` (N, C, h, w) of unit length at each image's highest score (N, n); tied
+    positions are added up.
+    """
+    chosen = (scores == scores.amax(dim=1, keepdim=True)).to(unit.dtype)
+    return torch.einsum("ncp,np->nc", unit.flatten(2), chosen)
+
+
+def vote(unit: Tensor, seeds: Tensor, mates: Tensor, *, clip: bool) -> Tensor:
+    """Response map (N, 1, h, w) in [0, 1]: the mean cosine with all seeds of the group, stretched by min and max."""
+    cosines = torch.einsum("ncp,mc->nmp", unit.flatten(2), seeds)
+    cosines = cosines.clamp_min(0) if clip else cosines
+    weights = mates.to(unit.dtype)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    mean = torch.einsum("nmp,nm->np", cosines, weights)
+    low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
+    return ((mean - low) / (high - low + RANGE_EPS)).reshape(len(unit), 1, *unit.shape[2:])
+
+
+def agreement(seeds: Tensor, mates: Tensor) -> Tensor:
+    """Mean cosine (N,) of each image's seed with the seeds of the other images; 1 for a group of one image."""
+    others = mates & ~torch.eye(len(mates), dtype=torch.bool, device=mates.device)
+    unit = F.normalize(seeds, dim=1)
+    cosines = (unit @ unit.T * others).sum(dim=1)
+    count = others.sum(dim=1)
+    return torch.where(count > 0, cosines / count.clamp_min(1), torch.ones_like(cosines))
+
+
+def self_contrast(prototype: Tensor, inside: Tensor, outside: Tensor, mates: Tensor) -> Tensor:
+    """SCL: -log(d(p, p+) + eps) - log(1 - d(p, p-) + eps) with d = (1 + cosine) / 2, averaged over groups.
+
+    `prototype`, `inside`, `outside` (N, C): prototypes of the whole features, of those on the object, and of the rest.
+    """
+    near = (1 + F.cosine_similarity(prototype, inside, dim=1)) / 2
+    far = (1 + F.cosine_similarity(prototype, outside, dim=1)) / 2
+    losses = -torch.log(near + CONTRAST_EPS) - torch.log(1 - far + CONTRAST_EPS)
+    return mean_over_groups(losses, mates)
+
+
+def mean_over_groups(values: Tensor, mates: Tensor) -> Tensor:
+    """Mean over groups of the mean over their images."""
+    weights = 1 / mates.sum(dim=1).to(values.dtype)
+    return (values * weights).sum() / weights.sum()
