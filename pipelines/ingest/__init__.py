@@ -8,23 +8,35 @@ from pipelines.ingest.base import Entry, RawSample, Source
 from pipelines.ingest.coco import CocoSource
 from pipelines.ingest.dataset_diffusion import DatasetDiffusionSource
 from pipelines.ingest.drawn import DrawnSource
+from pipelines.ingest.drawn_groups import DrawnGroupsSource
 from pipelines.ingest.folder import FolderSource
+from pipelines.ingest.groups import GroupsSource
 from pipelines.ingest.hf_parquet import HfParquetSource
 from pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
 from pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
 from pipelines.ingest.webdataset import WebDatasetSource
 
 SourceConfig = Annotated[
-    FolderSource | VocSource | CocoSource | HfParquetSource | WebDatasetSource | DatasetDiffusionSource | DrawnSource,
+    FolderSource
+    | VocSource
+    | CocoSource
+    | HfParquetSource
+    | WebDatasetSource
+    | DatasetDiffusionSource
+    | DrawnSource
+    | GroupsSource
+    | DrawnGroupsSource,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
     "CocoSource",
     "DatasetDiffusionSource",
+    "DrawnGroupsSource",
     "DrawnSource",
     "Entry",
     "FolderSource",
+    "GroupsSource",
     "HfParquetSource",
     "RawSample",
     "Source",

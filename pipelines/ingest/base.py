@@ -63,6 +63,7 @@ class Source(BaseModel):
     allow_empty: bool = False  # let masks without any foreground pass
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT)
     follow_links: bool = False  # let symbolic links lead out of the root
+    whole_groups: bool = False  # let a shard outgrow its size rather than cut a group; no effect on rows
     threads: int = Field(default=4, ge=1)  # decoding threads of one shard; no effect on the result
 
     @field_validator("colours")
@@ -89,6 +90,10 @@ class Source(BaseModel):
         Raises:
             ContractError: the sample is at fault; says how.
         """
+
+    def group_of(self, entry: Entry) -> str | None:
+        """The group of an entry as far as its listing tells; groups whose entries are neighbours can stay whole."""
+        return None
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""

@@ -96,6 +96,13 @@ class FolderSource(Source):
             index=index,
         )
 
+    def group_of(self, entry: Entry) -> str | None:
+        """The folder, or what the pattern finds."""
+        try:
+            return self._place(entry.fields["stem"], entry.key)[0] if "stem" in entry.fields else None
+        except ContractError:
+            return None
+
     def _place(self, stem: str, where: str) -> tuple[str | None, int | None]:
         """Group and index of a stem."""
         if self.group_by == "parent":

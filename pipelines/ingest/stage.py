@@ -2,10 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from data_contracts import (
@@ -32,7 +31,8 @@ from pipelines.stage import Stage, StageResult, Unit
 
 STAGE = "ingest"
 VERSION = 1
-NOT_IN_HASH = {"root", "threads"}  # neither where the data lies nor how many threads read it changes a row
+# Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
+NOT_IN_HASH = {"root", "threads", "whole_groups"}
 
 
 class Listing:
@@ -45,10 +45,15 @@ class Listing:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def chunks(self, size: int) -> Iterator[list[Entry]]:
-        """The entries, `size` at a time, in one pass."""
-        entries = _unpack(self._entries, 0, None)
-        while chunk := list(islice(entries, size)):
+    def chunks(self, size: int, group_of: Callable[[Entry], str | None] | None = None) -> Iterator[list[Entry]]:
+        """The entries, `size` at a time, in one pass; with `group_of`, more where neighbours share a group."""
+        chunk: list[Entry] = []
+        for entry in _unpack(self._entries, 0, None):
+            if len(chunk) >= size and not (group_of and _together(group_of(chunk[-1]), group_of(entry))):
+                yield chunk
+                chunk = []
+            chunk.append(entry)
+        if chunk:
             yield chunk
 
     def chunk(self, start: int, count: int) -> list[Entry]:
@@ -57,6 +62,10 @@ class Listing:
             return list(_unpack(self._entries.slice(0, count), 0, None))
         pairs = self._entries.slice(start - 1, count + 1)  # one more, to see a key listed twice across the cut
         return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
+
+
+def _together(group: str | None, other: str | None) -> bool:
+    return group is not None and group == other
 
 
 def _unpack(pairs: Iterable[tuple[str, Any]], start: int, before: str | None) -> Iterator[Entry]:
@@ -108,11 +117,12 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     listing = _listing(source, fresh=True)
     if not len(listing):
         raise ValueError(f"{source.root}: nothing to ingest; check the folders that the config names: {source!r}")
-    units = []
-    for index, entries in enumerate(listing.chunks(shard_size)):
+    units, start = [], 0
+    for index, entries in enumerate(listing.chunks(shard_size, source.group_of if source.whole_groups else None)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
-        stamps = (chunk_stamp(entries), f"{index * shard_size}+{len(entries)}")
+        stamps = (chunk_stamp(entries), f"{start}+{len(entries)}")
         units.append(Unit(inputs=(), outputs=outputs, stamps=stamps, index=index))
+        start += len(entries)
     return units
 
 
