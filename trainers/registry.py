@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 from trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_artifact, read_info
 
 TRAINERS = {
+    "abd": "trainers.abd",
     "dcfm": "trainers.dcfm",
     "supervised": "trainers.supervised",
     "weclip": "trainers.weclip",

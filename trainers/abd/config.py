@@ -1,0 +1,152 @@
+"""Options of `abd`. Presets `faithful` and `faithful_bcp` are the released recipes; `starter` fits small machines."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from trainers.engine import AugmentConfig, TrainerConfig
+from vision.segmenters import SegmenterConfig
+
+Host = Literal["supervised", "cross_teaching", "bcp"]
+
+RELEASE: dict[str, Any] = {
+    "network": {"architecture": "unet", "encoder": "resnet34"},
+    "strong_view": True,
+    "displace_unlabelled": True,
+    "geometry": "released",
+    "jitter": 0.8,
+    "hole_label": "background",
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "seed": 1337,
+}
+FAITHFUL: dict[str, Any] = {
+    **RELEASE,
+    "host": "cross_teaching",
+    "partner": {"architecture": "unet", "encoder": "mit_b2"},
+    "displace_labelled": True,
+    "augment": {"size": 224, "fit": "squash"},
+    "batch": 8,
+    "unlabelled_batch": 8,
+    "steps": 30_000,
+    "schedule": "poly",
+    "release_schedule": True,
+    "consistency": 0.1,
+    "ramp": True,
+    "inverse_weight": 2.0,
+    "inverse_share": 2 / 3,
+    "coin": 0.0,
+}
+FAITHFUL_BCP: dict[str, Any] = {
+    **RELEASE,
+    "host": "bcp",
+    "partner": {"architecture": "unet", "encoder": "resnet34"},
+    "displace_labelled": False,
+    "augment": {"size": 256, "fit": "squash"},
+    "batch": 12,
+    "unlabelled_batch": 12,
+    "steps": 40_000,
+    "pretrain_share": 0.25,
+    "schedule": "constant",
+    "consistency": 1.0,
+    "ramp": False,
+    "coin": 0.5,
+    "students": "same",
+    "teacher_mode": "train",
+    "ema": 0.99,
+    "ema_warm_up": False,
+    "whole_background": True,
+}
+PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "faithful_bcp": FAITHFUL_BCP, "starter": {}}
+
+
+class Config(TrainerConfig):
+    """`preset` fills in what is not given; the field defaults are those of `starter`.
+
+    The host trains network 1 (weak view), which is the one that predicts, beside network 2 (strong view). Without
+    `strong_view` and both displacements it is the plain host; `supervised` is network 1 on the labelled part alone.
+    """
+
+    preset: Literal["faithful", "faithful_bcp", "starter"] = "starter"
+    host: Host = "cross_teaching"
+    network: SegmenterConfig = SegmenterConfig()
+    partner: SegmenterConfig = SegmenterConfig(architecture="segformer", encoder="mit_b0", weights="random")
+    batch: int = Field(default=4, ge=1, description="labelled samples a step")
+    unlabelled_batch: int = Field(default=4, ge=1)
+    labelled_groups: tuple[str, ...] | None = Field(
+        default=None, description="groups whose masks may be opened; none = every sample that has a mask"
+    )
+
+    strong_view: bool = True
+    displace_unlabelled: bool = Field(default=True, description="ABD-R")
+    displace_labelled: bool = Field(default=True, description="ABD-I")
+    grid: int = Field(default=4, ge=2, description="patches along a side")
+    candidates: int = Field(default=4, ge=1, description="confident patches that ABD-R chooses from")
+    coin: float = Field(default=0.0, ge=0, le=1, description="chance that ABD-R takes the most confident patch instead")
+    inverse_probability: float = Field(default=0.5, ge=0, le=1, description="chance that ABD-I acts on an image")
+    inverse_weight: float = Field(default=1.0, ge=0, description="weight of ABD-I's loss (λ_I)")
+    inverse_share: float = Field(default=1.0, ge=0, le=1, description="share of the run in which ABD-I acts")
+    consistency: float = Field(default=0.3, ge=0, description="weight of the losses between the networks")
+    ramp: bool = Field(default=True, description="let that weight rise over the run")
+
+    augment: AugmentConfig = AugmentConfig(size=96, scale=(0.9, 1.3), rotate=20.0)
+    geometry: Literal["augment", "released"] = Field(
+        default="augment", description="as `augment` says, or quarter turns, flips and ±20° with nearest neighbour"
+    )
+    jitter: float = Field(default=0.5, ge=0, lt=1, description="brightness and contrast of the strong view, ±")
+    cutout: float = Field(default=0.5, ge=0, le=1, description="chance of a hole in the strong view")
+    cutout_image: bool = Field(default=True, description="false = hole in the label alone, as released for PROMISE12")
+    hole_label: Literal["ignore", "background"] = Field(default="ignore", description="what the label says in a hole")
+    partner_lr_factor: float = Field(default=1.0, gt=0, description="learning rate of network 2 as a share of `lr`")
+    release_schedule: bool = Field(default=False, description="poly that lags by one step, as released")
+
+    pretrain_share: float = Field(default=0.3, ge=0, lt=1, description="bcp: share of the run on labelled mixes alone")
+    pseudo_weight: float = Field(default=0.5, ge=0, description="bcp: weight of the pseudo-labelled region")
+    ema: float = Field(default=0.99, ge=0, lt=1, description="bcp: how much of itself the teacher keeps a step")
+    ema_warm_up: bool = Field(default=True, description="bcp: keep at most 1 - 1 / (steps + 1)")
+    teacher_mode: Literal["eval", "train"] = Field(default="eval", description="bcp: norms and dropout of the teacher")
+    students: Literal["different", "same"] = Field(
+        default="same", description="bcp: network 2 pre-trains by itself, or copies network 1 and its optimiser"
+    )
+    whole_background: bool = Field(default=False, description="bcp: class 0 of the masked Dice ignores the mask")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.augment.size % self.grid:
+            raise ValueError(f"augment.size: expected a multiple of grid={self.grid}, found {self.augment.size}")
+        if self.candidates >= self.grid**2:
+            raise ValueError(f"candidates: expected fewer than the {self.grid**2} patches, found {self.candidates}")
+        if self.host == "bcp" and (self.batch % 2 or self.unlabelled_batch != self.batch):
+            raise ValueError(
+                "host bcp mixes halves of equal batches: expected batch = unlabelled_batch, an even number, "
+                f"found {self.batch} and {self.unlabelled_batch}"
+            )
+        if self.host == "bcp" and self.two_networks and self.students == "same" and self.network != self.partner:
+            raise ValueError("students: same needs network = partner; give both the same, or set students: different")
+        return self
+
+    @property
+    def two_networks(self) -> bool:
+        """Whether there is a network 2: in Cross Teaching always, in BCP where anything of ABD is on."""
+        if self.host == "bcp":
+            return self.strong_view or self.displaces
+        return self.host == "cross_teaching"
+
+    @property
+    def displaces(self) -> bool:
+        """Whether any displacement is on."""
+        return self.displace_unlabelled or self.displace_labelled
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Steps of BCP's first phase."""
+        return int(self.pretrain_share * self.steps) if self.host == "bcp" else 0

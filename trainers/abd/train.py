@@ -1,0 +1,217 @@
+"""ABD, top to bottom: settings, networks, labelled and unlabelled data, the host's step, loop, artefact."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from trainers.abd.config import Config
+from trainers.abd.hosts import Networks, Terms, bcp_step, cross_teaching_step, pretraining_step, supervised_step
+from trainers.abd.losses import release_lr
+from trainers.abd.mixing import follow
+from trainers.abd.predict import AbdPredictor
+from trainers.abd.views import TwoViews
+from trainers.engine import (
+    Artifact,
+    Batch,
+    Job,
+    JointSource,
+    Loop,
+    PredictConfig,
+    Samples,
+    SampleSource,
+    Source,
+    evaluate,
+    make_optimizer,
+    param_groups,
+    save_artifact,
+)
+from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The encoders' first weights."""
+    own = weights_stamp(config.network.encoder, config.network.weights)
+    partner = weights_stamp(config.partner.encoder, config.partner.weights)
+    return (own, partner) if config.two_networks else (own,)
+
+
+def train(config: Config, job: Job) -> str:
+    """Train on labelled and unlabelled samples; returns the artefact's folder."""
+    classes, background = max(job.space.size, 2), job.space.background_id
+    if background is None:
+        raise ValueError(f"label space {job.space.name}: abd needs a background id, found none. Fix: set background_id")
+    mean, std = encoder_normalisation(config.network.encoder)
+    networks = build_networks(config, classes)
+    optimizers = {"first": make_optimizer(config, param_groups(networks.first))}
+    if networks.second is not None:
+        optimizers["second"] = make_optimizer(config, param_groups(networks.second, config.partner_lr_factor))
+
+    labelled, unlabelled = split(job.data, config)
+    view = functools.partial(TwoViews, config, mean, std, background)
+    sources: dict[str, Source] = {
+        "labelled": SampleSource(labelled, view(with_mask=True), config.batch, config.seed),
+    }
+    if config.host != "supervised":
+        sources["unlabelled"] = SampleSource(unlabelled, view(with_mask=False), config.unlabelled_batch, config.seed)
+
+    schedule = functools.partial(release_lr, steps=config.steps) if config.release_schedule else None
+    modules = {name: module for name, module in vars(networks).items() if module is not None}
+    loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers, schedule=schedule)
+    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size)
+    predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device)
+    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+    host = step_of(config, networks, loop, background)
+
+    for module in modules.values():
+        module.train()
+    for step, batch in loop:
+        if config.host == "bcp" and step == config.pretrain_steps:
+            begin_self_training(config, networks, optimizers)
+        with loop.autocast():
+            terms = host(step, batch)
+        loop.update(terms.loss, *_active(config, step))
+        if networks.teacher is not None and step >= config.pretrain_steps:
+            follow(networks.teacher, networks.first, ema(config, step - config.pretrain_steps))
+        loop.log(loss=terms.loss, **terms.notes)
+        loop.evaluate(score)
+
+    groups = sorted({info.group for info in labelled.infos if info.group is not None})
+    return save_artifact(
+        job,
+        config,
+        modules={name: module for name, module in modules.items() if name != "teacher"},
+        model={
+            "classes": classes,
+            "first": _fresh(config.network),
+            "second": None if networks.second is None else _fresh(config.partner),
+            "labelled_groups": groups,
+        },
+        metrics={**loop.metrics, "labelled": len(labelled), "unlabelled": len(unlabelled)},
+        curves=loop.curves(),
+        mean=mean,
+        std=std,
+        predict=predict,
+    )
+
+
+def build_networks(config: Config, classes: int) -> Networks:
+    """The host's networks at their start. BCP's teacher and the copied student begin for good after the first phase.
+
+    Raises:
+        ValueError: an unknown network, or crops of a size that one cannot take.
+    """
+    torch.manual_seed(config.seed)
+    first = build_segmenter(config.network, classes)
+    second = None
+    if config.two_networks:
+        torch.manual_seed(config.seed + 1)
+        second = build_segmenter(config.partner, classes)
+    for network in (first, second):
+        if network is not None:
+            check_size(config, network)
+    teacher = copy.deepcopy(first).requires_grad_(False) if config.host == "bcp" else None
+    return Networks(first, second, teacher)
+
+
+def check_size(config: Config, model: Any) -> None:
+    """Raise ValueError where a network cannot take crops of `augment.size`."""
+    size, stride = config.augment.size, model.encoder.output_stride
+    if model.requires_divisible_input_shape and size % stride:
+        raise ValueError(
+            f"augment.size: expected a multiple of {stride} for the networks, found {size}; "
+            f"take {size + -size % stride}"
+        )
+
+
+def split(data: Samples, config: Config) -> tuple[Samples, Samples]:
+    """Labelled and unlabelled samples. With `labelled_groups` whole groups are one or the other, and the masks of the
+    others are never opened; a fully supervised host needs no unlabelled ones.
+
+    Raises:
+        ValueError: a named group is not there, or nothing is left on one side.
+    """
+    if config.labelled_groups is not None:
+        named, there = set(config.labelled_groups), set(data.groups)
+        if missing := sorted(named - there):
+            raise ValueError(
+                f"labelled_groups: expected groups of the samples, found none called {', '.join(missing[:5])}; "
+                f"there are {', '.join(sorted(there)[:8])}{' …' if len(there) > 8 else ''}"
+            )
+        hidden = tuple(replace(i, has_mask=i.has_mask and i.group in named) for i in data.infos)
+        data = replace(data, infos=hidden)
+    labelled, unlabelled = data.with_masks(), data.without_masks()
+    if config.host != "supervised" and not len(unlabelled):
+        raise ValueError(
+            f"{', '.join(data.config.samples)}: expected unlabelled samples beside the {len(labelled)} labelled ones, "
+            "found none; add samples without masks, or name the labelled ones in labelled_groups"
+        )
+    return labelled, unlabelled
+
+
+def step_of(config: Config, networks: Networks, loop: Loop, background: int) -> Callable[[int, Batch], Terms]:
+    """The host's step as a function of step and batch."""
+
+    def step(number: int, batch: Batch) -> Terms:
+        if config.host == "supervised":
+            return supervised_step(networks, batch)
+        if config.host == "cross_teaching":
+            return cross_teaching_step(networks, batch, config, number, loop.rng, background)
+        if number < config.pretrain_steps:
+            return pretraining_step(networks, batch, config, loop.rng)
+        return bcp_step(networks, batch, config, number, loop.rng, background)
+
+    return step
+
+
+def _active(config: Config, step: int) -> tuple[str, ...]:
+    """Optimisers of this step: in the first phase of BCP a student that will be copied over stands still."""
+    return ("first",) if config.students == "same" and step < config.pretrain_steps else ()
+
+
+def begin_self_training(config: Config, networks: Networks, optimizers: dict[str, Optimizer]) -> None:
+    """The teacher starts as network 1; so does network 2 where students are the same, its optimiser's state too."""
+    state = networks.first.state_dict()
+    if networks.teacher is not None:
+        networks.teacher.load_state_dict(state)
+    if networks.second is not None and config.students == "same":
+        networks.second.load_state_dict(state)
+        optimizers["second"].load_state_dict(copy.deepcopy(optimizers["first"].state_dict()))
+
+
+def ema(config: Config, done: int) -> float:
+    """How much of itself the teacher keeps after `done` steps of the second phase."""
+    return min(config.ema, 1 - 1 / (done + 2)) if config.ema_warm_up else config.ema
+
+
+def _fresh(config: SegmenterConfig) -> dict[str, Any]:
+    """A network's settings without the weights that it began with."""
+    return {**config.model_dump(mode="json"), "weights": "random"}
+
+
+def load(artifact: Artifact, device: torch.device) -> AbdPredictor:
+    """The trained network 1, with network 2 beside it where there was one."""
+    info = artifact.info
+    names = [name for name in ("first", "second") if info.model[name] is not None]
+    built: dict[str, nn.Module] = {
+        name: build_segmenter(SegmenterConfig.model_validate(info.model[name]), info.model["classes"]) for name in names
+    }
+    artifact.load(**built)
+    second = built.get("second")
+    return AbdPredictor(
+        built["first"].to(device),
+        info.label_space,
+        info.mean,
+        info.std,
+        info.predict,
+        device,
+        second=None if second is None else second.to(device),
+        labelled_groups=tuple(info.model["labelled_groups"]),
+    )

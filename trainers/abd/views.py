@@ -1,0 +1,92 @@
+"""Two aligned views of a slice: one geometry for both, then holes and colours for the strong one alone."""
+
+import cv2
+import numpy as np
+import torch
+
+from data_contracts import IGNORE, Uint8Array
+from trainers.abd.config import Config
+from trainers.engine import AugmentConfig, Example, Item, Rgb, draw_geometry, jitter_colours, normalise
+
+HOLE_AREA = (0.02, 0.4)
+HOLE_ASPECT = (0.3, 1 / 0.3)
+BLACK = (0, 0, 0)
+
+
+class TwoViews:
+    """Keys: `weak`, `strong` float32 (3, S, S), pixel on pixel; `mask`, `mask_strong` int64 (S, S), which differ in
+    the hole alone; `hole` bool (S, S); `sample_id`. Without a mask both are 255.
+
+    Beyond the image's border lies black, labelled as background: air, as around a scan.
+    """
+
+    def __init__(self, config: Config, mean: Rgb, std: Rgb, background: int, *, with_mask: bool) -> None:
+        self.config, self.mean, self.std = config, mean, std
+        self.background, self.with_mask = background, with_mask
+        self.colours = AugmentConfig(size=config.augment.size, brightness=config.jitter, contrast=config.jitter)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Item:
+        mask = example.mask if self.with_mask else None
+        blank = np.full(example.image.shape[:2], IGNORE, np.uint8)
+        weak, label = self._geometry(example.image, blank if mask is None else mask, rng)
+        weak = jitter_colours(rng, weak, self.config.augment)
+        strong, label_strong, hole = weak, label, np.zeros(label.shape, bool)
+        if self.config.strong_view:
+            hole = draw_hole(rng, *label.shape, self.config.cutout)
+            fill = self.background if self.config.hole_label == "background" else IGNORE
+            label_strong = np.where(hole & (mask is not None), np.uint8(fill), label)
+            strong = punch(weak, hole, rng) if self.config.cutout_image else weak
+            strong = jitter_colours(rng, strong, self.colours)
+        return {
+            "weak": normalise(weak, self.mean, self.std),
+            "strong": normalise(strong, self.mean, self.std),
+            "mask": torch.from_numpy(label).long(),
+            "mask_strong": torch.from_numpy(label_strong).long(),
+            "hole": torch.from_numpy(hole & self.config.cutout_image),
+            "sample_id": example.info.sample_id,
+        }
+
+    def _geometry(self, image: Uint8Array, mask: Uint8Array, rng: np.random.Generator) -> tuple[Uint8Array, Uint8Array]:
+        if self.config.geometry == "released":
+            return released_geometry(image, mask, self.config.augment.size, self.background, rng)
+        geometry = draw_geometry(rng, *mask.shape, self.config.augment)
+        return geometry.image(image, fill=BLACK), geometry.label(mask, fill=self.background)
+
+
+def released_geometry(
+    image: Uint8Array, mask: Uint8Array, size: int, background: int, rng: np.random.Generator
+) -> tuple[Uint8Array, Uint8Array]:
+    """Half of the time a quarter turn and a flip, a quarter of the time -20 to 19 degrees, else nothing; then nearest
+    neighbour to `size` x `size`.
+    """
+    kind, turns, axis, angle = rng.random(2), int(rng.integers(4)), int(rng.integers(2)), int(rng.integers(-20, 20))
+    out = []
+    for pixels, fill in ((image, BLACK), (mask, (background,) * 3)):
+        if kind[0] < 0.5:
+            pixels = np.ascontiguousarray(np.flip(np.rot90(pixels, turns), axis))
+        elif kind[1] < 0.5:
+            height, width = pixels.shape[:2]
+            turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+            pixels = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill)
+        out.append(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))
+    return out[0], out[1]
+
+
+def draw_hole(rng: np.random.Generator, height: int, width: int, chance: float) -> np.ndarray:  # type: ignore[type-arg]
+    """Bool (H, W): true inside a random rectangle, drawn with probability `chance`."""
+    hole = np.zeros((height, width), bool)
+    if rng.random() >= chance:
+        return hole
+    while True:  # until one fits: soon, as the area is at most 0.4
+        area, aspect = rng.uniform(*HOLE_AREA) * height * width, rng.uniform(*HOLE_ASPECT)
+        tall, wide = int(np.sqrt(area * aspect)), int(np.sqrt(area / aspect))
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        if top + tall <= height and left + wide <= width:
+            hole[top : top + tall, left : left + wide] = True
+            return hole
+
+
+def punch(image: Uint8Array, hole: np.ndarray, rng: np.random.Generator) -> Uint8Array:  # type: ignore[type-arg]
+    """The image (H, W, 3) with black and white noise in the hole, the same in all channels."""
+    noise = 255 * rng.integers(0, 2, hole.shape, dtype=np.uint8)
+    return np.where(hole[..., None], noise[..., None], image)
