@@ -1,4 +1,4 @@
-"""Ingest: from folders, VOC, COCO, Parquet, tars and Dataset Diffusion rows to Sample shards. One file a source."""
+"""Ingest: folders, VOC, COCO, Parquet, tars, volumes and Dataset Diffusion rows to Sample shards. One file a source."""
 
 from typing import Annotated
 
@@ -14,6 +14,9 @@ from pipelines.ingest.groups import GroupsSource
 from pipelines.ingest.hf_parquet import HfParquetSource
 from pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
 from pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
+from pipelines.ingest.volumes_h5 import H5Source
+from pipelines.ingest.volumes_nifti import NiftiSource
+from pipelines.ingest.volumes_slices import SliceSource
 from pipelines.ingest.webdataset import WebDatasetSource
 
 SourceConfig = Annotated[
@@ -25,7 +28,10 @@ SourceConfig = Annotated[
     | DatasetDiffusionSource
     | DrawnSource
     | GroupsSource
-    | DrawnGroupsSource,
+    | DrawnGroupsSource
+    | H5Source
+    | NiftiSource
+    | SliceSource,
     Field(discriminator="kind"),
 ]
 
@@ -37,8 +43,11 @@ __all__ = [
     "Entry",
     "FolderSource",
     "GroupsSource",
+    "H5Source",
     "HfParquetSource",
+    "NiftiSource",
     "RawSample",
+    "SliceSource",
     "Source",
     "SourceConfig",
     "VocObject",

@@ -47,6 +47,7 @@ class RawSample:
     foreground: str | None = None
     group: str | None = None
     index: int | None = None
+    spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 

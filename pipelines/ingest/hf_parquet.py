@@ -14,7 +14,7 @@ from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annot
 from pipelines.ingest.files import File, Root
 from pipelines.ingest.folder import check_words
 
-OPTIONAL = ("group", "index", "prompt", "provenance")
+OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
 _reading = threading.Lock()
 
 
@@ -74,6 +74,7 @@ class HfParquetSource(Source):
             words=None if words is None else check_words(words, entry.key),
             group=group,
             index=index,
+            spacing=_spacing(row, entry.key),
             provenance=_provenance(row, table.schema),
         )
 
@@ -121,6 +122,16 @@ def _place(row: dict[str, Any], where: str) -> tuple[str | None, int | None]:
     if index is not None and not (isinstance(index, int) and 0 <= index <= MAX_INDEX):
         raise bad_annotation(where, f"an index of 0..{MAX_INDEX}", repr(index), "store a frame or slice number")
     return None if group is None else str(group), index
+
+
+def _spacing(row: dict[str, Any], where: str) -> tuple[float, float, float] | None:
+    match row.get("spacing"):
+        case None:
+            return None
+        case [int() | float() as deep, int() | float() as down, int() | float() as across]:
+            return float(deep), float(down), float(across)
+        case other:
+            raise bad_annotation(where, "three numbers of mm", repr(other)[:80], "store slice, row, column spacing")
 
 
 def _provenance(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

@@ -215,6 +215,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
         "group": raw.group,
         "index": raw.index,
+        "spacing": None if raw.spacing is None else list(raw.spacing),
         "provenance": {**defaults, **given},
     }
 

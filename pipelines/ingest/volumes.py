@@ -1,0 +1,169 @@
+"""Volumes, slice by slice: what the sources of HDF5, NIfTI and PNG slices share. One sample a slice, one group a
+patient.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from data_contracts import ContractError, Problem, Reason, Uint8Array, encode_mask
+from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+
+Spacing = tuple[float, float, float]  # mm from slice to slice, row to row, column to column
+PATTERN = r"(?P<volume>(?P<group>[^/_]+)[^/]*?)(?:_slice_?(?P<index>\d+))?$"
+MAX_VOXELS = 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A decoded file: `image` uint8 (D, H, W), `label` uint8 (D, H, W) of the source's values."""
+
+    image: Uint8Array
+    label: Uint8Array | None
+    spacing: Spacing | None
+
+
+class VolumeSource(Source):
+    """Options of volumes. `pattern` is searched in a file's path without suffix: its named groups are `group`
+    (patient), `volume` (one scan of it, kept in provenance) and, for files of one slice, `index`.
+    """
+
+    pattern: str = PATTERN
+    masks_optional: bool = False  # slices without a mask are unlabelled samples, no rejects
+    spacing: Spacing | None = None  # where the files hold none
+    window: tuple[float, float] | None = None  # intensities that become black and white; none = see `to_grey`
+    max_voxels: int = Field(default=MAX_VOXELS, gt=0)
+    allow_empty: bool = True  # the ends of a volume show no organ
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_group(cls, pattern: str) -> str:
+        if "group" not in re.compile(pattern).groupindex:
+            raise ValueError(r"pattern: expected a named group, e.g. (?P<group>patient\d+)")
+        return pattern
+
+    @field_validator("spacing")
+    @classmethod
+    def _positive(cls, spacing: Spacing | None) -> Spacing | None:
+        if spacing is not None and not all(math.isfinite(s) and s > 0 for s in spacing):
+            raise ValueError(f"spacing: expected three positive numbers of mm (slice, row, column), found {spacing}")
+        return spacing
+
+    @field_validator("window")
+    @classmethod
+    def _ordered(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and not window[0] < window[1]:
+            raise ValueError(f"window: expected (low, high) with low < high, found {window}")
+        return window
+
+    def slices_of(self, path: str, stem: str, stamp: str, depth: int | None, fields: dict[str, Any]) -> Iterator[Entry]:
+        """One entry a slice of a file; a file of one slice (`depth` None) is one entry."""
+        match = re.search(self.pattern, stem)
+        if match is None:
+            fix = "rename the file, or mend `pattern`"
+            problem = bad_annotation(path, f"a name that matches {self.pattern}", stem, fix).problem
+            yield Entry(path, stamp, problem=problem)
+            return
+        named = match.groupdict()
+        place = {"group": named["group"], "volume": named.get("volume") or stem}
+        if depth is None:
+            index = named.get("index")
+            if index is not None and int(index) > MAX_INDEX:
+                problem = bad_annotation(path, f"an index of 0..{MAX_INDEX}", index, "mend `pattern`").problem
+                yield Entry(path, stamp, problem=problem)
+                return
+            yield Entry(path, stamp, {**fields, **place, "index": None if index is None else int(index)})
+            return
+        for index in range(depth):
+            yield Entry(f"{path}#{index:04d}", stamp, {**fields, **place, "index": index, "slice": index})
+
+    def sample(self, volume: Volume, entry: Entry) -> RawSample:
+        """The slice that `entry` stands for.
+
+        Raises:
+            ContractError: no mask where one is needed; values that are no labels.
+        """
+        number = int(entry.fields.get("slice", 0))
+        if volume.label is None and not self.masks_optional:
+            fix = "add the mask, drop the file, or set masks_optional: true for unlabelled volumes"
+            raise ContractError(entry.key, Problem(Reason.MISSING_MASK, "a mask with the image", "none", fix))
+        spacing = volume.spacing or self.spacing
+        return RawSample(
+            image=encode_mask(volume.image[number]),
+            mask=None if volume.label is None else encode_mask(volume.label[number]),
+            group=entry.fields["group"],
+            index=entry.fields["index"],
+            spacing=spacing,
+            provenance={"extra": json.dumps({"volume": entry.fields["volume"]})},
+        )
+
+
+def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str) -> Uint8Array:
+    """Intensities (D, H, W) as uint8, one scale for the whole volume, so that its slices stay comparable.
+
+    `window` if given; else 0..255 for uint8 and 0..1 for floats within it (scaled already); else the volume's own
+    smallest and largest value. A volume of one value becomes black.
+
+    Raises:
+        ContractError: values that are not finite.
+    """
+    if image.dtype == np.uint8 and window is None:
+        return np.ascontiguousarray(image, dtype=np.uint8)
+    low, high = float(image.min()), float(image.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        found = f"values from {low} to {high}"
+        fix = "write the volume without NaN and infinity"
+        raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "finite intensities", found, fix))
+    scaled = np.issubdtype(image.dtype, np.floating) and low >= 0 and high <= 1
+    low, high = window or ((0.0, 1.0) if scaled else (low, high))
+    grey: Uint8Array = np.rint(255 * np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)).astype(
+        np.uint8
+    )
+    return grey
+
+
+def to_labels(values: NDArray[Any], where: str) -> Uint8Array:
+    """Label values (D, H, W) as uint8.
+
+    Raises:
+        ContractError: fractions, or numbers outside 0..255.
+    """
+    whole = np.asarray(values)
+    if whole.size and (
+        not np.isfinite(whole).all() or (whole != np.floor(whole)).any() or whole.min() < 0 or whole.max() > 255
+    ):
+        found = f"values from {whole.min()} to {whole.max()}" + (", not all whole" if whole.dtype.kind == "f" else "")
+        fix = "store class ids, and no probabilities"
+        raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "whole numbers 0..255", found, fix))
+    return whole.astype(np.uint8)
+
+
+def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str) -> None:
+    """Raise ContractError where a volume (D, H, W) or one of its slices is larger than the config allows."""
+    voxels, pixels = math.prod(shape), math.prod(shape[1:])
+    if voxels > most or pixels > max_pixels:
+        fix = "crop it, or raise max_voxels or max_pixels in the ingest config"
+        expected = f"at most {most} voxels, {max_pixels} a slice"
+        raise ContractError(where, Problem(Reason.IMAGE_TOO_LARGE, expected, "x".join(map(str, shape)), fix))
+
+
+def same_shape(image: tuple[int, ...], label: tuple[int, ...], where: str) -> None:
+    """Raise ContractError where image and label differ in shape."""
+    if image != label:
+        problem = Problem(
+            Reason.SIZE_MISMATCH, f"a mask of {image}", str(label), "pair the mask with its own image, or resample it"
+        )
+        raise ContractError(where, problem)
+
+
+def undecodable(where: str, what: str, error: Exception) -> ContractError:
+    """The error for a file that its decoder does not understand."""
+    found = f"{type(error).__name__}: {error}"[:200]
+    return ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, what, found, "replace or remove the file"))

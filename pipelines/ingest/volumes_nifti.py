@@ -1,0 +1,180 @@
+"""NIfTI volumes (.nii, .nii.gz): one sample a slice along the third axis, spacing from the header."""
+
+import gzip
+import io
+import re
+import threading
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from data_contracts import ContractError, LabelSpace, Problem, Reason
+from pipelines.ingest.base import Entry, RawSample, bad_annotation
+from pipelines.ingest.files import File, Root
+from pipelines.ingest.volumes import (
+    Spacing,
+    Volume,
+    VolumeSource,
+    check_size,
+    same_shape,
+    to_grey,
+    to_labels,
+    undecodable,
+)
+
+SUFFIXES = frozenset((".nii", ".gz"))
+HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
+MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+_reading = threading.Lock()
+
+
+class NiftiSource(VolumeSource):
+    """`images` and `masks` are folders; a mask has its image's stem and `mask_suffix`. Slices are (row, column) =
+    (y, x) as stored, which is what SimpleITK gives too. `include` is a regular expression that the stems of the
+    wanted images match: `_frame\\d+$` leaves out ACDC's cine files.
+    """
+
+    kind: Literal["nifti"] = "nifti"
+    images: str = ""
+    masks: str | None = ""  # null: images without masks
+    mask_suffix: str = "_gt"
+    include: str = ""
+
+    def entries(self) -> Iterator[Entry]:
+        root = self.open_root()
+        masks = {} if self.masks is None else {_stem(f.path, self.masks): f for f in self._files(root, self.masks)}
+        for file in self._files(root, self.images):
+            stem = _stem(file.path, self.images)
+            is_mask = self.masks == self.images and bool(self.mask_suffix) and stem.endswith(self.mask_suffix)
+            if not is_mask and re.search(self.include, stem):
+                yield from self._entries(root, file, stem, masks.get(stem + self.mask_suffix))
+
+    def _files(self, root: Root, folder: str) -> Iterator[File]:
+        return (f for f in root.walk(folder, SUFFIXES) if f.problem or f.path.lower().endswith((".nii", ".nii.gz")))
+
+    def _entries(self, root: Root, file: File, stem: str, mask: File | None) -> Iterator[Entry]:
+        problem = file.problem or (mask.problem if mask else None)
+        if problem is None and mask is None and self.masks is not None and not self.masks_optional:
+            problem = _no_mask(stem + self.mask_suffix)
+        try:
+            depth = 0 if problem else _header(root, file.path)
+        except ContractError as error:
+            problem = error.problem
+        stamp = f"{file.stamp} {mask.stamp if mask else None}"
+        if problem is not None:
+            yield Entry(file.path, stamp, problem=problem)
+            return
+        fields = {"file": file.path, "mask": mask.path if mask else None, "stamp": stamp}
+        yield from self.slices_of(file.path, stem, stamp, depth, fields)
+
+    def load(self, entry: Entry, space: LabelSpace) -> RawSample:
+        fields = entry.fields
+        with _reading:  # threads of one shard want the same volume: read it once
+            options = (self.window, self.max_voxels, self.max_pixels)
+            volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], *options)
+        return self.sample(volume, entry)
+
+
+def _stem(path: str, folder: str) -> str:
+    inside = path[len(folder) + 1 :] if folder else path
+    pure = PurePosixPath(inside)
+    name = pure.name.removesuffix(".gz").removesuffix(".GZ")
+    return str(pure.with_name(PurePosixPath(name).stem))
+
+
+def _no_mask(stem: str) -> Problem:
+    fix = "add the mask, drop the image, or set masks_optional: true for unlabelled volumes"
+    return Problem(Reason.MISSING_MASK, f"a mask {stem}.nii or .nii.gz", "none", fix)
+
+
+def _header(root: Root, path: str) -> int:
+    """Slices of a file, from its first bytes."""
+    start = root.read_range(path, 0, 1 << 16)
+    try:
+        if path.lower().endswith(".gz"):
+            start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, HEADER_BYTES)
+        kind = _class(start)
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+    except ContractError:
+        raise
+    except Exception as error:  # nibabel raises anything on corrupt headers
+        raise undecodable(path, "a NIfTI file", error) from error
+    return _three(shape, path)[2]
+
+
+def _class(data: bytes) -> Any:
+    """nibabel's class for the first bytes of a single file: NIfTI-1 or -2."""
+    import nibabel
+
+    size = {int.from_bytes(data[:4], order) for order in ("little", "big")}
+    for number, kind in ((348, nibabel.Nifti1Image), (540, nibabel.Nifti2Image)):
+        if number in size and len(data) >= number:
+            return kind
+    raise ValueError(f"no NIfTI header in the first bytes {data[:4]!r}")
+
+
+def _three(shape: tuple[int, ...], where: str) -> tuple[int, int, int]:
+    """(x, y, z); further axes of length 1 are dropped."""
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
+        fix = "split a cine into frames, or leave it out with `include`"
+        raise bad_annotation(where, "a volume with three axes", "x".join(map(str, shape)), fix)
+    return shape[0], shape[1], shape[2]
+
+
+@lru_cache(maxsize=4)
+def _volume(
+    root: Root,
+    path: str,
+    mask: str | None,
+    stamp: str,
+    window: tuple[float, float] | None,
+    max_voxels: int,
+    max_pixels: int,
+) -> Volume:
+    """Image and mask; `stamp` tells changed files from the old ones."""
+    values, spacing = _array(root, path, max_voxels, max_pixels, Reason.MISSING_IMAGE)
+    image = to_grey(values, window, path)
+    if mask is None:
+        return Volume(image, None, spacing)
+    values, theirs = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
+    same_shape(image.shape, values.shape, mask)
+    if spacing and theirs and not np.allclose(spacing, theirs, rtol=1e-2):
+        fix = "pair the mask with its own image, or resample it"
+        raise ContractError(mask, Problem(Reason.SIZE_MISMATCH, f"voxels of {spacing} mm", f"{theirs} mm", fix))
+    return Volume(image, to_labels(values, mask), spacing)
+
+
+def _array(
+    root: Root, path: str, max_voxels: int, max_pixels: int, missing: Reason
+) -> tuple["np.ndarray[Any, Any]", Spacing | None]:
+    """Values (z, y, x) with the header's scale applied, and the spacing in mm."""
+    data = root.read(path, missing)
+    try:
+        if path.lower().endswith(".gz"):
+            limit = 8 * max_voxels + (1 << 20)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(limit + 1)
+            check_size((len(data),), limit, limit, path)
+        image = _class(data).from_bytes(data)
+        x, y, z = _three(tuple(int(n) for n in image.shape), path)
+        check_size((z, y, x), max_voxels, max_pixels, path)
+        values = np.asarray(image.dataobj).reshape(x, y, z).T
+        if values.dtype.kind not in "uifb":
+            raise bad_annotation(path, "numbers", str(values.dtype), "store one number a voxel")
+        return values, _spacing(image.header)
+    except ContractError:
+        raise
+    except Exception as error:
+        raise undecodable(path, "a NIfTI file", error) from error
+
+
+def _spacing(header: Any) -> Spacing | None:
+    """(slice, row, column) in mm; None where the header says nothing that can be meant."""
+    factor = MM.get(header.get_xyzt_units()[0], 1.0)
+    x, y, z = (float(zoom) * factor for zoom in header.get_zooms()[:3])
+    return (z, y, x) if all(np.isfinite(s) and s > 0 for s in (x, y, z)) else None

@@ -1,0 +1,52 @@
+"""Volumes whose slices lie as PNG files in two folders: `patient010_frame01_slice_3.png` and the like."""
+
+import json
+from collections.abc import Iterator
+from typing import Literal
+
+from data_contracts import LabelSpace, Reason
+from pipelines.ingest.base import Entry, RawSample
+from pipelines.ingest.files import File, FileIndex
+from pipelines.ingest.folder import pairing_problem
+from pipelines.ingest.volumes import VolumeSource
+
+
+class SliceSource(VolumeSource):
+    """`images` and `masks` are folders under the root; a mask has its image's stem and `mask_suffix`. `window` does
+    not apply: images stay as they are.
+    """
+
+    kind: Literal["slices"] = "slices"
+    images: str = "images"
+    masks: str | None = "masks"  # null: images without masks
+    mask_suffix: str = ""
+
+    def entries(self) -> Iterator[Entry]:
+        root = self.open_root()
+        masks = None if self.masks is None else root.index(self.masks)
+        for stem, image in root.index(self.images):
+            if not (self.masks == self.images and self.mask_suffix and stem.endswith(self.mask_suffix)):
+                yield from self._entries(stem, image, masks)
+
+    def _entries(self, stem: str, image: File, masks: FileIndex | None) -> Iterator[Entry]:
+        found = [] if masks is None else masks.find(stem + self.mask_suffix)
+        problem = image.problem or pairing_problem(stem + self.mask_suffix, found, masks)
+        if problem is not None and problem.reason is Reason.MISSING_MASK and self.masks_optional:
+            problem = None
+        stamp = json.dumps([image.stamp, [mask.stamp for mask in found]])
+        if problem is not None:
+            yield Entry(image.path, stamp, problem=problem)
+            return
+        fields = {"mask": found[0].path if found else None}
+        yield from self.slices_of(image.path, stem, stamp, None, fields)
+
+    def load(self, entry: Entry, space: LabelSpace) -> RawSample:
+        root, mask = self.reader(), entry.fields["mask"]
+        return RawSample(
+            image=root.read(entry.key),
+            mask=None if mask is None else root.read(mask, Reason.MISSING_MASK),
+            group=entry.fields["group"],
+            index=entry.fields["index"],
+            spacing=self.spacing,
+            provenance={"extra": json.dumps({"volume": entry.fields["volume"]})},
+        )
