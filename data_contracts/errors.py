@@ -40,6 +40,7 @@ class Reason(StrEnum):
     BELOW_QUOTA = "below_quota"
     # labels
     LOW_CONFIDENCE = "low_confidence"
+    ALREADY_LABELLED = "already_labelled"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from labelers.base import Labeler, LabelerConfig
 
 LABELERS = {
     "clip_cam": "labelers.clip_cam",
+    "semi_supervised": "labelers.semi_supervised",
 }
 
 
