@@ -8,6 +8,8 @@ from trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_arti
 TRAINERS = {
     "abd": "trainers.abd",
     "dcfm": "trainers.dcfm",
+    "dfr": "trainers.dfr",
+    "scwssod": "trainers.scwssod",
     "supervised": "trainers.supervised",
     "weclip": "trainers.weclip",
 }

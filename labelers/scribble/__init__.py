@@ -1,0 +1,17 @@
+"""Dense masks from scribbles: a model trained on them (`dfr`, `scwssod`, or any other) fills in what nobody drew, and
+what somebody drew stays as it is.
+"""
+
+from labelers.scribble.config import Config
+from labelers.scribble.labeler import ScribbleLabeler, load
+from trainers.engine import read_info
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The trained weights."""
+    return (read_info(config.artefact).weights,)
+
+
+__all__ = ["VERSION", "Config", "ScribbleLabeler", "load", "stamps"]

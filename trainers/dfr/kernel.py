@@ -1,0 +1,62 @@
+"""The dynamic kernel: position and colour, times or beside the learned affinity. Pair stacks of `vision.windows`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vision.windows import colour_kernel, feature_distances, gate_pairs, spatial_kernel
+
+Combination = Literal["product", "sum", "static"]
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """How K_ij is made from image and embedding.
+
+    S = exp(-|x_i - x_j|^2 / 2 xy_sigma^2 - |I_i - I_j|^2 / 2 colour_sigma^2) (Gated CRF), A = exp(-d_ij) with
+    d_ij = mean_c |E_ic - E_jc| (A2GNN), G the spatial factor of S alone.
+    product: S A^gamma; sum: static_share S + deep_share G A^gamma; static: S.
+    """
+
+    combination: Combination
+    radius: int
+    xy_sigma: float
+    colour_sigma: float
+    gamma: float = 1.0
+    static_share: float = 0.5
+    deep_share: float = 0.5
+    mass_normalised: bool = False
+    detach: bool = True
+
+    def __call__(self, image: Tensor, embedding: Tensor | None, valid: Tensor) -> Tensor:
+        """Pair stack (N, m, h, w) from the normalised image (N, 3, h, w), E (N, D, h, w) and validity bool (N, h, w).
+
+        Recomputed at each call from what it is given; nothing is kept. With `detach` it carries no gradient.
+
+        Raises:
+            ValueError: the combination needs an embedding and there is none.
+        """
+        static = colour_kernel(image, self.radius, self.xy_sigma, self.colour_sigma)
+        kernel = static if self.combination == "static" else self._dynamic(static, embedding)
+        kernel = gate_pairs(kernel, valid, self.radius)
+        return kernel / self._mean_mass(kernel, valid) if self.mass_normalised else kernel
+
+    def _dynamic(self, static: Tensor, embedding: Tensor | None) -> Tensor:
+        if embedding is None:
+            raise ValueError(f"kernel {self.combination!r}: expected an embedding, found none; switch on the head")
+        features = embedding.detach() if self.detach else embedding
+        learned = torch.exp(-self.gamma * feature_distances(features.to(static.dtype), self.radius))
+        if self.combination == "product":
+            return static * learned
+        spatial = spatial_kernel(static.new_empty(1, 1, *static.shape[2:]), self.radius, self.xy_sigma)
+        return self.static_share * static + self.deep_share * spatial * learned
+
+    def _mean_mass(self, kernel: Tensor, valid: Tensor) -> Tensor:
+        return mean_mass(kernel.detach(), valid).clamp(min=1e-3)
+
+
+def mean_mass(kernel: Tensor, valid: Tensor) -> Tensor:
+    """Mean over valid pixels of sum_j K_ij: near 0 where the kernel is dead."""
+    return 2 * kernel.sum() / valid.sum().clamp(min=1)

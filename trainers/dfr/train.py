@@ -1,0 +1,191 @@
+"""DFR-style training, top to bottom: settings, network and head, losses, loop, artefact."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_contracts import IGNORE
+from trainers.dfr.config import Config
+from trainers.dfr.consistency import (
+    affinity_means,
+    long_pair_loss,
+    merged_targets,
+    near_pairs,
+    pair_loss,
+    smoothness,
+)
+from trainers.dfr.kernel import KernelRule, mean_mass
+from trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
+from trainers.engine import (
+    Artifact,
+    Batch,
+    Job,
+    Loop,
+    ParamGroup,
+    PredictConfig,
+    SampleSource,
+    SegmentationPredictor,
+    evaluate,
+    make_optimizer,
+    param_groups,
+    save_artifact,
+)
+from trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
+from vision.scribbles import grid_labels, grid_valid
+from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from vision.windows import colour_kernel, feature_distances, l1_energy, potts_energy
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The encoder's first weights."""
+    return (weights_stamp(config.segmenter.encoder, config.segmenter.weights),)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the pair-wise losses see of a batch, on the loss grid."""
+
+    image: Tensor  # (N, 3, h, w), normalised, before colour jitter, area averages
+    labels: Tensor  # int64 (N, h, w), strokes, 255 elsewhere
+    valid: Tensor  # bool (N, h, w), false where any padding falls into the cell
+
+    @classmethod
+    def of(cls, batch: Batch, config: Config) -> "Grid":
+        height, width = (max(1, s // config.loss_stride) for s in batch["plain"].shape[2:])
+        labels = (
+            grid_labels(batch["labels"], height, width)
+            if config.grid_labels == "drawn"
+            else F.interpolate(batch["labels"][:, None].float(), (height, width), mode="nearest")[:, 0].long()
+        )
+        image = F.adaptive_avg_pool2d(batch["plain"], (height, width))
+        return cls(image, labels, grid_valid(batch["valid"], height, width))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[2], self.image.shape[3]
+
+
+class Regulariser:
+    """Both pair-wise losses of a step: they share the embedding."""
+
+    def __init__(self, config: Config, background_id: int | None) -> None:
+        self.config, self.background_id = config, background_id
+        self.kernel = KernelRule(
+            config.kernel,
+            config.radius,
+            config.xy_sigma_cells,
+            config.colour_sigma_normalised,
+            config.gamma,
+            config.static_share,
+            config.deep_share,
+            config.mass_normalised,
+            config.detach_kernel,
+        )
+
+    def smooth_labels(self, p: Tensor, grid: Grid, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The regularised loss of probabilities (N, C, h, w), and the kernel's mean mass a pixel.
+
+        Its gradient reaches the probabilities alone, unless `detach_kernel` is off.
+        """
+        kernel = self.kernel(grid.image, embedding, grid.valid)
+        energy = potts_energy if self.config.energy == "potts" else l1_energy
+        norm = grid.valid.sum().clamp(min=1)
+        return energy(p, kernel, self.config.radius, norm), mean_mass(kernel.detach(), grid.valid)
+
+    def consistency(self, embedding: Tensor, grid: Grid, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The head's loss, and what to watch: mean affinity within and across classes."""
+        config, radius = self.config, self.config.pair_radius
+        targets = targets.masked_fill(~grid.valid, IGNORE)
+        distances = feature_distances(embedding, radius)
+        pairs = near_pairs(targets, radius, self.background_id)
+        loss = pair_loss(distances, pairs)
+        if config.smooth_weight:
+            colour = colour_kernel(grid.image, radius, config.xy_sigma_cells, config.colour_sigma_normalised)
+            loss = loss + config.smooth_weight * smoothness(distances, colour, grid.valid, radius)
+        if config.long_pairs:
+            loss = loss + long_pair_loss(embedding, targets, config.long_pairs, self.background_id)
+        within, across = affinity_means(distances, pairs)
+        return loss, {"affinity_within": within, "affinity_across": across}
+
+
+def train(config: Config, job: Job) -> str:
+    """Train on scribbles (or on masks, the upper bound); returns the artefact's folder."""
+    classes = max(job.space.size, 2)
+    mean, std = encoder_normalisation(config.segmenter.encoder)
+    torch.manual_seed(config.seed)
+    model = build_segmenter(config.segmenter, classes)
+    check_input(model, config.augment.size, config.segmenter.architecture)
+    head = FeatureConsistencyHead(level_channels(model), config.head_widths, config.head_dim)
+    modules: dict[str, nn.Module] = {"model": model, **({"head": head} if config.uses_head else {})}
+    optimizer = make_optimizer(config, _groups(config, modules))
+
+    data = scribbled(job.data, config.supervision)
+    view = ScribbleView(config.augment, mean, std, config.supervision)
+    source = SampleSource(data, view, config.batch, config.seed)
+    loop = Loop(config, job, source, modules=modules, optimizers={"main": optimizer})
+
+    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size)
+    predictor = SegmentationPredictor(model, job.space, mean, std, predict, loop.device)
+    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+    regulariser = Regulariser(config, job.space.background_id)
+
+    for module in modules.values():
+        module.train()
+    for step, batch in loop:
+        with loop.autocast():
+            logits, features = segment(model, batch["image"])
+        logits = logits.float()
+        pce = partial_ce(logits, batch["labels"])
+        loss, notes = pce, {"pce": pce}
+        if config.uses_head or config.uses_kernel:
+            grid = Grid.of(batch, config)
+            p = F.interpolate(logits, grid.size, mode="bilinear", align_corners=False, antialias=True).softmax(dim=1)
+            embedding = head([f.float() for f in features], grid.size) if config.uses_head else None
+            if embedding is not None:
+                begun = step >= config.target_start * config.steps
+                targets = merged_targets(grid.labels, p, config.target_threshold) if begun else grid.labels
+                consistency, watched = regulariser.consistency(embedding, grid, targets)
+                loss = loss + config.fc_weight * consistency
+                notes |= {"consistency": consistency, **watched}
+            if (weight := config.reg_at(step)) and config.uses_kernel:
+                smooth, mass = regulariser.smooth_labels(p, grid, embedding)
+                loss = loss + weight * smooth
+                notes |= {"regulariser": smooth, "kernel_mass": mass}
+        loop.update(loss)
+        loop.log(loss=loss, **notes)
+        loop.evaluate(score)
+
+    return save_artifact(
+        job,
+        config,
+        modules={"model": model},  # the head is needed for training alone
+        model={"segmenter": {**config.segmenter.model_dump(mode="json"), "weights": "random"}, "classes": classes},
+        metrics=loop.metrics,
+        curves=loop.curves(),
+        mean=mean,
+        std=std,
+        predict=predict,
+    )
+
+
+def _groups(config: Config, modules: dict[str, nn.Module]) -> list[ParamGroup]:
+    groups = []
+    for name, module in modules.items():
+        for part, child in module.named_children():
+            factor = config.encoder_lr_factor if (name, part) == ("model", "encoder") else 1.0
+            groups += param_groups(child, factor, decay_norms=config.decay_norms)
+    return groups
+
+
+def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
+    """The trained segmenter, ready to predict."""
+    info = artifact.info
+    model: Any = build_segmenter(SegmenterConfig.model_validate(info.model["segmenter"]), info.model["classes"])
+    artifact.load(model=model)
+    return SegmentationPredictor(model.to(device), info.label_space, info.mean, info.std, info.predict, device)

@@ -1,0 +1,8 @@
+"""Saliency from scribbles: Yu et al., "Structure-Consistent Weakly Supervised Salient Object Detection with Local
+Saliency Coherence", AAAI 2021, with the faults of its release mended; `preset: faithful` keeps what it does.
+"""
+
+from trainers.scwssod.config import Config
+from trainers.scwssod.train import VERSION, load, stamps, train
+
+__all__ = ["VERSION", "Config", "load", "stamps", "train"]

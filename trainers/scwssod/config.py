@@ -1,0 +1,76 @@
+"""Settings of `scwssod`. `faithful` is the release with its faults mended, `repository` the release with them."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from trainers.engine import AugmentConfig, TrainerConfig
+from trainers.engine.config import Schedule
+from trainers.scribbles.losses import Pce
+from trainers.scribbles.view import Supervision
+from trainers.scwssod.model import Fusion, Gate
+from vision.scribbles.maps import Resize
+
+_RELEASE: dict[str, Any] = {
+    "encoder": "resnet50",
+    "encoder_weights": "hub",
+    "width": 256,
+    "augment": AugmentConfig(size=320, fit="squash"),
+    "optimizer": "sgd",
+    "nesterov": True,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "lr": 1e-2,
+    "lr_floor": 1e-3,
+    "schedule": "triangle",
+    "encoder_lr_factor": 0.1,
+    "batch": 16,
+    "steps": 26_400,
+    "pce": "softmax_of_prob",
+    "scribble_resize": "nearest",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "starter": {},
+    "faithful": {**_RELEASE, "lsc_heads": "main"},
+    "repository": {**_RELEASE, "lsc_heads": "all", "lsc_form": "repository"},
+}
+
+
+class Config(TrainerConfig):
+    """`preset` fills in what is not given; the field defaults are those of `starter`, for small machines."""
+
+    preset: Literal["starter", "faithful", "repository"] = "starter"
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: Schedule = "poly"
+    augment: AugmentConfig = AugmentConfig(size=160, fit="squash", brightness=0.2, contrast=0.2, saturation=0.2)
+    encoder: str = "tf_efficientnet_lite0"
+    encoder_weights: str = "auto"
+    encoder_lr_factor: float = Field(default=1.0, ge=0)
+    width: int = Field(default=64, ge=4)  # channels of every block behind the encoder
+    fusion: Fusion = "aggm"  # mean: a decoder without learned gates
+    gate: Gate = "raw"  # softmax keeps AGGM's denominator away from 0
+    supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound
+    head_weights: tuple[float, float, float, float] = (1.0, 0.8, 0.6, 0.4)  # heads 2, 3, 4, 5
+
+    pce: Pce = "nll"
+    scribble_resize: Resize = "any"  # nearest: pixels of thin strokes get lost on the way down
+    lsc_weight: float = Field(default=0.3, ge=0)  # local saliency coherence; 0 = off
+    lsc_heads: Literal["all", "main"] = "all"
+    lsc_form: Literal["exact", "repository"] = "exact"  # repository: zero padding, and colours divided once a head
+    lsc_scale: float = Field(default=0.25, gt=0, le=1)  # of the crop, on which coherence is judged
+    lsc_radius: int = Field(default=5, ge=1)
+    xy_sigma_cells: float = Field(default=6.0, gt=0)
+    colour_sigma_normalised: float = Field(default=0.1, gt=0)  # in units of the mean/std-normalised image
+    ssc_weight: float = Field(default=1.0, ge=0)  # structure consistency; 0 = off, and no second pass
+    ssc_scale: float = Field(default=0.3, gt=0, le=1)
+    ssc_alpha: float = Field(default=0.85, ge=0, le=1)
+    ssc_norm: Literal["shared", "frozen"] = "shared"  # frozen: the small pass leaves BatchNorm's statistics alone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

@@ -1,0 +1,170 @@
+"""SCWSSOD, top to bottom: settings, network, coherence and consistency, loop, artefact."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_contracts import IGNORE, LabelSpace
+from trainers.engine import (
+    Artifact,
+    Batch,
+    Job,
+    Loop,
+    PredictConfig,
+    SampleSource,
+    SegmentationPredictor,
+    evaluate,
+    make_optimizer,
+    param_groups,
+    save_artifact,
+)
+from trainers.scribbles import ScribbleView, balanced_pce, scribbled
+from trainers.scwssod.config import Config
+from trainers.scwssod.losses import (
+    coherence,
+    coherence_kernel,
+    repository_coherence,
+    shrink,
+    structure_consistency,
+)
+from trainers.scwssod.model import BinaryLogits, SaliencyNet
+from vision.segmenters import build_encoder, encoder_normalisation, weights_stamp
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The encoder's first weights."""
+    return (weights_stamp(config.encoder, config.encoder_weights),)
+
+
+def build(config: Config, weights: str) -> SaliencyNet:
+    """The network over an encoder with `weights` (see `vision.segmenters`)."""
+    encoder = build_encoder(config.encoder, weights, out_indices=(1, 2, 3, 4))
+    return SaliencyNet(encoder, config.width, config.fusion, config.gate)
+
+
+def train(config: Config, job: Job) -> str:
+    """Train on foreground and background scribbles (or on masks, the upper bound); returns the artefact's folder."""
+    check(job.space)
+    mean, std = encoder_normalisation(config.encoder)
+    torch.manual_seed(config.seed)
+    model = build(config, config.encoder_weights)
+    rest = nn.ModuleList(child for name, child in model.named_children() if name != "encoder")
+    optimizer = make_optimizer(config, [*param_groups(model.encoder, config.encoder_lr_factor), *param_groups(rest)])
+
+    data = scribbled(job.data, config.supervision)
+    view = ScribbleView(config.augment, mean, std, config.supervision, config.scribble_resize)
+    source = SampleSource(data, view, config.batch, config.seed)
+    loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
+
+    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size, multiple=1)
+    predictor = SegmentationPredictor(BinaryLogits(model), job.space, mean, std, predict, loop.device)
+    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+
+    model.train()
+    for _, batch in loop:
+        with loop.autocast():
+            heads = [z.float() for z in model(batch["image"])]
+        notes = {"aggm_denominator": model.smallest_denominator} if _watched(config) else {}
+        labels = batch["labels"]
+        if config.supervision == "masks":
+            loss = sum_heads(config, [dense_ce(z, labels) for z in heads])
+        else:
+            loss, parts = scribble_loss(config, heads, labels, batch)
+            notes |= parts
+            if config.ssc_weight:
+                with loop.autocast(), _norms(model, config.ssc_norm):
+                    small = model(shrink(batch["image"], config.ssc_scale))[0].float().sigmoid()
+                large = shrink(heads[0].sigmoid(), config.ssc_scale)
+                notes["consistency"] = structure_consistency(small, large, config.ssc_alpha)
+                loss = loss + config.ssc_weight * notes["consistency"]
+        loop.update(loss)
+        loop.log(loss=loss, **notes)
+        loop.evaluate(score)
+
+    return save_artifact(
+        job,
+        config,
+        modules={"model": model},
+        model={"encoder": config.encoder, "width": config.width, "fusion": config.fusion, "gate": config.gate},
+        metrics=loop.metrics,
+        curves=loop.curves(),
+        mean=mean,
+        std=std,
+        predict=predict,
+    )
+
+
+def check(space: LabelSpace) -> None:
+    """Raise ValueError unless the label space is one foreground class with id 1 over background 0."""
+    if space.ids != (1,) or space.background_id != 0:
+        raise ValueError(
+            f"label space {space.name}: scwssod tells one foreground (id 1) from background (id 0), found classes "
+            f"{space.ids} over {space.background_id}. Fix: label_space: foreground, or train `dfr`"
+        )
+
+
+def sum_heads(config: Config, losses: list[Tensor]) -> Tensor:
+    """Weighted sum over heads 2, 3, 4, 5."""
+    return torch.stack([w * loss for w, loss in zip(config.head_weights, losses, strict=True)]).sum()
+
+
+def dense_ce(z: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the pixels that are not 255: logits (N, 1, H, W) against (N, H, W)."""
+    judged = labels != IGNORE
+    losses = F.binary_cross_entropy_with_logits(z[:, 0], (labels == 1).float(), reduction="none")
+    return (losses * judged).sum() / judged.sum().clamp(min=1)
+
+
+def scribble_loss(
+    config: Config, heads: list[Tensor], labels: Tensor, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Partial cross-entropy and coherence of all heads, weighted, and both sums alone."""
+    pce = sum_heads(config, [balanced_pce(z, labels, config.pce) for z in heads])
+    if not config.lsc_weight:
+        return pce, {"pce": pce}
+    image = shrink(batch["plain"], config.lsc_scale)
+    maps = [shrink(z.sigmoid(), config.lsc_scale) for z in heads]
+    where = (config.lsc_radius, config.xy_sigma_cells, config.colour_sigma_normalised)
+    if config.lsc_form == "repository":
+        terms = [repository_coherence(p, image, *where, divisions=n) for n, p in enumerate(maps, start=1)]
+    else:
+        kernel = coherence_kernel(image, *where)
+        terms = [coherence(p, kernel, config.lsc_radius) for p in maps]
+    if config.lsc_heads == "main":
+        terms = [terms[0], *[term * 0 for term in terms[1:]]]
+    lsc = sum_heads(config, terms)
+    return pce + config.lsc_weight * lsc, {"pce": pce, "coherence": lsc}
+
+
+def _watched(config: Config) -> bool:
+    return config.fusion == "aggm" and config.gate == "raw"
+
+
+@contextlib.contextmanager
+def _norms(model: nn.Module, how: str) -> Iterator[None]:
+    """With `frozen`, BatchNorm uses its running statistics inside and leaves them alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and how == "frozen"]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
+    """The trained saliency network; its softmax over (background, foreground) is the raw saliency."""
+    info = artifact.info
+    config = Config.model_validate(info.config)
+    model = build(config, "random")
+    artifact.load(model=model)
+    return SegmentationPredictor(
+        BinaryLogits(model.to(device)), info.label_space, info.mean, info.std, info.predict, device
+    )
