@@ -45,7 +45,7 @@ figure img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; display: blo
 figcaption { padding: .4rem .6rem; font-size: .85rem; overflow-wrap: anywhere; } small { opacity: .75; display: block; }
 </style>
 <h1>{{ labelled }} of {{ total }} photos labelled</h1>
-<p>By {{ labeler }}, from class names alone.
+<p>By {{ labeler }}.
 {% for reason, number in left_out %}{{ number }} × {{ reason }}. {% endfor %}</p>
 <ul>{% for name, colour, number in classes %}<li><i style="background: {{ colour }}"></i>{{ name }}: {{ number }}</li>
 {% endfor %}</ul>
@@ -76,8 +76,12 @@ def label_photos(
     labeler: str = "clip_cam",
     settings: dict[str, Any] | None = None,
     progress: Callable[[str, UnitReport], None] | None = None,
+    *,
+    how: str = "from class names alone",
+    weak: str | None = None,
 ) -> dict[str, int]:
-    """Label every photo under `images`; returns photos by reason (`kept` = labelled).
+    """Label every photo under `images`; returns photos by reason (`kept` = labelled). `how` is what the page says of
+    the method, `weak` a folder of WeakLabel shards with a row for each photo.
 
     Writes OUT/masks/STEM.png (class ids in the space's palette), OUT/confidence/STEM.png, OUT/overlays/STEM.png,
     OUT/index.html, OUT/classes.json, and the contract shards OUT/samples and OUT/labels, which a second run takes up.
@@ -89,7 +93,7 @@ def label_photos(
         raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
     source = FolderSource(root=images, images="", masks=None)
     config = LabelConfig(
-        labeler=labeler, label_space=space, samples=f"{out_dir}/samples", settings=dict(settings or {})
+        labeler=labeler, label_space=space, samples=f"{out_dir}/samples", weak=weak, settings=dict(settings or {})
     )
     config.labeler_config()
 
@@ -102,7 +106,7 @@ def label_photos(
     counts = Counter(photo.reason or "kept" for photo in photos)
     names = {c.id: c.name for c in space.classes}
     write_bytes(f"{out_dir}/classes.json", (json.dumps(names, indent=1) + "\n").encode())
-    write_bytes(f"{out_dir}/index.html", _page(photos, space, labeler, counts).encode())
+    write_bytes(f"{out_dir}/index.html", _page(photos, space, f"{labeler}, {how}", counts).encode())
     return dict(counts)
 
 
