@@ -8,6 +8,7 @@ from labelers.base import Labeler, LabelerConfig
 
 LABELERS = {
     "clip_cam": "labelers.clip_cam",
+    "co_saliency": "labelers.co_saliency",
     "scribble": "labelers.scribble",
     "semi_supervised": "labelers.semi_supervised",
 }

@@ -29,6 +29,7 @@ from trainers.engine import resize_image
 
 SHARD_SIZE = 32
 PREVIEW_SIDE = 640
+FOLDER_OF_STEM = "(?P<group>.*?)/?[^/]+$"
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -77,21 +78,25 @@ def label_photos(
     settings: dict[str, Any] | None = None,
     progress: Callable[[str, UnitReport], None] | None = None,
     *,
+    by_folder: bool = False,
     how: str = "from class names alone",
     weak: str | None = None,
 ) -> dict[str, int]:
-    """Label every photo under `images`; returns photos by reason (`kept` = labelled). `how` is what the page says of
-    the method, `weak` a folder of WeakLabel shards with a row for each photo.
+    """Label every photo under `images`; returns photos by reason (`kept` = labelled). With `by_folder`, photos of one
+    folder reach the labeler as one group. `how` is what the page says of the method, `weak` a folder of WeakLabel
+    shards with a row for each photo.
 
     Writes OUT/masks/STEM.png (class ids in the space's palette), OUT/confidence/STEM.png, OUT/overlays/STEM.png,
     OUT/index.html, OUT/classes.json, and the contract shards OUT/samples and OUT/labels, which a second run takes up.
 
     Raises:
-        FileNotFoundError: no such folder. ValueError: no photo in it, or an unknown setting.
+        FileNotFoundError: no such folder.
+        ValueError: no photo in it, an unknown setting, or a folder whose photos lie around those of another.
     """
     if not Path(images).is_dir():
         raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
-    source = FolderSource(root=images, images="", masks=None)
+    groups: dict[str, Any] = {"pattern": FOLDER_OF_STEM, "whole_groups": True} if by_folder else {}
+    source = FolderSource(root=images, images="", masks=None, **groups)
     config = LabelConfig(
         labeler=labeler, label_space=space, samples=f"{out_dir}/samples", weak=weak, settings=dict(settings or {})
     )
@@ -101,6 +106,7 @@ def label_photos(
         return None if progress is None else lambda report: progress(name, report)
 
     map_units(ingest_stage(source, space), ingest_units(source, out_dir, SHARD_SIZE), progress=tell("read"))
+    _check_whole_groups(out_dir)
     label(config, f"{out_dir}/labels", progress=tell("label"))
     photos = [*_write_files(Path(out_dir), space), *_rejects(out_dir)]
     counts = Counter(photo.reason or "kept" for photo in photos)
@@ -108,6 +114,18 @@ def label_photos(
     write_bytes(f"{out_dir}/classes.json", (json.dumps(names, indent=1) + "\n").encode())
     write_bytes(f"{out_dir}/index.html", _page(photos, space, f"{labeler}, {how}", counts).encode())
     return dict(counts)
+
+
+def _check_whole_groups(out_dir: str) -> None:
+    """Raise ValueError where the photos of one group lie in several shards: no labeler would see them together."""
+    home: dict[str, str] = {}
+    for path in list_shards(f"{out_dir}/samples"):
+        for name in {row["group"] for row in read_shard(path, SAMPLE, ["group"]).to_pylist()} - {None}:
+            if home.setdefault(name, path) != path:
+                raise ValueError(
+                    f"folder {name!r}: expected either photos or folders in it, found both mixed; "
+                    "move its own photos into a folder of their own"
+                )
 
 
 def _write_files(out: Path, space: LabelSpace) -> Iterator[Photo]:

@@ -1,0 +1,195 @@
+"""What a group adds to saliency: the shared object of image groups, with and without other things beside it.
+
+Arms: `plain` (saliency: the same encoder and decoder, each image for itself), `dpg` (+ democratic prototypes),
+`dpg+scl` (+ self-contrastive learning), `dcfm` (+ democratic feature enhancement). All train on the same groups.
+Metrics: S (`s`), max E, max F and MAE; `@groups` on the photo groups of `co_groups` (tested: groups that training never
+saw, whose photos it never saw), `@distractors` on drawn groups in a style that training never saw, where every image
+shows things of other classes beside the shared one. Writes a picture beside the JSON file.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import Options, Record, is_train_key, parse_options
+from data_contracts import (
+    DECISION,
+    SAMPLE,
+    LabelSpace,
+    Uint8Array,
+    content_id,
+    encode_image,
+    list_shards,
+    read_shard,
+    write_bytes,
+)
+from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig
+from pipelines.ingest import DrawnGroupsSource, GroupsSource, Source, ingest_stage, ingest_units
+from pipelines.stage import map_units
+from pipelines.train import TrainConfig, train
+from trainers.dcfm.metrics import to_map
+from trainers.dcfm.predict import GroupPredictor, score_groups
+from trainers.engine import DataConfig, Samples, resize_image
+from trainers.registry import load_artifact
+
+ARMS = ("plain", "dpg", "dpg+scl", "dcfm")
+MEASURES = ("s", "max_e", "max_f", "mae")
+OBJECT = LabelSpace.from_names(["object"], name="object")
+INDEX = "co_groups/groups.json"
+SCENE_SIDE = 160
+TRAIN_SEED, TEST_SEED = 0, 1
+TILE = 96
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a budget allows."""
+
+    groups: int  # drawn, to learn from
+    members: int
+    tested_groups: int
+    tested_members: int
+    settings: dict[str, Any]  # of the trainer
+
+
+SIZES = {
+    "small": Size(57, 8, 38, 6, {"steps": 90, "batch": 2, "warmup_steps": 5}),
+    "full": Size(380, 8, 76, 8, {"steps": 1000, "batch": 2, "warmup_steps": 20}),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Sample ids to learn from, and what is tested by metric suffix."""
+
+    places: tuple[str, ...]
+    train: tuple[str, ...]
+    tested: dict[str, DataConfig]
+
+
+def build_world(options: Options, size: Size, work: Path) -> World:
+    """Draw and ingest all groups once for all seeds and arms."""
+    drawn = ingest(_drawn(KNOWN_STYLES, size.groups, size.members, TRAIN_SEED), work / "drawn")
+    unseen = ingest(_drawn(UNSEEN_STYLES, size.tested_groups, size.tested_members, TEST_SEED), work / "unseen")
+    tested = {"distractors": DataConfig(samples=(unseen,))}
+    photos, photo_ids, tested_ids = _photos(options, work)
+    if tested_ids:
+        tested["groups"] = DataConfig(samples=tuple(photos), ids=tuple(tested_ids))
+    ids = [row["sample_id"] for row in _rows(drawn)]
+    return World((drawn, *photos), (*ids, *photo_ids), tested)
+
+
+def _drawn(styles: tuple[str, ...], count: int, members: int, seed: int) -> DrawnGroupsSource:
+    """Groups in known styles show their things alone now and then; those of the unseen style never do."""
+    scene = SceneConfig(size=SCENE_SIDE, styles=styles, seed=seed)
+    alone = 0.25 if styles == KNOWN_STYLES else 0.0
+    return DrawnGroupsSource(count=count, members=members, alone=alone, shared="object", scene=scene)
+
+
+def ingest(source: Source, out: Path) -> str:
+    """Sample shards of a source; says what was rejected."""
+    map_units(ingest_stage(source, OBJECT), ingest_units(source, str(out)))
+    rejects = [row for path in list_shards(f"{out}/rejects") for row in read_shard(path, DECISION).to_pylist()]
+    if rejects:
+        print(f"{source.kind}: {len(rejects)} items left out, e.g. {rejects[0]['detail']}", flush=True)
+    return f"{out}/samples"
+
+
+def _photos(options: Options, work: Path) -> tuple[list[str], list[str], list[str]]:
+    """Shards of the photo groups, sample ids to learn from, and sample ids to test on."""
+    places = {}
+    for root in dict.fromkeys((options.data, options.tested)):
+        if root is None or not (root / INDEX).is_file():
+            print(f"{root}: no {INDEX} there; its photo groups are left out", flush=True)
+        else:
+            places[root] = ingest(GroupsSource(root=str(root)), work / content_id(str(root))[:12])
+    rows = {root: _rows(place) for root, place in places.items()}
+    one = options.test_data is None
+    test = [r for r in rows.get(options.tested, []) if not (one and is_train_key(r["group"]))]
+    seen = {content_id(r["image"]["bytes"]) for r in test}
+    learnt = [r for r in rows.get(options.data, []) if not (one and not is_train_key(r["group"]))]
+    kept = [r["sample_id"] for r in learnt if content_id(r["image"]["bytes"]) not in seen]
+    print(f"photo groups: learn from {len(kept)} images, test on {len(test)}", flush=True)
+    return list(places.values()), kept, [r["sample_id"] for r in test]
+
+
+def _rows(place: str) -> list[dict[str, Any]]:
+    columns = ["sample_id", "group", "image"]
+    return [row for path in list_shards(place) for row in read_shard(path, SAMPLE, columns).to_pylist()]
+
+
+def train_arm(world: World, arm: str, seed: int, size: Size, folder: Path) -> str:
+    """The artefact of one arm; a run that was cut off goes on from its checkpoint."""
+    settings = {
+        "parts": arm,
+        "seed": seed,
+        "schedule": "cosine",
+        "precision": "fp32",
+        "runtime": {"save_every": 25, "progress": False},
+        **size.settings,
+    }
+    data = DataConfig(samples=world.places, ids=world.train)
+    config = TrainConfig(trainer="dcfm", label_space=OBJECT, data=data, settings=settings)
+    return train(config, str(folder / "run"), str(folder / "artefact"))
+
+
+def measure(world: World, predictor: GroupPredictor, cache: Path) -> dict[str, float]:
+    """All measures on all that is tested."""
+    found = {}
+    for name, data in world.tested.items():
+        scores = score_groups(predictor, Samples.open(data, str(cache)))
+        found |= {f"{measure}@{name}": scores[measure] for measure in MEASURES}
+    return found
+
+
+def picture(world: World, artefacts: Sequence[str], cache: Path, groups: int = 2, members: int = 6) -> Uint8Array:
+    """Of some tested drawn groups: the images, their truth, and a row of maps an artefact."""
+    samples = Samples.open(world.tested["distractors"], str(cache))
+    sheets = []
+    for positions in list(samples.groups.values())[:groups]:
+        examples = [samples.example(position) for position in positions[:members]]
+        rows = [[e.image for e in examples], [_grey(255 * e.mask) for e in examples if e.mask is not None]]
+        for path in artefacts:
+            maps = load_artifact(path, "cpu").predict_group([e.image for e in examples])
+            rows.append([_grey(to_map(one.saliency)) for one in maps])
+        sheets.append(np.concatenate([np.concatenate([_tile(t) for t in row], axis=1) for row in rows]))
+    sheet: Uint8Array = np.concatenate([np.pad(s, ((0, 8), (0, 0), (0, 0)), constant_values=255) for s in sheets])
+    return sheet
+
+
+def _grey(values: Uint8Array) -> Uint8Array:
+    grey: Uint8Array = np.repeat(values[..., None], 3, axis=2)
+    return grey
+
+
+def _tile(image: Uint8Array) -> Uint8Array:
+    tile: Uint8Array = np.pad(resize_image(image, TILE, TILE), ((2, 2), (2, 2), (0, 0)), constant_values=255)
+    return tile
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds, each added as soon as it is measured."""
+    record, size = Record.open(options), SIZES[options.budget]
+    work = options.json_path.with_name(f"{options.json_path.name}.work")
+    missing = [(seed, arm) for seed in options.seeds for arm in ARMS if not record.has(arm, seed)]
+    world = build_world(options, size, work)
+    for seed, arm in missing:
+        artefact = train_arm(world, arm, seed, size, work / f"{arm}-{seed}")
+        found = measure(world, load_artifact(artefact), work / "cache")
+        record.add(arm, seed, found)
+        print(f"seed {seed}: {arm} " + " ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+    first = [work / f"{arm}-{options.seeds[0]}" / "artefact" for arm in ("plain", "dcfm")]
+    if all(path.is_dir() for path in first):
+        sheet = picture(world, [str(path) for path in first], work / "cache")
+        write_bytes(str(options.json_path.with_suffix(".png")), encode_image(sheet))
+    record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run(parse_options("dcfm", __doc__))
