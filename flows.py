@@ -26,7 +26,7 @@ from pipelines.run import finish, lock, open_step, passes, prepare, save_config
 from pipelines.settings import load_settings, save_settings
 
 GPU_LIMIT = "maskmill-gpu"  # prefect gcl create maskmill-gpu --limit 1
-MODEL_STEPS = frozenset({"generate", "score"})
+MODEL_STEPS = frozenset({"generate", "score", "downstream"})
 
 
 class CurateParameters(BaseModel):
@@ -78,7 +78,9 @@ def run_step(config_path: str, name: str) -> int:
 
 @flow(name="curate-synthetic", persist_result=False)
 def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[str, int]:  # noqa: B008 - Prefect reads it
-    """Source → score → deduplicate → select → export → report. Returns samples by reason."""
+    """Source or generator → score → deduplicate → select → (train on what was kept) → export → report. Returns
+    samples by reason.
+    """
     config = load_run_config(parameters.config, parameters.overrides)
     runner = task_runner(parameters.ray_address, config.workers)
     with lock(config.run_dir):

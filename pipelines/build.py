@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.evaluate import EvaluateConfig, evaluate_artifact
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig
+from pipelines.evaluate import EvaluateConfig, evaluate_artifact, is_evaluated
+from pipelines.train import TrainConfig, plan_job, train
+from trainers.engine import DataConfig, is_finished
 
 
 class BuildConfig(BaseModel):
@@ -41,10 +41,24 @@ def evaluate_step(config: BuildConfig, out_dir: str) -> dict[str, object]:
     """Metrics and overlays of OUT/artefact in OUT/evaluation; {} without test data."""
     if config.tested is None:
         return {}
-    wanted = EvaluateConfig(artifact=os.path.join(out_dir, "artefact"), data=config.tested, overlays=config.overlays)
-    return evaluate_artifact(wanted, os.path.join(out_dir, "evaluation"))
+    return evaluate_artifact(_evaluation(config, config.tested, out_dir), os.path.join(out_dir, "evaluation"))
 
 
 def build_segmenter(config: BuildConfig, out_dir: str) -> BuildResult:
     """Train and test."""
     return BuildResult(train_step(config, out_dir), evaluate_step(config, out_dir))
+
+
+def why_build(config: BuildConfig, out_dir: str) -> str | None:
+    """Why there is something to train or to test, in words; None when all is done. Loads no model, reads no pixels."""
+    job = plan_job(config.train, os.path.join(out_dir, "run"), os.path.join(out_dir, "artefact"))
+    if not is_finished(job.out_dir, job.fingerprint):
+        return "not trained on this data with these settings"
+    if config.tested is None:
+        return None
+    done = is_evaluated(_evaluation(config, config.tested, out_dir), os.path.join(out_dir, "evaluation"))
+    return None if done else "not tested yet"
+
+
+def _evaluation(config: BuildConfig, tested: DataConfig, out_dir: str) -> EvaluateConfig:
+    return EvaluateConfig(artifact=os.path.join(out_dir, "artefact"), data=tested, overlays=config.overlays)

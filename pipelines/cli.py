@@ -88,7 +88,7 @@ class _Bars:
 def execute(config: RunConfig, until: str | None = None) -> RunReport:
     """Run with progress bars, then print the ledger and where to look."""
     columns = (
-        TextColumn("{task.description:>8}"),
+        TextColumn("{task.description:>15}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -99,7 +99,7 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
         report = run_all(config, until=until, progress=_Bars(progress))
     console.print(report.ledger.rich_table())
     for step in report.steps:
-        if step.written and step.name in ("ingest", "score"):
+        if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds
             console.print(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
     if report.idle:
@@ -170,16 +170,24 @@ def regenerate(
 @app.command()
 def demo(
     run_dir: Annotated[str, typer.Option(help="where the demo run goes")] = "runs/demo",
+    faults: Annotated[bool, typer.Option(help="first a run over scenes with planted faults")] = True,
 ) -> None:
-    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, and see which are
-    caught.
+    """The whole job on the starter models, twice. First on drawn scenes with faults planted in a third of them: which
+    are caught? Then on pairs that a generator makes: draw, score, select, train on what was kept and on as many at
+    random.
     """
-    from pipelines.demo import print_faults
+    from pipelines.demo import print_faults, print_subsets
 
     with _readable_errors():
+        if faults:
+            planted = _load("planted-faults", [f"run_dir={run_dir}-planted-faults"])
+            console.rule("1: pairs with planted faults")
+            execute(planted)
+            print_faults(planted, console)
+            console.rule("2: pairs that a generator makes")
         config = _load("demo", [f"run_dir={run_dir}"])
         execute(config)
-        print_faults(config, console)
+        print_subsets(config, console)
 
 
 app.add_typer(label_app, name="label")

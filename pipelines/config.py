@@ -11,6 +11,7 @@ from curation.dedup import DedupConfig
 from curation.sds import SdsConfig
 from curation.select import SelectConfig
 from data_contracts import LabelSpace, load_label_space
+from pipelines.downstream import DownstreamConfig
 from pipelines.export import ExportConfig
 from pipelines.ingest import SourceConfig
 from pipelines.report import ReportConfig
@@ -39,6 +40,9 @@ class RunConfig(BaseModel):
     score: SdsConfig = SdsConfig()
     dedup: DedupConfig = DedupConfig()
     select: SelectConfig = SelectConfig()
+    downstream: DownstreamConfig | None = Field(
+        default=None, description="train on what was kept, and on other subsets"
+    )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
 

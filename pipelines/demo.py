@@ -1,4 +1,4 @@
-"""What `maskmill demo` prints after the run: which of the planted faults were caught, and by what."""
+"""What `maskmill demo` prints after its runs: which planted faults were caught and by what; what each subset taught."""
 
 import json
 from collections import Counter, defaultdict
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from data_contracts import DECISION, SAMPLE, list_shards, read_shard
 from pipelines.config import RunConfig
+from pipelines.downstream import downstream_results
 
 SOUND = "none"
 
@@ -35,4 +36,13 @@ def print_faults(config: RunConfig, console: Console) -> None:
         words = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common() if reason != "kept")
         label = "[dim]none (sound samples)[/]" if fault == SOUND else fault
         table.add_row(label, str(total), f"{rejected} ({rejected / total:.0%})", words)
+    console.print(table)
+
+
+def print_subsets(config: RunConfig, console: Console) -> None:
+    """Print a line per subset that a segmenter was trained on: samples and metrics on the test set."""
+    table = Table("trained on", "samples", "mIoU", "Dice", title="Does selection pay?")
+    for result in downstream_results(config.run_dir):
+        figures = [f"{100 * (result.metrics[name] or 0.0):.1f}" for name in ("miou", "dice")]
+        table.add_row(result.words, str(result.samples), *figures)
     console.print(table)

@@ -17,7 +17,16 @@ from data_contracts import (
     read_bytes,
     write_bytes,
 )
-from trainers.engine import DataConfig, PredictConfig, Samples, evaluate, fitted_size, read_info, resize_image
+from trainers.engine import (
+    ArtifactInfo,
+    DataConfig,
+    PredictConfig,
+    Samples,
+    evaluate,
+    fitted_size,
+    read_info,
+    resize_image,
+)
 from trainers.registry import load_artifact
 
 VERSION = 1
@@ -46,13 +55,9 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
     """
     info = read_info(config.artifact)
     samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
-    settings = config_hash(config.model_dump(mode="json", exclude={"artifact", "data", "device"}))
-    fingerprint = content_id("evaluate", str(VERSION), info.fingerprint, info.weights, samples.fingerprint, settings)
-    target = os.path.join(out_dir, "metrics.json")
-    if os.path.exists(target):
-        found: dict[str, object] = json.loads(read_bytes(target))
-        if found.get("fingerprint") == fingerprint:
-            return found
+    fingerprint = _fingerprint(config, info, samples)
+    if (found := _finished(out_dir, fingerprint)) is not None:
+        return found
 
     predictor = load_artifact(config.artifact, config.device)
 
@@ -67,8 +72,27 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
         sheet = overlay_sheet([example.image for example in examples], truths, predicted, info.label_space)
         write_bytes(os.path.join(out_dir, "overlays.png"), encode_image(sheet))
     result = {**metrics, "artifact": info.fingerprint, "fingerprint": fingerprint}
-    write_bytes(target, (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(os.path.join(out_dir, "metrics.json"), (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
     return result
+
+
+def is_evaluated(config: EvaluateConfig, out_dir: str) -> bool:
+    """Whether `out_dir` holds the metrics of exactly this artefact on exactly these samples. Reads no pixels."""
+    samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
+    return _finished(out_dir, _fingerprint(config, read_info(config.artifact), samples)) is not None
+
+
+def _fingerprint(config: EvaluateConfig, info: ArtifactInfo, samples: Samples) -> str:
+    settings = config_hash(config.model_dump(mode="json", exclude={"artifact", "data", "device"}))
+    return content_id("evaluate", str(VERSION), info.fingerprint, info.weights, samples.fingerprint, settings)
+
+
+def _finished(out_dir: str, fingerprint: str) -> dict[str, object] | None:
+    target = os.path.join(out_dir, "metrics.json")
+    if not os.path.exists(target):
+        return None
+    found: dict[str, object] = json.loads(read_bytes(target))
+    return found if found.get("fingerprint") == fingerprint else None
 
 
 def overlay_sheet(

@@ -33,6 +33,7 @@ from pipelines.stage import Stage, Unit, run_unit, why_run
 
 STEPS = ("ingest", "score", "dedup", "select", "export", "report")  # of a run over pairs that exist
 ROUND = ("generate", "score", "dedup", "select")  # of every round of a run that makes them
+DOWNSTREAM = ("downstream-data", "downstream")  # after selection, where the config asks for it
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ def open_step(config: RunConfig, name: str) -> Step:
         from pipelines.select import select_stage, select_units
 
         return ShardStep(select_stage(config.select), select_units(config.run_dir))
+    if name == "downstream-data" and config.downstream is not None:
+        from pipelines.downstream import test_stage, test_units
+
+        units = test_units(config.downstream, config.run_dir)
+        return ShardStep(test_stage(config.downstream, config.space), units)
+    if name == "downstream" and config.downstream is not None:
+        from pipelines.downstream import DownstreamStep
+
+        return DownstreamStep(config, config.downstream)
     if name == "export":
         from pipelines.export import ExportStep
 
@@ -159,7 +169,11 @@ Progress = Callable[[str, int, int, Outcome], None]  # step, units done, units i
 
 def steps_of(config: RunConfig) -> tuple[str, ...]:
     """Names of a run's steps, in order."""
-    return STEPS if config.generate is None else (*ROUND, *STEPS[len(ROUND) :])
+    return (*(STEPS[: len(ROUND)] if config.generate is None else ROUND), *_closing(config))
+
+
+def _closing(config: RunConfig) -> tuple[str, ...]:
+    return (*(DOWNSTREAM if config.downstream is not None else ()), *STEPS[len(ROUND) :])
 
 
 def passes(config: RunConfig) -> Iterator[tuple[str, ...]]:
@@ -168,13 +182,13 @@ def passes(config: RunConfig) -> Iterator[tuple[str, ...]]:
     Do the steps of a pass before you ask for the next one: it is planned from what came out.
     """
     if config.generate is None:
-        yield STEPS
+        yield steps_of(config)
         return
     rounds = rounds_of(config)
     while rounds.open():
         yield ROUND
         rounds.close()
-    yield STEPS[len(ROUND) :]
+    yield _closing(config)
 
 
 def rounds_of(config: RunConfig) -> Rounds:

@@ -10,6 +10,7 @@ import jinja2
 import polars as pl
 
 from data_contracts import LabelSpace, Reason, decode_image, decode_mask
+from pipelines.downstream import SubsetResult, downstream_results
 from pipelines.ledger import KEPT, Ledger
 from pipelines.report.data import (
     Change,
@@ -25,7 +26,7 @@ from pipelines.report.data import (
     score_figures,
     size_balance,
 )
-from pipelines.report.thumbs import class_colour, css_colour, overlay, thumbnail
+from pipelines.report.thumbs import class_colour, css_colour, data_uri, overlay, thumbnail
 from pipelines.report.words import explain, label
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -49,6 +50,29 @@ class Card:
     detail: str
     fault: str
     change: str = ""
+
+
+@dataclass(frozen=True)
+class SubsetRow:
+    """A segmenter trained on a subset: metrics 0..1, and its overlays as a data URL."""
+
+    words: str
+    samples: int
+    images: int
+    miou: float
+    dice: float
+    pixel_accuracy: float
+    overlays: str
+
+
+def subset_rows(results: list[SubsetResult]) -> list[SubsetRow]:
+    """What the page says of each subset."""
+    rows = []
+    for result in results:
+        figures = [float(result.metrics[name] or 0.0) for name in ("miou", "dice", "pixel_accuracy")]
+        picture = "" if result.overlays is None else data_uri("image/png", result.overlays)
+        rows.append(SubsetRow(result.words, result.samples, int(result.metrics["images"]), *figures, overlays=picture))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -102,6 +126,7 @@ class Page:
             ingest_rejects=self._ingest_rejects(),
             faults=faults,
             fault_reasons=fault_reasons,
+            subsets=subset_rows(downstream_results(self._run_dir)),
             changes=self._changes,
             moved=[self._card(i, pixels, change) for i, change in moved.items()],
             previous=self._config.previous,

@@ -38,7 +38,7 @@ def thumbnail(image: Uint8Array, side: int) -> tuple[str, tuple[int, int]]:
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", quality=72, method=4)
-    return _uri("image/webp", buffer.getvalue()), picture.size
+    return data_uri("image/webp", buffer.getvalue()), picture.size
 
 
 def overlay(mask: Uint8Array, space: LabelSpace, size: tuple[int, int]) -> str:
@@ -60,7 +60,7 @@ def overlay(mask: Uint8Array, space: LabelSpace, size: tuple[int, int]) -> str:
     picture.putpalette(palette)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", transparency=bytes(alpha), optimize=True)
-    return _uri("image/png", buffer.getvalue())
+    return data_uri("image/png", buffer.getvalue())
 
 
 def _edges(mask: Uint8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -74,5 +74,5 @@ def _edges(mask: Uint8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     return edge
 
 
-def _uri(kind: str, data: bytes) -> str:
+def data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

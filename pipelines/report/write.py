@@ -6,12 +6,13 @@ from typing import Any
 
 from data_contracts import LabelSpace, config_hash, content_id, list_shards, package_versions, read_bytes, read_footer
 from data_contracts import write_bytes as write_file
+from pipelines.downstream import downstream_results
 from pipelines.ledger import build_ledger
 from pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
 from pipelines.report.page import Page
 from pipelines.report.words import label
 
-VERSION = 1
+VERSION = 2
 NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
 
@@ -84,6 +85,7 @@ def report_fingerprint(run_dir: str, config: ReportConfig, space: LabelSpace, ru
         old = config.previous
         paths.append(old if old.endswith(".parquet") else f"{old}/decisions.parquet")
     contents = [footer.content if (footer := read_footer(path)) else "" for path in paths]
+    contents += [str(result.metrics["fingerprint"]) for result in downstream_results(run_dir)]
     about: dict[str, object] = {"version": VERSION, "title": title, "versions": package_versions()}
     about |= {"config": config.model_dump(mode="json"), "run": _shaping(run_config)}
     return content_id(*contents, space.fingerprint, config_hash(about))

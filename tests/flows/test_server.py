@@ -69,7 +69,7 @@ def test_nightly_deployment_curates_a_dataset(server: dict[str, str], tmp_path: 
     prefect(server, "--no-prompt", "deploy", "--all")
     run_dir = tmp_path / "run"
     overrides = {"run_dir": str(run_dir), "source.count": 12, "shard_size": 6, "source.scene.size": 96}
-    parameters = json.dumps({"config": "demo", "overrides": overrides})
+    parameters = json.dumps({"config": "planted-faults", "overrides": overrides})
     log = (tmp_path / "worker.log").open("w")
     worker = subprocess.Popen(
         [PREFECT, "worker", "start", "--pool", "maskmill", "--limit", "1"],

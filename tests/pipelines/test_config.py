@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.build import BuildConfig
 from pipelines.config import CONFIGS, ConfigError, load_run_config
+from pipelines.label import LabelConfig
+from pipelines.settings import load_settings
+from pipelines.train import TrainConfig
 
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
@@ -17,22 +21,22 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="demo"):
+    with pytest.raises(ConfigError, match="planted-faults"):
         load_run_config("no-such-preset")
 
 
 def test_unknown_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"selekt"):
-        load_run_config("demo", {"selekt.pcs_tau": 1})
+        load_run_config("planted-faults", {"selekt.pcs_tau": 1})
 
 
 def test_wrong_value_is_named_with_what_was_found() -> None:
     with pytest.raises(ConfigError, match=r"(?s)shard_size.*found 0"):
-        load_run_config("demo", {"shard_size": 0})
+        load_run_config("planted-faults", {"shard_size": 0})
 
 
 def test_overrides_reach_into_nested_keys() -> None:
-    config = load_run_config("demo", {"source.count": 7, "run_dir": "elsewhere"})
+    config = load_run_config("planted-faults", {"source.count": 7, "run_dir": "elsewhere"})
     assert config.source.kind == "drawn"
     assert config.source.count == 7
     assert config.run_dir == "elsewhere"
@@ -40,16 +44,16 @@ def test_overrides_reach_into_nested_keys() -> None:
 
 def test_extends_is_laid_over_its_parent(tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
-    child.write_text("extends: demo\nname: child\nsource: {count: 5}\n")
+    child.write_text("extends: planted-faults\nname: child\nsource: {count: 5}\n")
     config = load_run_config(str(child))
-    assert (config.name, config.shard_size) == ("child", load_run_config("demo").shard_size)
+    assert (config.name, config.shard_size) == ("child", load_run_config("planted-faults").shard_size)
     assert config.source.kind == "drawn"
     assert config.source.count == 5
 
 
 def test_a_source_of_another_kind_replaces_the_parents(tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
-    child.write_text("extends: demo\nsource: {kind: folder, root: here}\n")
+    child.write_text("extends: planted-faults\nsource: {kind: folder, root: here}\n")
     assert load_run_config(str(child)).source.kind == "folder"
 
 
@@ -58,3 +62,19 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
     child = tmp_path / "child.yaml"
     child.write_text("extends: folder\nsource: {root: $PLACE_OF_DATA/set}\n")
     assert load_run_config(str(child)).source.root == "/somewhere/set"
+
+
+FOLDERS = {
+    "label": (LabelConfig, "labeler_config"),
+    "train": (TrainConfig, "trainer_config"),
+    "build": (BuildConfig, None),
+}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_labelling_and_training_preset_loads(path: Path) -> None:
+    model, check = FOLDERS[path.parent.name]
+    config = load_settings(f"{path.parent.name}/{path.stem}", model)
+    parts = [config.train] if isinstance(config, BuildConfig) else [config]
+    for part in parts:
+        getattr(part, check or "trainer_config")()

@@ -26,7 +26,7 @@ def config_at(run_dir: Path, model: Path, **generate: Any) -> RunConfig:
         "demo",
         {
             "run_dir": str(run_dir),
-            "source": None,
+            "downstream": None,
             "shard_size": 8,
             "generate": {
                 "generator": {"model": str(model), "steps": 2, "height": 32, "width": 32, "batch_size": 4},
@@ -112,6 +112,6 @@ def test_a_generated_sample_is_drawn_again_from_its_row(model: Path, tmp_path: P
 
 def test_a_run_either_ingests_or_generates() -> None:
     with pytest.raises(ConfigError, match="one of the two"):
-        load_run_config("demo", {"generate": {}})
+        load_run_config("planted-faults", {"generate": {}})
     with pytest.raises(ConfigError, match="one of the two"):
-        load_run_config("demo", {"source": None})
+        load_run_config("planted-faults", {"source": None})

@@ -25,7 +25,9 @@ TINY = {"score.model": str(DATA / "tiny_clip_timm"), "score.image_side": 64, "sc
 def config_at(run_dir: Path, **changes: Any) -> RunConfig:
     """The demo's config on twelve small scenes and a random CLIP; `a__b` in a keyword stands for the key a.b."""
     small = {"run_dir": str(run_dir), "source.count": 12, "shard_size": 5, "source.scene.size": 64, **TINY}
-    return load_run_config("demo", {**small, **{key.replace("__", "."): value for key, value in changes.items()}})
+    return load_run_config(
+        "planted-faults", {**small, **{key.replace("__", "."): value for key, value in changes.items()}}
+    )
 
 
 def work(report: RunReport) -> dict[str, int]:
@@ -145,14 +147,14 @@ def test_the_command_line_runs_plans_and_explains(tmp_path: Path) -> None:
     sets = {"run_dir": tmp_path, "source.count": 4, "source.scene.size": 64, **TINY}
     options = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     runner = CliRunner()
-    done = runner.invoke(app, ["select", "demo", *options])
+    done = runner.invoke(app, ["select", "planted-faults", *options])
     assert done.exit_code == 0, done.output
     assert "Ledger" in done.output
     assert not Path(tmp_path, "export").exists()
-    planned = runner.invoke(app, ["plan", "demo", *options])
+    planned = runner.invoke(app, ["plan", "planted-faults", *options])
     assert planned.exit_code == 0
     assert "all done" in planned.output
-    wrong = runner.invoke(app, ["run", "demo", "--set", "selekt.rho=1"])
+    wrong = runner.invoke(app, ["run", "planted-faults", "--set", "selekt.rho=1"])
     assert wrong.exit_code == 2
     assert "selekt" in wrong.output
     assert "Traceback" not in wrong.output
