@@ -1,0 +1,172 @@
+"""The few_shot trainer: conformance of base, SCL and PI-CLIP networks, frozen parts, presets, prediction."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from data_contracts import Uint8Array
+from pipelines.train import TrainConfig, train
+from tests.trainers import shapes
+from tests.trainers.conformance import TrainerConformance
+from trainers.engine import DataConfig, make_optimizer, read_artifact
+from trainers.engine.optim import lr_factor
+from trainers.few_shot import Config
+from trainers.few_shot.model import FewShotNet
+from trainers.few_shot.predict import FewShotPredictor
+from trainers.few_shot.train import optimizer_groups
+from trainers.registry import load_artifact
+from vision.clip import load_clip
+
+TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
+PRIORS = {"model": TINY, "match_side": 64, "text_side": 64}
+SMALL: dict[str, Any] = {
+    "episodes": {"held_out": ["blue bar"], "min_share": 0.0, "drop_held_out": False},
+    "size": 64,
+    "width": 8,
+    "scales": [1.0, 0.5],
+    "encoder": "test_efficientnet",
+    "encoder_weights": "random",
+    "output_stride": 16,
+    "test_episodes": 4,
+    "priors": PRIORS,
+}
+
+torch.set_num_threads(1)
+
+
+def support(number: int) -> tuple[Uint8Array, Uint8Array]:
+    image, mask = shapes.draw_scene(number)
+    return image, (mask == mask[(mask > 0) & (mask < 255)][0]).astype(np.uint8)
+
+
+class FewShotConformance(TrainerConformance):
+    name = "few_shot"
+    settings: ClassVar = SMALL
+
+    def check_prediction(self, predictor: Any, images: list[Uint8Array]) -> list[np.ndarray[Any, Any]]:
+        shown = predictor.supports([support(2), support(5)], "blue bar")
+        found = predictor.predict(images, shown)
+        for image, prediction in zip(images, found, strict=True):
+            assert prediction.logits.shape == (2, *image.shape[:2])
+            assert prediction.logits.dtype == np.float32
+            assert np.isfinite(prediction.logits).all()
+            assert set(np.unique(prediction.labels).tolist()) <= {0, 1}
+        return [prediction.logits for prediction in found]
+
+
+class TestSclWithPriors(FewShotConformance):
+    settings: ClassVar = {**SMALL, "scl": True, "prior": "pi_clip"}
+
+
+def run(folder: Path, data: DataConfig, val: DataConfig | None = None, **settings: Any) -> str:
+    runtime = {"threads": 1, "progress": False, "log_every": 1, "device": "cpu"}
+    given = {**SMALL, "steps": 2, "batch": 2, "precision": "fp32", "runtime": runtime, **settings}
+    config = TrainConfig(trainer="few_shot", label_space=shapes.SPACE, data=data, val=val, settings=given)
+    return train(config, str(folder / "run"), str(folder / "artefact"))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return DataConfig(samples=(shapes.write_scenes(tmp_path_factory.mktemp("scenes"), 12),))
+
+
+@pytest.mark.parametrize("base", ["pfenet", "hdmnet"])
+@pytest.mark.parametrize("prior", ["none", "plain", "pi_clip"])
+def test_every_base_takes_every_prior(tmp_path: Path, scenes: DataConfig, base: str, prior: str) -> None:
+    path = run(tmp_path, scenes, scenes, base=base, prior=prior, width=16)
+    metrics = read_artifact(path).metrics
+    assert 0 <= metrics["miou"] <= 1
+    assert 0 <= metrics["fbiou"] <= 1
+    assert set(metrics["iou"]) == {"blue bar"}
+    assert metrics["prompts"] == ("target" if prior == "pi_clip" else "none"), "a leak would be written down"
+
+
+def test_frozen_parts_stay_frozen_and_out_of_the_artefact(tmp_path: Path, scenes: DataConfig) -> None:
+    backbone = load_clip(TINY)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    path = run(tmp_path, scenes, prior="pi_clip")
+    assert all(torch.equal(before[name], tensor) for name, tensor in backbone.model.state_dict().items())
+    assert all(p.grad is None for p in backbone.model.parameters())
+    keys = read_artifact(path).tensors
+    assert keys
+    assert all(key.startswith(("module/net/down_", "module/net/decoder.")) for key in keys)
+    predictor: FewShotPredictor = load_artifact(path, "cpu")
+    assert not any(p.requires_grad for p in predictor.featurizer.encoder.parameters())
+
+
+def test_cached_features_are_those_of_fresh_ones(tmp_path: Path, scenes: DataConfig) -> None:
+    cached, fresh = (read_artifact(run(tmp_path / str(c), scenes, cached=c, prior="pi_clip")) for c in (True, False))
+    assert all(torch.equal(t, fresh.tensors[name]) for name, t in cached.tensors.items())
+
+
+def test_random_views_and_masked_supports_train_too(tmp_path: Path, scenes: DataConfig) -> None:
+    augment = {"size": 64, "fit": "short", "rotate": 10.0, "scale": [0.9, 1.1]}
+    path = run(tmp_path, scenes, cached=False, augment=augment, mask_support=True, area_masks=False)
+    assert read_artifact(path).info.config["mask_support"]
+
+
+def test_prediction_shows_the_class_of_the_supports_and_not_the_name_alone(tmp_path: Path, scenes: DataConfig) -> None:
+    """A short training on red boxes and green discs, tested on blue bars, which it has never seen as objects."""
+    path = run(tmp_path, scenes, steps=60, batch=4, lr=3e-3, scl=True, prior="none", encoder_weights="random", width=16)
+    predictor: FewShotPredictor = load_artifact(path, "cpu")
+    supports = predictor.supports([support(8), support(26)], "blue bar")
+    assert supports.scores.shape == (2,)
+    assert (supports.scores > 0).all()
+    assert not torch.equal(supports.scores, torch.ones(2)), "SCL weighs its supports"
+    image = shapes.draw_scene(17)[0]
+    cross, mean = (predictor.predict([image], supports, f)[0].logits for f in ("cross", "mean"))
+    assert not np.allclose(cross, mean)
+    alone = predictor.supports([support(8)], "blue bar")
+    assert alone.scores.tolist() == [1.0]
+    with pytest.raises(ValueError, match="at least one image"):
+        predictor.supports([], "blue bar")
+
+
+def test_a_changed_frozen_model_is_noticed(tmp_path: Path, scenes: DataConfig) -> None:
+    path = run(tmp_path, scenes)
+    file = Path(path) / "config.json"
+    file.write_text(file.read_text().replace('"stamps": [\n      "random"', '"stamps": [\n      "other"'))
+    with pytest.raises(ValueError, match="trained on frozen weights"):
+        load_artifact(path, "cpu")
+
+
+def test_presets_are_the_releases() -> None:
+    scl, pi_clip = Config(preset="scl", encoder="test_efficientnet"), Config(preset="pi_clip")
+    assert (scl.base, scl.width, scl.scales, scl.size) == ("pfenet", 256, (60, 30, 15, 8), 473)
+    assert (scl.episodes.drop_held_out, pi_clip.episodes.drop_held_out) == (False, True)
+    assert scl.episodes.min_pixels == pi_clip.episodes.min_pixels == 2 * 32 * 32
+    assert (pi_clip.priors.prompts, pi_clip.priors.shots, pi_clip.prior_channels) == ("target", "concat", 4)
+    assert Config(preset="pi_clip", shots=5).prior_channels == 12
+    assert scl.inter_scale_source == "initial"
+    assert Config().inter_scale_source == "current"
+
+
+def test_learning_rates_of_the_release_and_of_ours() -> None:
+    rates = []
+    for config in (Config(preset="scl", width=8, scales=(1.0,)), Config(lr=0.0025, width=8, scales=(1.0,))):
+        optimizer = make_optimizer(config, optimizer_groups(FewShotNet(config, 8, 1), config))
+        assert lr_factor(config, 0) == 1
+        rates.append({group["lr"] for group in optimizer.param_groups})
+    assert rates == [{0.025}, {0.0025}], "the release multiplies its nominal rate by 10"
+    release = Config(preset="pi_clip", width=8)
+    groups = make_optimizer(release, optimizer_groups(FewShotNet(release, 8, 4), release)).param_groups
+    assert [group["lr"] for group in groups] == [pytest.approx(1e-4), pytest.approx(1e-3)]
+    assert sum(len(group["params"]) for group in groups) == len(list(FewShotNet(release, 8, 4).parameters()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base": "hdmnet", "scl": True}, "needs base: pfenet"),
+        ({"scl": True, "shots": 5}, "expected shots=1"),
+        ({"augment": {"size": 64}, "size": 64}, "set cached: false"),
+        ({"augment": {"size": 96}, "cached": False, "size": 64}, "expected the canvas of 64"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Config.model_validate(settings)

@@ -1,0 +1,242 @@
+"""All that the trained parts never change: features of a frozen encoder, and priors. Pure functions of one image."""
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_contracts import Uint8Array, config_hash
+from trainers.engine import normalise, resize_image
+from trainers.few_shot.base import resize
+from trainers.few_shot.config import Config
+from trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
+from vision.segmenters import build_encoder, encoder_normalisation
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What the encoder sees: `middle` (C, h, w), which the decoder takes; `high` (D, h', w') for the plain prior."""
+
+    middle: Tensor
+    high: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return _bytes(self.middle, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class TextView:
+    """What CLIP sees, and the class maps (h, w) that were asked for so far, by the texts that competed."""
+
+    view: ClipView
+    maps: dict[tuple[str, ...], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        dense = self.view.dense
+        return _bytes(self.view.blocks, *(() if dense is None else (dense.last_input, dense.attention)))
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """One image: the encoder's levels, and CLIP's view for PI-CLIP's priors."""
+
+    levels: Levels
+    clip: TextView | None
+
+    @property
+    def middle(self) -> Tensor:
+        return self.levels.middle
+
+    @property
+    def high(self) -> Tensor:
+        return self.levels.high
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A support: its features, its mask (H, W) of 0, 1, 255 at the image's own size, and at the network's grid."""
+
+    features: Features
+    mask: Uint8Array
+    grid_mask: Tensor  # (1, h, w)
+
+
+Kept = TypeVar("Kept", Levels, TextView)
+
+
+class FeatureCache:
+    """Features by key, the least used dropped beyond so many MiB. Safe to call from several threads."""
+
+    def __init__(self, capacity_mb: int) -> None:
+        self.capacity, self.size = capacity_mb * 2**20, 0
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, make: Callable[[], Kept]) -> Kept:
+        """What is kept under `key`, made now where nothing is."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                found: Kept = self._kept[key]
+                return found
+        made = make()
+        with self._lock:
+            if key not in self._kept and made.nbytes <= self.capacity:
+                self._kept[key] = made
+                self.size += made.nbytes
+            while self.size > self.capacity:
+                self.size -= self._kept.popitem(last=False)[1].nbytes
+        return made
+
+
+class Featurizer:
+    """The frozen encoder and, for `prior: pi_clip`, the frozen CLIP. One image a forward, so that no feature depends
+    on companions; features of equal settings are shared within a process.
+
+    `names` are class names by id, `base` the ids that training shows.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        names: Mapping[int, str],
+        base: Sequence[int],
+        surroundings: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.config, self.device = config, device
+        self.encoder, channels = _encoder(config.encoder, config.encoder_weights, config.output_stride, str(device))
+        self.channels = sum(channels[-3:-1])
+        self.mean, self.std = encoder_normalisation(config.encoder)
+        self.clip = None
+        if config.prior == "pi_clip":
+            self.clip = ClipPriors(config.priors, names, base, surroundings, str(device))
+        fields = ("encoder", "encoder_weights", "output_stride", "size", "scale_levels")
+        self._encoder_space = config_hash({name: getattr(config, name) for name in fields})
+        self._clip_space = config_hash(config.priors)
+        self._cache = _cache(config.cache_mb)
+
+    def image(self, image: Uint8Array, key: str | None = None) -> Features:
+        """Features of a whole image (H, W, 3), squashed to the canvas; kept under `key` where one is given."""
+        levels = self._kept(self._encoder_space, key, lambda: self._levels(image, None))
+        clip = self.clip
+        if clip is None:
+            return Features(levels, None)
+        return Features(levels, self._kept(self._clip_space, key, lambda: TextView(clip.encode(image), {})))
+
+    def shot(self, image: Uint8Array, mask: Uint8Array, key: str | None = None) -> Shot:
+        """A support (H, W, 3) with its mask (H, W) of 0, 1, 255."""
+        features = self.image(image, key)
+        levels, view = features.levels, features.clip
+        if self.config.mask_support:
+            levels = self._levels(image, mask)
+        if self.clip is not None and self.config.priors.mask_image:
+            view = TextView(self.clip.encode(image, mask, text=False), {})
+        return Shot(Features(levels, view), mask, self.grid_mask(mask, levels.middle.shape[1:]))
+
+    def _kept(self, space: str, key: str | None, make: Callable[[], Kept]) -> Kept:
+        return make() if key is None or not self.config.cached else self._cache.get(f"{space} {key}", make)
+
+    @torch.no_grad()
+    def _levels(self, image: Uint8Array, mask: Uint8Array | None) -> Levels:
+        size = self.config.size
+        fitted = image if image.shape[:2] == (size, size) else resize_image(image, size, size)
+        pixels = normalise(fitted, self.mean, self.std).to(self.device)
+        if mask is not None:
+            pixels = pixels * torch.from_numpy(resize_nearest((mask == 1).astype(np.uint8), (size, size))).to(pixels)
+        levels = self.encoder(pixels[None])[-3:]
+        grid = (levels[0].shape[2], levels[0].shape[3])
+        middle = [self._scaled(F.interpolate(x, grid, mode="bilinear", align_corners=False)) for x in levels[:2]]
+        return Levels(torch.cat(middle, dim=1)[0], levels[2][0])
+
+    def _scaled(self, level: Tensor) -> Tensor:
+        return level / level.square().mean().sqrt().clamp_min(1e-6) if self.config.scale_levels else level
+
+    def grid_mask(self, mask: Uint8Array, grid: Sequence[int]) -> Tensor:
+        """Share of the object in each cell, (1, h, w); binary with `binary_masks`, where a small object keeps its
+        fullest cell.
+        """
+        object_ = (mask == 1).astype(np.float32)
+        if self.config.area_masks:
+            share = torch.from_numpy(resize_image(object_, grid[0], grid[1]))[None]
+        else:
+            canvas = resize_nearest(object_.astype(np.uint8), (self.config.size, self.config.size))
+            share = resize(torch.from_numpy(canvas)[None, None].float(), (grid[0], grid[1]))[0]
+        if self.config.binary_masks:
+            limit = min(0.5, float(share.max())) if self.config.area_masks else 0.5
+            share = ((share >= limit) & (share > 0)).float()
+        return share.to(self.device)
+
+    def priors(
+        self, query: Features, shots: Sequence[Shot], class_id: int, labels: Sequence[int] | None = None
+    ) -> Tensor:
+        """Prior maps (P, h, w) at the decoder's grid, from these supports together. `labels`: the query's own, for
+        oracle prompts only.
+        """
+        grid = (query.middle.shape[1], query.middle.shape[2])
+        if self.config.prior == "none":
+            return query.middle.new_zeros(0, *grid)
+        if self.config.prior == "plain":
+            return resize(self.plain(query, shots)[None, None], grid)[0]
+        vvp = resize(self.vvp(query, shots)[None], grid)
+        vtp = resize(self.vtp(query, class_id, labels)[None, None], grid)
+        return torch.cat([vvp, *[vtp] * (2 if self.config.base == "hdmnet" else 1)], dim=1)[0]
+
+    def plain(self, query: Features, shots: Sequence[Shot]) -> Tensor:
+        """PFENet's prior (h', w') from the encoder's last features."""
+        pairs = [(s.features.high, resize(s.grid_mask[None], _grid(s.features.high))[0, 0]) for s in shots]
+        return plain_prior(query.high, pairs)
+
+    def vvp(self, query: Features, shots: Sequence[Shot]) -> Tensor:
+        """Visual-visual prior (L, h', w') at CLIP's grid of the query."""
+        clip, view = self._clip_of(query)
+        return clip.vvp(view.view, [(self._clip_of(s.features)[1].view, s.mask) for s in shots])
+
+    def vtp(self, query: Features, class_id: int, labels: Sequence[int] | None = None) -> Tensor:
+        """Visual-text prior (h', w') with PIR; kept beside the view, because it depends on the query alone."""
+        clip, view = self._clip_of(query)
+        key = clip.competing(class_id, labels)
+        if key not in view.maps:
+            view.maps[key] = clip.vtp(view.view, class_id, labels)
+        return view.maps[key]
+
+    def _clip_of(self, features: Features) -> tuple[ClipPriors, TextView]:
+        if self.clip is None or features.clip is None:
+            raise ValueError("priors: expected CLIP's view of the image, found none; set prior: pi_clip")
+        return self.clip, features.clip
+
+
+def _bytes(*tensors: Tensor | None) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def canvas_target(mask: Uint8Array, size: int) -> Tensor:
+    """Mask (H, W) of 0, 1, 255 squashed to (size, size), int64."""
+    return torch.from_numpy(resize_nearest(mask, (size, size)).astype(np.int64))
+
+
+def _grid(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]
+
+
+@functools.cache
+def _encoder(name: str, weights: str, stride: int, device: str) -> tuple[Any, list[int]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights, where there are no others, must be the same in every process
+        encoder: Any = build_encoder(name, weights, output_stride=stride)
+    encoder = encoder.eval().requires_grad_(False).to(device)
+    return encoder, list(encoder.feature_info.channels())
+
+
+@functools.cache
+def _cache(capacity_mb: int) -> FeatureCache:
+    return FeatureCache(capacity_mb)

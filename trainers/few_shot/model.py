@@ -1,0 +1,90 @@
+"""The trained part: reduced features, a decoder, and the ways from supports to a query's logits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, masked_mean
+from trainers.few_shot.config import Config
+from trainers.few_shot.scl import guide, second_look, support_scores, weighted_sum
+
+
+@dataclass(frozen=True)
+class SelfGuided:
+    """What training SCL needs: the query, and the support's first and second segmentation."""
+
+    query: Decoded
+    first: Decoded
+    second: Decoded
+
+
+class FewShotNet(nn.Module):
+    """Frozen features in, logits out. `channels` of the features, `priors` maps.
+
+    Shapes: query (B, C, h, w); supports (B, K, C, h, w); masks (B, K, 1, h, w); priors (B, P, h, w).
+    """
+
+    decoder: PyramidDecoder | MatchingDecoder
+
+    def __init__(self, config: Config, channels: int, priors: int) -> None:
+        super().__init__()
+        self.config = config
+        self.down_query = self._reduce(channels)
+        self.down_support = self._reduce(channels)
+        if config.base == "pfenet":
+            slots = 2 if config.scl else 1
+            self.decoder = PyramidDecoder(config.width, slots, priors, config.scales, support_path=config.scl)
+        else:
+            self.decoder = MatchingDecoder(config.width, priors)
+
+    def _reduce(self, channels: int) -> nn.Sequential:
+        conv = nn.Conv2d(channels, self.config.width, 1, bias=False)
+        return nn.Sequential(conv, nn.ReLU(inplace=True), nn.Dropout2d(self.config.dropout))
+
+    def forward(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> Decoded:
+        """The base network: prototypes of all supports are averaged."""
+        shots = [self.down_support(s) for s in supports.unbind(1)]
+        kept = list(masks.unbind(1))
+        prototype = torch.stack([masked_mean(s, m) for s, m in zip(shots, kept, strict=True)]).mean(dim=0)
+        if isinstance(self.decoder, MatchingDecoder):
+            decoded: Decoded = self.decoder(self.down_query(query), shots, kept, prototype, priors)
+        else:
+            decoded = self.decoder(self.down_query(query), (prototype,) * self.decoder.slots, priors)
+        return decoded
+
+    def self_guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> SelfGuided:
+        """SCL with one support, for training."""
+        decoder = self._pyramid()
+        support = self.down_support(supports[:, 0])
+        guided = guide(decoder, support, masks[:, 0])
+        second = second_look(decoder, support, guided, self.config.inter_scale_source)
+        return SelfGuided(decoder(self.down_query(query), guided.vectors, priors), guided.first, second)
+
+    @torch.no_grad()
+    def scores(self, supports: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+        """U (K,) of one support set: supports (K, C, h, w), masks (K, 1, h, w), targets (K, H, W)."""
+        config = self.config
+        features = self.down_support(supports)
+        scores, _ = support_scores(
+            self._pyramid(), features, masks, targets, config.cross_iou, config.inter_scale_source
+        )
+        return scores
+
+    @torch.no_grad()
+    def guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> Tensor:
+        """1-shot logits (K, 2, h, w) of one query (1, C, h, w) by each of K supports, priors (K, P, h, w)."""
+        vectors = guide(self._pyramid(), self.down_support(supports), masks).vectors
+        reduced = self.down_query(query).expand(len(supports), -1, -1, -1)
+        logits: Tensor = self._pyramid()(reduced, vectors, priors).logits
+        return logits
+
+    @torch.no_grad()
+    def cross_guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor, scores: Tensor) -> Tensor:
+        """(1/K) sum_k U^k Q^k, (1, 2, h, w); scores of 1 give the plain mean of logits."""
+        return weighted_sum(self.guided(query, supports, masks, priors), scores)[None]
+
+    def _pyramid(self) -> PyramidDecoder:
+        if not isinstance(self.decoder, PyramidDecoder) or self.decoder.slots != 2:
+            raise ValueError("expected a network trained with scl: true, found a base network")
+        return self.decoder

@@ -1,0 +1,115 @@
+"""From supports to masks with a trained network: one class at a time, images of any size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_contracts import LabelSpace, Uint8Array
+from trainers.engine import Prediction, Samples, evaluating
+from trainers.few_shot.episodes import Episode, binary_mask
+from trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
+from trainers.few_shot.metrics import EpisodeMetrics
+from trainers.few_shot.model import FewShotNet
+
+Fusion = Literal["cross", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class Supports:
+    """A class shown by K images. `scores` (K,): how well each one's vectors segment all of them (SCL only, else 1)."""
+
+    class_id: int
+    shots: tuple[Shot, ...]
+    scores: Tensor
+
+    @property
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """Features (K, C, h, w) and masks (K, 1, h, w)."""
+        return torch.stack([s.features.middle for s in self.shots]), torch.stack([s.grid_mask for s in self.shots])
+
+
+class FewShotPredictor:
+    """Segments one class in images, given supports. A result depends on the image and the supports alone."""
+
+    def __init__(self, net: FewShotNet, featurizer: Featurizer, space: LabelSpace) -> None:
+        self.net, self.featurizer, self.space = net.to(featurizer.device), featurizer, space
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def supports(self, pairs: Sequence[tuple[Uint8Array, Uint8Array]], name: str) -> Supports:
+        """`pairs` of an image (H, W, 3) and a mask (H, W): 1 = the object, 0 = not, 255 = ignore; `name` of the class,
+        which training need not have shown.
+
+        Raises:
+            ValueError: no pair.
+        """
+        if not pairs:
+            raise ValueError(f"supports of {name!r}: expected at least one image with a mask, found none")
+        clip = self.featurizer.clip
+        class_id = 0 if clip is None else clip.learn(name)
+        return self._supports(class_id, [self.featurizer.shot(image, mask) for image, mask in pairs])
+
+    def _supports(self, class_id: int, shots: Sequence[Shot]) -> Supports:
+        made = Supports(class_id, tuple(shots), torch.ones(len(shots)))
+        if not self.net.config.scl or len(shots) == 1:
+            return made
+        targets = torch.stack([canvas_target(s.mask, self.featurizer.config.size) for s in shots])
+        with evaluating(self.net):
+            scores = self.net.scores(*made.stacked, targets.to(self.featurizer.device))
+        return Supports(class_id, made.shots, scores)
+
+    def predict(self, images: Sequence[Uint8Array], supports: Supports, fusion: Fusion = "cross") -> list[Prediction]:
+        """Logits (2, H, W), background and object, of each image (H, W, 3)."""
+        return [self.logits(self.featurizer.image(image), image.shape[:2], supports, fusion) for image in images]
+
+    def logits(
+        self,
+        query: Features,
+        size: tuple[int, ...],
+        supports: Supports,
+        fusion: Fusion = "cross",
+        labels: Sequence[int] | None = None,
+    ) -> Prediction:
+        """One query. `fusion` of an SCL network's K predictions: weighted by the scores, or their plain mean."""
+        maps, masks = supports.stacked
+        middle, shots = query.middle[None], supports.shots
+        with evaluating(self.net):
+            if self.net.config.scl:
+                priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
+                weights = supports.scores if fusion == "cross" else torch.ones(len(shots))
+                logits = self.net.cross_guided(middle, maps, masks, priors, weights.to(middle.device))
+            else:
+                priors = self._priors(query, shots, supports, labels)[None]
+                logits = self.net(middle, maps[None], masks[None], priors).logits
+        full = F.interpolate(logits.float(), (size[0], size[1]), mode="bilinear", align_corners=True)
+        return Prediction(full[0].cpu().numpy())
+
+    def _priors(
+        self, query: Features, shots: Sequence[Shot], supports: Supports, labels: Sequence[int] | None
+    ) -> Tensor:
+        return self.featurizer.priors(query, shots, supports.class_id, labels)
+
+    def evaluate(self, samples: Samples, episodes: Sequence[Episode], fusion: Fusion = "cross") -> EpisodeMetrics:
+        """Run episodes of `samples` and score them at the images' own size."""
+        metrics = EpisodeMetrics()
+        where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+        for episode in episodes:
+            shots = [self._shot(samples, where[i], episode.class_id) for i in episode.supports]
+            example = samples.example(where[episode.query])
+            if example.mask is None:
+                raise ValueError(f"{episode.query}: expected a mask to score against, found none")
+            query = self.featurizer.image(example.image, episode.query)
+            labels = example.info.class_ids if self.featurizer.config.priors.leaks else None
+            supports = self._supports(episode.class_id, shots)
+            found = self.logits(query, example.image.shape[:2], supports, fusion, labels)
+            metrics.update(episode.class_id, found.labels, binary_mask(example.mask, episode.class_id))
+        return metrics
+
+    def _shot(self, samples: Samples, position: int, class_id: int) -> Shot:
+        example = samples.example(position)
+        if example.mask is None:
+            raise ValueError(f"{example.info.sample_id}: expected a mask to learn from, found none")
+        return self.featurizer.shot(example.image, binary_mask(example.mask, class_id), example.info.sample_id)

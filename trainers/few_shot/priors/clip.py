@@ -1,0 +1,227 @@
+"""The priors of PI-CLIP from a frozen CLIP: VVP from its tokens, VTP from its class map of a text, PIR from its
+attention.
+
+    priors = ClipPriors(PriorConfig(), {1: "hat", 2: "bag"})
+    query, support = priors.encode(photo), priors.encode(exemplar)
+    vvp, vtp = priors.vvp(query, [(support, mask)]), priors.vtp(query, 1)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_contracts import Uint8Array
+from trainers.engine import IMAGENET_MEAN, IMAGENET_STD, resize_image
+from trainers.few_shot.priors.config import PriorConfig
+from trainers.few_shot.priors.matching import contrast_match, masked_match
+from trainers.few_shot.priors.pir import refine
+from vision.clip import DenseFeatures, TextBank, class_cams, load_clip
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipView:
+    """One image as the frozen CLIP sees it: `blocks` (L, D, h, w), the outputs that are matched; `dense` (one image,
+    with attention) for class maps, None for an image that is only a support.
+    """
+
+    blocks: Tensor
+    dense: DenseFeatures | None
+
+
+class ClipPriors:
+    """Frozen CLIP and text rows. One image a forward, so that a prior never depends on companions.
+
+    `names` are the classes that can be asked for, by id; `base` those that training shows (rivals of
+    `prompts: target+base`); `surroundings` the words of `background_words`.
+    """
+
+    def __init__(
+        self,
+        config: PriorConfig,
+        names: Mapping[int, str],
+        base: Sequence[int] = (),
+        surroundings: Sequence[str] = (),
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.names, self.base = config, dict(names), tuple(base)
+        self.backbone = load_clip(config.model, config.pretrained, device)
+        self._words = tuple(surroundings) if config.background_words else ()
+        self.bank = self._text_bank(self._words)
+
+    def learn(self, name: str) -> int:
+        """Id of a class by name; a new one gets an id and a text row. Other classes' target-only maps do not change."""
+        for class_id, known in self.names.items():
+            if known == name:
+                return class_id
+        class_id = max(self.names, default=0) + 1
+        self.names[class_id] = name
+        self.bank = self._text_bank(self._words)
+        return class_id
+
+    def _text_bank(self, words: Sequence[str]) -> TextBank:
+        """Rows: `templates` of each class, `without` of each class, `templates` of each surrounding; unit length."""
+        ids, config = sorted(self.names), self.config
+        prompts = [[t.format(self.names[i]) for t in config.templates] for i in ids]
+        prompts += [[config.without.format(self.names[i])] for i in ids]
+        prompts += [[t.format(word) for t in config.templates] for word in words]
+        rows = [self.backbone.encode_text(texts).mean(dim=0) for texts in prompts]
+        matrix = F.normalize(torch.stack(rows), dim=-1)
+        return TextBank(matrix, tuple(ids), tuple(texts[0] for texts in prompts))
+
+    def rivals(self, class_id: int, labels: Sequence[int] | None = None) -> Tensor:
+        """Which text rows compete for a query: bool (T,).
+
+        With `target` prompts: the target, its absence, the surroundings. No label of the query is used unless the
+        oracle is asked for, which needs `labels`.
+
+        Raises:
+            ValueError: oracle prompts without the query's labels.
+        """
+        chosen = {class_id}
+        if self.config.prompts == "target+base":
+            chosen |= set(self.base)
+        if self.config.prompts == "oracle":
+            if labels is None:
+                raise ValueError("prompts: oracle needs the query's labels; take target, which needs none")
+            chosen |= set(labels) & set(self.names)
+        rows = self.bank.rows(sorted(chosen))
+        n = len(self.bank.class_ids)
+        mask = torch.zeros(len(self.bank.texts), dtype=torch.bool)
+        mask[rows] = True
+        mask[[row + n for row in rows]] = True
+        mask[2 * n :] = True
+        return mask.to(self.bank.matrix.device)
+
+    def competing(self, class_id: int, labels: Sequence[int] | None = None) -> tuple[str, ...]:
+        """The target's text and those of all rivals: what a class map depends on beside the image."""
+        rows = self.rivals(class_id, labels).nonzero()[:, 0].tolist()
+        return (self.names[class_id], *(self.bank.texts[row] for row in rows))
+
+    def encode(self, image: Uint8Array, mask: Uint8Array | None = None, *, text: bool = True) -> ClipView:
+        """See an image (H, W, 3). With `mask_image` and a `mask` (H, W), its background becomes the mean colour."""
+        config = self.config
+        fitted = _fit(image, config.match_side, config.match_fit, self.backbone.patch)
+        pixels = self._normalised(fitted, config.match_normalisation)
+        if config.mask_image and mask is not None:
+            object_ = resize_nearest((mask == 1).astype(np.uint8), fitted.shape[:2])
+            pixels = pixels * torch.from_numpy(object_).to(pixels)
+        count = config.n_attention if text else 0
+        shared = text and self._one_input and not (config.mask_image and mask is not None)
+        dense = self.backbone.encode(pixels[None], count if shared else 0, block_outputs=True)
+        blocks = self._blocks(dense)
+        if not text:
+            return ClipView(blocks, None)
+        return ClipView(blocks, _light(dense) if shared else self._text_view(image))
+
+    @property
+    def _one_input(self) -> bool:
+        """Matching and class maps take the same pixels, so one forward serves both."""
+        config = self.config
+        same_side = config.text_side == config.match_side and config.match_fit == "long"
+        return same_side and config.match_normalisation == "clip"
+
+    def _text_view(self, image: Uint8Array) -> DenseFeatures:
+        fitted = _fit(image, self.config.text_side, "long", self.backbone.patch)
+        return _light(self.backbone.encode(self._normalised(fitted, "clip")[None], self.config.n_attention))
+
+    def _normalised(self, image: Uint8Array, how: str) -> Tensor:
+        rgb = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.backbone.device)
+        if how == "clip":
+            return self.backbone.normalise(rgb)[0]
+        mean, std = (torch.tensor(v, device=rgb.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (rgb[0].float() / 255 - mean) / std
+
+    @torch.no_grad()
+    def _blocks(self, dense: DenseFeatures) -> Tensor:
+        """Residual-stream outputs of `match_blocks`, patch tokens only, before any final norm: (L, D, h, w)."""
+        last = self.backbone.last_output(self.backbone.last_norm(dense.last_input), dense.last_input)
+        outputs = [*dense.block_outputs, last]
+        if max(-b if b < 0 else b + 1 for b in self.config.match_blocks) > len(outputs):
+            raise ValueError(f"match_blocks: expected among {len(outputs)} blocks, found {self.config.match_blocks}")
+        maps = [outputs[b][0, dense.prefix :].T.reshape(-1, *dense.grid) for b in self.config.match_blocks]
+        return torch.stack(maps).float()
+
+    def vvp(self, query: ClipView, supports: Sequence[tuple[ClipView, Uint8Array]]) -> Tensor:
+        """Visual-visual prior (L, h, w) on the query's grid; (L * K, h, w) with `shots: concat`, K maps a block.
+
+        `supports` as (view, mask (H, W) of 1 = object).
+        """
+        maps = torch.stack([self._match(query, view, mask) for view, mask in supports], dim=1)  # (L, K, h, w)
+        return maps.flatten(0, 1) if self.config.shots == "concat" else maps.mean(dim=1)
+
+    def _match(self, query: ClipView, support: ClipView, mask: Uint8Array) -> Tensor:
+        config, size = self.config, query.blocks.shape[2:]
+        object_ = (mask == 1).astype(np.uint8)
+        grid = support.blocks.shape[2:]
+        if config.contrast:
+            share = resize_image(object_.astype(np.float32), grid[0], grid[1])
+            weights = torch.from_numpy(share).to(query.blocks).flatten()
+        else:
+            weights = torch.from_numpy(resize_nearest(object_, (grid[0], grid[1]))).to(query.blocks).flatten()
+        maps = []
+        for q, s in zip(query.blocks.flatten(2), support.blocks.flatten(2), strict=True):
+            if config.contrast:
+                options = {"neighbours": config.neighbours, "temperature": config.contrast_temperature}
+                maps.append(contrast_match(q, s, weights, centre=config.centre, **options))  # type: ignore[arg-type]
+            else:
+                maps.append(masked_match(q, s, weights))
+        return torch.stack(maps).view(-1, *size)
+
+    def cam(self, query: ClipView, class_id: int, labels: Sequence[int] | None = None) -> Tensor:
+        """Grad-CAM (h, w) in [0, 1] of the probability of the target's text. Works under no_grad, too."""
+        dense = self._dense(query)
+        allowed = self.rivals(class_id, labels)[None]
+        scale = 1 / self.config.temperature if self.config.temperature else None
+        rows = self.bank.rows([class_id])
+        return class_cams(self.backbone, dense, [0], rows, self.bank, allowed, scale, layer=self.config.cam_layer)[0]
+
+    def vtp(self, query: ClipView, class_id: int, labels: Sequence[int] | None = None) -> Tensor:
+        """Visual-text prior with PIR, (h, w) in [0, 1] on the query's grid; all zero = no prior."""
+        dense, config = self._dense(query), self.config
+        if dense.attention is None:
+            raise ValueError("vtp: expected attention; encode the query with text=True")
+        cam = self.cam(query, class_id, labels)
+        return refine(dense.attention[0], cam, box_threshold=config.box_threshold, edge_fix=config.edge_fix)
+
+    def _dense(self, query: ClipView) -> DenseFeatures:
+        if query.dense is None:
+            raise ValueError("cam: expected a view with text=True, found one for matching only")
+        return query.dense
+
+
+def _light(dense: DenseFeatures) -> DenseFeatures:
+    """Without the block outputs, which are kept elsewhere."""
+    return DenseFeatures(dense.last_input, dense.attention, dense.grid, dense.prefix)
+
+
+def _fit(image: Uint8Array, side: int | None, fit: str, patch: int) -> Uint8Array:
+    """Squash to (side, side), or the long side to `side` (None = native) with sides up to multiples of the patch."""
+    height, width = image.shape[:2]
+    if fit == "squash" and side is not None:
+        size = (side, side)
+    else:
+        factor = 1.0 if side is None else side / max(height, width)
+        size = (_whole(height * factor, patch), _whole(width * factor, patch))
+    if size == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def _whole(length: float, patch: int) -> int:
+    return max(patch, -(-round(length) // patch) * patch)
+
+
+def resize_nearest(mask: Uint8Array, size: tuple[int, ...]) -> Uint8Array:
+    """As torch's `nearest`: the source pixel at floor(i * scale)."""
+    rows = np.arange(size[0]) * mask.shape[0] // size[0]
+    columns = np.arange(size[1]) * mask.shape[1] // size[1]
+    small: Uint8Array = mask[rows][:, columns]
+    return small

@@ -1,0 +1,242 @@
+"""Few-shot segmentation, top to bottom: classes held out, episodes, frozen features, losses, loop, artefact."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_contracts import LabelSpace, sample_seed
+from trainers.engine import (
+    Artifact,
+    Job,
+    Loop,
+    ParamGroup,
+    PredictConfig,
+    Samples,
+    collate,
+    draw_geometry,
+    jitter_colours,
+    make_optimizer,
+    pick_device,
+    save_artifact,
+)
+from trainers.engine.batches import Batch, fill_colour
+from trainers.few_shot.base import MatchingDecoder, distillation_loss
+from trainers.few_shot.config import Config
+from trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, binary_mask, split_classes
+from trainers.few_shot.features import Featurizer, canvas_target
+from trainers.few_shot.model import FewShotNet
+from trainers.few_shot.predict import FewShotPredictor
+from trainers.few_shot.scl import decoded_loss, scl_loss
+from vision.segmenters import weights_stamp
+
+VERSION = 1
+KEPT_EXAMPLES = 512  # decoded images that a source keeps
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """The frozen weights."""
+    encoder = weights_stamp(config.encoder, config.encoder_weights)
+    return (encoder, config.priors.stamp) if config.prior == "pi_clip" else (encoder,)
+
+
+def held_out(space: LabelSpace, config: EpisodeConfig) -> tuple[int, ...]:
+    """Class ids that training must not learn.
+
+    Raises:
+        ValueError: a fold that does not exist, or a name that the space lacks.
+    """
+    if config.held_out is not None:
+        try:
+            return tuple(sorted(space.find(name).id for name in config.held_out))
+        except KeyError as error:
+            raise ValueError(f"held_out: {error.args[0]}") from None
+    if config.fold >= config.folds:
+        raise ValueError(f"fold: expected 0..{config.folds - 1}, found {config.fold}")
+    return split_classes(space.ids, config.folds, config.split)[config.fold]
+
+
+def training_episodes(samples: Samples, space: LabelSpace, config: Config) -> Episodes:
+    """Episodes of the classes that are not held out; with `drop_held_out`, of images that show none of the others."""
+    novel = held_out(space, config.episodes)
+    index = ClassIndex.of(samples, space.ids)
+    if config.episodes.drop_held_out:
+        index = index.without(novel)
+    base = [i for i in space.ids if i not in novel]
+    return Episodes(index, base, config.shots, config.episodes, config.seed)
+
+
+def test_episodes(
+    samples: Samples, space: LabelSpace, config: EpisodeConfig, shots: int, count: int, seed: int
+) -> tuple[list[Episode], tuple[int, ...]]:
+    """Exactly `count` episodes of the held-out classes (of all classes where none is), and those classes."""
+    novel = held_out(space, config) or space.ids
+    episodes = Episodes(ClassIndex.of(samples, space.ids), novel, shots, config, seed)
+    return episodes.take(count), episodes.classes
+
+
+class EpisodeSource:
+    """Batches of episodes as a pure function of the step.
+
+    Keys: `query` (B, C, h, w), `supports` (B, K, C, h, w), `masks` (B, K, 1, h, w), `priors` (B, P, h, w),
+    `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`.
+    """
+
+    def __init__(self, samples: Samples, episodes: Episodes, featurizer: Featurizer) -> None:
+        self.samples, self.episodes, self.featurizer = samples, episodes, featurizer
+        self.config = featurizer.config
+        self._where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+        self._example = functools.lru_cache(maxsize=KEPT_EXAMPLES)(samples.example)
+
+    def __call__(self, step: int) -> Batch:
+        first = step * self.config.batch
+        return collate([self.item(self.episodes.episode(first + i)) for i in range(self.config.batch)])
+
+    def item(self, episode: Episode) -> dict[str, Any]:
+        """One episode, each of its images flipped or augmented by itself."""
+        rng = np.random.default_rng(sample_seed(self.config.seed, episode.query, f"views {episode.number}"))
+        image, mask, labels, key = self._view(episode.query, episode.class_id, rng)
+        query = self.featurizer.image(image, key)
+        targets, shots = [], []
+        for sample_id in episode.supports:
+            s_image, s_mask, _, s_key = self._view(sample_id, episode.class_id, rng)
+            shots.append(self.featurizer.shot(s_image, s_mask, s_key))
+            targets.append(canvas_target(s_mask, self.config.size))
+        known = labels if self.config.priors.leaks else None
+        priors = self.featurizer.priors(query, shots, episode.class_id, known)
+        # Frozen features of a mirrored image are taken as the mirrored features: exact but for the borders.
+        flips = rng.random(1 + len(shots)) < (0.5 if self.config.augment is None else 0.0)
+        parts = list(zip(shots, targets, flips[1:], strict=True))
+        return {
+            "query": _flip(query.middle, flips[0]),
+            "priors": _flip(priors, flips[0]),
+            "query_target": _flip(canvas_target(mask, self.config.size), flips[0]),
+            "supports": torch.stack([_flip(s.features.middle, f) for s, _, f in parts]),
+            "masks": torch.stack([_flip(s.grid_mask, f) for s, _, f in parts]),
+            "support_target": torch.stack([_flip(t, f) for _, t, f in parts]),
+            "sample_id": episode.query,
+        }
+
+    def _view(self, sample_id: str, class_id: int, rng: np.random.Generator) -> tuple[Any, Any, Sequence[int], Any]:
+        """Image, binary mask, labels and cache key of a sample; no key for a random view."""
+        example = self._example(self._where[sample_id])
+        if example.mask is None:
+            raise ValueError(f"{sample_id}: expected a mask, found none")
+        mask, labels = binary_mask(example.mask, class_id), example.info.class_ids
+        if self.config.augment is None:
+            return example.image, mask, labels, sample_id
+        geometry = draw_geometry(rng, *example.image.shape[:2], self.config.augment)
+        image = geometry.image(example.image, fill=fill_colour(self.featurizer.mean))
+        return jitter_colours(rng, image, self.config.augment), geometry.label(mask), labels, None
+
+
+def _flip(maps: Tensor, flip: bool) -> Tensor:
+    return maps.flip(-1) if flip else maps
+
+
+def featurizer_of(config: Config, space: LabelSpace, device: torch.device) -> Featurizer:
+    """The frozen parts for a label space."""
+    novel = held_out(space, config.episodes)
+    names = {c.id: c.text for c in space.classes}
+    base = [i for i in space.ids if i not in novel]
+    return Featurizer(config, names, base, space.background_prompts, device)
+
+
+def optimizer_groups(net: FewShotNet, config: Config) -> list[ParamGroup]:
+    """New layers at `lr_parity` times the nominal rate: all of PFENet's, the merges and reductions of HDMNet's."""
+    if config.base == "pfenet":
+        return [ParamGroup(tuple(net.parameters()), config.lr_parity)]
+    slow = {name for name, _ in net.named_parameters() if not name.startswith("down_") and "_merge" not in name}
+    named = list(net.named_parameters())
+    return [
+        ParamGroup(tuple(p for name, p in named if name in slow)),
+        ParamGroup(tuple(p for name, p in named if name not in slow), config.lr_parity),
+    ]
+
+
+def episode_loss(net: FewShotNet, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of a batch of episodes, and what is worth writing down."""
+    inputs = (batch["query"], batch["supports"], batch["masks"], batch["priors"])
+    target = batch["query_target"]
+    if config.scl:
+        out = net.self_guided(*inputs)
+        weights = {"support_weight": config.support_weight, "inner_weight": config.inner_weight}
+        loss = scl_loss(out.query, out.first, out.second, target, batch["support_target"][:, 0], **weights)
+        return loss, {"query": decoded_loss(out.query, target, 0.0), "support": decoded_loss(out.first, target, 0.0)}
+    decoded = net(*inputs)
+    loss = decoded_loss(decoded, target, config.inner_weight)
+    if isinstance(net.decoder, MatchingDecoder):
+        loss = loss + distillation_loss(decoded.correlations, target)
+    return loss, {"query": decoded_loss(decoded, target, 0.0)}
+
+
+def train(config: Config, job: Job) -> str:
+    """Train on episodes of the base classes; returns the artefact's folder."""
+    device = pick_device(config.runtime.device)
+    samples = job.data.with_masks()
+    featurizer = featurizer_of(config, job.space, device)
+    episodes = training_episodes(samples, job.space, config)
+    torch.manual_seed(config.seed)
+    net = FewShotNet(config, featurizer.channels, config.prior_channels)
+    optimizer = make_optimizer(config, optimizer_groups(net, config))
+    source = EpisodeSource(samples, episodes, featurizer)
+    loop = Loop(config, job, source, modules={"net": net}, optimizers={"main": optimizer})
+    predictor = FewShotPredictor(net, featurizer, job.space)
+    score = None if job.val is None else functools.partial(measure, predictor, job.val.with_masks(), config)
+
+    net.train()
+    for _, batch in loop:
+        with loop.autocast():
+            loss, notes = episode_loss(net, batch, config)
+        loop.update(loss)
+        loop.log(loss=loss, **notes)
+        loop.evaluate(score)
+
+    return save_artifact(
+        job,
+        config,
+        modules={"net": net},
+        model={"channels": featurizer.channels, "priors": config.prior_channels, "stamps": list(stamps(config))},
+        metrics=loop.metrics,
+        curves=loop.curves(),
+        mean=featurizer.mean,
+        std=featurizer.std,
+        predict=PredictConfig(fit="squash", size=config.size),
+    )
+
+
+def measure(predictor: FewShotPredictor, val: Samples, config: Config) -> dict[str, Any]:
+    """Class mIoU and FB-IoU of the held-out classes: means over the test seeds, and each seed's under `seeds`."""
+    runs = []
+    for seed in config.test_seeds or (config.seed,):
+        drawn = test_episodes(val, predictor.space, config.episodes, config.test_shots, config.test_episodes, seed)
+        runs.append(predictor.evaluate(val, drawn[0]).compute(drawn[1]))
+    names = {c: predictor.space.by_id[c].name for c in runs[0]["iou"]}
+    return {
+        "miou": float(np.mean([run["miou"] for run in runs])),
+        "fbiou": float(np.mean([run["fbiou"] for run in runs])),
+        "iou": {names[c]: float(np.mean([run["iou"].get(c, 0.0) for run in runs])) for c in names},
+        "seeds": [run["miou"] for run in runs],
+        "prompts": config.priors.prompts if config.prior == "pi_clip" else "none",
+    }
+
+
+def load(artifact: Artifact, device: torch.device) -> FewShotPredictor:
+    """The trained network, ready for supports of any class.
+
+    Raises:
+        ValueError: the frozen weights are not those that it was trained on.
+    """
+    info = artifact.info
+    config = Config.model_validate(info.config)
+    if (found := list(stamps(config))) != info.model["stamps"]:
+        raise ValueError(
+            f"{artifact.path}: trained on frozen weights {info.model['stamps']}, found {found}; put the same weights "
+            "in their place, or train again"
+        )
+    net = FewShotNet(config, info.model["channels"], info.model["priors"])
+    artifact.load(net=net)
+    return FewShotPredictor(net, featurizer_of(config, info.label_space, device), info.label_space)
