@@ -87,7 +87,7 @@ def read_pairs(run_dir: str, judge: Any) -> list[Pair]:
     }
     pairs = []
     for path in list_shards(f"{run_dir}/samples"):
-        rows = list(iter_rows(path, SAMPLE))
+        rows: list[dict[str, Any]] = list(iter_rows(path, SAMPLE))
         images = np.stack([decode_image(row["image"]["bytes"], row["sample_id"]) for row in rows])
         _, seen = verdicts(judge, images)
         for row, truth in zip(rows, seen, strict=True):

@@ -69,9 +69,10 @@ def subset_rows(results: list[SubsetResult]) -> list[SubsetRow]:
     """What the page says of each subset."""
     rows = []
     for result in results:
-        figures = [float(result.metrics[name] or 0.0) for name in ("miou", "dice", "pixel_accuracy")]
+        miou, dice, right = (float(result.metrics[name] or 0.0) for name in ("miou", "dice", "pixel_accuracy"))
         picture = "" if result.overlays is None else data_uri("image/png", result.overlays)
-        rows.append(SubsetRow(result.words, result.samples, int(result.metrics["images"]), *figures, overlays=picture))
+        images = int(result.metrics["images"])
+        rows.append(SubsetRow(result.words, result.samples, images, miou, dice, right, picture))
     return rows
 
 
