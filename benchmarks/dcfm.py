@@ -102,7 +102,7 @@ def ingest(source: Source, out: Path) -> str:
 
 def _photos(options: Options, work: Path) -> tuple[list[str], list[str], list[str]]:
     """Shards of the photo groups, sample ids to learn from, and sample ids to test on."""
-    places = {}
+    places: dict[Path | None, str] = {}
     for root in dict.fromkeys((options.data, options.tested)):
         if root is None or not (root / INDEX).is_file():
             print(f"{root}: no {INDEX} there; its photo groups are left out", flush=True)
@@ -140,7 +140,7 @@ def train_arm(world: World, arm: str, seed: int, size: Size, folder: Path) -> st
 
 def measure(world: World, predictor: GroupPredictor, cache: Path) -> dict[str, float]:
     """All measures on all that is tested."""
-    found = {}
+    found: dict[str, float] = {}
     for name, data in world.tested.items():
         scores = score_groups(predictor, Samples.open(data, str(cache)))
         found |= {f"{measure}@{name}": scores[measure] for measure in MEASURES}

@@ -40,7 +40,8 @@ class FeatureEnhancement(nn.Module):
         links = torch.softmax(logits, dim=-1) * rank_weights(logits)
         if self.rows == "normalised":
             links = links / links.sum(dim=-1, keepdim=True)
-        return (value @ links.transpose(1, 2)).reshape(x.shape) + x
+        enhanced: Tensor = (value @ links.transpose(1, 2)).reshape(x.shape) + x
+        return enhanced
 
 
 def _two_layers(channels: int) -> nn.Sequential:

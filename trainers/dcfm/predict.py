@@ -29,8 +29,7 @@ class GroupMap:
     @property
     def saliency(self) -> NDArray[np.float32]:
         """Probability of the object, (H, W)."""
-        share: NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(self.logits, -FAR, FAR)))
-        return share
+        return (1 / (1 + np.exp(-np.clip(self.logits, -FAR, FAR)))).astype(np.float32)
 
 
 class GroupPredictor:

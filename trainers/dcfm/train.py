@@ -90,7 +90,8 @@ def compute_losses(
     parts = {"iou": deep_loss(output.logits, target, valid)}
     loss = parts["iou"]
     if output.mined is not None and config.response_weight:
-        small = [F.adaptive_avg_pool2d(m, output.mined.response.shape[2:]) for m in (target, valid)]
+        grid = output.mined.response.shape[2], output.mined.response.shape[3]
+        small = [F.adaptive_avg_pool2d(m, grid) for m in (target, valid)]
         shown = small[0].sum(dim=(1, 2, 3)) > 0  # a crop that lost its object has no response to ask for
         parts["response"] = (soft_iou(output.mined.response, *small) * shown).mean()
         loss = loss + config.response_weight * parts["response"]
