@@ -1,0 +1,126 @@
+"""The agent: reward, advantages worked by hand, gradients, and what it learns in a toy world."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainers.toy_tracking import play
+from trainers.engine import make_optimizer
+from trainers.ftmu import Config
+from trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Threshold
+from trainers.ftmu.rollout import Trajectory, Walk, reward
+from trainers.ftmu.train import advantages, losses
+
+torch.set_num_threads(1)
+CONFIG = Config(segmenter="none", hidden=(32, 32), lr=5e-3, critic_lr=1e-2, trace=0.9, entropy=0.01)
+
+
+def test_reward() -> None:
+    assert reward(0.1) == pytest.approx(-0.1)
+    assert reward(0.1 + 1e-9) == pytest.approx(0.101)
+    assert reward(1.0) == pytest.approx(1.1)
+    assert reward(0.0) == pytest.approx(-0.1)
+    values = [reward(j) for j in np.linspace(0.11, 1, 50)]
+    assert values == sorted(values)
+
+
+def test_one_step_errors_of_a_hand_worked_clip() -> None:
+    rewards, values, gamma = [1.0, 0.5, 2.0], [0.3, 0.2, 0.1], 0.9
+    found, targets = advantages(rewards, values, [gamma, gamma, 0.0], trace=0.0)
+    assert found == pytest.approx([1.0 + 0.9 * 0.2 - 0.3, 0.5 + 0.9 * 0.1 - 0.2, 2.0 - 0.1])
+    assert targets == pytest.approx([1.18, 0.59, 2.0]), "the value after the last step is 0"
+
+
+def test_traces_reach_from_one_step_errors_to_whole_returns() -> None:
+    rewards, values, gamma = [1.0, 0.5, 2.0], [0.3, 0.2, 0.1], 0.9
+    _, targets = advantages(rewards, values, [gamma, gamma, 0.0], trace=1.0)
+    assert targets == pytest.approx([1 + 0.9 * (0.5 + 0.9 * 2), 0.5 + 0.9 * 2, 2.0])
+
+
+def test_rewards_between_decisions_are_discounted_by_frames() -> None:
+    path = Trajectory()
+    path.earn(5.0, 1, 0.5)  # nothing was decided yet
+    path.decide(np.zeros(2, np.float32), 1, 2)
+    path.earn(1.0, 2, 0.5)
+    path.earn(1.0, 3, 0.5)
+    path.decide(np.zeros(2, np.float32), 0, 4)
+    path.decide(np.zeros(2, np.float32), 0, 4)  # asked again in the same frame
+    path.earn(1.0, 4, 0.5)
+    assert path.rewards == [1.5, 0.0, 1.0]
+    assert path.discounts(0.5) == [0.25, 1.0, 0.0]
+
+
+def test_gradients_of_actor_and_critic_stay_apart_and_follow_the_equations() -> None:
+    torch.manual_seed(0)
+    actor, critic = Head(3, (), 2), Head(3, (), 1)
+    path = Trajectory()
+    states = np.eye(3, dtype=np.float32)
+    for frame, (state, action) in enumerate(zip(states, [0, 1, 0], strict=True)):
+        path.decide(state, action, frame)
+        path.earn([1.0, 0.5, 2.0][frame], frame, 0.9)
+    plain = Config(segmenter="none", trace=0.0, entropy=0.0, normalise_advantage=False, discount=0.9)
+    total, parts = losses(actor, critic, Walk([path], []), plain)
+    total.backward()
+    values = critic(torch.eye(3)).detach()[:, 0].tolist()
+    delta, _ = advantages([1.0, 0.5, 2.0], values, [0.9, 0.9, 0.0], 0.0)
+    bias = critic.layers[0].bias.grad
+    assert bias is not None
+    assert bias.item() == pytest.approx(-np.mean(delta), rel=1e-4), "critic: -delta times the gradient of V"
+    shares = actor(torch.eye(3)).softmax(1).detach().numpy()
+    chosen = np.eye(2)[[0, 1, 0]]
+    wanted = -((chosen - shares) * np.array(delta)[:, None]).mean(0)
+    grad = actor.layers[0].bias.grad
+    assert grad is not None
+    np.testing.assert_allclose(grad.numpy(), wanted, rtol=1e-4)
+    for network in (actor, critic):
+        network.zero_grad()
+    _, parts = losses(actor, critic, Walk([path], []), plain)
+    parts["policy"].backward()
+    assert critic.layers[0].weight.grad is None or not critic.layers[0].weight.grad.any()
+
+
+def test_a_policy_of_one_action_is_noticed() -> None:
+    assert Walk([], [], decisions=100, updates=99).collapsed
+    assert Walk([], [], decisions=100, updates=1).collapsed
+    assert not Walk([], [], decisions=100, updates=60).collapsed
+
+
+@pytest.fixture(scope="module")
+def fixed() -> dict[str, float]:
+    """Mean J of the fixed policies, in the world without a hint at the right threshold."""
+    arms = {
+        "overlap": (AlwaysUpdate(), None),
+        "frozen": (NeverUpdate(), None),
+        "appearance": (AlwaysUpdate(), 0),
+        "appearance, frozen": (NeverUpdate(), 0),
+    }
+    return {name: float(np.mean(play(policy, 9, 500, 40, n, CONFIG).j)) for name, (policy, n) in arms.items()}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learns_when_to_update_in_a_toy_world(seed: int, fixed: dict[str, float]) -> None:
+    torch.manual_seed(seed)
+    actor, critic = Head(4, CONFIG.hidden, 2), Head(4, CONFIG.hidden, 1)
+    slow = CONFIG.model_copy(update={"lr": CONFIG.critic_lr})
+    optimizers = [make_optimizer(CONFIG, list(actor.parameters())), make_optimizer(slow, list(critic.parameters()))]
+    rng = np.random.default_rng(seed)
+
+    class Exploring:
+        def act(self, states: np.ndarray) -> list[int]:  # type: ignore[type-arg]
+            with torch.no_grad():
+                shares = actor(torch.from_numpy(states)).softmax(1)[:, 0].numpy()
+            return [int(a) for a in rng.random(len(states)) > shares]
+
+    for step in range(120):
+        total, _ = losses(actor, critic, play(Exploring(), 1000 * seed + step, 48, 20, 3, CONFIG), CONFIG)
+        total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    walked = play(Learned(actor), 9, 500, 40, 3, CONFIG)
+    found, calls = float(np.mean(walked.j)), walked.whole / len(walked.j)
+    assert found >= max(fixed.values()) + 0.10, (found, fixed)
+    assert calls < 0.4
+    assert not walked.collapsed
+    rules = [float(np.mean(play(Threshold(level, 1), 9, 500, 40, 3, CONFIG).j)) for level in (0.7, 0.8, 0.9)]
+    assert found >= max(rules) - 0.02, (found, rules)

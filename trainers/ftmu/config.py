@@ -1,0 +1,96 @@
+"""Options of tracking and of the agent's training. `faithful` is the paper's preset; the defaults suit small CPUs."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from trainers.engine import TrainerConfig
+from vision.video.region import RegionConfig
+
+FAITHFUL: dict[str, Any] = {
+    "state": "patches",
+    "hidden": (2048, 512),
+    "trunk": "resnet50",
+    "lr": 1e-4,
+    "critic_lr": 5e-4,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
+    "decay_every": 200,
+    "entropy": 0.0,
+    "normalise_advantage": False,
+    "trace": 0.0,
+    "price": 0.0,
+    "batch": 20,
+    "length": 10,
+    "track": {"actions": "history", "patience": 3, "assignment": "independent", "aligned": False},
+}
+
+
+class TrackConfig(BaseModel):
+    """One frame to the next: matching, search region, and what the agent may decide.
+
+    `actions: history` gives it one binary decision (0 = update the template, 1 = keep it); `patience` keeps in a row
+    mean "lost": the whole frame is then matched by appearance and the agent asked again. `joint` gives it both
+    decisions at once: 0 and 1 as before, 2 and 3 the same after matching the whole frame by appearance.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    actions: Literal["history", "joint"] = "history"
+    patience: int | None = Field(default=3, ge=0, description="N; none = never lost, 0 = appearance on every frame")
+    after_rejection: Literal["reset", "keep"] = Field(
+        default="reset", description="the counter after an appearance match that the agent did not take"
+    )
+    box_share: float = Field(
+        default=0.5, ge=0, le=1, description="alpha: weight of the boxes' overlap, masks get the rest"
+    )
+    gate: float = Field(default=0.05, ge=0, lt=1, description="matches at or below this overlap count as none")
+    min_similarity: float = Field(default=0.0, ge=-1, lt=1, description="appearance matches below this count as none")
+    aligned: bool = Field(default=True, description="overlaps are taken with the template moved to the last centre")
+    assignment: Literal["independent", "hungarian"] = Field(
+        default="hungarian", description="may two targets take one candidate (the paper), or not"
+    )
+    search_whole_after: int = Field(
+        default=5, ge=1, description="frames without a candidate until the region is the frame"
+    )
+    region: RegionConfig = RegionConfig()
+
+
+class Config(TrainerConfig):
+    """Settings of `ftmu`. `batch` counts clips a step; `preset: faithful` fills in what is not given."""
+
+    preset: Literal["faithful", "small"] = "small"
+    segmenter: str = Field(description="artefact folder of `proposals`, or torchvision's name of a Mask R-CNN")
+    segmenter_weights: str = Field(default="hub", description="of a Mask R-CNN: hub, random, or a file")
+    steps: int = Field(default=150, ge=1)
+    batch: int = Field(default=24, ge=1)
+    length: int = Field(default=16, ge=2, description="frames of a training clip")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    lr: float = Field(default=2e-3, gt=0, description="of the actor")
+    critic_lr: float = Field(default=4e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    decay_every: int | None = Field(
+        default=None, ge=1, description="iterations between decays by 0.99; none = schedule"
+    )
+    grad_clip: float | None = Field(default=1.0, gt=0)
+    state: Literal["shared", "patches"] = Field(
+        default="shared", description="a few numbers that matching has at hand, or pooled features of masked frames"
+    )
+    trunk: str = Field(default="resnet50", description="timm model behind `patches`")
+    trunk_weights: str = Field(default="hub", description="hub, auto, random, or a safetensors file")
+    hidden: tuple[int, ...] = Field(default=(64, 64), min_length=1)
+    discount: float = Field(default=0.9, ge=0, lt=1, description="gamma")
+    trace: float = Field(default=0.9, ge=0, le=1, description="lambda of the advantages; 0 = one-step TD, as published")
+    entropy: float = Field(default=0.01, ge=0)
+    normalise_advantage: bool = True
+    price: float = Field(default=0.3, ge=0, description="reward (in units of 100) that one whole-frame match costs")
+    offset: float = Field(default=10.0, ge=0, description="of the reward, added above J = 0.1 and taken off below")
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "faithful":
+            track = {**FAITHFUL["track"], **dict(given.get("track", {}))}
+            return {**FAITHFUL, **given, "track": track}
+        return given

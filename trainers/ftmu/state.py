@@ -1,0 +1,168 @@
+"""What the agent sees: pooled features of two blackened frames, as published, or a few numbers that cost nothing.
+
+The published code fed one crop twice, so neither mask nor template reached the agent; tests hold both encoders to it
+that they do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from data_contracts import Uint8Array, content_id
+from trainers.ftmu.matching import Match, Template
+from vision.segmenters import encoder_normalisation, weights_stamp
+from vision.video import Boxes, box_iou, mask_iou
+
+Float32 = NDArray[np.float32]
+PATCH = 224
+NUMBERS = (
+    "found", "overlap", "box_overlap", "mask_overlap", "margin", "rivals", "score", "template_score", "growth",
+    "growth_since_first", "likeness", "likeness_to_first", "moved", "filling", "filling_of_template", "at_border",
+    "age", "kept", "missed", "lost", "similarity",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """All that is known of one target when the agent is asked."""
+
+    frame: int
+    image: Uint8Array  # RGB (H, W, 3)
+    template: Template
+    first: Template
+    last: Boxes
+    match: Match | None
+    kept: float  # in patiences
+    missed: float
+    lost: bool
+
+
+class StateEncoder(Protocol):
+    """Moments to states float32 (k, width)."""
+
+    width: int
+
+    def encode(self, moments: Sequence[Moment]) -> Float32: ...
+
+
+class SharedState:
+    """Numbers that matching has computed anyway; see `NUMBERS`."""
+
+    width = len(NUMBERS)
+
+    def encode(self, moments: Sequence[Moment]) -> Float32:
+        """float32 (k, width), each number within a few units of 0."""
+        return np.array([self._numbers(moment) for moment in moments], np.float32).reshape(-1, self.width)
+
+    def _numbers(self, moment: Moment) -> list[float]:
+        template, match = moment.template, moment.match
+        tail = [min(moment.frame - template.frame, 20) / 10, moment.kept, moment.missed, float(moment.lost)]
+        if match is None:
+            return [0.0] * (self.width - 5) + tail + [0.0]
+        area, height, width = max(match.mask.area, 1), *moment.image.shape[:2]
+        own, first = _area(template), _area(moment.first)
+        mask = 0.0 if template.mask is None else mask_iou(template.mask, match.mask)
+        sides = match.box[2:] - match.box[:2]
+        away = np.hypot(*((match.box[:2] + match.box[2:]) - (moment.last[:2] + moment.last[2:]))) / 2
+        border = match.box[0] <= 1 or match.box[1] <= 1 or match.box[2] >= width - 1 or match.box[3] >= height - 1
+        return [
+            1.0,
+            match.overlap,
+            float(box_iou(template.box, match.box[None])[0]),
+            mask,
+            match.margin,
+            min(match.rivals, 6) / 3,
+            match.score,
+            template.score,
+            float(np.clip(np.log(area / own), -2, 2)),
+            float(np.clip(np.log(area / first), -2, 2)),
+            4 * _likeness(template, match) - 3,
+            4 * _likeness(moment.first, match) - 3,
+            float(np.clip(away / np.sqrt(max(float(sides.prod()), 1.0)), 0, 2)),
+            area / max(float(sides.prod()), 1.0),
+            own / max(float((template.box[2:] - template.box[:2]).prod()), 1.0),
+            float(border),
+            *tail,
+            0.0 if match.similarity is None else match.similarity,
+        ]
+
+
+def _area(template: Template) -> float:
+    if template.mask is not None:
+        return float(max(template.mask.area, 1))
+    return max(float((template.box[2:] - template.box[:2]).prod()), 1.0)
+
+
+def _likeness(template: Template, match: Match) -> float:
+    if template.descriptor is None or not len(match.descriptor):
+        return 0.5
+    return float(template.descriptor @ match.descriptor)
+
+
+class PatchState:
+    """Pooled features of the template's frame outside its box blackened, and of this frame outside the mask blackened.
+
+    Each is resized to 224 x 224, normalised after the blackening and sent through a frozen trunk; the two vectors are
+    put one after the other: 2 x 2048 numbers for a ResNet-50.
+    """
+
+    def __init__(self, trunk: nn.Module, mean: Sequence[float], std: Sequence[float], width: int) -> None:
+        self.trunk, self.width = trunk.eval().requires_grad_(False), 2 * width
+        self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
+
+    def encode(self, moments: Sequence[Moment]) -> Float32:
+        """float32 (k, 2 C): template first, prediction second. One image a forward."""
+        rows = [np.concatenate([self._template(m.template), self._prediction(m)]) for m in moments]
+        return np.array(rows, np.float32).reshape(-1, self.width)
+
+    def _template(self, template: Template) -> Float32:
+        x0, y0, x1, y1 = (int(v) for v in np.rint(template.box))
+        shown = np.zeros(template.image.shape[:2], np.bool_)
+        shown[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+        return self._features(template.image, shown)
+
+    def _prediction(self, moment: Moment) -> Float32:
+        size = (moment.image.shape[0], moment.image.shape[1])
+        shown = np.zeros(size, np.bool_) if moment.match is None else moment.match.mask.paste(size)
+        return self._features(moment.image, shown)
+
+    def _features(self, image: Uint8Array, shown: NDArray[np.bool_]) -> Float32:
+        patch = cv2.resize(image * shown[..., None].astype(np.uint8), (PATCH, PATCH), interpolation=cv2.INTER_AREA)
+        pixels = ((patch.astype(np.float32) / 255 - self._mean) / self._std).transpose(2, 0, 1)[None]
+        with torch.inference_mode():
+            features: Float32 = self.trunk(torch.from_numpy(np.ascontiguousarray(pixels)))[0].float().numpy()
+        return features
+
+
+def build_encoder(state: str, trunk: str, weights: str) -> StateEncoder:
+    """`shared`, or `patches` over a timm model."""
+    return SharedState() if state == "shared" else _patch_state(trunk, weights)
+
+
+def _patch_state(name: str, weights: str) -> PatchState:
+    import timm
+    from safetensors.torch import load_file
+
+    from vision.segmenters import has_packaged_weights, packaged_state
+
+    if not timm.is_model(name):
+        raise ValueError(f"trunk {name!r}: expected a name of timm.list_models()")
+    trunk: Any = timm.create_model(name, pretrained=weights == "hub", num_classes=0)
+    if weights == "auto" and has_packaged_weights(name):
+        known = trunk.state_dict()
+        trunk.load_state_dict({k: v for k, v in packaged_state().items() if k in known}, strict=False)
+    elif weights not in ("hub", "auto", "random"):
+        trunk.load_state_dict(load_file(weights), strict=False)
+    mean, std = encoder_normalisation(name)
+    return PatchState(trunk, mean, std, int(trunk.num_features))
+
+
+def state_stamp(state: str, trunk: str, weights: str) -> str:
+    """What a state depends on beside pixels."""
+    return content_id("shared", *NUMBERS) if state == "shared" else weights_stamp(trunk, weights)

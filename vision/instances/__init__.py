@@ -1,0 +1,25 @@
+"""Instance segmenters behind one interface: a small class-agnostic one of our own, and torchvision's Mask R-CNN."""
+
+from vision.instances.base import Detections, InstanceSegmenter, unit
+from vision.instances.mask_rcnn import MASK_RCNNS, MaskRcnn, load_mask_rcnn
+from vision.instances.net import CELL, GRAIN, ProposalConfig, ProposalNet, Proposals, cell_centres, pool
+from vision.instances.proposals import DetectConfig, ProposalSegmenter, decode
+
+__all__ = [
+    "CELL",
+    "GRAIN",
+    "MASK_RCNNS",
+    "DetectConfig",
+    "Detections",
+    "InstanceSegmenter",
+    "MaskRcnn",
+    "ProposalConfig",
+    "ProposalNet",
+    "ProposalSegmenter",
+    "Proposals",
+    "cell_centres",
+    "decode",
+    "load_mask_rcnn",
+    "pool",
+    "unit",
+]

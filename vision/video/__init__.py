@@ -1,0 +1,51 @@
+"""Clips: masks and boxes inside a frame, search regions, DAVIS measures, video files in and out."""
+
+from vision.video.files import VideoLimits, count_frames, read_frames, write_video
+from vision.video.masks import (
+    Binary,
+    Boxes,
+    MaskCrop,
+    box_area,
+    box_iou,
+    mask_iou,
+    resolve_overlaps,
+    union_box,
+)
+from vision.video.metrics import (
+    ClipScore,
+    Summary,
+    boundary_accuracy,
+    region_similarity,
+    score_clip,
+    summarise,
+    summarise_objects,
+)
+from vision.video.region import Motion, Region, RegionConfig, growth, search_region, whole_frame
+
+__all__ = [
+    "Binary",
+    "Boxes",
+    "ClipScore",
+    "MaskCrop",
+    "Motion",
+    "Region",
+    "RegionConfig",
+    "Summary",
+    "VideoLimits",
+    "boundary_accuracy",
+    "box_area",
+    "box_iou",
+    "count_frames",
+    "growth",
+    "mask_iou",
+    "read_frames",
+    "region_similarity",
+    "resolve_overlaps",
+    "score_clip",
+    "search_region",
+    "summarise",
+    "summarise_objects",
+    "union_box",
+    "whole_frame",
+    "write_video",
+]
