@@ -1,6 +1,15 @@
 """Weak label in, dense pseudo-label out: one sub-package a labeler behind one registry."""
 
-from labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
+from labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
 from labelers.registry import LABELERS, LabelerModule, get_labeler
 
-__all__ = ["LABELERS", "LabelItem", "Labeler", "LabelerConfig", "LabelerModule", "PseudoLabel", "get_labeler"]
+__all__ = [
+    "LABELERS",
+    "Instance",
+    "LabelItem",
+    "Labeler",
+    "LabelerConfig",
+    "LabelerModule",
+    "PseudoLabel",
+    "get_labeler",
+]

@@ -33,6 +33,22 @@ class LabelItem:
 
 
 @dataclass(frozen=True, eq=False)
+class Instance:
+    """One object: its class, its box (x0, y0, x1, y1) in pixels, x0 <= x < x1, and its pixels."""
+
+    class_id: int
+    box: tuple[float, float, float, float]
+    mask: NDArray[np.bool_]  # (H, W)
+
+    def row(self) -> dict[str, Any]:
+        """The entry in a PSEUDO_LABEL row; the mask is a PNG of 0 and 255."""
+        x0, y0, x1, y1 = self.box
+        box = {"class_id": self.class_id, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
+        png = encode_mask(self.mask.astype(np.uint8) * np.uint8(255))
+        return {"class_id": self.class_id, "box": box, "mask": {"bytes": png, "path": None}}
+
+
+@dataclass(frozen=True, eq=False)
 class PseudoLabel:
     """A labeler's answer for one image: a mask with its confidence, or none of both and the reason why not."""
 
@@ -40,6 +56,7 @@ class PseudoLabel:
     confidence: Uint8Array | None = None  # (H, W), 255 = certain
     reason: Reason | None = None
     detail: str | None = None
+    instances: tuple[Instance, ...] = ()  # where the labeler tells objects apart
 
     @classmethod
     def abstain(cls, reason: Reason, detail: str) -> "PseudoLabel":
@@ -54,7 +71,7 @@ class PseudoLabel:
             "mask": None if mask is None else {"bytes": encode_mask(mask, space.palette), "path": None},
             "confidence": None if confidence is None else {"bytes": encode_mask(confidence), "path": None},
             "class_ids": [] if mask is None else foreground_ids(mask, space),
-            "instances": None,
+            "instances": [instance.row() for instance in self.instances] or None,
             "labeler": labeler,
             "labeler_version": version,
             "reason": None if self.reason is None else str(self.reason),

@@ -7,9 +7,12 @@ from data_contracts import LabelSpace
 from labelers.base import Labeler, LabelerConfig
 
 LABELERS = {
+    "few_shot": "labelers.few_shot",
+    "a2gnn": "labelers.a2gnn",
     "clip_cam": "labelers.clip_cam",
-    "co_saliency": "labelers.co_saliency",
     "scribble": "labelers.scribble",
+    "co_saliency": "labelers.co_saliency",
+    "video": "labelers.video",
     "semi_supervised": "labelers.semi_supervised",
 }
 

@@ -7,7 +7,11 @@ from trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_arti
 
 TRAINERS = {
     "abd": "trainers.abd",
+    "few_shot": "trainers.few_shot",
+    "affinity": "trainers.affinity",
     "dcfm": "trainers.dcfm",
+    "ftmu": "trainers.ftmu",
+    "proposals": "trainers.proposals",
     "dfr": "trainers.dfr",
     "scwssod": "trainers.scwssod",
     "supervised": "trainers.supervised",

@@ -40,7 +40,7 @@ class ClipCam(Labeler):
 
     def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
         """Pseudo-labels of images of any sizes; abstains where an image shows none of the classes."""
-        inputs = [self._resize(item.image) for item in items]
+        inputs = [self.resize(item.image) for item in items]
         found: dict[int, PseudoLabel] = {}
         for positions in same_size([(x.shape[1], x.shape[2]) for x in inputs], self.batch):
             chosen = [items[p] for p in positions]
@@ -48,7 +48,7 @@ class ClipCam(Labeler):
             found.update(zip(positions, self._labels(chosen, tags, maps), strict=True))
         return [found[position] for position in range(len(items))]
 
-    def _resize(self, image: Uint8Array) -> Tensor:
+    def resize(self, image: Uint8Array) -> Tensor:
         """uint8 (3, h, w): long side `image_side` (or native), sides rounded to multiples of the patch, bicubic."""
         patch, side = self.backbone.patch, self.config.image_side
         factor = 1.0 if side is None else side / max(image.shape[:2])

@@ -53,7 +53,7 @@ def test_batched_maps_equal_a_loop_over_images_and_classes(affinity: bool, toler
     batched = engine(batch=4, pairs=3, affinity=affinity)
     serial = engine(batch=1, pairs=1, affinity=affinity)
     tags = [(1,), (1, 2, 3), (2, 3), (3,)]
-    images = torch.stack([batched._resize(item(n).image) for n in range(4)])
+    images = torch.stack([batched.resize(item(n).image) for n in range(4)])
     shown, together = batched.class_maps(images, tags)
     assert shown == tags
     for number in range(4):
@@ -65,7 +65,7 @@ def test_batched_maps_equal_a_loop_over_images_and_classes(affinity: bool, toler
 def test_maps_are_those_of_the_published_steps() -> None:
     """CAM, box mask and double spreading by hand, from the same frozen features."""
     labeler = engine(cam_layer="norm")
-    images = labeler._resize(item(0).image)[None]
+    images = labeler.resize(item(0).image)[None]
     _, maps = labeler.class_maps(images, [(1, 3)])
     backbone, bank = labeler.backbone, labeler.bank
     dense = backbone.encode(backbone.normalise(images), 8)

@@ -25,7 +25,7 @@ def class_maps(layer: Literal["norm", "output"], affinity: bool) -> list[list[li
     """Maps (2, 6, 6) of one drawn scene by a CLIP with seeded random weights."""
     config = Config(model=str(DATA / "tiny_clip"), image_side=96, temperature=0.05, cam_layer=layer, affinity=affinity)
     labeler = load(config, shapes.SPACE)
-    image = labeler._resize(shapes.draw_scene(0, 64, 64)[0])
+    image = labeler.resize(shapes.draw_scene(0, 64, 64)[0])
     maps = labeler.class_maps(image[None], [TAGS])[1][0]
     rounded: list[list[list[float]]] = np.round(maps.astype(np.float64), 5).tolist()
     return rounded

@@ -1,0 +1,23 @@
+"""Masks from boxes: seeds, an affinity graph an image, a small attention model trained on that image alone."""
+
+import os
+
+from data_contracts import content_id, read_bytes
+from labelers.a2gnn.config import Config, SeedConfig
+from labelers.a2gnn.labeler import A2gnn, load
+from vision.clip import clip_fingerprint
+from vision.segmenters import weights_stamp
+
+VERSION = 1
+
+
+def stamps(config: Config) -> tuple[str, ...]:
+    """Weights of CLIP, which makes class maps, and of the network that makes graphs."""
+    cam = config.seeds.cam
+    clip = clip_fingerprint(cam.model, cam.pretrained, cam.precision)
+    if config.affinity is None:
+        return (clip, weights_stamp(config.encoder, config.weights))
+    return (clip, content_id(read_bytes(os.path.join(config.affinity, "config.json"))))
+
+
+__all__ = ["VERSION", "A2gnn", "Config", "SeedConfig", "load", "stamps"]

@@ -1,0 +1,123 @@
+"""Options of `a2gnn`. The preset `faithful` is the released box recipe; `starter` fits a few CPU cores."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from labelers.base import LabelerConfig
+from labelers.clip_cam import Config as CamConfig
+from vision.refine.pool import CrfOptions
+from vision.segmenters import PACKAGED_ENCODER
+
+Fusion = Literal["cam+grabcut", "grabcut", "cam"]
+Check = Literal["released", "centred", "quantile", "none"]
+
+
+class SeedConfig(BaseModel):
+    """How boxes become seeds: the pixels whose class is taken for known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fusion: Fusion = Field(default="grabcut", description="which sources must agree inside a box")
+    cam: CamConfig = Field(default=CamConfig(refine="none", min_decided=0.0), description="the class maps' own options")
+    cam_keep: float = Field(default=0.4, gt=0, le=1, description="share of a class's CAM pixels that are confident")
+    cam_floor: float = Field(default=0.01, ge=0, le=1, description="lowest map value of a confident pixel")
+    foreground_power: float = Field(default=4, gt=0, description="background (1 - max)^this where foreground is sought")
+    background_power: float = Field(default=24, gt=0, description="the same where background is sought")
+    background_floor: float = Field(default=0.8, ge=0, le=1, description="lowest score of confident background")
+    cam_crf: bool = Field(default=False, description="sharpen both maps by a dense CRF and ask for `crf_floor`")
+    crf_floor: float = Field(default=0.8, ge=0, le=1)
+    grabcut_iterations: int = Field(default=5, ge=1)
+    grabcut_margin: float = Field(default=1.0, ge=0, description="image around a box that GrabCut sees, in box sides")
+    fill_range: tuple[float, float] = Field(default=(0.05, 0.95), description="share of a box that GrabCut may claim")
+    tight_iou: float = Field(default=0.5, ge=0, le=1, description="least IoU of the claim's own tight box with the box")
+    core: float = Field(
+        default=0.0, ge=0, description="claims closer to their border than this, in pixels, are left out"
+    )
+    hollow: bool = Field(default=False, description="inside boxes, what no GrabCut claims is background")
+    centre_area: float = Field(default=0.2, gt=0, le=1, description="of a box that has no other seed")
+    point_radius: int = Field(default=2, ge=0, description="pixels around a given point")
+
+
+class Config(LabelerConfig):
+    """`preset` fills in what is not given; the field defaults are those of `starter`."""
+
+    preset: Literal["faithful", "starter"] = "starter"
+    output: Literal["labels", "seeds"] = Field(default="labels", description="seeds: stop before the graph")
+    affinity: str | None = Field(default=None, description="artefact of trainer `affinity`; none = plain features")
+    encoder: str = Field(default=PACKAGED_ENCODER, description="timm encoder where there is no artefact")
+    weights: str = "auto"
+    radius: int = Field(default=4, ge=1, description="window where there is no artefact, in cells of 8 pixels")
+    plain_sharpness: float = Field(default=2.0, gt=0, description="plain features: a = exp(-this * distance)")
+    image_side: int | None = Field(default=320, ge=32, description="long side of the graph's image; none = native")
+    seeds: SeedConfig = SeedConfig()
+    reseed: bool = Field(default=True, description="seeds again, where GrabCut and the artefact's class maps agree")
+    reseed_floor: float = Field(default=0.7, ge=0, le=1, description="share from which those maps are sure")
+    prior_nodes: float = Field(
+        default=0.0, ge=0, description="scale of the artefact's class shares among node features"
+    )
+    seed: int = 0
+
+    hidden: int = Field(default=64, ge=1, description="width of the graph model")
+    layers: int = Field(default=3, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    features: Literal["l1", "rms"] = Field(
+        default="rms", description="scale of a node: sum 1 (released), mean square 1"
+    )
+    steps: tuple[int, int] = Field(default=(60, 60), description="without and with the gated CRF loss, for boxes")
+    lr: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    mp_weight: float = Field(default=1.0, ge=0)
+    similarity_weight: float = Field(default=1.0, ge=0)
+    gated_weight: float = Field(default=0.01, ge=0)
+    other_steps: tuple[int, int] = Field(default=(50, 50), description="the same without boxes")
+    other_lr: float = Field(default=0.01, gt=0)
+    other_gated_weight: float = Field(default=0.3, ge=0)
+    walk_weight: float = Field(default=3.0, ge=0, description="points and tags: weight of the random-walk class maps")
+    loss_stride: Literal[1, 2, 4, 8] = Field(default=4, description="pixels between points where losses are taken")
+    check: Check = Field(default="centred", description="consistency check of seeds; `released` never fires")
+    check_threshold: float = Field(default=0.0, ge=-1, le=1, description="cosine, or quantile, below which seeds go")
+    check_start: int = Field(default=30, ge=0, description="first step of a working check")
+    check_every: int = Field(default=10, ge=1)
+    gate: Literal["released", "centred"] = Field(default="released", description="which cosine cuts edges")
+    attention: Literal["tile", "dense"] = "tile"
+    tile: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1, description="images of one size that are trained as one stack")
+
+    crf: CrfOptions | None = Field(
+        default=CrfOptions(gaussian_sxy=2, gaussian_weight=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10),
+        description="none = the graph's own probabilities",
+    )
+    mask_absent_classes: bool = True
+    clamp_to_boxes: bool = True
+    ensure_box_nonempty: bool = True
+    instances: bool = Field(default=True, description="one mask a box as well")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {
+        "image_side": None,
+        "seeds": SeedConfig(fusion="cam+grabcut", cam=CamConfig(preset="faithful", refine="none"), cam_crf=True),
+        "hidden": 256,
+        "features": "l1",
+        "steps": (150, 150),
+        "lr": 0.035,
+        "other_lr": 0.03,
+        "loss_stride": 1,
+        "reseed": False,
+        "check": "released",
+        "check_start": 0,
+        "check_every": 1,
+        "mask_absent_classes": False,
+        "clamp_to_boxes": False,
+        "ensure_box_nonempty": False,
+    },
+    "starter": {},
+}

@@ -1,0 +1,196 @@
+"""Labeler a2gnn: conformance on boxes and scribbles, its promises about boxes, its parts against each other."""
+
+import logging
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from data_contracts import IGNORE, LabelSpace, Reason, decode_mask
+from labelers import LabelItem, PseudoLabel, get_labeler
+from labelers.a2gnn import A2gnn, Config, load
+from labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
+from tests.labelers.conformance import LabelerConformance
+from tests.labelers.test_clip_cam import TINY
+from tests.trainers import shapes
+
+torch.set_num_threads(1)
+
+FAST: dict[str, Any] = {
+    "steps": (6, 4),
+    "other_steps": (6, 4),
+    "hidden": 8,
+    "radius": 2,
+    "tile": 4,
+    "check_start": 4,
+    "check_every": 3,
+    "crf": {"iterations": 2},
+    "seeds": {"cam": TINY},
+}
+
+
+def tight_boxes(mask: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
+    rows = []
+    for class_id in ids:
+        y, x = np.nonzero(mask == class_id)
+        rows.append([class_id, x.min(), y.min(), x.max() + 1, y.max() + 1])
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def boxed(number: int, height: int = 48, width: int = 56) -> tuple[LabelItem, np.ndarray]:
+    image, mask = shapes.draw_scene(number, height, width)
+    ids = tuple(int(i) for i in np.unique(mask) if i in shapes.SPACE.by_id)
+    return LabelItem(f"scene {number}", image, boxes=tight_boxes(mask, ids)), mask
+
+
+class TestBoxes(LabelerConformance):
+    name = "a2gnn"
+    settings: ClassVar[dict[str, Any]] = FAST
+    tolerance: ClassVar[float] = 0.02
+
+    def item(self, number: int, height: int = 48, width: int = 56) -> LabelItem:
+        return boxed(number, height, width)[0]
+
+
+class TestScribbles(TestBoxes):
+    def item(self, number: int, height: int = 48, width: int = 56) -> LabelItem:
+        image, mask = shapes.draw_scene(number, height, width)
+        scribble = np.full_like(mask, IGNORE)
+        scribble[::9, ::2] = mask[::9, ::2]
+        return LabelItem(f"scene {number}", image, scribble=scribble)
+
+
+def engine(space: LabelSpace = shapes.SPACE, **changes: Any) -> A2gnn:
+    return load(Config.model_validate({**FAST, **changes}), space)
+
+
+def miou(labels: list[PseudoLabel], truths: list[np.ndarray]) -> float:
+    from trainers.engine import SegmentationMetrics
+
+    metrics = SegmentationMetrics(shapes.SPACE)
+    for label, truth in zip(labels, truths, strict=True):
+        assert label.mask is not None
+        metrics.update(label.mask, truth)
+    return float(metrics.compute()["miou"])
+
+
+def test_labels_keep_to_their_boxes_and_leave_none_empty() -> None:
+    scenes = [boxed(number) for number in range(3)]
+    kept = engine().label([item for item, _ in scenes])
+    loose = engine(clamp_to_boxes=False, ensure_box_nonempty=False, crf=None, mp_weight=0.0, steps=(2, 0))
+    free = loose.label([item for item, _ in scenes])
+    violations = 0
+    for (item, mask), label, other in zip(scenes, kept, free, strict=True):
+        boxes = pixel_boxes(item.boxes, mask.shape)
+        assert label.mask is not None
+        assert other.mask is not None
+        assert box_violations(label.mask, boxes, shapes.SPACE.ids) == 0
+        assert empty_boxes(label.mask, boxes) == 0
+        assert set(np.unique(label.mask)) <= {0, *(b.class_id for b in boxes)}, "no class that the image lacks"
+        violations += box_violations(other.mask, boxes, shapes.SPACE.ids)
+    assert violations > 0, "without the clamp the rate is not zero, so the clamp does something"
+
+
+def test_absent_classes_compete_only_where_they_may() -> None:
+    item = boxed(1)[0]
+    present = {int(row[0]) for row in item.boxes}
+    model = engine(mask_absent_classes=False, crf=None)
+    task = model.task(item)
+    assert task is not None
+    assert task.channel_ids == shapes.SPACE.ids
+    assert engine().task(item).channel_ids == tuple(sorted(present))  # type: ignore[union-attr]
+    assert model.label([item])[0].mask is not None
+
+
+def test_labels_beat_filled_boxes() -> None:
+    scenes = [boxed(number) for number in (4, 13)]  # discs, which fill 79 % of their boxes
+    filled = []
+    for item, mask in scenes:
+        out = np.zeros_like(mask)
+        for box in pixel_boxes(item.boxes, mask.shape):
+            out[box.at] = box.class_id
+        filled.append(PseudoLabel(out, out))
+    labels = engine(steps=(20, 10)).label([item for item, _ in scenes])
+    truths = [mask for _, mask in scenes]
+    assert miou(labels, truths) > miou(filled, truths) + 0.02
+
+
+def test_seeds_alone_are_a_label_with_255_where_nobody_knows() -> None:
+    found = engine(output="seeds").label([boxed(0)[0]])[0]
+    assert found.mask is not None
+    assert found.confidence is not None
+    assert (found.confidence[found.mask == IGNORE] == 0).all()
+    assert (found.confidence[found.mask != IGNORE] == 255).all()
+    assert (found.mask == 0).any()
+
+
+def test_fallback_rates_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="maskmill.label"):
+        engine(output="seeds").label([boxed(0)[0], boxed(1)[0]])
+    assert "boxes took their seeds from: seeded" in caplog.text
+
+
+def test_instances_are_one_mask_a_box() -> None:
+    item, mask = boxed(3)
+    label = engine().label([item])[0]
+    assert label.mask is not None
+    assert [i.class_id for i in label.instances] == item.boxes[:, 0].astype(int).tolist()
+    row = label.row("a", "a2gnn", "1", shapes.SPACE)
+    for instance, entry in zip(label.instances, row["instances"], strict=True):
+        assert (label.mask[instance.mask] == instance.class_id).all()
+        np.testing.assert_array_equal(decode_mask(entry["mask"]["bytes"]) > 0, instance.mask)
+        assert entry["box"]["x1"] > entry["box"]["x0"]
+    assert mask.shape == label.mask.shape
+
+
+def test_points_and_tags_serve_as_well_and_no_hint_is_an_abstention() -> None:
+    image, mask = shapes.draw_scene(0)
+    ids = tuple(int(i) for i in np.unique(mask) if i in shapes.SPACE.by_id)
+    points = np.array([[i, *np.argwhere(mask == i).mean(0)[::-1]] for i in ids], np.float32)
+    by_points, by_tags, nothing = engine().label(
+        [LabelItem("p", image, points=points), LabelItem("t", image, class_ids=ids), LabelItem("n", image)]
+    )
+    for found in (by_points, by_tags):
+        assert found.mask is not None
+        assert set(np.unique(found.mask)) <= {0, *ids}
+    assert nothing.reason is Reason.NO_CLASSES
+
+
+def test_class_maps_join_grabcut_where_they_are_asked_for() -> None:
+    model = engine(seeds={"fusion": "cam+grabcut", "cam": TINY})
+    task = model.task(boxed(2)[0])
+    assert task is not None
+    assert task.seeds.maps is not None
+    assert engine().task(boxed(2)[0]).seeds.maps is None  # type: ignore[union-attr]
+
+
+def test_large_images_are_solved_small_and_come_back_whole() -> None:
+    item, _ = boxed(1, 100, 140)
+    label = engine(image_side=64).label([item])[0]
+    assert label.mask is not None
+    assert label.mask.shape == (100, 140)
+    assert box_violations(label.mask, pixel_boxes(item.boxes, (100, 140)), shapes.SPACE.ids) == 0
+
+
+def test_boxes_of_one_pixel_of_the_whole_frame_and_outside_are_borne() -> None:
+    image = shapes.draw_scene(0)[0]
+    odd = np.array([[1, 5, 5, 6, 6], [2, 0, 0, 56, 48], [3, 200, 5, 220, 9], [9, 0, 0, 4, 4]], np.float32)
+    label = engine().label([LabelItem("odd", image, boxes=odd)])[0]
+    assert label.mask is not None
+    assert empty_boxes(label.mask, pixel_boxes(odd[:2], (48, 56))) == 0
+    assert not (label.mask == 3).any()
+
+
+def test_a_space_without_background_is_refused() -> None:
+    space = shapes.SPACE.model_copy(update={"background_id": None})
+    with pytest.raises(ValueError, match="needs a background"):
+        load(Config(), space)
+
+
+def test_faithful_preset_is_the_release() -> None:
+    config = get_labeler("a2gnn").Config(preset="faithful")
+    assert (config.hidden, config.layers, config.steps, config.lr) == (256, 3, (150, 150), 0.035)  # type: ignore[attr-defined]
+    assert (config.loss_stride, config.check, config.features) == (1, "released", "l1")  # type: ignore[attr-defined]
+    assert not (config.mask_absent_classes)
+    assert not (config.clamp_to_boxes)
