@@ -1,0 +1,255 @@
+"""Three labelled patients, the rest unlabelled: what semi-supervised training adds, and what displacement adds to it.
+
+Needs acdc/ (cardiac MRI slices as PNG). Patients are split by a fixed hash into learnt and tested ones; each seed draws
+its three labelled patients. All arms take the same number of steps with the same batches of labelled slices; they
+differ in nothing but the host and its switches.
+Arms: `supervised` (the labelled patients alone), `cross_teaching`, `cross_teaching+abd`, `bcp`, `bcp+abd`, and
+`fully_supervised` (all learnt patients with their masks).
+Metrics, per volume at native size: `dice`, `hd95_mm` (MONAI's 95 % Hausdorff distance), `jaccard`, `asd_mm`, `missed`
+(share of organs that were not found, which have no distance), `displacement_share` (of the time of a training step).
+ACDC's PNG files hold no spacing: 1.5 mm in plane and 10 mm between slices, its usual protocol, are taken.
+Writes a picture of tested slices beside the JSON file.
+"""
+
+import io
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import Options, Record, is_train_key, parse_options
+from data_contracts import SAMPLE, LabelSpace, list_shards, load_label_space, read_shard, write_bytes
+from pipelines.evaluate import overlay
+from pipelines.evaluate_volumes import VolumesConfig, evaluate_volumes, read_volumes
+from pipelines.ingest import SliceSource, ingest_stage, ingest_units
+from pipelines.stage import map_units
+from pipelines.train import TrainConfig, train
+from trainers.abd import Config
+from trainers.abd.displace import displace, inverse, reliable
+from trainers.abd.hosts import bcp_step, cross_teaching_step
+from trainers.abd.train import build_networks
+from trainers.engine import DataConfig
+from trainers.registry import load_artifact
+
+LABELLED = 3
+SPACING = (10.0, 1.5, 1.5)
+PLAIN = {"strong_view": False, "displace_unlabelled": False, "displace_labelled": False}
+ARMS: dict[str, dict[str, Any]] = {
+    "supervised": {"host": "supervised", **PLAIN},
+    "cross_teaching": {"host": "cross_teaching", **PLAIN},
+    "cross_teaching+abd": {"host": "cross_teaching"},
+    "bcp": {"host": "bcp", **PLAIN},
+    "bcp+abd": {"host": "bcp"},
+    "fully_supervised": {"host": "supervised", **PLAIN},
+}
+CNN = {
+    "architecture": "unet",
+    "encoder": "tf_efficientnet_lite0",
+    "options": {"encoder_depth": 4, "decoder_channels": [48, 32, 16, 8]},
+}
+TRANSFORMER = {
+    "architecture": "segformer",
+    "encoder": "mit_b0",
+    "weights": "random",
+    "options": {"decoder_segmentation_channels": 64},
+}
+COMMON: dict[str, Any] = {
+    "network": CNN,
+    "augment": {"size": 64, "fit": "short", "scale": [1.2, 1.6], "rotate": 20.0},
+    "batch": 4,
+    "unlabelled_batch": 4,
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "schedule": "poly",
+    "warmup_steps": 20,
+}
+HOSTS: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "cross_teaching": {"partner": TRANSFORMER},
+    "bcp": {"partner": CNN},
+}
+STEPS = {"small": 300, "full": 3000}
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds, each added as soon as it is measured."""
+    record = Record.open(options)
+    work = options.json_path.with_name(f"{options.json_path.name}.work")
+    space = load_label_space("acdc")
+    learnt = ingest(options.data, space, work / "data")
+    tested = learnt if options.tested == options.data else ingest(options.tested, space, work / "test-data")
+    patients = patients_of(learnt)
+    if options.test_data is None:
+        patients = {name: ids for name, ids in patients.items() if is_train_key(name)}
+    test_names = tuple(n for n in patients_of(tested) if options.test_data is not None or not is_train_key(n))
+    if len(patients) <= LABELLED or not test_names:
+        raise ValueError(
+            f"{options.data}/acdc: expected more than {LABELLED} patients to learn from and one to test, found "
+            f"{len(patients)} and {len(test_names)}; give a larger folder, or --test-data"
+        )
+    for seed in options.seeds:
+        for arm in (arm for arm in ARMS if not record.has(arm, seed)):
+            begun = time.perf_counter()
+            artefact = train_arm(arm, seed, options, patients, learnt, space, work)
+            found = measure(arm, artefact, tested, test_names, options)
+            record.add(arm, seed, found)
+            said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+            print(f"seed {seed}: {arm}: {said} ({time.perf_counter() - begun:.0f} s)", flush=True)
+    record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    picture = options.json_path.with_suffix(".png")
+    write_bytes(str(picture), draw(work, options.seeds[0], tested, test_names, space))
+    print(f"picture: {picture}")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def ingest(root: Path | None, space: LabelSpace, out: Path) -> str:
+    """The slices as Sample shards; returns their folder.
+
+    Raises:
+        FileNotFoundError: no acdc/ in the data folder.
+    """
+    folder = None if root is None else root / "acdc"
+    if folder is None or not folder.is_dir():
+        raise FileNotFoundError(f"abd: expected --data DIR with acdc/images and acdc/masks, found no {folder}")
+    source = SliceSource(root=str(folder), spacing=SPACING)
+    for report in map_units(ingest_stage(source, space), ingest_units(source, str(out), shard_size=256)):
+        lost = {reason: count for reason, count in report.counts.items() if reason != "kept"}
+        if lost:
+            print(f"left out: {lost}", flush=True)
+    return str(out / "samples")
+
+
+def patients_of(samples: str) -> dict[str, list[str]]:
+    """Sample ids by patient, sorted."""
+    found: dict[str, list[str]] = {}
+    for path in list_shards(samples):
+        for row in read_shard(path, SAMPLE, ["sample_id", "group"]).to_pylist():
+            found.setdefault(row["group"], []).append(row["sample_id"])
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def labelled_patients(names: list[str], seed: int) -> tuple[str, ...]:
+    """The patients whose masks are given, drawn by the seed."""
+    order = np.random.default_rng([seed, 8]).permutation(len(names))
+    return tuple(sorted(names[i] for i in order[:LABELLED]))
+
+
+def settings_of(arm: str, seed: int, steps: int, patients: list[str]) -> dict[str, Any]:
+    """Settings of the trainer for one arm."""
+    switches = ARMS[arm]
+    labelled = tuple(patients) if arm == "fully_supervised" else labelled_patients(patients, seed)
+    return {
+        **COMMON,
+        **HOSTS[switches["host"]],
+        **switches,
+        "labelled_groups": labelled,
+        "seed": seed,
+        "steps": steps,
+        "runtime": {"save_every": 100, "progress": False},
+    }
+
+
+def train_arm(
+    arm: str, seed: int, options: Options, patients: dict[str, list[str]], samples: str, space: LabelSpace, work: Path
+) -> str:
+    """Train one arm, or go on where it was cut off; returns the artefact."""
+    ids = tuple(sample_id for rows in patients.values() for sample_id in rows)
+    config = TrainConfig(
+        trainer="abd",
+        label_space=space,
+        data=DataConfig(samples=(samples,), ids=ids),
+        settings=settings_of(arm, seed, STEPS[options.budget], list(patients)),
+    )
+    return train(config, str(work / f"{seed}" / arm / "run"), artefact_of(work, seed, arm))
+
+
+def artefact_of(work: Path, seed: int, arm: str) -> str:
+    """Where an arm's artefact lies until the benchmark is done."""
+    return str(work / f"{seed}" / arm / "artefact")
+
+
+def measure(arm: str, artefact: str, tested: str, names: tuple[str, ...], options: Options) -> dict[str, float]:
+    """Metrics of one arm on the tested patients."""
+    found = evaluate_volumes(VolumesConfig(artifact=artefact, samples=tested, groups=names))
+    wanted = ("dice", "hd95_mm", "jaccard", "asd_mm", "missed")
+    metrics = {name: float(found[name]) for name in wanted if found.get(name) is not None}
+    if arm.endswith("+abd"):
+        metrics["displacement_share"] = displacement_share(settings_of(arm, 0, STEPS[options.budget], ["a", "b", "c"]))
+    return metrics
+
+
+def displacement_share(settings: dict[str, Any], classes: int = 4, repeats: int = 3) -> float:
+    """Time of scores, choices and copies of both displacements, as a share of a whole step with its backward pass."""
+    config = Config.model_validate(settings)
+    networks = build_networks(config, classes)
+    size, rng = config.augment.size, np.random.default_rng(0)
+
+    def views(count: int) -> dict[str, Any]:
+        masks = torch.randint(0, classes, (count, size, size))
+        images = torch.randn(count, 3, size, size)
+        hole = torch.zeros(masks.shape, dtype=torch.bool)
+        return {"weak": images, "strong": images + 0.1, "mask": masks, "mask_strong": masks, "hole": hole}
+
+    batch = {"labelled": views(config.batch), "unlabelled": views(config.unlabelled_batch)}
+    host = bcp_step if config.host == "bcp" else cross_teaching_step
+    last = config.pretrain_steps
+
+    def step() -> None:
+        host(networks, batch, config, last, rng, 0).loss.backward()  # type: ignore[no-untyped-call]
+
+    def moves() -> None:
+        for part, wanted in (("unlabelled", config.displace_unlabelled), ("labelled", config.displace_labelled)):
+            x, logits = batch[part], torch.randn(len(batch[part]["weak"]), classes, size, size)
+            if wanted and part == "unlabelled":
+                displace(x["weak"], x["strong"], reliable(logits, logits + 1, config.grid, config.candidates, None), 4)
+            elif wanted:
+                move = inverse(logits, logits + 1, config.grid, torch.ones(len(logits), dtype=torch.bool))
+                displace(x["weak"], x["strong"], move, config.grid)
+                displace(x["mask"], x["mask_strong"], move, config.grid)
+
+    return _fastest(moves, 10 * repeats) / _fastest(step, repeats)
+
+
+def _fastest(call: Callable[[], None], repeats: int) -> float:
+    """Seconds of the fastest of several calls, after one to warm up."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
+
+
+def draw(work: Path, seed: int, tested: str, names: tuple[str, ...], space: LabelSpace) -> bytes:
+    """PNG: a middle slice of three tested scans; image, truth, then the arms from left to right."""
+    from matplotlib.figure import Figure
+
+    scans = list(read_volumes(tested, names))
+    chosen = scans[:: max(1, len(scans) // 3)][:3]
+    arms = [arm for arm in ARMS if Path(artefact_of(work, seed, arm), "config.json").is_file()]
+    predictors = [load_artifact(artefact_of(work, seed, arm)) for arm in arms]
+    figure = Figure(figsize=(1.25 * (len(arms) + 2), 1.3 * len(chosen) + 0.2), layout="constrained")
+    axes = figure.subplots(len(chosen), len(arms) + 2, squeeze=False)
+    for row, scan in zip(axes, chosen, strict=True):
+        middle = len(scan.rows) // 2
+        image, truth = scan.images[middle], scan.masks[middle]
+        maps = [truth, *(predictor.predict([image])[0].labels for predictor in predictors)]
+        side = round(0.7 * min(truth.shape))
+        at = tuple(slice((n - side) // 2, (n + side) // 2) for n in truth.shape)
+        for place, panel in zip(row, [image, *(overlay(image, labels, space) for labels in maps)], strict=True):
+            place.imshow(panel[at])
+            place.axis("off")
+    for place, name in zip(axes[0], ["image", "truth", *arms], strict=True):
+        place.set_title(name.replace("+", "\n+ "), fontsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    run(parse_options("abd", __doc__))
