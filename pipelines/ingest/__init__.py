@@ -13,6 +13,7 @@ from pipelines.ingest.folder import FolderSource
 from pipelines.ingest.groups import GroupsSource
 from pipelines.ingest.hf_parquet import HfParquetSource
 from pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
+from pipelines.ingest.video import VideoSource
 from pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
 from pipelines.ingest.volumes_h5 import H5Source
 from pipelines.ingest.volumes_nifti import NiftiSource
@@ -27,6 +28,7 @@ SourceConfig = Annotated[
     | WebDatasetSource
     | DatasetDiffusionSource
     | DrawnSource
+    | VideoSource
     | GroupsSource
     | DrawnGroupsSource
     | H5Source
@@ -50,6 +52,7 @@ __all__ = [
     "SliceSource",
     "Source",
     "SourceConfig",
+    "VideoSource",
     "VocObject",
     "VocSource",
     "WebDatasetSource",
