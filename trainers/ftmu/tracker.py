@@ -164,8 +164,8 @@ class Tracker:
             match = matches[target]
             if match is None:
                 outcomes[target] = replace(outcomes[target], whole=True)
-                continue
-            outcomes[target] = self._settle(frame, target, match, again[target], "appearance")
+            else:
+                outcomes[target] = self._settle(frame, target, match, again[target], "appearance")
             if again[target] == KEEP and self.config.after_rejection == "reset":
                 self.tracks[target].kept = 0
 
