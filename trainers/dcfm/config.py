@@ -15,6 +15,7 @@ FAITHFUL: dict[str, Any] = {
     "encoder_weights": "hub",
     "output_stride": 32,
     "feature_levels": (0, 1, 2, 3, 4),
+    "merged_levels": 1,
     "trained_layers": ("features_28",),
     "channels": None,
     "width": 64,
@@ -47,8 +48,9 @@ class Config(TrainerConfig):
 
     encoder: str = PACKAGED_ENCODER
     encoder_weights: str = "auto"
-    output_stride: int = 16
-    feature_levels: tuple[int, ...] = Field(default=(1, 2, 3, 4), min_length=2)  # timm's levels; the last is x5
+    output_stride: int = 32
+    feature_levels: tuple[int, ...] = Field(default=(1, 2, 3, 4), min_length=2)  # timm's levels, finest first
+    merged_levels: int = Field(default=2, ge=1)  # so many of the last, on the grid of the finest of them, make x5
     trained_layers: tuple[str, ...] = ("blocks.5", "blocks.6")  # prefixes of parameter names
     encoder_lr_factor: float = Field(default=0.1, ge=0)
 

@@ -42,7 +42,8 @@ class Dcfm(nn.Module):
             out_indices=config.feature_levels,
         )
         freeze(self.encoder, config.trained_layers)
-        *laterals, deepest = self.encoder.feature_info.channels()  # type: ignore[operator, union-attr]
+        widths: list[int] = self.encoder.feature_info.channels()  # type: ignore[operator, union-attr]
+        laterals, deepest = widths[:-1], sum(widths[-config.merged_levels :])
         channels = config.channels or deepest
         self.neck = nn.Conv2d(deepest, channels, 1) if config.channels else nn.Identity()
         self.generation = PrototypeGeneration(channels, config.seeds, config.clip) if config.uses_group else None
@@ -60,9 +61,11 @@ class Dcfm(nn.Module):
         return self.decode(self.encode(images), mates)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Feature maps, finest first; the last is x5. Needs no group, so it may go in pieces."""
+        """Feature maps, finest first, without the encoder's last, and x5. Needs no group, so it may go in pieces."""
         features: list[Tensor] = self.encoder(images)
-        return [*features[:-1], self.neck(features[-1])]
+        grid, *coarser = features[-self.config.merged_levels :]
+        enlarged = [F.interpolate(one, grid.shape[2:], mode="bilinear", align_corners=False) for one in coarser]
+        return [*features[:-1], self.neck(torch.cat([grid, *enlarged], dim=1))]
 
     def decode(self, features: Sequence[Tensor], mates: Tensor) -> Output:
         """Whole groups from `encode`."""
