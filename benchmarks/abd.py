@@ -31,7 +31,7 @@ from pipelines.train import TrainConfig, train
 from trainers.abd import Config
 from trainers.abd.displace import displace, inverse, reliable
 from trainers.abd.hosts import bcp_step, cross_teaching_step
-from trainers.abd.train import build_networks
+from trainers.abd.networks import build_networks
 from trainers.engine import DataConfig
 from trainers.registry import load_artifact
 

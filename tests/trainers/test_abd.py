@@ -26,10 +26,12 @@ from trainers.abd.hosts import (
 )
 from trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mixed_loss, ramp, release_lr
 from trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
-from trainers.abd.train import begin_self_training, build_networks, ema, split
+from trainers.abd.networks import build_networks, trim
+from trainers.abd.train import begin_self_training, ema, split
 from trainers.abd.views import TwoViews, draw_hole, released_geometry
 from trainers.engine import DataConfig, Samples, make_optimizer, read_info
 from trainers.registry import load_artifact
+from vision.segmenters import SegmenterConfig, build_segmenter
 
 torch.set_num_threads(1)
 CNN = {
@@ -170,7 +172,9 @@ def test_mixed_loss_with_equal_labels_splits_into_regions() -> None:
 
 
 def test_without_abd_it_is_plain_cross_teaching() -> None:
-    config = options(strong_view=False, displace_labelled=False, displace_unlabelled=False, consistency=0.1)
+    config = options(
+        strong_view=False, displace_labelled=False, displace_unlabelled=False, consistency=0.1, pretrain_share=0.0
+    )
     networks, data = Networks(image_net(0), image_net(1)), batch(same=True)
     found = cross_teaching_step(networks, data, config, 700, np.random.default_rng(0), 0)
     x = torch.cat([data["labelled"]["weak"], data["unlabelled"]["weak"]])
@@ -424,6 +428,19 @@ def test_groups_that_are_not_there_and_nothing_unlabelled_are_refused(tmp_path: 
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         options(**changes)
+
+
+def test_stages_that_no_decoder_reads_are_dropped_and_change_nothing() -> None:
+    torch.manual_seed(0)
+    whole = build_segmenter(SegmenterConfig.model_validate(CNN), 4).eval()
+    weights = sum(p.numel() for p in whole.parameters())
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = whole(image)
+        after = trim(whole)(image)
+    assert torch.equal(before, after)
+    assert sum(p.numel() for p in whole.parameters()) < weights / 2
+    assert trim(image_net(0)) is not None, "networks of other kinds stay as they are"
 
 
 def test_a_transformer_may_be_the_partner(tmp_path: Path) -> None:

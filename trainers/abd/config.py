@@ -33,6 +33,7 @@ FAITHFUL: dict[str, Any] = {
     "steps": 30_000,
     "schedule": "poly",
     "release_schedule": True,
+    "pretrain_share": 0.0,
     "consistency": 0.1,
     "ramp": True,
     "inverse_weight": 2.0,
@@ -88,6 +89,7 @@ class Config(TrainerConfig):
     inverse_probability: float = Field(default=0.5, ge=0, le=1, description="chance that ABD-I acts on an image")
     inverse_weight: float = Field(default=1.0, ge=0, description="weight of ABD-I's loss (λ_I)")
     inverse_share: float = Field(default=1.0, ge=0, le=1, description="share of the run in which ABD-I acts")
+    pretrain_share: float = Field(default=0.3, ge=0, lt=1, description="share of the run on labelled samples alone")
     consistency: float = Field(default=0.3, ge=0, description="weight of the losses between the networks")
     ramp: bool = Field(default=True, description="let that weight rise over the run")
 
@@ -102,7 +104,6 @@ class Config(TrainerConfig):
     partner_lr_factor: float = Field(default=1.0, gt=0, description="learning rate of network 2 as a share of `lr`")
     release_schedule: bool = Field(default=False, description="poly that lags by one step, as released")
 
-    pretrain_share: float = Field(default=0.3, ge=0, lt=1, description="bcp: share of the run on labelled mixes alone")
     pseudo_weight: float = Field(default=0.5, ge=0, description="bcp: weight of the pseudo-labelled region")
     ema: float = Field(default=0.99, ge=0, lt=1, description="bcp: how much of itself the teacher keeps a step")
     ema_warm_up: bool = Field(default=True, description="bcp: keep at most 1 - 1 / (steps + 1)")
@@ -148,5 +149,5 @@ class Config(TrainerConfig):
 
     @property
     def pretrain_steps(self) -> int:
-        """Steps of BCP's first phase."""
-        return int(self.pretrain_share * self.steps) if self.host == "bcp" else 0
+        """Steps of the first phase: labelled samples alone, nothing between the networks, nothing displaced."""
+        return 0 if self.host == "supervised" else int(self.pretrain_share * self.steps)

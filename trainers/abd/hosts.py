@@ -40,8 +40,12 @@ class Networks:
 
 
 def supervised_step(networks: Networks, batch: Batch) -> Terms:
-    """Network 1 on the labelled part."""
-    return Terms(supervised_loss(networks.first(batch["labelled"]["weak"]), batch["labelled"]["mask"]))
+    """Each network on its own view of the labelled part."""
+    known = batch["labelled"]
+    loss = supervised_loss(networks.first(known["weak"]), known["mask"])
+    if networks.second is not None:
+        loss = loss + supervised_loss(networks.second(known["strong"]), known["mask_strong"])
+    return Terms(loss)
 
 
 def cross_teaching_step(
@@ -70,7 +74,7 @@ def cross_teaching_step(
 
 
 def consistency(config: Config, step: int) -> float:
-    """w(t): the weight of what the networks teach each other. It counts from the end of BCP's first phase."""
+    """w(t): the weight of what the networks teach each other. It counts from the end of the first phase."""
     begun = config.pretrain_steps
     return config.consistency * (ramp(step - begun, config.steps - begun) if config.ramp else 1.0)
 

@@ -14,6 +14,7 @@ from trainers.abd.config import Config
 from trainers.abd.hosts import Networks, Terms, bcp_step, cross_teaching_step, pretraining_step, supervised_step
 from trainers.abd.losses import release_lr
 from trainers.abd.mixing import follow
+from trainers.abd.networks import build_networks, rebuild
 from trainers.abd.predict import AbdPredictor
 from trainers.abd.views import TwoViews
 from trainers.engine import (
@@ -31,7 +32,7 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from vision.segmenters import SegmenterConfig, encoder_normalisation, weights_stamp
 
 VERSION = 1
 
@@ -102,35 +103,6 @@ def train(config: Config, job: Job) -> str:
     )
 
 
-def build_networks(config: Config, classes: int) -> Networks:
-    """The host's networks at their start. BCP's teacher and the copied student begin for good after the first phase.
-
-    Raises:
-        ValueError: an unknown network, or crops of a size that one cannot take.
-    """
-    torch.manual_seed(config.seed)
-    first = build_segmenter(config.network, classes)
-    second = None
-    if config.two_networks:
-        torch.manual_seed(config.seed + 1)
-        second = build_segmenter(config.partner, classes)
-    for network in (first, second):
-        if network is not None:
-            check_size(config, network)
-    teacher = copy.deepcopy(first).requires_grad_(False) if config.host == "bcp" else None
-    return Networks(first, second, teacher)
-
-
-def check_size(config: Config, model: Any) -> None:
-    """Raise ValueError where a network cannot take crops of `augment.size`."""
-    size, stride = config.augment.size, model.encoder.output_stride
-    if model.requires_divisible_input_shape and size % stride:
-        raise ValueError(
-            f"augment.size: expected a multiple of {stride} for the networks, found {size}; "
-            f"take {size + -size % stride}"
-        )
-
-
 def split(data: Samples, config: Config) -> tuple[Samples, Samples]:
     """Labelled and unlabelled samples. With `labelled_groups` whole groups are one or the other, and the masks of the
     others are never opened; a fully supervised host needs no unlabelled ones.
@@ -160,20 +132,22 @@ def step_of(config: Config, networks: Networks, loop: Loop, background: int) -> 
     """The host's step as a function of step and batch."""
 
     def step(number: int, batch: Batch) -> Terms:
-        if config.host == "supervised":
+        early = number < config.pretrain_steps
+        if config.host == "bcp":
+            if early:
+                return pretraining_step(networks, batch, config, loop.rng)
+            return bcp_step(networks, batch, config, number, loop.rng, background)
+        if early or config.host == "supervised":
             return supervised_step(networks, batch)
-        if config.host == "cross_teaching":
-            return cross_teaching_step(networks, batch, config, number, loop.rng, background)
-        if number < config.pretrain_steps:
-            return pretraining_step(networks, batch, config, loop.rng)
-        return bcp_step(networks, batch, config, number, loop.rng, background)
+        return cross_teaching_step(networks, batch, config, number, loop.rng, background)
 
     return step
 
 
 def _active(config: Config, step: int) -> tuple[str, ...]:
     """Optimisers of this step: in the first phase of BCP a student that will be copied over stands still."""
-    return ("first",) if config.students == "same" and step < config.pretrain_steps else ()
+    copied = config.host == "bcp" and config.students == "same"
+    return ("first",) if copied and step < config.pretrain_steps else ()
 
 
 def begin_self_training(config: Config, networks: Networks, optimizers: dict[str, Optimizer]) -> None:
@@ -201,7 +175,7 @@ def load(artifact: Artifact, device: torch.device) -> AbdPredictor:
     info = artifact.info
     names = [name for name in ("first", "second") if info.model[name] is not None]
     built: dict[str, nn.Module] = {
-        name: build_segmenter(SegmenterConfig.model_validate(info.model[name]), info.model["classes"]) for name in names
+        name: rebuild(SegmenterConfig.model_validate(info.model[name]), info.model["classes"]) for name in names
     }
     artifact.load(**built)
     second = built.get("second")

@@ -1,0 +1,57 @@
+"""The networks of a host: built, checked, and rid of what their decoders never read."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainers.abd.config import Config
+from trainers.abd.hosts import Networks
+from vision.segmenters import SegmenterConfig, build_segmenter
+
+
+def build_networks(config: Config, classes: int) -> Networks:
+    """The host's networks at their start. BCP's teacher and the copied student begin for good after the first phase.
+
+    Raises:
+        ValueError: an unknown network, or crops of a size that one cannot take.
+    """
+    torch.manual_seed(config.seed)
+    first = rebuild(config.network, classes)
+    second = None
+    if config.two_networks:
+        torch.manual_seed(config.seed + 1)
+        second = rebuild(config.partner, classes)
+    for network in (first, second):
+        if network is not None:
+            check_size(config, network)
+    teacher = copy.deepcopy(first).requires_grad_(False) if config.host == "bcp" else None
+    return Networks(first, second, teacher)
+
+
+def check_size(config: Config, model: Any) -> None:
+    """Raise ValueError where a network cannot take crops of `augment.size`."""
+    size, stride = config.augment.size, model.encoder.output_stride
+    if model.requires_divisible_input_shape and size % stride:
+        raise ValueError(
+            f"augment.size: expected a multiple of {stride} for the networks, found {size}; "
+            f"take {size + -size % stride}"
+        )
+
+
+def rebuild(config: SegmenterConfig, classes: int) -> nn.Module:
+    """The segmenter of a config, trimmed."""
+    return trim(build_segmenter(config, classes))
+
+
+def trim(model: nn.Module) -> nn.Module:
+    """Drop the stages behind the last feature that the decoder reads: with a lower `encoder_depth` timm's EfficientNets
+    would compute them all the same, and leave them untrained.
+    """
+    encoder: Any = getattr(model, "encoder", None)
+    body = getattr(encoder, "model", None)
+    taps, blocks = getattr(body, "_stage_out_idx", None), getattr(body, "blocks", None)
+    if isinstance(taps, dict) and isinstance(blocks, nn.Sequential):
+        del blocks[max(taps) :]
+    return model
