@@ -121,7 +121,7 @@ class A2gnn(Labeler):
         graphs = self.graphs.predict(images)
         tasks = [self.reseed(task, graph, image) for task, graph, image in zip(tasks, graphs, images, strict=True)]
         problems = [self.problem(task, graph, image) for task, graph, image in zip(tasks, graphs, images, strict=True)]
-        solutions = solve(problems, self.config, self.device)
+        solutions = self.solve(problems)
         shares = [
             self.shares(task, graph, image, solution)
             for task, graph, image, solution in zip(tasks, graphs, images, solutions, strict=True)
@@ -130,6 +130,19 @@ class A2gnn(Labeler):
             pairs = [(task.item.image, own) for task, own in zip(tasks, shares, strict=True)]
             shares = refine_many(pairs, 1, self.config.crf)
         return [self.finish(task, own) for task, own in zip(tasks, shares, strict=True)]
+
+    def problems(self, tasks: Sequence[Task]) -> list[Problem]:
+        """What the solver gets for these tasks."""
+        images = [_shrink(task.item.image, self.config.image_side) for task in tasks]
+        graphs = self.graphs.predict(images)
+        return [
+            self.problem(self.reseed(task, graph, image), graph, image)
+            for task, graph, image in zip(tasks, graphs, images, strict=True)
+        ]
+
+    def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        """The graph models alone."""
+        return solve(problems, self.config, self.device)
 
     def reseed(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Task:
         """The task with seeds on which GrabCut and the class maps learnt from all images agree, where there are any."""

@@ -77,11 +77,11 @@ def annotate(mask: Uint8Array, space: LabelSpace, regions: Literal["class", "par
     for class_id in present:
         region = mask == class_id
         for part in _parts(region) if regions == "part" else [region]:
-            yield _annotation(part, category_id(space, class_id), 0)
+            yield region_annotation(part, category_id(space, class_id), 0)
     ignored = mask == IGNORE
     if ignored.any():
         for class_id in present or space.ids[:1]:
-            yield _annotation(ignored, category_id(space, class_id), 1)
+            yield region_annotation(ignored, category_id(space, class_id), 1)
 
 
 def _parts(region: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
@@ -90,7 +90,8 @@ def _parts(region: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
         yield labelled == number
 
 
-def _annotation(region: NDArray[np.bool_], category: int, crowd: int) -> Record:
+def region_annotation(region: NDArray[np.bool_], category: int, crowd: int) -> Record:
+    """One annotation of a region, bool (H, W), with its area, box and run-length code; no ids yet."""
     from pycocotools import mask as rle  # type: ignore[import-untyped, unused-ignore]
 
     code = rle.encode(np.asfortranarray(region, dtype=np.uint8))

@@ -1,0 +1,422 @@
+"""From boxes to masks: what A2GNN's labels are worth beside filled boxes, GrabCut and seeds, and to a segmenter.
+
+Boxes are the tight ones of each object in the true masks of ccp (coarse classes), davis and weizmann_horses. Labels are
+made and judged on the tested part; the affinity network and both segmenters learn from the other part, from boxes alone
+but for `segmenter_on_truth`.
+Arms: `box_fill`, `grabcut`, `seeds+crf` (fused seeds, filled in by the dense CRF), `a2gnn` (the graph's own labels),
+`a2gnn+crf`; `segmenter_on_labels`, `segmenter_on_truth`: one recipe on both kinds of masks.
+Metrics: `miou` is the mean over the sets of `miou@SET`; `box_violation_px` pixels of a class outside all of its boxes,
+`empty_boxes` boxes without a pixel of their class; `seconds_per_image`; `speedup_vs_dense` against the dense form, one
+image at a time, and `dense_agreement`, the share of pixels on which both agree; `seed_precision`, `seed_coverage`.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from scipy import ndimage
+
+from benchmarks.common import Options, Record, is_train_key, parse_options
+from data_contracts import (
+    IGNORE,
+    PSEUDO_LABEL,
+    SAMPLE,
+    LabelSpace,
+    Uint8Array,
+    content_id,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    foreground_ids,
+    shard_name,
+    write_shard,
+)
+from labelers import LabelItem
+from labelers.a2gnn import A2gnn, Config, load
+from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
+from pipelines.train import TrainConfig, train
+from trainers.engine import DataConfig, SegmentationMetrics
+from trainers.registry import load_artifact
+from vision.refine import refine_many
+
+LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
+SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
+SETS = ("ccp", "davis", "weizmann_horses")
+SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it faster
+CHUNK = 4  # images that a thread labels at a time
+MIN_OBJECT = 40  # pixels; smaller fragments get no box of their own
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a budget allows."""
+
+    trained: int  # images a set
+    tested: int
+    affinity_steps: int
+    segmenter_steps: int
+    timed: int  # images that the dense form solves
+
+
+SIZES = {
+    "small": Size(trained=20, tested=8, affinity_steps=60, segmenter_steps=120, timed=2),
+    "full": Size(trained=150, tested=60, affinity_steps=400, segmenter_steps=800, timed=8),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One image with its true mask in the ids of the benchmark's space. `key` keeps a clip on one side of the split."""
+
+    source: str
+    key: str
+    image: Uint8Array
+    mask: Uint8Array
+
+    @property
+    def item(self) -> LabelItem:
+        name = content_id(self.image.tobytes(), self.mask.tobytes())
+        return LabelItem(name, self.image, boxes=object_boxes(self.mask))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a photo lies, before it is opened."""
+
+    source: str
+    key: str
+    image: Path
+    mask: Path
+
+
+def object_boxes(mask: Uint8Array) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Tight boxes (N, 5) of each class's objects: parts less than 8 pixels apart are one object; crumbs have no box
+    unless the class has nothing else.
+    """
+    rows = []
+    for class_id in (int(i) for i in np.unique(mask) if i not in (0, IGNORE)):
+        own = mask == class_id
+        parts, count = ndimage.label(cv2.dilate(own.astype(np.uint8), np.ones((9, 9), np.uint8)))
+        sizes = np.bincount(parts[own], minlength=count + 1)[1:]
+        for part in range(1, count + 1):
+            if sizes[part - 1] >= min(MIN_OBJECT, sizes.max()):
+                y, x = np.nonzero(own & (parts == part))
+                rows.append([class_id, x.min(), y.min(), x.max() + 1, y.max() + 1])
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+# --- data
+
+
+def label_space(root: Path) -> LabelSpace:
+    """Horse, moving object, and the coarse garments that the set itself names."""
+    names = ["horse", "moving object"]
+    if (root / "ccp" / "classes.json").is_file():
+        names += list(json.loads((root / "ccp" / "classes.json").read_text())["coarse_classes"][1:])
+    return LabelSpace.from_names(names, name="boxes")
+
+
+def list_files(root: Path, source: str) -> list[Files]:
+    """All pairs of one set; none where the set is not there."""
+    if source == "davis":
+        images = sorted(root.glob("davis/JPEGImages/*/*.jpg"))
+        where = root / "davis" / "Annotations"
+        pairs = [Files(source, p.parent.name, p, where / p.parent.name / f"{p.stem}.png") for p in images]
+    else:
+        images = sorted((root / source / "images").glob("*.jpg"))
+        pairs = [Files(source, p.stem, p, root / source / "masks" / f"{p.stem}.png") for p in images]
+    return [pair for pair in pairs if pair.mask.is_file()]
+
+
+def choose(files: Sequence[Files], count: int, seed: int) -> list[Files]:
+    """A seeded draw in which sequences take turns."""
+    rng = np.random.default_rng([seed, 5])
+    by_key: dict[str, list[Files]] = {}
+    for index in rng.permutation(len(files)):
+        by_key.setdefault(files[index].key, []).append(files[index])
+    longest = max(map(len, by_key.values()), default=0)
+    return [rows[i] for i in range(longest) for rows in by_key.values() if i < len(rows)][:count]
+
+
+def open_photo(files: Files, space: LabelSpace, root: Path) -> Photo | None:
+    """Image and mask; None where nothing is marked in it."""
+    image = decode_image(files.image.read_bytes(), str(files.image))
+    mask = decode_mask(files.mask.read_bytes(), str(files.mask))
+    if files.source == "ccp":
+        coarse = np.array(json.loads((root / "ccp" / "classes.json").read_text())["fine_to_coarse"], np.uint8)
+        mask = np.where(coarse[mask] == 0, 0, coarse[mask] + 2).astype(np.uint8)
+    else:
+        mask = ((mask > 0) * space.find("horse" if files.source == "weizmann_horses" else "moving object").id).astype(
+            np.uint8
+        )
+    return Photo(files.source, files.key, image, mask) if mask.any() else None
+
+
+def photos(options: Options, size: Size, seed: int) -> tuple[list[Photo], list[Photo], LabelSpace]:
+    """Trained and tested photos of every set that is there, and their label space."""
+    if options.data is None or options.tested is None:
+        raise FileNotFoundError(f"a2gnn: expected --data DIR with {', '.join(SETS)}")
+    space = label_space(options.tested)
+    trained: list[Photo] = []
+    tested: list[Photo] = []
+    for source in SETS:
+        learnt, held = list_files(options.data, source), list_files(options.tested, source)
+        if options.test_data is None:
+            learnt = [f for f in learnt if is_train_key(f.key)]
+            held = [f for f in held if not is_train_key(f.key)]
+        if not learnt or not held:
+            print(f"{source}: left out, {len(learnt)} images to learn from and {len(held)} to test", flush=True)
+            continue
+        for chosen, found, root in (
+            (choose(learnt, size.trained, seed), trained, options.data),
+            (choose(held, size.tested, seed), tested, options.tested),
+        ):
+            found += [p for p in (open_photo(f, space, root) for f in chosen) if p is not None]
+    return trained, tested, space
+
+
+# --- labels
+
+
+def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...]) -> Uint8Array:
+    """Areas as one label map, smaller boxes on top."""
+    out = np.zeros(shape, np.uint8)
+    for number in sorted(range(len(boxes)), key=lambda i: -boxes[i].area):
+        out[areas[number]] = boxes[number].class_id
+    return out
+
+
+def plain_labels(model: A2gnn, item: LabelItem, arm: str) -> Uint8Array:
+    """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
+    task = model.task(item)
+    if task is None:
+        return np.zeros(item.image.shape[:2], np.uint8)
+    if arm == "seeds+crf":
+        return seeds_and_crf(model, item)
+    whole = [np.zeros(item.image.shape[:2], bool) for _ in task.boxes]
+    for area, box in zip(whole, task.boxes, strict=True):
+        area[box.at] = True
+    claims = [c if c.any() else w for c, w in zip(task.seeds.claims, whole, strict=True)]
+    return paint(task.boxes, whole if arm == "box_fill" else claims, item.image.shape[:2])
+
+
+def seeds_and_crf(model: A2gnn, item: LabelItem) -> Uint8Array:
+    """Seeds with 0.9 certainty, all else open between the classes whose boxes lie there, through the dense CRF."""
+    task = model.task(item)
+    if task is None or model.config.crf is None:
+        return np.zeros(item.image.shape[:2], np.uint8)
+    ids = np.array([0, *task.class_ids], np.uint8)
+    shares = np.full((len(ids), *item.image.shape[:2]), 1 / len(ids), np.float32)
+    for channel, value in enumerate(ids):
+        at = task.seeds.labels == value
+        shares[:, at] = 0.1 / max(len(ids) - 1, 1)
+        shares[channel, at] = 0.9
+    held = clamp(shares, task.class_ids, task.boxes)
+    refined = clamp(refine_many([(item.image, held)], 1, model.config.crf)[0], task.class_ids, task.boxes)
+    labels: Uint8Array = ids[refined.argmax(axis=0)]
+    return labels
+
+
+def graph_labels(model: A2gnn, items: Sequence[LabelItem]) -> list[Uint8Array]:
+    """Labels of a2gnn, two threads, a few images each at a time."""
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    with ThreadPoolExecutor(2) as pool:
+        found = [label for labels in pool.map(model.label, chunks) for label in labels]
+    return [
+        np.zeros(i.image.shape[:2], np.uint8) if f.mask is None else f.mask for i, f in zip(items, found, strict=True)
+    ]
+
+
+def kept(
+    folder: Path, items: Sequence[LabelItem], make: Callable[[], list[Uint8Array]]
+) -> tuple[list[Uint8Array], float]:
+    """Labels and seconds an image; made once, then read back."""
+    done = folder / "seconds.json"
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = time.perf_counter()
+        labels = make()
+        seconds = (time.perf_counter() - begun) / max(len(items), 1)
+        for item, label in zip(items, labels, strict=True):
+            (folder / f"{item.sample_id}.png").write_bytes(encode_mask(label))
+        done.write_text(json.dumps(seconds))
+    return [decode_mask((folder / f"{i.sample_id}.png").read_bytes()) for i in items], json.loads(done.read_text())
+
+
+def judge(labels: Sequence[Uint8Array], tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
+    """mIoU of each set and their mean; broken and empty boxes of all images together."""
+    metrics = {source: SegmentationMetrics(space) for source in dict.fromkeys(p.source for p in tested)}
+    broken = empty = 0
+    for label, photo in zip(labels, tested, strict=True):
+        metrics[photo.source].update(label, photo.mask)
+        boxes = pixel_boxes(object_boxes(photo.mask), (photo.mask.shape[0], photo.mask.shape[1]))
+        broken += box_violations(label, boxes, space.ids)
+        empty += empty_boxes(label, boxes)
+    found = {f"miou@{source}": float(m.compute()["miou"]) for source, m in metrics.items()}
+    return {"miou": float(np.mean(list(found.values()))), **found, "box_violation_px": broken, "empty_boxes": empty}
+
+
+def seed_quality(model: A2gnn, tested: Sequence[Photo]) -> dict[str, float]:
+    """Share of foreground seeds that are right, and of all pixels that are seeds."""
+    right = seeds = known = pixels = 0
+    for photo in tested:
+        task = model.task(photo.item)
+        if task is not None:
+            own = (task.seeds.labels != 0) & (task.seeds.labels != IGNORE)
+            right += int((task.seeds.labels == photo.mask)[own].sum())
+            seeds += int(own.sum())
+            known += int((task.seeds.labels != IGNORE).sum())
+            pixels += photo.mask.size
+    return {"seed_precision": right / max(seeds, 1), "seed_coverage": known / max(pixels, 1)}
+
+
+def speed(model: A2gnn, items: Sequence[LabelItem]) -> dict[str, float]:
+    """Seconds of the graph models alone: as stacks of tiles, and dense, one by one; both with a tenth of the steps."""
+    steps = (max(model.config.steps[0] // 5, 1), max(model.config.steps[1] // 5, 1))
+    fast = replace(model, config=model.config.model_copy(update={"steps": steps, "crf": None}))
+    slow = replace(fast, config=fast.config.model_copy(update={"attention": "dense", "batch": 1}))
+    tasks = [task for task in (fast.task(item) for item in items) if task is not None]
+    problems = fast.problems(tasks)
+    timed = []
+    for one in (fast, slow):
+        begun = time.perf_counter()
+        solutions = one.solve(problems)
+        timed.append((time.perf_counter() - begun, [s.logits.argmax(0) for s in solutions]))
+    agreed = np.mean([float((a == b).float().mean()) for a, b in zip(timed[0][1], timed[1][1], strict=True)])
+    return {"speedup_vs_dense": timed[1][0] / timed[0][0], "dense_agreement": float(agreed)}
+
+
+# --- training
+
+
+def write_samples(folder: Path, photos: Sequence[Photo], space: LabelSpace) -> str:
+    """The photos as one Sample shard with their true masks."""
+    rows = []
+    for photo in photos:
+        image, mask = encode_image(photo.image), encode_mask(photo.mask)
+        rows.append(
+            {
+                "sample_id": photo.item.sample_id,
+                "image": {"bytes": image, "path": None},
+                "mask": {"bytes": mask, "path": None},
+                "height": photo.mask.shape[0],
+                "width": photo.mask.shape[1],
+                "class_ids": foreground_ids(photo.mask, space),
+                "provenance": {"source": photo.source},
+            }
+        )
+    unique = list({row["sample_id"]: row for row in rows}.values())
+    write_shard(str(folder / shard_name(0)), SAMPLE.table(unique), SAMPLE, stage="benchmark", fingerprint=folder.name)
+    return str(folder)
+
+
+def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[Uint8Array], space: LabelSpace) -> str:
+    """Labels of the photos as one PseudoLabel shard."""
+    rows = {
+        photo.item.sample_id: {
+            "sample_id": photo.item.sample_id,
+            "mask": {"bytes": encode_mask(label), "path": None},
+            "class_ids": foreground_ids(label, space),
+            "labeler": "a2gnn",
+            "labeler_version": "benchmark",
+        }
+        for photo, label in zip(photos, labels, strict=True)
+    }
+    table = PSEUDO_LABEL.table(list(rows.values()))
+    write_shard(str(folder / shard_name(0)), table, PSEUDO_LABEL, stage="benchmark", fingerprint=folder.name)
+    return str(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One seed's photos and working folder."""
+
+    trained: list[Photo]
+    tested: list[Photo]
+    space: LabelSpace
+    size: Size
+    seed: int
+    folder: Path
+
+    def affinity(self) -> str:
+        """The affinity network's artefact, trained on seeds of the trained photos."""
+        seeds_of = load(Config(**SETTINGS, output="seeds"), self.space)
+        items = [photo.item for photo in self.trained]
+        labels, _ = kept(self.folder / "seeds", items, lambda: graph_labels(seeds_of, items))
+        data = DataConfig(
+            samples=(write_samples(self.folder / "train", self.trained, self.space),),
+            labels=(write_labels(self.folder / "train_seeds", self.trained, labels, self.space),),
+        )
+        return self.train("affinity", data, {"steps": self.size.affinity_steps}, "affinity")
+
+    def train(self, trainer: str, data: DataConfig, settings: dict[str, Any], name: str) -> str:
+        runtime = {"progress": False, "save_every": 20}
+        wanted = {"seed": self.seed, "precision": "fp32", "runtime": runtime, **settings}
+        config = TrainConfig(trainer=trainer, label_space=self.space, data=data, settings=wanted)
+        return train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
+
+    def model(self, *, crf: bool) -> A2gnn:
+        config = Config(**SETTINGS, affinity=self.affinity(), seed=self.seed)
+        return load(config if crf else config.model_copy(update={"crf": None}), self.space)
+
+    def label_arm(self, arm: str) -> dict[str, float]:
+        items = [photo.item for photo in self.tested]
+        if arm.startswith("a2gnn"):
+            model = self.model(crf=arm == "a2gnn+crf")
+            labels, seconds = kept(self.folder / arm, items, lambda: graph_labels(model, items))
+            extra = speed(model, items[:: max(1, len(items) // self.size.timed)]) if arm == "a2gnn" else {}
+        else:
+            model = load(Config(**SETTINGS), self.space)
+            labels, seconds = kept(self.folder / arm, items, lambda: [plain_labels(model, i, arm) for i in items])
+            extra = seed_quality(model, self.tested) if arm == "seeds+crf" else {}
+        return {**judge(labels, self.tested, self.space), "seconds_per_image": seconds, **extra}
+
+    def segmenter_arm(self, arm: str) -> dict[str, float]:
+        samples = write_samples(self.folder / "train", self.trained, self.space)
+        data = DataConfig(samples=(samples,))
+        if arm == "segmenter_on_labels":
+            items, model = [photo.item for photo in self.trained], self.model(crf=True)
+            labels, _ = kept(self.folder / "train_labels", items, lambda: graph_labels(model, items))
+            folder = write_labels(self.folder / "train_masks", self.trained, labels, self.space)
+            data = DataConfig(samples=(samples,), labels=(folder,))
+        settings = {
+            "steps": self.size.segmenter_steps,
+            "augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)},
+            "encoder_lr_factor": 0.3,
+        }
+        predictor = load_artifact(self.train("supervised", data, settings, arm))
+        found: list[Uint8Array] = predictor.labels([photo.image for photo in self.tested])
+        scores = judge(found, self.tested, self.space)
+        return {name: value for name, value in scores.items() if name.startswith("miou")}
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds, each added as soon as it is measured."""
+    torch.set_num_threads(1)  # labels are made in two threads
+    record, size = Record.open(options), SIZES[options.budget]
+    work = options.json_path.with_name(f"{options.json_path.name}.work")
+    for seed in options.seeds:
+        arms = [arm for arm in (*LABEL_ARMS, *SEGMENTER_ARMS) if not record.has(arm, seed)]
+        if not arms:
+            continue
+        trained, tested, space = photos(options, size, seed)
+        bench = Bench(trained, tested, space, size, seed, work / str(seed))
+        for arm in arms:
+            torch.set_num_threads(2 if arm in SEGMENTER_ARMS else 1)
+            record.add(arm, seed, bench.segmenter_arm(arm) if arm in SEGMENTER_ARMS else bench.label_arm(arm))
+            print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
+    record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run(parse_options("a2gnn", __doc__))

@@ -1,0 +1,47 @@
+"""Instances of PseudoLabel shards as a COCO file: one annotation an object, with its mask, where labels tell objects
+apart.
+"""
+
+import json
+from typing import Any
+
+from data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_shard, write_bytes
+from pipelines.export.coco import category_id, region_annotation
+
+Row = dict[str, Any]
+
+
+def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
+    """The COCO document of all instances in `labels` (PSEUDO_LABEL shards) of the photos in `samples` (SAMPLE shards).
+
+    Masks are run-length codes; `box` keeps the box that the instance was made from, `bbox` is the mask's own. Objects
+    without a pixel are left out.
+    """
+    found: dict[str, list[Row]] = {}
+    for path in list_shards(labels):
+        for row in read_shard(path, PSEUDO_LABEL, ["sample_id", "instances"]).to_pylist():
+            found[row["sample_id"]] = row["instances"] or []
+    images: list[Row] = []
+    annotations: list[Row] = []
+    for path in list_shards(samples):
+        for row in read_shard(path, SAMPLE, ["sample_id", "height", "width", "provenance"]).to_pylist():
+            if row["sample_id"] not in found:
+                continue
+            name = str(row["provenance"]["source_path"])
+            number = len(images) + 1
+            images.append({"id": number, "file_name": name, "height": row["height"], "width": row["width"]})
+            for instance in found[row["sample_id"]]:
+                area = decode_mask(instance["mask"]["bytes"], row["sample_id"]) > 0
+                if area.any():
+                    note = region_annotation(area, category_id(space, instance["class_id"]), 0)
+                    box = [instance["box"][side] for side in ("x0", "y0", "x1", "y1")]
+                    annotations.append({"id": len(annotations) + 1, "image_id": number, "box": box, **note})
+    categories = [{"id": category_id(space, i), "name": space.by_id[i].name, "supercategory": ""} for i in space.ids]
+    return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+
+
+def write_coco_instances(samples: str, labels: str, space: LabelSpace, target: str) -> int:
+    """Write the document to `target`; returns the number of instances."""
+    document = coco_instances(samples, labels, space)
+    write_bytes(target, json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+    return len(document["annotations"])

@@ -1,0 +1,68 @@
+"""The benchmark of box labels on a tiny folder of the promised layout: every arm, every metric, resumed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import a2gnn
+from data_contracts import encode_image, encode_mask
+from labelers.a2gnn.config import Config
+from tests.trainers import shapes
+
+
+def write_sets(root: Path) -> None:
+    """Two of the three sets; ccp is missing."""
+    for number in range(24):
+        image, mask = shapes.draw_scene(number)
+        binary = ((mask > 0) & (mask < 255)).astype(np.uint8)
+        for image_path, mask_path in (
+            (root / "weizmann_horses/images" / f"h{number}.jpg", root / "weizmann_horses/masks" / f"h{number}.png"),
+            (
+                root / f"davis/JPEGImages/clip{number % 6}/{number:05d}.jpg",
+                root / f"davis/Annotations/clip{number % 6}/{number:05d}.png",
+            ),
+        ):
+            image_path.parent.mkdir(parents=True, exist_ok=True)
+            mask_path.parent.mkdir(parents=True, exist_ok=True)
+            image_path.write_bytes(encode_image(image))
+            mask_path.write_bytes(encode_mask(binary))
+
+
+def test_every_arm_is_measured_and_a_second_run_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sets(tmp_path / "data")
+    size = a2gnn.Size(trained=3, tested=2, affinity_steps=1, segmenter_steps=1, timed=1)
+    monkeypatch.setitem(a2gnn.SIZES, "small", size)
+    fast = {"steps": (2, 1), "hidden": 4, "radius": 2, "tile": 4, "crf": {"iterations": 1}}
+    monkeypatch.setattr(a2gnn, "SETTINGS", fast)
+    options = a2gnn.parse_options("a2gnn", None, ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "a.json")])
+    a2gnn.run(options)
+    found = json.loads((tmp_path / "a.json").read_text())["metrics"]
+    assert set(found) == {*a2gnn.LABEL_ARMS, *a2gnn.SEGMENTER_ARMS}
+    for arm in a2gnn.LABEL_ARMS:
+        names = {"miou", "miou@davis", "miou@weizmann_horses", "box_violation_px", "empty_boxes", "seconds_per_image"}
+        assert names <= set(found[arm])
+        assert found[arm]["empty_boxes"]["mean"] == 0
+        assert found[arm]["box_violation_px"]["mean"] == 0
+        assert 0 < found[arm]["miou"]["mean"] <= 1
+    assert found["a2gnn"]["speedup_vs_dense"]["mean"] > 0
+    assert found["a2gnn"]["dense_agreement"]["mean"] > 0.99
+    assert 0 <= found["seeds+crf"]["seed_precision"]["mean"] <= 1
+    assert found["segmenter_on_truth"]["miou"]["mean"] >= 0
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_boxes_of_objects_ignore_crumbs_and_join_what_nearly_touches() -> None:
+    mask = np.zeros((80, 80), np.uint8)
+    mask[10:30, 10:20] = 1
+    mask[33:40, 10:20] = 1  # three pixels apart: the same object
+    mask[10:30, 50:60] = 1
+    mask[70, 70] = 1
+    mask[60:63, 5:8] = 2
+    boxes = a2gnn.object_boxes(mask)
+    assert boxes.tolist() == [[1, 10, 10, 20, 40], [1, 50, 10, 60, 30], [2, 5, 60, 8, 63]]
+
+
+def test_default_settings_are_the_labelers_own() -> None:
+    assert Config(**a2gnn.SETTINGS) == Config()
