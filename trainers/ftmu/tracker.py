@@ -156,9 +156,10 @@ class Tracker:
     ) -> Generator[Ask, Answers, None]:
         """Match lost targets by appearance, once a frame; ask again where history decides, else do as was said."""
         matches = dict(zip(lost, self._by_appearance(frame, lost), strict=True))
-        found, joint = [t for t in lost if matches[t] is not None], self.config.actions == "joint"
-        again = {t: actions[t] - 2 if joint else KEEP for t in lost}
-        if found and not joint:
+        found = [t for t in lost if matches[t] is not None]
+        said = {t: actions[t] - 2 for t in lost if actions[t] >= 2}  # both decisions were taken at once
+        again = {t: said.get(t, KEEP) for t in lost}
+        if found and not said:
             again.update(zip(found, (yield self._ask(frame, found, matches, True)), strict=True))
         for target in lost:
             match = matches[target]

@@ -1,0 +1,75 @@
+"""The benchmark of clips: its split, and a whole run on tiny videos."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import ftmu
+from benchmarks.common import Options, is_train_key, parse_options
+from tests.trainers.clips import BLUE, RED, draw
+from vision.instances import ProposalConfig
+
+NAMES = [f"clip{number}" for number in range(14)]
+TINY = ftmu.Size(
+    segmenter_steps=2,
+    stills=2,
+    drawn=1,
+    agent_steps=2,
+    crossing=1,
+    side=32,
+    threads=1,
+    network=ProposalConfig(encoder="lcnet_035", weights="random", width=16, prototypes=4, descriptor=8),
+)
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """DAVIS's layout: a red square that moves, and photos of horses."""
+    for name in NAMES:
+        for kind in ("JPEGImages", "Annotations"):
+            (tmp_path / "data/davis" / kind / name).mkdir(parents=True)
+        for frame in range(4):
+            square = (10 + 2 * frame, 8 + 4 * frame, 20, RED)
+            image = draw([square, (40, 70, 12, BLUE)])
+            Image.fromarray(image).save(tmp_path / f"data/davis/JPEGImages/{name}/{frame:05d}.jpg")
+            mask = (image == RED).all(-1).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / f"data/davis/Annotations/{name}/{frame:05d}.png"), mask)
+    return tmp_path / "data"
+
+
+def options(data: Path, *more: str) -> Options:
+    argv = ["--data", str(data), "--json", str(data.parent / "found.json"), *more]
+    return parse_options("ftmu", None, argv)
+
+
+def test_nothing_tested_is_learnt_from(data: Path) -> None:
+    first, others, tested = ftmu.split(options(data))
+    assert first
+    assert others
+    assert tested
+    assert sorted([*first, *others, *tested]) == sorted(NAMES)
+    assert not any(is_train_key(name) for name in tested)
+    first, others, tested = ftmu.split(options(data, "--test-data", str(data)))
+    assert sorted([*first, *others]) == sorted(NAMES) == tested
+
+
+def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ftmu.SIZES, "small", TINY)
+    ftmu.run(options(data))
+    found = json.loads((data.parent / "found.json").read_text())
+    assert set(found["metrics"]) == set(ftmu.ARMS)
+    for arm, metrics in found["metrics"].items():
+        assert {"j", "f", "fps", "update_rate", "whole_rate", "crossing_j", "kept_apart"} <= metrics.keys()
+        assert 0 <= metrics["j"]["mean"] <= 100
+        assert metrics["fps"]["mean"] > 0, arm
+    rates = {arm: metrics["whole_rate"]["mean"] for arm, metrics in found["metrics"].items()}
+    assert rates["always_iou"] == 0
+    assert rates["always_appearance"] == 1
+    assert found["metrics"]["never_update"]["update_rate"]["mean"] == 0
+    assert not (data.parent / "found.json.work").exists()
