@@ -1,0 +1,218 @@
+"""Classes from scribbles: partial cross-entropy, + the static kernel (Gated CRF), + DFR, and true masks.
+
+Arms: `partial_ce`, `static`, `dfr`, `fully_supervised`; same encoder, decoder, crops, schedule and steps.
+Metrics: `dice` on ACDC with its real scribbles (and `dice_rv`, `dice_myo`, `dice_lv`): 3D Dice of a class in a volume,
+mean over the volumes of patients that training never saw, mean over the classes; `miou@ccp` on Clothing Co-Parsing
+(coarse classes) with scribbles simulated from the masks, tested on photos that training never saw. A set that is not
+in the folder is said and left out.
+"""
+
+import functools
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.scribble_sets import Scribbled, write_sets
+from data_contracts import IGNORE, LabelSpace, Uint8Array, decode_image, decode_mask, load_label_space
+from pipelines.train import TrainConfig, train
+from trainers.engine import SegmentationMetrics
+from trainers.registry import load_artifact
+from vision.scribbles import simulate_scribble
+
+ARMS: dict[str, dict[str, Any]] = {
+    "partial_ce": {"reg_weight": 0.0, "fc_weight": 0.0},
+    "static": {"kernel": "static", "fc_weight": 0.0},
+    "dfr": {},
+    "fully_supervised": {"supervision": "masks"},
+}
+ACDC_NAMES = {"dice_rv": 1, "dice_myo": 2, "dice_lv": 3}
+Listed = tuple[str, Callable[[], Scribbled]]  # a key, and how to read the picture
+STEM = re.compile(r"(?P<patient>.+)_frame(?P<frame>\d+)_slice_(?P<slice>\d+)$")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a budget allows."""
+
+    acdc_steps: int
+    ccp_steps: int
+    ccp_train: int
+    ccp_test: int
+
+
+SIZES = {"small": Size(100, 50, 300, 60), "full": Size(1200, 800, 500, 200)}
+SHARED: dict[str, Any] = {"batch": 8, "lr": 1e-3, "loss_stride": 2, "precision": "fp32"}
+
+
+@dataclass(frozen=True)
+class World:
+    """One data set: what is trained on, what is tested, in which classes, with which settings for all arms."""
+
+    name: str
+    space: LabelSpace
+    train: tuple[Scribbled, ...]
+    test: tuple[Scribbled, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def acdc_world(options: Options, size: Size) -> World | None:
+    """ACDC slices, split by patient; with --test-data all patients of --data are learnt from."""
+    train, test = _split(options, "acdc", _acdc)
+    settings = {
+        "steps": size.acdc_steps,
+        "augment": {"size": 128, "scale": (0.9, 1.3), "rotate": 15.0, "brightness": 0.2, "contrast": 0.2},
+    }
+    return World("acdc", load_label_space("acdc"), train, test, settings) if train and test else None
+
+
+def _acdc(root: Path) -> Iterator[Listed]:
+    for path in sorted((root / "acdc" / "images").glob("*.png")):
+        place = STEM.match(path.stem)
+        files = [root / "acdc" / folder / path.name for folder in ("masks", "scribbles")]
+        if place is not None and all(file.is_file() for file in files):
+            volume = f"{place['patient']} {place['frame']}"
+            yield place["patient"], functools.partial(_slice, place["patient"], volume, path, *files)
+
+
+def _slice(patient: str, volume: str, path: Path, mask_file: Path, scribble_file: Path) -> Scribbled:
+    mask, scribble = (decode_mask(file.read_bytes(), str(file)) for file in (mask_file, scribble_file))
+    scribble[np.isin(scribble, load_label_space("acdc").ignore_ids)] = IGNORE
+    return Scribbled(patient, decode_image(path.read_bytes(), str(path)), mask, scribble, volume)
+
+
+def ccp_world(options: Options, size: Size) -> World | None:
+    """Clothing photos in coarse classes, split by photo, with simulated scribbles."""
+    train, test = _split(options, "ccp", _ccp, size.ccp_train, size.ccp_test)
+    if not train or not test:
+        return None
+    index = json.loads((Path(str(options.data)) / "ccp" / "classes.json").read_text())
+    settings = {
+        "steps": size.ccp_steps,
+        "augment": {"size": 128, "scale": (1.0, 1.5), "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
+    }
+    space = LabelSpace.from_names(index["coarse_classes"][1:], name="ccp coarse")
+    return World("ccp", space, train, test, settings)
+
+
+def _ccp(root: Path) -> Iterator[Listed]:
+    index = root / "ccp" / "classes.json"
+    if not index.is_file():
+        return
+    table = np.full(256, IGNORE, np.uint8)
+    coarse = json.loads(index.read_text())["fine_to_coarse"]
+    table[: len(coarse)] = coarse
+    for path in sorted((root / "ccp" / "images").glob("*.jpg")):
+        file = root / "ccp" / "masks" / f"{path.stem}.png"
+        if file.is_file():
+            yield path.stem, functools.partial(_photo, path, file, table)
+
+
+def _photo(path: Path, file: Path, table: Uint8Array) -> Scribbled:
+    mask = table[decode_mask(file.read_bytes(), str(file))]
+    image = decode_image(path.read_bytes(), str(path))
+    return Scribbled(path.stem, image, mask, simulate_scribble(mask, path.stem))
+
+
+def _split(
+    options: Options,
+    name: str,
+    read: Callable[[Path], Iterator[Listed]],
+    most_train: int | None = None,
+    most_test: int | None = None,
+) -> tuple[tuple[Scribbled, ...], tuple[Scribbled, ...]]:
+    """What is trained on and what is tested; pixels are read for what is used alone."""
+    if options.data is None:
+        raise FileNotFoundError(f"dfr: expected --data DIR with {name}/")
+    everything = list(read(options.data))
+    if options.test_data is not None:
+        train, test = everything, list(read(options.test_data))
+    else:
+        train = [entry for entry in everything if is_train_key(entry[0])]
+        test = [entry for entry in everything if not is_train_key(entry[0])]
+    if not train or not test:
+        print(f"{name}: nothing to train on or to test; left out", flush=True)
+        return (), ()
+    return tuple(load() for _, load in train[:most_train]), tuple(load() for _, load in test[:most_test])
+
+
+def volume_dice(volumes: dict[str, list[tuple[Uint8Array, Uint8Array]]], class_id: int) -> float:
+    """Mean over volumes of 2 |A ∩ B| / (|A| + |B|), over all slices of a volume; volumes without the class in their
+    truth do not count.
+    """
+    found = []
+    for slices in volumes.values():
+        truth = sum(int((t == class_id).sum()) for _, t in slices)
+        hit = sum(int(((p == class_id) & (t == class_id)).sum()) for p, t in slices)
+        said = sum(int(((p == class_id) & (t != IGNORE)).sum()) for p, t in slices)
+        if truth:
+            found.append(2 * hit / (truth + said))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def predict(artefact: str, pictures: Sequence[Scribbled]) -> Iterator[tuple[Scribbled, Uint8Array]]:
+    """Label maps of whole pictures at their own size, a few at a time."""
+    predictor = load_artifact(artefact)
+    for start in range(0, len(pictures), 8):
+        chosen = pictures[start : start + 8]
+        yield from zip(chosen, predictor.labels([p.image for p in chosen]), strict=True)
+
+
+def score(world: World, artefact: str) -> dict[str, float]:
+    """The metrics of a world."""
+    if world.name == "ccp":
+        metrics = SegmentationMetrics(world.space)
+        for picture, labels in predict(artefact, world.test):
+            metrics.update(labels, picture.mask)
+        return {"miou@ccp": float(metrics.compute()["miou"])}
+    volumes: dict[str, list[tuple[Uint8Array, Uint8Array]]] = defaultdict(list)
+    for picture, labels in predict(artefact, world.test):
+        volumes[picture.volume].append((labels, picture.mask))
+    each = {name: volume_dice(volumes, class_id) for name, class_id in ACDC_NAMES.items()}
+    return {"dice": float(np.nanmean(list(each.values()))), **each}
+
+
+def train_arm(world: World, arm: dict[str, Any], seed: int, folder: Path) -> str:
+    """Train one arm; a run that was cut off goes on from its checkpoint."""
+    drawn, dense = write_sets(world.train, world.space, folder.parent / "data")
+    settings = {
+        **SHARED,
+        **world.settings,
+        **arm,
+        "seed": seed,
+        "runtime": {"save_every": 50, "progress": False},
+    }
+    data = dense if arm.get("supervision") == "masks" else drawn
+    config = TrainConfig(trainer="dfr", label_space=world.space, data=data, settings=settings)
+    return train(config, str(folder / "run"), str(folder / "artefact"))
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds, each added as soon as it is measured."""
+    record, size = Record.open(options), SIZES[options.budget]
+    work = options.json_path.with_name(f"{options.json_path.name}.work")
+    worlds = [w for w in (acdc_world(options, size), ccp_world(options, size)) if w is not None]
+    for seed in options.seeds:
+        for arm, settings in ARMS.items():
+            if record.has(arm, seed):
+                continue
+            found: dict[str, float] = {}
+            for world in worlds:
+                artefact = train_arm(world, settings, seed, work / world.name / f"{arm} {seed}")
+                found |= score(world, artefact)
+            record.add(arm, seed, found)
+            print(f"seed {seed}: {arm} {found}", flush=True)
+    record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run(parse_options("dfr", __doc__))
