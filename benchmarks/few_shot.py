@@ -1,0 +1,332 @@
+"""A new class from one or five labelled images: what priors and self-guidance add to a small few-shot network.
+
+Arms `base` (PFENet-like, plain cosine prior), `base+scl`, `base+pi_clip`, `base+pi_clip+scl`: trained on the other
+classes of a fold (fold = seed modulo 4; the full budget takes all folds), tested on its held-out classes. Metrics:
+`miou_1shot`, `fbiou_1shot`, `miou_5shot`, `fbiou_5shot`; for the arms with SCL also `miou_5shot_mean`: the five
+predictions averaged instead of weighed.
+Arms `prior_plain`, `prior_vvp`, `prior_vtp`, `prior_vtp+pir`: training-free maps of the same 1-shot episodes; metric
+`ap`, the average precision over an episode's pixels, mean over episodes. Prompts are target-only throughout.
+Each metric is the mean of two worlds, which follow as `@ccp` (street photos, held-out garments; tested on stems that
+nothing was tuned on) and `@drawn` (drawn scenes, held-out classes, tested in a style that training never saw).
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.common import Options, Record, is_train_key, parse_options
+from data_contracts import (
+    SAMPLE,
+    LabelClass,
+    LabelSpace,
+    Uint8Array,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    foreground_ids,
+    load_label_space,
+    pair_id,
+    shard_name,
+    write_shard,
+)
+from generators.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
+from pipelines.train import TrainConfig, train
+from trainers.engine import DataConfig, Samples
+from trainers.few_shot.config import Config
+from trainers.few_shot.episodes import Episode, binary_mask
+from trainers.few_shot.features import Featurizer
+from trainers.few_shot.metrics import average_precision
+from trainers.few_shot.train import featurizer_of, test_episodes
+from trainers.registry import load_artifact
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "base": {"prior": "plain", "scl": False},
+    "base+scl": {"prior": "plain", "scl": True},
+    "base+pi_clip": {"prior": "pi_clip", "scl": False},
+    "base+pi_clip+scl": {"prior": "pi_clip", "scl": True},
+}
+PRIORS = ("prior_plain", "prior_vvp", "prior_vtp", "prior_vtp+pir")
+FOLDS = 4
+SHOTS = (1, 5)
+SCENE_SIDE = 160
+NOT_GARMENTS = ("background", "skin", "hair")
+#: Words that CLIP reads for the coarse classes, which are names of groups.
+WORDS = {
+    "outerwear": "coat or jacket",
+    "top": "shirt",
+    "hosiery": "stockings",
+    "footwear": "shoes",
+    "bag": "handbag",
+    "accessory": "belt or scarf",
+}
+SURROUNDINGS = ("street", "wall", "building", "road", "tree", "grass", "sky", "door", "window", "floor", "fence", "car")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a budget allows."""
+
+    scenes: int
+    tested_scenes: int
+    photos: int
+    tested_photos: int
+    steps: int
+    episodes: dict[int, int]  # by shots
+
+
+SIZES = {
+    "small": Size(240, 160, 240, 160, steps=150, episodes={1: 100, 5: 60}),
+    "full": Size(1500, 400, 600, 400, steps=1200, episodes={1: 500, 5: 300}),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Training and tested samples (shards) in one label space; `episodes` are the options of its protocol."""
+
+    name: str
+    space: LabelSpace
+    data: DataConfig
+    test: DataConfig
+    episodes: dict[str, Any]
+
+
+Row = dict[str, Any]
+
+
+def drawn_world(size: Size, folder: Path) -> World:
+    """Scenes of known styles to learn from, of an unseen one to test on. Images with a held-out class are left out."""
+    voc = load_label_space("voc")
+    space = voc.model_copy(update={"classes": tuple(c for c in voc.classes if c.name in DRAWN_CLASSES)})
+
+    def rows(styles: tuple[str, ...], numbers: range) -> Iterator[Row]:
+        for number in numbers:  # classes take turns, so that each is shown often enough
+            pair = (DRAWN_CLASSES[number % len(DRAWN_CLASSES)], DRAWN_CLASSES[(7 * number + 3) % len(DRAWN_CLASSES)])
+            config = SceneConfig(
+                size=SCENE_SIDE, styles=styles, classes=tuple(dict.fromkeys(pair)), max_objects=2, max_distractors=1
+            )
+            scene = render_scene(config, number)
+            yield sample_row(encode_image(scene.image), scene.mask, space)
+
+    first = 1_000_000
+    data = write_rows(rows(KNOWN_STYLES, range(size.scenes)), folder / "drawn-train")
+    test = write_rows(rows(UNSEEN_STYLES, range(first, first + size.tested_scenes)), folder / "drawn-test")
+    return World("drawn", space, data, test, {"drop_held_out": True, "min_share": 0.01})
+
+
+def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
+    """Street photos in coarse garments; None where a folder lacks them. Every photo shows several garments, so training
+    photos keep held-out ones, as background (the lists of PFENet and SCL).
+    """
+    learnt, tested = read_photos(options.data), read_photos(options.tested)
+    if options.test_data is None:
+        learnt = [photo for photo in learnt if is_train_key(photo.key)]
+        tested = [photo for photo in tested if not is_train_key(photo.key)]
+    if not learnt or not tested:
+        print("ccp: no photos there; drawn scenes only", flush=True)
+        return None
+    space = garments(learnt[0].root)
+    data = write_rows((p.row(space) for p in spread(learnt, size.photos, space)), folder / "ccp-train")
+    test = write_rows((p.row(space) for p in spread(tested, size.tested_photos, space)), folder / "ccp-test")
+    return World("ccp", space, data, test, {"drop_held_out": False, "min_share": 0.01})
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A street photo with its mask of fine labels."""
+
+    root: Path
+    key: str
+
+    def mask(self) -> Uint8Array:
+        """Coarse ids, without skin and hair."""
+        fine = decode_mask((self.root / "masks" / f"{self.key}.png").read_bytes(), self.key)
+        coarse: Uint8Array = coarse_ids(self.root)[fine]
+        return coarse
+
+    def row(self, space: LabelSpace) -> Row:
+        return sample_row((self.root / "images" / f"{self.key}.jpg").read_bytes(), self.mask(), space)
+
+
+def read_photos(root: Path | None) -> list[Photo]:
+    """All photos with a mask, by name."""
+    folder = None if root is None else root / "ccp"
+    if folder is None or not (folder / "classes.json").is_file():
+        return []
+    stems = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
+    return [Photo(folder, stem) for stem in stems if (folder / "masks" / f"{stem}.png").is_file()]
+
+
+@functools.cache
+def coarse_ids(root: Path) -> NDArray[np.uint8]:
+    """Coarse id of every fine id, 256 entries; what is no garment becomes 0, ids beyond the list 255."""
+    found = json.loads((root / "classes.json").read_text())
+    table = np.full(256, 255, np.uint8)
+    for fine, coarse in enumerate(found["fine_to_coarse"]):
+        table[fine] = 0 if found["coarse_classes"][coarse] in NOT_GARMENTS else coarse
+    return table
+
+
+def garments(root: Path) -> LabelSpace:
+    """The coarse classes without skin and hair."""
+    names = json.loads((root / "classes.json").read_text())["coarse_classes"]
+    classes = [LabelClass(id=i, name=n, prompt=WORDS.get(n)) for i, n in enumerate(names) if n not in NOT_GARMENTS]
+    return LabelSpace(name="garments", classes=tuple(classes), background_prompts=SURROUNDINGS)
+
+
+def spread(photos: Sequence[Photo], count: int, space: LabelSpace) -> list[Photo]:
+    """At most `count` photos in which classes take turns, so that rare ones are there."""
+    pixels = np.array([np.bincount(p.mask().ravel(), minlength=256)[list(space.ids)] / p.mask().size for p in photos])
+    lists = [[i for i in range(len(photos)) if pixels[i, c] >= 0.01] for c in range(len(space.ids))]
+    chosen: dict[int, None] = {}
+    for turn in range(len(photos)):
+        for positions in lists:
+            if turn < len(positions) and len(chosen) < count:
+                chosen.setdefault(positions[turn])
+    return [photos[i] for i in chosen]
+
+
+def sample_row(image: bytes, mask: Uint8Array, space: LabelSpace) -> Row:
+    """A SAMPLE row of encoded pixels."""
+    encoded = encode_mask(mask, space.palette)
+    return {
+        "sample_id": pair_id(image, encoded),
+        "image": {"bytes": image, "path": None},
+        "mask": {"bytes": encoded, "path": None},
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "class_ids": foreground_ids(mask, space),
+        "provenance": {"source": "benchmark"},
+    }
+
+
+def write_rows(rows: Iterator[Row], folder: Path) -> DataConfig:
+    """The rows as one Sample shard."""
+    unique = list({row["sample_id"]: row for row in rows}.values())
+    write_shard(str(folder / shard_name(0)), SAMPLE.table(unique), SAMPLE, stage="benchmark", fingerprint=folder.name)
+    return DataConfig(samples=(str(folder),))
+
+
+def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any]:
+    """What all networks share."""
+    return {
+        "seed": seed,
+        "steps": size.steps,
+        "precision": "fp32",
+        "episodes": {**world.episodes, "folds": FOLDS, "fold": fold},
+        "runtime": {"save_every": 50, "progress": False},
+    }
+
+
+def tested_episodes(world: World, samples: Samples, size: Size, config: Config, shots: int) -> list[Episode]:
+    """The same for all arms of a seed."""
+    count = size.episodes[shots]
+    return test_episodes(samples, world.space, config.episodes, shots, count, config.seed)[0]
+
+
+def network_scores(arm: str, world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
+    """Train an arm on a fold's base classes; its metrics on the held-out ones."""
+    settings = {**settings_of(world, size, seed, fold), **NETWORKS[arm]}
+    config = TrainConfig(trainer="few_shot", label_space=world.space, data=world.data, settings=settings)
+    artefact = train(config, str(folder / "run"), str(folder / "artefact"))
+    predictor, samples = load_artifact(artefact), Samples.open(world.test, str(folder / "cache"))
+    found: dict[str, float] = {}
+    for shots in SHOTS:
+        episodes = tested_episodes(world, samples, size, predictor.net.config, shots)
+        classes = sorted({e.class_id for e in episodes})
+        scores = predictor.evaluate(samples, episodes).compute(classes)
+        found |= {f"miou_{shots}shot": scores["miou"], f"fbiou_{shots}shot": scores["fbiou"]}
+        if predictor.net.config.scl and shots > 1:
+            found[f"miou_{shots}shot_mean"] = predictor.evaluate(samples, episodes, "mean").compute(classes)["miou"]
+    return found
+
+
+def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
+    """Mean average precision of each training-free map over the 1-shot episodes."""
+    config = Config(**{**settings_of(world, size, seed, fold), "prior": "pi_clip"})
+    featurizer = featurizer_of(config, world.space, torch.device("cpu"))
+    samples = Samples.open(world.test, str(folder / "cache"))
+    where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+    values: dict[str, list[float]] = {arm: [] for arm in PRIORS}
+    for episode in tested_episodes(world, samples, size, config, 1):
+        query, support = samples.example(where[episode.query]), samples.example(where[episode.supports[0]])
+        if query.mask is None or support.mask is None:
+            continue
+        target = binary_mask(query.mask, episode.class_id)
+        maps = prior_maps(featurizer, episode, query.image, support.image, binary_mask(support.mask, episode.class_id))
+        for arm, map_ in maps.items():
+            full = cv2.resize(map_, (target.shape[1], target.shape[0]), interpolation=cv2.INTER_LINEAR)
+            values[arm].append(average_precision(full, target))
+    return {arm: float(np.mean(found)) for arm, found in values.items()}
+
+
+def prior_maps(
+    featurizer: Featurizer, episode: Episode, query: Uint8Array, support: Uint8Array, mask: Uint8Array
+) -> dict[str, NDArray[np.float32]]:
+    """The four maps of an episode on their own grids."""
+    seen = featurizer.image(query, episode.query)
+    shot = featurizer.shot(support, mask, episode.supports[0])
+    if featurizer.clip is None or seen.clip is None:
+        raise ValueError("prior_maps: expected prior: pi_clip")
+    maps = {
+        "prior_plain": featurizer.plain(seen, [shot]),
+        "prior_vvp": featurizer.vvp(seen, [shot]).mean(dim=0),
+        "prior_vtp": featurizer.clip.cam(seen.clip.view, episode.class_id),
+        "prior_vtp+pir": featurizer.vtp(seen, episode.class_id),
+    }
+    return {arm: map_.float().cpu().numpy() for arm, map_ in maps.items()}
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds, each added as soon as it is measured."""
+    record, size = Record.open(options), SIZES[options.budget]
+    work = options.json_path.with_name(f"{options.json_path.name}.work")
+    open_arms = {s: [a for a in (*PRIORS, *NETWORKS) if not record.has(a, s)] for s in options.seeds}
+    worlds: list[World] = []
+    if any(open_arms.values()):
+        found = [ccp_world(options, size, work), drawn_world(size, work)]
+        worlds = [world for world in found if world is not None]
+    for seed, arms in open_arms.items():
+        folds = range(FOLDS) if options.budget == "full" else (seed % FOLDS,)
+        if set(arms) & set(PRIORS):
+            measured = {
+                world.name: _mean([prior_scores(world, size, seed, f, work) for f in folds]) for world in worlds
+            }
+            for arm in PRIORS:
+                add(record, arm, seed, {name: {"ap": scores[arm]} for name, scores in measured.items()})
+        for arm in (a for a in arms if a in NETWORKS):
+            runs = {
+                world.name: _mean(
+                    [network_scores(arm, world, size, seed, f, work / f"{seed}/{f}/{world.name}/{arm}") for f in folds]
+                )
+                for world in worlds
+            }
+            add(record, arm, seed, runs)
+    record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def add(record: Record, arm: str, seed: int, by_world: dict[str, dict[str, float]]) -> None:
+    """Store the mean over worlds of each metric, and each world's own."""
+    found = _mean(list(by_world.values()))
+    for world, scores in by_world.items():
+        found |= {f"{metric}@{world}": value for metric, value in scores.items()}
+    record.add(arm, seed, found)
+    print(f"seed {seed}: {arm} { {name: round(value, 3) for name, value in found.items()} }", flush=True)
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    run(parse_options("few_shot", __doc__))

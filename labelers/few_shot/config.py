@@ -1,0 +1,27 @@
+"""Options of `few_shot`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from labelers.base import LabelerConfig
+from trainers.few_shot.priors import PriorConfig
+
+
+class Config(LabelerConfig):
+    """One class from a folder of supports. Without `artifact`, masks come from the training-free priors alone."""
+
+    support: str = Field(description="folder with images/ and masks/ of the same stems; a mask is the class where > 0")
+    class_name: str = Field(description="name of the class; in the label space or new to it")
+    artifact: str | None = Field(default=None, description="folder that the trainer few_shot left")
+    device: str = Field(default="cpu", description="of the trained network")
+    priors: PriorConfig = PriorConfig()  # of the training-free way
+    visual: float = Field(default=0.8, ge=0, le=1, description="weight of VVP; the rest is VTP with PIR")
+    threshold: float | None = Field(
+        default=None, gt=0, lt=1, description="of the map; none = the one that segments the supports best"
+    )
+    refine: Literal["par", "none"] = Field(default="par", description="follow the image's edges")
+    refine_side: int = Field(default=320, ge=64, description="long side of the image while it is refined")
+    par_iterations: int = Field(default=10, ge=1)
+    min_share: float = Field(default=0.001, ge=0, lt=1, description="abstain where less of the image is the class")
+    confidence: float = Field(default=0.0, ge=0, lt=1, description="pixels that are less sure become 255")

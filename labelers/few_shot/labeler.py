@@ -1,0 +1,178 @@
+"""One new class from a few labelled images: by the priors of PI-CLIP alone, or by a trained few-shot network.
+
+Sources: PI-CLIP (CVPR 2024) for the priors, SCL (CVPR 2021) for the weights of several supports, PAR (AFA, CVPR 2022)
+for the edges. That the threshold is chosen on the supports is ours.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
+from labelers.base import Labeler, LabelItem, PseudoLabel
+from labelers.few_shot.config import Config
+from labelers.few_shot.support import Exemplar, read_supports
+from trainers.engine import resize_image
+from trainers.few_shot.predict import FewShotPredictor, Supports
+from trainers.few_shot.priors import ClipPriors, ClipView
+from trainers.registry import load_artifact
+from vision.refine import par
+
+Float32 = NDArray[np.float32]
+THRESHOLDS = np.linspace(0.05, 0.95, 37)
+ZOOM = 0.85  # of the mirrored copy on which a lone support is tried
+
+
+class Engine(ABC):
+    """Where in an image the class is: a map in [0, 1], and the value from which a pixel belongs to it."""
+
+    threshold: float
+
+    @abstractmethod
+    def map(self, image: Uint8Array) -> Float32:
+        """(H, W)."""
+
+
+class PriorEngine(Engine):
+    """Training-free: VVP of all supports and VTP with PIR, mixed; the threshold is tried on the supports."""
+
+    def __init__(self, config: Config, space: LabelSpace, supports: Sequence[Exemplar]) -> None:
+        self.config = config
+        text = next((c.text for c in space.classes if c.name == config.class_name), config.class_name)
+        self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts)
+        self.shots = [(self.priors.encode(s.image, s.mask, text=False), s.mask) for s in supports]
+        self.threshold = config.threshold or best_threshold(self._map, supports, self.shots)
+
+    def map(self, image: Uint8Array) -> Float32:
+        return self._map(image, self.shots)
+
+    def _map(self, image: Uint8Array, shots: Sequence[tuple[ClipView, Uint8Array]]) -> Float32:
+        query = self.priors.encode(image)
+        share = self.config.visual
+        maps = share * self.priors.vvp(query, shots).mean(dim=0) + (1 - share) * self.priors.vtp(query, 1)
+        full = F.interpolate(maps[None, None], image.shape[:2], mode="bilinear", align_corners=False)
+        found: Float32 = full[0, 0].clamp(0, 1).cpu().numpy()
+        return found
+
+
+class TrainedEngine(Engine):
+    """A trained network: the probability of the object, decided at one half."""
+
+    threshold = 0.5
+
+    def __init__(self, config: Config, predictor: FewShotPredictor, supports: Sequence[Exemplar]) -> None:
+        self.predictor = predictor
+        known = {c.name: c.text for c in predictor.space.classes}
+        name = known.get(config.class_name, config.class_name)
+        self.supports: Supports = predictor.supports([(s.image, s.mask) for s in supports], name)
+        self.threshold = config.threshold or self.threshold
+
+    def map(self, image: Uint8Array) -> Float32:
+        found: Float32 = self.predictor.predict([image], self.supports)[0].probabilities[1]
+        return found
+
+
+def best_threshold(
+    map_of: Callable[[Uint8Array, Sequence[tuple[ClipView, Uint8Array]]], Float32],
+    supports: Sequence[Exemplar],
+    shots: Sequence[tuple[ClipView, Uint8Array]],
+) -> float:
+    """The threshold with the best mean IoU on the supports themselves.
+
+    Each support is segmented by the others; a lone one is tried on a smaller mirrored copy of itself, because an image
+    matches itself too well.
+    """
+    curves = []
+    for number, support in enumerate(supports):
+        others = [*shots[:number], *shots[number + 1 :]]
+        image, mask = (support.image, support.mask) if others else _mirrored(support)
+        curves.append(_iou_curve(map_of(image, others or shots), mask))
+    return float(THRESHOLDS[int(np.mean(curves, axis=0).argmax())])
+
+
+def _mirrored(support: Exemplar) -> tuple[Uint8Array, Uint8Array]:
+    height, width = (max(16, round(side * ZOOM)) for side in support.mask.shape)
+    image = resize_image(support.image[:, ::-1], height, width)
+    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), support.mask.shape, strict=True))
+    return np.ascontiguousarray(image), support.mask[:, ::-1][rows][:, columns]
+
+
+def _iou_curve(map_: Float32, mask: Uint8Array) -> NDArray[np.float64]:
+    judged = mask != IGNORE
+    values, truth = map_[judged], mask[judged] == 1
+    found = values[None] >= THRESHOLDS[:, None]
+    union = (found | truth).sum(axis=1)
+    curve: NDArray[np.float64] = (found & truth).sum(axis=1) / np.maximum(union, 1)
+    return curve
+
+
+@dataclass(frozen=True)
+class FewShot(Labeler):
+    """The labeler: images one at a time, so that a label never depends on companions."""
+
+    config: Config
+    engine: Engine
+    class_id: int
+    background: int | None
+
+    def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
+        """Masks of the one class; abstains where an image shows less of it than `min_share`."""
+        return [self._label(item.image) for item in items]
+
+    def _label(self, image: Uint8Array) -> PseudoLabel:
+        share = centred(self.engine.map(image), self.engine.threshold)
+        if self.config.refine == "par":
+            share = self._refined(image, share)
+        found = share >= 0.5
+        if found.mean() < self.config.min_share or not found.any():
+            wanted = f"at least {self.config.min_share:.2%} of the image"
+            detail = f"expected {wanted} to be {self.config.class_name}, found {found.mean():.2%}"
+            return PseudoLabel.abstain(Reason.NO_CLASSES, detail)
+        certainty = np.maximum(share, 1 - share)
+        background = IGNORE if self.background is None else self.background
+        mask = np.where(found, self.class_id, background).astype(np.uint8)
+        mask[certainty < self.config.confidence] = IGNORE
+        return PseudoLabel(mask, np.rint(255 * certainty).astype(np.uint8))
+
+    def _refined(self, image: Uint8Array, share: Float32) -> Float32:
+        factor = min(1.0, self.config.refine_side / max(image.shape[:2]))
+        height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+        small = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).permute(2, 0, 1)[None]
+        maps = torch.from_numpy(np.stack([1 - share, share]))[None]
+        maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+        spread = par(small.float(), maps, iterations=self.config.par_iterations)
+        spread = F.interpolate(spread, image.shape[:2], mode="bilinear", align_corners=False)[0]
+        refined: Float32 = (spread[1] / spread.sum(dim=0).clamp_min(1e-6)).numpy()
+        return refined
+
+
+def centred(map_: Float32, threshold: float) -> Float32:
+    """Bend [0, 1] so that `threshold` becomes one half: linear below it and above it."""
+    low, high = 0.5 * map_ / threshold, 0.5 + 0.5 * (map_ - threshold) / (1 - threshold)
+    bent: Float32 = np.where(map_ < threshold, low, high).clip(0, 1).astype(np.float32)
+    return bent
+
+
+def load(config: Config, space: LabelSpace) -> FewShot:
+    """Load models and supports.
+
+    Raises:
+        FileNotFoundError: no supports, or no artefact. ValueError: the label space lacks the class, a broken support,
+        or an artefact of another trainer.
+    """
+    try:
+        class_id = space.find(config.class_name).id
+    except KeyError as error:
+        raise ValueError(f"few_shot: {error.args[0]}. Fix: add it to the label space") from None
+    supports = read_supports(config.support)
+    if config.artifact is None:
+        return FewShot(config, PriorEngine(config, space, supports), class_id, space.background_id)
+    predictor = load_artifact(config.artifact, config.device)
+    if not isinstance(predictor, FewShotPredictor):
+        raise ValueError(f"{config.artifact}: expected an artefact of trainer few_shot, found another trainer's")
+    return FewShot(config, TrainedEngine(config, predictor, supports), class_id, space.background_id)
