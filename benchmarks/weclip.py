@@ -62,7 +62,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(scenes=240, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=80),
+    "small": Size(scenes=240, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=100),
     "full": Size(scenes=2000, tested_scenes=240, frames=25, horses=120, tested_photos=240, steps=600),
 }
 SCENE_SIDE = 160

@@ -4,7 +4,7 @@ from labelers.clip_cam.config import Config
 from labelers.clip_cam.labeler import ClipCam, load
 from vision.clip import clip_fingerprint
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ FAITHFUL: dict[str, Any] = {
     "image_side": None,
     "temperature": None,
     "cam_layer": "norm",
+    "background_power": 1.0,
     "edge_fix": False,
     "refine": "crf",
     "confidence": 0.95,
@@ -30,7 +31,7 @@ class Config(LabelerConfig):
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the blocks before the last")
     templates: tuple[str, ...] = Field(default=("a clean origami {}.",), min_length=1)
     synonyms: bool = Field(default=False, description="average a class's text over its synonyms")
-    image_side: int | None = Field(default=224, ge=16, description="long side of the model's input; none = native")
+    image_side: int | None = Field(default=416, ge=16, description="long side of the model's input; none = native")
     temperature: float | None = Field(default=None, gt=0, description="of the class softmax; none = the model's own")
     cam_layer: Literal["norm", "output"] = Field(
         default="output", description="Grad-CAM on the last block's first LayerNorm (published), or on its output"
@@ -39,7 +40,7 @@ class Config(LabelerConfig):
     n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")
     box_threshold: float | None = Field(default=None, gt=0, lt=1, description="none = the label space's")
     edge_fix: bool = Field(default=True, description="boxes reach the last row and column of the grid")
-    background_power: float = Field(default=1.0, gt=0, description="background = (1 - best map)^power")
+    background_power: float = Field(default=1.5, gt=0, description="background = (1 - best map)^power")
     refine: Refine = "par"
     refine_side: int = Field(default=1024, ge=64, description="larger images are refined at this long side")
     par_iterations: int = Field(default=10, ge=1)

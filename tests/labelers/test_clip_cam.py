@@ -81,7 +81,7 @@ def test_maps_are_those_of_the_published_steps() -> None:
 
 def test_background_and_foreground_before_refinement() -> None:
     maps = np.array([[[0.2, 0.6], [0.51, 0.49]]], np.float32)
-    stack = with_background(maps, (2, 2), Config())
+    stack = with_background(maps, (2, 2), Config(background_power=1.0))
     assert (stack[0] < stack[1]).tolist() == [[False, True], [True, False]]
     squared = with_background(maps, (2, 2), Config(background_power=2.0))
     np.testing.assert_allclose(squared[0], stack[0] ** 2, rtol=1e-6)
@@ -156,5 +156,5 @@ def test_one_image_twice_gives_one_label() -> None:
 
 
 def test_registry_names_the_valid_labelers() -> None:
-    with pytest.raises(ValueError, match="expected one of clip_cam"):
+    with pytest.raises(ValueError, match=r"expected one of .*clip_cam"):
         get_labeler("clipcam")

@@ -28,6 +28,7 @@ _RELEASE: dict[str, Any] = {
     "par_iterations": 20,
     "par_stride": 1,
     "edge_fix": False,
+    "background_power": 1.0,
     "ignore_padding": False,
     "test_size": 512,
     "test_scales": (1.0, 0.75),
@@ -48,7 +49,7 @@ class Config(TrainerConfig):
     lr: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
     schedule: Schedule = "linear"
-    augment: AugmentConfig = AugmentConfig(size=128, scale=(0.75, 1.5))
+    augment: AugmentConfig = AugmentConfig(size=192, scale=(0.75, 1.5))
 
     model: str = "starter"  # open_clip name, local folder, or `starter`
     pretrained: str | None = None
@@ -68,6 +69,7 @@ class Config(TrainerConfig):
     box_threshold: float | None = Field(default=None, gt=0, lt=1)  # None = the label space's
     edge_fix: bool = True  # boxes reach the last row and column
     presence_gate: float | None = Field(default=None, gt=0, lt=1)  # tags less probable in a crop are left out
+    background_power: float = Field(default=1.5, gt=0)  # background = (1 - best map)^power
     par_iterations: int = Field(default=10, ge=0)
     par_dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
     par_stride: int = Field(default=2, ge=1)  # PAR and argmax run on crops shrunk by this
@@ -76,7 +78,7 @@ class Config(TrainerConfig):
     affinity_weight: float = Field(default=0.1, ge=0)
     affinity_loss: AffinityLoss = "linear"
 
-    test_size: int = Field(default=192, ge=16)  # long side of the input
+    test_size: int = Field(default=256, ge=16)  # long side of the input
     test_scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     test_flip: bool = True
     test_crf: bool = False  # report metrics with the dense CRF as well (`miou_crf`, …)

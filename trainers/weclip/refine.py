@@ -66,13 +66,14 @@ def pseudo_labels(
     dilations: tuple[int, ...],
     stride: int = 1,
     ignore_below: float | None = None,
+    background_power: float = 1.0,
 ) -> Tensor:
     """Labels int64 (B, H, W) from class maps (N, h, w) of (image, class) pairs and the crops (B, 3, H, W).
 
-    Maps are resized to the crop, the background is 1 - their maximum, PAR runs on the stack of each image, and every
-    pixel takes the class of its largest map; an image without pairs is all background. With `ignore_below`, pixels
-    whose largest share of the stack is lower become 255. With `stride` > 1 all of this runs on crops shrunk by it, and
-    the labels are enlarged by nearest neighbour.
+    Maps are resized to the crop, the background is (1 - their maximum)^background_power, PAR runs on the stack of each
+    image, and every pixel takes the class of its largest map; an image without pairs is all background. With
+    `ignore_below`, pixels whose largest share of the stack is lower become 255. With `stride` > 1 all of this runs on
+    crops shrunk by it, and the labels are enlarged by nearest neighbour.
 
     Stacks are padded to the largest number of classes: PAR treats maps one by one, and padding never wins.
     """
@@ -88,7 +89,7 @@ def pseudo_labels(
         slots = [pair_image[:row].count(image) + 1 for row, image in enumerate(pair_image)]
         stack[list(pair_image), slots] = full
         ids[list(pair_image), slots] = torch.tensor(list(pair_class), device=images.device)
-    stack[:, 0] = 1 - stack[:, 1:].amax(dim=1)
+    stack[:, 0] = (1 - stack[:, 1:].amax(dim=1)).clamp_min(0) ** background_power
     if iterations:
         stack = par(images, stack, iterations=iterations, dilations=dilations)
     for image, count in enumerate(counts):

@@ -43,7 +43,7 @@ from vision.clip import (
 )
 from vision.segmenters import weights_stamp
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -123,6 +123,7 @@ class PseudoLabeler:
             dilations=config.par_dilations,
             stride=config.par_stride,
             ignore_below=config.ignore_below,
+            background_power=config.background_power,
         )
         return labels, kept
 
