@@ -2,12 +2,13 @@
 
 A proposal segmenter is trained once on DAVIS training sequences, photos and drawn clips; the agent (one a seed) on
 other DAVIS training sequences and drawn clips, so that it meets detections as imperfect as in the test.
-Arms: `always_iou` (overlap match in the search region, template updated on every frame), `always_appearance` (whole
-frame, Siamese match, every frame), `always_update` and `never_update` (FTMU's loop with that answer), `random` (a
-coin), `threshold` (update where template and prediction look alike; level chosen on the agent's training clips),
-`learned`. Metrics on held-out DAVIS sequences: `j`, `f` (mean over objects, 0 to 100), `fps` (frames a second of one
-core's time), `j_recall`, `j_decay`, `update_rate`, `whole_rate`; on drawn clips whose objects cross: `crossing_j`,
-`kept_apart`.
+Arms: `always_iou` (overlap match in the search region, template updated on every frame), `always_appearance` (Siamese
+match on the whole frame, every frame, template kept), `always_update` and `never_update` (FTMU's loop with that
+answer), `random` (a coin), `threshold` (update where template and prediction look alike; level chosen on the agent's
+training clips), `always_likeness` (match by the region's own descriptors, template kept: the best that any single
+action of the agent gives), `learned` (both decisions at once).
+Metrics on held-out DAVIS sequences: `j`, `f` (mean over objects, 0 to 100), `fps` (frames a second of one core's time),
+`j_recall`, `j_decay`, `update_rate`, `whole_rate`; on drawn clips whose objects cross: `crossing_j`, `kept_apart`.
 """
 
 import shutil
@@ -42,7 +43,7 @@ from trainers.engine import DataConfig, Samples
 from trainers.ftmu.agent import Agent, follow
 from trainers.ftmu.clips import ClipDetections
 from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.policies import AlwaysUpdate, Learned, NeverUpdate, Policy, RandomPolicy, Threshold
+from trainers.ftmu.policies import AlwaysUpdate, Constant, Learned, NeverUpdate, Policy, RandomPolicy, Threshold
 from trainers.ftmu.rollout import TrueClip, open_clips, walk
 from trainers.ftmu.tracker import Outcome
 from trainers.ftmu.train import make_episodes
@@ -50,7 +51,16 @@ from trainers.registry import load_artifact
 from vision.instances import ProposalConfig
 from vision.video import MaskCrop, mask_iou, resolve_overlaps, score_clip, summarise_objects
 
-ARMS = ("always_iou", "always_update", "never_update", "random", "threshold", "learned", "always_appearance")
+ARMS = (
+    "always_iou",
+    "always_update",
+    "never_update",
+    "random",
+    "threshold",
+    "always_likeness",
+    "learned",
+    "always_appearance",
+)
 STILLS = ("weizmann_horses", "human_foreground", "ccp", "grabcut_scribbles")
 SPACE = load_label_space("objects")
 NETWORK = ProposalConfig()
@@ -279,9 +289,10 @@ def arm_of(name: str, agent: Agent, level: float, seed: int) -> tuple[Policy, Tr
     track, history = agent.config.track, agent.config.track.model_copy(update={"actions": "history"})
     arms: dict[str, tuple[Policy, TrackConfig]] = {
         "always_iou": (AlwaysUpdate(), history.model_copy(update={"patience": None})),
-        "always_appearance": (AlwaysUpdate(), history.model_copy(update={"patience": 0})),
+        "always_appearance": (NeverUpdate(), history.model_copy(update={"patience": 0})),
         "always_update": (AlwaysUpdate(), history),
         "never_update": (NeverUpdate(), history),
+        "always_likeness": (Constant(3), history.model_copy(update={"actions": "joint"})),
         "random": (RandomPolicy(seed), history),
         "threshold": (Threshold(level), history),
         "learned": (Learned(agent.actor), track),

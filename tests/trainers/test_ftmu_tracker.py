@@ -12,9 +12,9 @@ from trainers.ftmu.agent import follow
 from trainers.ftmu.clips import ClipDetections
 from trainers.ftmu.config import TrackConfig
 from trainers.ftmu.matching import Template, assign, overlap_scores
-from trainers.ftmu.policies import LIKENESS, AlwaysUpdate, NeverUpdate, Policy, Threshold, drive
+from trainers.ftmu.policies import LIKENESS, AlwaysUpdate, Constant, NeverUpdate, Policy, Threshold, drive
 from trainers.ftmu.state import NUMBERS, Moment, SharedState, build_encoder
-from trainers.ftmu.tracker import Outcome, Tracker
+from trainers.ftmu.tracker import METHODS, Outcome, Tracker
 from vision.instances import Detections
 from vision.video import MaskCrop, box_iou, mask_iou
 
@@ -162,24 +162,23 @@ def test_no_patience_is_pure_overlap_and_none_left_is_pure_appearance() -> None:
 
 
 def test_both_decisions_at_once() -> None:
-    class Says:
-        def __init__(self, action: int) -> None:
-            self.action = action
-
-        def act(self, states: np.ndarray) -> list[int]:  # type: ignore[type-arg]
-            return [self.action] * len(states)
-
     script = moving(4)
     config = TrackConfig(actions="joint")
-    for action, matcher, updated in (
-        (0, "overlap", True),
-        (1, "overlap", False),
-        (2, "appearance", True),
-        (3, "appearance", False),
-    ):
-        outcomes, clip = track(script, Says(action), config)
-        assert {(o[0].matcher, o[0].updated) for o in outcomes[1:]} == {(matcher, updated)}
-        assert clip.calls["whole"] == 3 * (action >= 2)
+    assert config.choices == 2 * len(METHODS)
+    for action in range(config.choices):
+        outcomes, clip = track(script, Constant(action), config)
+        assert {(o[0].matcher, o[0].updated) for o in outcomes[1:]} == {(METHODS[action // 2], action % 2 == 0)}
+        assert clip.calls["whole"] == 3 * (action >= 4)
+
+
+def test_likeness_follows_colour_where_overlap_follows_place() -> None:
+    here: list[list[Square]] = [[(20, 20, 16, RED), (20, 40, 16, BLUE)]]
+    swapped: list[list[Square]] = [[(20, 40, 16, RED), (20, 20, 16, BLUE)] for _ in range(2)]
+
+    script = [*here, *swapped]
+    for action, wanted in ((1, "blue"), (3, "red")):
+        outcomes, _ = track(script, Constant(action), TrackConfig(actions="joint"))
+        assert {colour(o[0], f) for o, f in zip(outcomes[1:], swapped, strict=True)} == {wanted}
 
 
 def leaving() -> list[list[Square]]:
@@ -228,7 +227,7 @@ def moments() -> tuple[Moment, Moment, Moment, Moment]:
     target = tracker.tracks[0]
     match = tracker._by_overlap(clip.detect(1, None))[0]
     assert match is not None
-    plain = Moment(1, clip.frames[1], target.template, target.first, target.last, match, 0, 0, False)
+    plain = Moment(1, clip.frames[1], target.template, target.first, target.last, match, None, 0, 0, False)
     smaller = copy.copy(match.mask)
     smaller = MaskCrop(smaller.top, smaller.left, smaller.pixels[: smaller.pixels.shape[0] // 2], smaller.area // 2)
     other_mask = Moment(**{**vars(plain), "match": type(match)(**{**vars(match), "mask": smaller})})

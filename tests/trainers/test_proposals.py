@@ -137,9 +137,10 @@ def planted(height: int = 8, width: int = 10) -> Proposals:
     prototypes = torch.full((1, 2, height * 4, width * 4), -6.0)
     prototypes[0, 0, :, : width * 2], prototypes[0, 1, :, width * 2 :] = 6.0, 6.0
     scores, coefficients = torch.full((1, height, width), -9.0), torch.zeros(1, 2, height, width)
-    for row, column, proto, score in ((4, 2, 0, 2.0), (4, 7, 1, 1.0), (5, 2, 0, 0.5)):
+    for row, column, proto, score in ((4, 2, 0, 2.0), (4, 7, 1, 1.0), (4, 3, 0, 0.5)):
         scores[0, row, column], coefficients[0, proto, row, column] = score, 1.0
     reach = torch.full((1, 4, height, width), 24.0)
+    reach[0, 0, 4, 3], reach[0, 2, 4, 3] = 40.0, 8.0  # the same box from the next cell
     return Proposals(scores, reach, coefficients, prototypes, torch.randn(1, 5, height, width))
 
 

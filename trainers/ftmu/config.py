@@ -31,7 +31,8 @@ class TrackConfig(BaseModel):
 
     `actions: history` gives it one binary decision (0 = update the template, 1 = keep it); `patience` keeps in a row
     mean "lost": the whole frame is then matched by appearance and the agent asked again. `joint` gives it both
-    decisions at once: 0 and 1 as before, 2 and 3 the same after matching the whole frame by appearance.
+    decisions at once, 2 x method + (0 = update, 1 = keep), where the methods are overlap, likeness (descriptors that
+    the region's pass has left, times the score) and appearance on the whole frame.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,11 @@ class TrackConfig(BaseModel):
         default=5, ge=1, description="frames without a candidate until the region is the frame"
     )
     region: RegionConfig = RegionConfig()
+
+    @property
+    def choices(self) -> int:
+        """How many actions the agent has."""
+        return 6 if self.actions == "joint" else 2
 
 
 class Config(TrainerConfig):
@@ -85,7 +91,7 @@ class Config(TrainerConfig):
     normalise_advantage: bool = True
     price: float = Field(default=0.3, ge=0, description="reward (in units of 100) that one whole-frame match costs")
     offset: float = Field(default=10.0, ge=0, description="of the reward, added above J = 0.1 and taken off below")
-    track: TrackConfig = TrackConfig()
+    track: TrackConfig = TrackConfig(actions="joint")
 
     @model_validator(mode="before")
     @classmethod

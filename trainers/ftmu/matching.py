@@ -62,6 +62,17 @@ def overlap_scores(template: Template, found: Detections, box_share: float, shif
     return scores
 
 
+def likeness_scores(template: Template, found: Detections) -> Float32:
+    """Score times cosine of descriptors (at least 0) of every candidate, float32 (n,); scores alone where there is no
+    descriptor.
+    """
+    if template.descriptor is None or not found.descriptors.shape[1]:
+        return found.scores
+    cosine = np.clip(found.descriptors @ template.descriptor, 0, None)
+    scores: Float32 = (found.scores * cosine).astype(np.float32)
+    return scores
+
+
 def alignment(template: Template, last: Boxes) -> tuple[int, int]:
     """Whole pixels (dx, dy) that bring the template's centre to that of the last box."""
     away = (last[:2] + last[2:]) / 2 - (template.box[:2] + template.box[2:]) / 2

@@ -22,18 +22,28 @@ class Policy(Protocol):
     def act(self, states: Float32) -> list[int]: ...
 
 
-class AlwaysUpdate:
+@dataclass(frozen=True)
+class Constant:
+    """One action for everything."""
+
+    action: int
+
+    def act(self, states: Float32) -> list[int]:
+        return [self.action] * len(states)
+
+
+class AlwaysUpdate(Constant):
     """Every prediction becomes the template."""
 
-    def act(self, states: Float32) -> list[int]:
-        return [UPDATE] * len(states)
+    def __init__(self) -> None:
+        super().__init__(UPDATE)
 
 
-class NeverUpdate:
+class NeverUpdate(Constant):
     """The template of the first frame stays."""
 
-    def act(self, states: Float32) -> list[int]:
-        return [KEEP] * len(states)
+    def __init__(self) -> None:
+        super().__init__(KEEP)
 
 
 @dataclass

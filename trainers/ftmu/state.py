@@ -6,6 +6,7 @@ that they do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot, log
 from typing import Any, Protocol
 
 import cv2
@@ -21,10 +22,13 @@ from vision.video import Boxes, box_iou, mask_iou
 
 Float32 = NDArray[np.float32]
 PATCH = 224
+OF_A_MATCH = (
+    "found", "overlap", "box_overlap", "mask_overlap", "margin", "rivals", "score", "growth", "growth_since_first",
+    "likeness", "likeness_to_first", "moved", "filling", "at_border",
+)  # fmt: skip
 NUMBERS = (
-    "found", "overlap", "box_overlap", "mask_overlap", "margin", "rivals", "score", "template_score", "growth",
-    "growth_since_first", "likeness", "likeness_to_first", "moved", "filling", "filling_of_template", "at_border",
-    "age", "kept", "missed", "lost", "similarity",
+    *OF_A_MATCH, *(f"other_{name}" for name in OF_A_MATCH), "agreement", "template_score", "filling_of_template", "age",
+    "kept", "missed", "lost", "similarity",
 )  # fmt: skip
 
 
@@ -37,7 +41,8 @@ class Moment:
     template: Template
     first: Template
     last: Boxes
-    match: Match | None
+    match: Match | None  # by overlap, or by appearance when lost
+    other: Match | None  # by likeness, where the agent may choose
     kept: float  # in patiences
     missed: float
     lost: bool
@@ -61,36 +66,53 @@ class SharedState:
         return np.array([self._numbers(moment) for moment in moments], np.float32).reshape(-1, self.width)
 
     def _numbers(self, moment: Moment) -> list[float]:
-        template, match = moment.template, moment.match
-        tail = [min(moment.frame - template.frame, 20) / 10, moment.kept, moment.missed, float(moment.lost)]
-        if match is None:
-            return [0.0] * (self.width - 5) + tail + [0.0]
-        area, height, width = max(match.mask.area, 1), *moment.image.shape[:2]
-        own, first = _area(template), _area(moment.first)
-        mask = 0.0 if template.mask is None else mask_iou(template.mask, match.mask)
-        sides = match.box[2:] - match.box[:2]
-        away = np.hypot(*((match.box[:2] + match.box[2:]) - (moment.last[:2] + moment.last[2:]))) / 2
-        border = match.box[0] <= 1 or match.box[1] <= 1 or match.box[2] >= width - 1 or match.box[3] >= height - 1
+        template, match, other = moment.template, moment.match, moment.other
+        first = _of_a_match(moment, match)
+        second = first if other is match else _of_a_match(moment, other)
+        agreement = 0.0 if match is None or other is None else mask_iou(match.mask, other.mask)
         return [
-            1.0,
-            match.overlap,
-            float(box_iou(template.box, match.box[None])[0]),
-            mask,
-            match.margin,
-            min(match.rivals, 6) / 3,
-            match.score,
+            *first,
+            *second,
+            agreement,
             template.score,
-            float(np.clip(np.log(area / own), -2, 2)),
-            float(np.clip(np.log(area / first), -2, 2)),
-            4 * _likeness(template, match) - 3,
-            4 * _likeness(moment.first, match) - 3,
-            float(np.clip(away / np.sqrt(max(float(sides.prod()), 1.0)), 0, 2)),
-            area / max(float(sides.prod()), 1.0),
-            own / max(float((template.box[2:] - template.box[:2]).prod()), 1.0),
-            float(border),
-            *tail,
-            0.0 if match.similarity is None else match.similarity,
+            _area(template) / max(float((template.box[2:] - template.box[:2]).prod()), 1.0),
+            min(moment.frame - template.frame, 20) / 10,
+            min(moment.kept, 4.0),
+            min(moment.missed, 4.0),
+            float(moment.lost),
+            0.0 if match is None or match.similarity is None else match.similarity,
         ]
+
+
+def _of_a_match(moment: Moment, match: Match | None) -> list[float]:
+    """The numbers `OF_A_MATCH`; all 0 where there is none."""
+    if match is None:
+        return [0.0] * len(OF_A_MATCH)
+    template, (height, width) = moment.template, moment.image.shape[:2]
+    x0, y0, x1, y1 = (float(v) for v in match.box)
+    area, box = max(match.mask.area, 1), max((x1 - x0) * (y1 - y0), 1.0)
+    u0, v0, u1, v1 = (float(v) for v in moment.last)
+    away = hypot(x0 + x1 - u0 - u1, y0 + y1 - v0 - v1) / 2
+    return [
+        1.0,
+        match.overlap,
+        float(box_iou(template.box, match.box[None])[0]),
+        0.0 if template.mask is None else mask_iou(template.mask, match.mask),
+        match.margin,
+        min(match.rivals, 6) / 3,
+        match.score,
+        _clip(log(area / _area(template))),
+        _clip(log(area / _area(moment.first))),
+        4 * _likeness(template, match) - 3,
+        4 * _likeness(moment.first, match) - 3,
+        min(away / box**0.5, 2.0),
+        area / box,
+        float(x0 <= 1 or y0 <= 1 or x1 >= width - 1 or y1 >= height - 1),
+    ]
+
+
+def _clip(value: float) -> float:
+    return min(max(value, -2.0), 2.0)
 
 
 def _area(template: Template) -> float:

@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 from trainers.ftmu.clips import ClipDetections
 from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.matching import Match, Template, alignment, assign, make_match, overlap_scores
+from trainers.ftmu.matching import (
+    Match,
+    Template,
+    alignment,
+    assign,
+    likeness_scores,
+    make_match,
+    overlap_scores,
+)
 from trainers.ftmu.state import Moment, StateEncoder
 from vision.instances import Detections
 from vision.video import Boxes, MaskCrop, Motion, Region, search_region
 
 UPDATE, KEEP = 0, 1
+METHODS = ("overlap", "likeness", "appearance")  # action = 2 * method + (UPDATE or KEEP)
 Float32 = NDArray[np.float32]
 
 
@@ -48,7 +57,7 @@ class Outcome:
 
     mask: MaskCrop | None
     score: float
-    matcher: str  # overlap, appearance or none
+    matcher: str  # one of METHODS, or none
     updated: bool
     whole: bool  # the whole frame was matched for it
 
@@ -95,11 +104,19 @@ class Tracker:
     def _shift(self, track: Track) -> tuple[int, int]:
         return alignment(track.template, track.last) if self.config.aligned else (0, 0)
 
-    def _by_overlap(self, found: Detections) -> list[Match | None]:
+    def _overlaps(self, found: Detections) -> Float32:
+        """S_iou of every target with every candidate."""
         share = self.config.box_share
-        scores = np.stack([overlap_scores(t.template, found, share, self._shift(t)) for t in self.tracks])
-        picked = assign(scores, self.config.gate, self.config.assignment == "hungarian")
-        return [None if p is None else make_match(found, scores[i], p) for i, p in enumerate(picked)]
+        return np.stack([overlap_scores(t.template, found, share, self._shift(t)) for t in self.tracks])
+
+    def _pick(self, found: Detections, overlaps: Float32, by: Float32, gate: float) -> list[Match | None]:
+        """The candidate of each target that is best in `by`, described by its overlap."""
+        picked = assign(by, gate, self.config.assignment == "hungarian")
+        return [None if p is None else make_match(found, overlaps[i], p) for i, p in enumerate(picked)]
+
+    def _by_overlap(self, found: Detections) -> list[Match | None]:
+        overlaps = self._overlaps(found)
+        return self._pick(found, overlaps, overlaps, self.config.gate)
 
     def _by_appearance(self, frame: int, targets: Sequence[int]) -> list[Match | None]:
         """Whole-frame matches: the candidate whose patch the Siamese network finds closest to the template's."""
@@ -126,20 +143,37 @@ class Tracker:
         everyone = range(len(self.tracks))
         if self.config.patience == 0:
             return (yield from self._all_by_appearance(frame))
+        if self.config.actions == "joint":
+            return (yield from self._jointly(frame))
         matches = self._by_overlap(self.clip.detect(frame, self._region()))
-        outcomes = [_outcome(match, "overlap", False, False) for match in matches]
-        joint = self.config.actions == "joint"
-        asked = [t for t in everyone if joint or matches[t] is not None]
-        actions = dict.fromkeys(everyone, KEEP)
+        asked = [t for t in everyone if matches[t] is not None]
+        actions = dict.fromkeys(everyone, KEEP)  # without a candidate there is nothing to update with
         if asked:
             actions.update(zip(asked, (yield self._ask(frame, asked, matches, False)), strict=True))
-        for target in everyone:
-            word = actions[target] if actions[target] in (UPDATE, KEEP) else KEEP
-            outcomes[target] = self._settle(frame, target, matches[target], word, "overlap")
-        if joint:
-            lost = [t for t in everyone if actions[t] not in (UPDATE, KEEP)]
-        else:
-            lost = [t for t in everyone if self.config.patience and self.tracks[t].kept >= self.config.patience]
+        outcomes = [self._settle(frame, t, matches[t], actions[t], "overlap") for t in everyone]
+        lost = [t for t in everyone if self.config.patience and self.tracks[t].kept >= self.config.patience]
+        if lost:
+            yield from self._recover(frame, lost, actions, outcomes)
+        return self._finish(outcomes)
+
+    def _jointly(self, frame: int) -> Frame:
+        """Method and update in one decision; both region methods are at hand when the agent is asked."""
+        everyone = list(range(len(self.tracks)))
+        found = self.clip.detect(frame, self._region())
+        overlaps = self._overlaps(found)
+        likeness = np.stack([likeness_scores(t.template, found) for t in self.tracks])
+        by_method = [
+            self._pick(found, overlaps, overlaps, self.config.gate),
+            self._pick(found, overlaps, likeness, 0.0),
+        ]
+        said = yield self._ask(frame, everyone, by_method[0], False, by_method[1])
+        actions = dict(zip(everyone, said, strict=True))
+        outcomes = []
+        for target, action in actions.items():
+            method = min(action // 2, 1) if action < 4 else 0
+            match, word = by_method[method][target], action % 2 if action < 4 else KEEP
+            outcomes.append(self._settle(frame, target, match, word, METHODS[method]))
+        lost = [t for t in everyone if actions[t] >= 4]
         if lost:
             yield from self._recover(frame, lost, actions, outcomes)
         return self._finish(outcomes)
@@ -157,7 +191,7 @@ class Tracker:
         """Match lost targets by appearance, once a frame; ask again where history decides, else do as was said."""
         matches = dict(zip(lost, self._by_appearance(frame, lost), strict=True))
         found = [t for t in lost if matches[t] is not None]
-        said = {t: actions[t] - 2 for t in lost if actions[t] >= 2}  # both decisions were taken at once
+        said = {t: actions[t] % 2 for t in lost if actions[t] >= 4}  # both decisions were taken at once
         again = {t: said.get(t, KEEP) for t in lost}
         if found and not said:
             again.update(zip(found, (yield self._ask(frame, found, matches, True)), strict=True))
@@ -171,17 +205,22 @@ class Tracker:
                 self.tracks[target].kept = 0
 
     def _ask(
-        self, frame: int, targets: Sequence[int], matches: Sequence[Match | None] | dict[int, Match | None], lost: bool
+        self,
+        frame: int,
+        targets: Sequence[int],
+        matches: Sequence[Match | None] | dict[int, Match | None],
+        lost: bool,
+        others: Sequence[Match | None] = (),
     ) -> Ask:
-        moments = [self._moment(frame, self.tracks[t], matches[t], lost) for t in targets]
+        patience, image = self.config.patience or 3, self.clip.frames[frame]
+        moments = []
+        for t in targets:
+            track, other = self.tracks[t], others[t] if others else None
+            counts = track.kept / patience, track.missed / patience
+            moments.append(
+                Moment(frame, image, track.template, track.first, track.last, matches[t], other, *counts, lost)
+            )
         return Ask(self.encoder.encode(moments), tuple(targets), lost)
-
-    def _moment(self, frame: int, track: Track, match: Match | None, lost: bool) -> Moment:
-        patience = self.config.patience or 3
-        return Moment(
-            frame, self.clip.frames[frame], track.template, track.first, track.last, match, track.kept / patience,
-            track.missed / patience, lost,
-        )  # fmt: skip
 
     def _settle(self, frame: int, target: int, match: Match | None, action: int, matcher: str) -> Outcome:
         """Carry out one decision: the template becomes the prediction, or nothing of it changes."""
@@ -189,7 +228,7 @@ class Tracker:
         updates = action == UPDATE and match is not None
         if updates and match is not None:
             track.template, track.kept = match.template(frame, self.clip.frames[frame]), 0
-        elif matcher == "overlap":
+        elif matcher != "appearance":
             track.kept += 1
         return _outcome(match, matcher, updates, matcher == "appearance")
 

@@ -111,7 +111,7 @@ def train(config: Config, job: Job) -> str:
     data, background = job.data.with_masks(), job.space.background_id
     clips = open_clips(data, segmenter, background)
     torch.manual_seed(config.seed)
-    actor = Head(encoder.width, config.hidden, 4 if config.track.actions == "joint" else 2)
+    actor = Head(encoder.width, config.hidden, config.track.choices)
     critic = Head(encoder.width, config.hidden, 1)
     optimizers = {
         "actor": make_optimizer(config, list(actor.parameters())),
@@ -125,12 +125,13 @@ def train(config: Config, job: Job) -> str:
     val = {} if job.val is None else open_clips(job.val.with_masks(), segmenter, background)
     for _, batch in loop:
         walked = explore(actor, make_episodes(clips, batch["episodes"]), encoder, config, loop.rng)
-        if not any(path.states for path in walked.trajectories):
-            continue
-        total, parts = losses(actor, critic, walked, config)
-        loop.update(total)
-        rates = {"j": float(np.mean(walked.j)), "updates": walked.update_rate, "whole": walked.whole / len(walked.j)}
-        loop.log(loss=total, **parts, **rates)
+        frames = max(len(walked.j), 1)
+        rates = {"j": sum(walked.j) / frames, "updates": walked.update_rate, "whole": walked.whole / frames}
+        if any(path.states for path in walked.trajectories):  # else nothing was found that could be decided on
+            total, parts = losses(actor, critic, walked, config)
+            loop.update(total)
+            rates = {"loss": float(total.detach()), **{k: float(v.detach()) for k, v in parts.items()}, **rates}
+        loop.log(**rates)
         loop.evaluate((lambda: judge(actor, val, encoder, config)) if val else None)
     return save_artifact(
         job,
@@ -175,7 +176,7 @@ def load(artifact: Artifact, device: torch.device) -> Agent:
     """The trained agent with its segmenter, ready to track."""
     info = artifact.info
     config = Config.model_validate(info.config)
-    actor = Head(info.model["width"], config.hidden, 4 if config.track.actions == "joint" else 2)
+    actor = Head(info.model["width"], config.hidden, config.track.choices)
     critic = Head(info.model["width"], config.hidden, 1)
     artifact.load(actor=actor, critic=critic)
     return Agent(config, actor.eval(), critic.eval(), info.model["segmenter"], str(device))
