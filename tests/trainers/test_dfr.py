@@ -64,6 +64,12 @@ def rule(combination: Any, **changes: Any) -> KernelRule:
     return KernelRule(**{"combination": combination, "radius": 3, "xy_sigma": 6.0, "colour_sigma": 0.1, **changes})
 
 
+def kernel_of(made: KernelRule, image: Tensor, embedding: Tensor | None = None) -> Tensor:
+    """The kernel of an image and an embedding, valid everywhere."""
+    distances = None if embedding is None else feature_distances(embedding, made.radius)
+    return made(made.static(image), distances, everywhere(image))
+
+
 def everywhere(like: Tensor) -> Tensor:
     return torch.ones(len(like), *like.shape[2:], dtype=torch.bool)
 
@@ -78,7 +84,7 @@ def halves(channels: int, left: float, right: float) -> Tensor:
 def pull_at_step(combination: Any, image: Tensor, embedding: Tensor) -> float:
     """Gradient on a step in P between the halves."""
     p = torch.cat([halves(1, 1.0, 0.0), halves(1, 0.0, 1.0)], dim=1).requires_grad_()
-    energy = potts_energy(p, rule(combination)(image, embedding, everywhere(image)), 3, 1.0)
+    energy = potts_energy(p, kernel_of(rule(combination), image, embedding), 3, 1.0)
     # Towards the other side: the pull on the class that the pixel does not have.
     return float(torch.autograd.grad(energy, p)[0][0, 1, 6, 5].abs())
 
@@ -96,12 +102,12 @@ def test_the_claim_in_miniature() -> None:
 
 def test_gamma_0_is_the_static_kernel_to_the_bit() -> None:
     image, embedding = torch.randn(2, 3, 9, 8), torch.randn(2, 5, 9, 8)
-    product = rule("product", gamma=0.0)(image, embedding, everywhere(image))
-    assert torch.equal(product, rule("static")(image, None, everywhere(image)))
-    dynamic = rule("product")(image, embedding, everywhere(image))
+    product = kernel_of(rule("product", gamma=0.0), image, embedding)
+    assert torch.equal(product, kernel_of(rule("static"), image))
+    dynamic = kernel_of(rule("product"), image, embedding)
     assert float(dynamic.min()) >= 0
     assert float(dynamic.max()) <= 1
-    twice = rule("product")(image, torch.cat([embedding, embedding], dim=1), everywhere(image))
+    twice = kernel_of(rule("product"), image, torch.cat([embedding, embedding], dim=1))
     torch.testing.assert_close(twice, dynamic)
 
 
@@ -109,7 +115,7 @@ def test_the_regulariser_moves_labels_and_nothing_else() -> None:
     image, embedding = torch.randn(1, 3, 8, 8).requires_grad_(), torch.randn(1, 5, 8, 8).requires_grad_()
     p = torch.randn(1, 3, 8, 8).softmax(dim=1).requires_grad_()
     for combination in ("product", "sum", "static"):
-        energy = potts_energy(p, rule(combination)(image, embedding, everywhere(image)), 3, 1.0)
+        energy = potts_energy(p, kernel_of(rule(combination), image, embedding), 3, 1.0)
         grads = torch.autograd.grad(energy, [p, image, embedding], allow_unused=True)
         assert grads[0].any()
         assert grads[1] is None
@@ -124,7 +130,7 @@ def test_a_kernel_that_is_not_detached_flattens_itself(detach: bool, collapses: 
     optimizer = torch.optim.Adam([embedding], lr=0.1)
     before = float(embedding.detach().std())
     for _ in range(100):
-        energy = potts_energy(p, rule("product", detach=detach)(image, embedding, everywhere(image)), 3, 1.0)
+        energy = potts_energy(p, kernel_of(rule("product", detach=detach), image, embedding), 3, 1.0)
         if energy.requires_grad:
             optimizer.zero_grad()
             energy.backward()  # type: ignore[no-untyped-call]
@@ -140,7 +146,7 @@ def test_the_dynamic_kernel_follows_the_head_and_the_static_one_does_not() -> No
     for _ in range(2):
         embedding = head(features, (12, 12))
         for name, seen in kernels.items():
-            seen.append(rule(name, colour_sigma=2.0)(image, embedding, everywhere(image)))
+            seen.append(kernel_of(rule(name, colour_sigma=2.0), image, embedding))
         optimizer.zero_grad()
         embedding.square().mean().backward()
         optimizer.step()
@@ -150,12 +156,10 @@ def test_the_dynamic_kernel_follows_the_head_and_the_static_one_does_not() -> No
 
 def test_mass_normalised_kernels_have_mean_mass_1() -> None:
     image = torch.randn(2, 3, 9, 9)
-    kernel = rule("product", mass_normalised=True, colour_sigma=2.0)(
-        image, 3 * torch.randn(2, 4, 9, 9), everywhere(image)
-    )
+    kernel = kernel_of(rule("product", mass_normalised=True, colour_sigma=2.0), image, 3 * torch.randn(2, 4, 9, 9))
     assert 2 * float(kernel.sum()) / (2 * 81) == pytest.approx(1.0, rel=1e-4)
-    with pytest.raises(ValueError, match="expected an embedding"):
-        rule("sum")(image, None, everywhere(image))
+    with pytest.raises(ValueError, match="expected distances of an embedding"):
+        kernel_of(rule("sum"), image)
 
 
 # --- the head's losses
@@ -335,9 +339,14 @@ def test_the_regulariser_shares_one_embedding_and_reports_what_to_watch() -> Non
     labels[:, 1, 1:4], labels[:, 1, 5:7] = 0, 1
     grid = Grid(torch.randn(2, 3, 8, 8), labels, torch.ones(2, 8, 8, dtype=torch.bool))
     embedding = torch.randn(2, 6, 8, 8).requires_grad_()
-    loss, watched = regulariser.consistency(embedding, grid, labels)
-    assert torch.autograd.grad(loss, embedding)[0].any()
+    pairs = regulariser.pairs(grid, embedding)
+    loss, watched = regulariser.consistency(embedding, grid, pairs, labels)
+    assert torch.autograd.grad(loss, embedding, retain_graph=True)[0].any()
     assert {0 <= float(v) <= 1 for v in watched.values()} == {True}
-    energy, mass = regulariser.smooth_labels(torch.randn(2, 3, 8, 8).softmax(dim=1), grid, embedding)
+    p = torch.randn(2, 3, 8, 8).softmax(dim=1)
+    energy, mass = regulariser.smooth_labels(p, grid, pairs)
     assert energy >= 0
     assert mass > 0
+    # A wider window for one loss changes nothing for the other.
+    wide = Regulariser(Config(radius=2, pair_radius=4, long_pairs=8), 0)
+    torch.testing.assert_close(wide.smooth_labels(p, grid, wide.pairs(grid, embedding))[0], energy)

@@ -34,17 +34,11 @@ class PairSets:
 
 def pair_loss(distances: Tensor, pairs: PairSets) -> Tensor:
     """1/4 mean_B(-log A) + 1/4 mean_G(-log A) + 1/2 mean_X(-log(1 - A)), A = exp(-d); an empty set counts 0."""
-    affinity = torch.exp(-distances)
-    pull = -torch.log(affinity + EPSILON)
-    push = -torch.log(1 - affinity + EPSILON)
-    terms = (
-        (0.25, pull, pairs.background),
-        (0.25, pull, pairs.foreground),
-        (0.5, push, pairs.different),
-    )
     total = distances.new_zeros(())
-    for weight, values, members in terms:
-        total = total + weight * torch.where(members, values, 0.0).sum() / (members.sum() + EPSILON)
+    for weight, members in ((0.25, pairs.background), (0.25, pairs.foreground), (0.5, pairs.different)):
+        affinity = torch.exp(-distances[members])
+        alike = 1 - affinity if members is pairs.different else affinity
+        total = total - weight * torch.log(alike + EPSILON).sum() / (alike.numel() + EPSILON)
     return total
 
 

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vision.windows import colour_kernel, feature_distances, gate_pairs, spatial_kernel
+from vision.windows import colour_kernel, gate_pairs, spatial_kernel
 
 Combination = Literal["product", "sum", "static"]
 
 
 @dataclass(frozen=True)
 class KernelRule:
-    """How K_ij is made from image and embedding.
+    """How K_ij is made from colours and learned distances.
 
     S = exp(-|x_i - x_j|^2 / 2 xy_sigma^2 - |I_i - I_j|^2 / 2 colour_sigma^2) (Gated CRF), A = exp(-d_ij) with
     d_ij = mean_c |E_ic - E_jc| (A2GNN), G the spatial factor of S alone.
@@ -30,31 +30,29 @@ class KernelRule:
     mass_normalised: bool = False
     detach: bool = True
 
-    def __call__(self, image: Tensor, embedding: Tensor | None, valid: Tensor) -> Tensor:
-        """Pair stack (N, m, h, w) from the normalised image (N, 3, h, w), E (N, D, h, w) and validity bool (N, h, w).
-
-        Recomputed at each call from what it is given; nothing is kept. With `detach` it carries no gradient.
+    def __call__(self, static: Tensor, distances: Tensor | None, valid: Tensor) -> Tensor:
+        """Pair stack (N, m, h, w) from S, the distances d_ij of the embedding (pair stacks too) and validity bool
+        (N, h, w). With `detach` it carries no gradient, and nothing is kept from call to call.
 
         Raises:
-            ValueError: the combination needs an embedding and there is none.
+            ValueError: the combination needs distances and there are none.
         """
-        static = colour_kernel(image, self.radius, self.xy_sigma, self.colour_sigma)
-        kernel = static if self.combination == "static" else self._dynamic(static, embedding)
+        kernel = static if self.combination == "static" else self._dynamic(static, distances)
         kernel = gate_pairs(kernel, valid, self.radius)
-        return kernel / self._mean_mass(kernel, valid) if self.mass_normalised else kernel
+        return kernel / mean_mass(kernel.detach(), valid).clamp(min=1e-3) if self.mass_normalised else kernel
 
-    def _dynamic(self, static: Tensor, embedding: Tensor | None) -> Tensor:
-        if embedding is None:
-            raise ValueError(f"kernel {self.combination!r}: expected an embedding, found none; switch on the head")
-        features = embedding.detach() if self.detach else embedding
-        learned = torch.exp(-self.gamma * feature_distances(features.to(static.dtype), self.radius))
+    def static(self, image: Tensor) -> Tensor:
+        """S of the normalised image (N, 3, h, w)."""
+        return colour_kernel(image, self.radius, self.xy_sigma, self.colour_sigma)
+
+    def _dynamic(self, static: Tensor, distances: Tensor | None) -> Tensor:
+        if distances is None:
+            raise ValueError(f"kernel {self.combination!r}: expected distances of an embedding; switch on the head")
+        learned = torch.exp(-self.gamma * (distances.detach() if self.detach else distances))
         if self.combination == "product":
             return static * learned
-        spatial = spatial_kernel(static.new_empty(1, 1, *static.shape[2:]), self.radius, self.xy_sigma)
+        spatial = spatial_kernel(static[:, :1], self.radius, self.xy_sigma)
         return self.static_share * static + self.deep_share * spatial * learned
-
-    def _mean_mass(self, kernel: Tensor, valid: Tensor) -> Tensor:
-        return mean_mass(kernel.detach(), valid).clamp(min=1e-3)
 
 
 def mean_mass(kernel: Tensor, valid: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from trainers.engine import (
 from trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
 from vision.scribbles import grid_labels, grid_valid
 from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
-from vision.windows import colour_kernel, feature_distances, l1_energy, potts_energy
+from vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
 
 VERSION = 1
 
@@ -71,8 +71,17 @@ class Grid:
         return self.image.shape[2], self.image.shape[3]
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """What both pair-wise losses share in a step, as pair stacks of the wider of their windows."""
+
+    radius: int
+    colour: Tensor  # the static kernel S, no gradient
+    distances: Tensor | None  # of the embedding; None without a head
+
+
 class Regulariser:
-    """Both pair-wise losses of a step: they share the embedding."""
+    """Both pair-wise losses of a step."""
 
     def __init__(self, config: Config, background_id: int | None) -> None:
         self.config, self.background_id = config, background_id
@@ -88,29 +97,46 @@ class Regulariser:
             config.detach_kernel,
         )
 
-    def smooth_labels(self, p: Tensor, grid: Grid, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def pairs(self, grid: Grid, embedding: Tensor | None) -> Pairs:
+        """Colour kernel and distances of all pairs, once a step: E (N, D, h, w), float32."""
+        config = self.config
+        radius = config.radius if embedding is None else max(config.radius, config.pair_radius)
+        colour = colour_kernel(grid.image, radius, config.xy_sigma_cells, config.colour_sigma_normalised)
+        return Pairs(radius, colour, None if embedding is None else feature_distances(embedding, radius))
+
+    def smooth_labels(self, p: Tensor, grid: Grid, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The regularised loss of probabilities (N, C, h, w), and the kernel's mean mass a pixel.
 
         Its gradient reaches the probabilities alone, unless `detach_kernel` is off.
         """
-        kernel = self.kernel(grid.image, embedding, grid.valid)
+        radius = self.config.radius
+        distances = None if pairs.distances is None else narrowed(pairs.distances, pairs.radius, radius)
+        kernel = self.kernel(narrowed(pairs.colour, pairs.radius, radius), distances, grid.valid)
         energy = potts_energy if self.config.energy == "potts" else l1_energy
         norm = grid.valid.sum().clamp(min=1)
-        return energy(p, kernel, self.config.radius, norm), mean_mass(kernel.detach(), grid.valid)
+        return energy(p, kernel, radius, norm), mean_mass(kernel.detach(), grid.valid)
 
-    def consistency(self, embedding: Tensor, grid: Grid, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The head's loss, and what to watch: mean affinity within and across classes."""
+    def consistency(
+        self, embedding: Tensor, grid: Grid, pairs: Pairs, targets: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The head's loss against targets int64 (N, h, w), and what to watch: mean affinity within and across classes.
+
+        Raises:
+            ValueError: pairs without distances.
+        """
+        if pairs.distances is None:
+            raise ValueError("consistency: expected pairs with distances; give `pairs` the embedding")
         config, radius = self.config, self.config.pair_radius
         targets = targets.masked_fill(~grid.valid, IGNORE)
-        distances = feature_distances(embedding, radius)
-        pairs = near_pairs(targets, radius, self.background_id)
-        loss = pair_loss(distances, pairs)
+        distances = narrowed(pairs.distances, pairs.radius, radius)
+        drawn = near_pairs(targets, radius, self.background_id)
+        loss = pair_loss(distances, drawn)
         if config.smooth_weight:
-            colour = colour_kernel(grid.image, radius, config.xy_sigma_cells, config.colour_sigma_normalised)
+            colour = narrowed(pairs.colour, pairs.radius, radius)
             loss = loss + config.smooth_weight * smoothness(distances, colour, grid.valid, radius)
         if config.long_pairs:
             loss = loss + long_pair_loss(embedding, targets, config.long_pairs, self.background_id)
-        within, across = affinity_means(distances, pairs)
+        within, across = affinity_means(distances, drawn)
         return loss, {"affinity_within": within, "affinity_across": across}
 
 
@@ -147,14 +173,15 @@ def train(config: Config, job: Job) -> str:
             grid = Grid.of(batch, config)
             p = F.interpolate(logits, grid.size, mode="bilinear", align_corners=False, antialias=True).softmax(dim=1)
             embedding = head([f.float() for f in features], grid.size) if config.uses_head else None
+            pairs = regulariser.pairs(grid, embedding)
             if embedding is not None:
                 begun = step >= config.target_start * config.steps
                 targets = merged_targets(grid.labels, p, config.target_threshold) if begun else grid.labels
-                consistency, watched = regulariser.consistency(embedding, grid, targets)
+                consistency, watched = regulariser.consistency(embedding, grid, pairs, targets)
                 loss = loss + config.fc_weight * consistency
                 notes |= {"consistency": consistency, **watched}
             if (weight := config.reg_at(step)) and config.uses_kernel:
-                smooth, mass = regulariser.smooth_labels(p, grid, embedding)
+                smooth, mass = regulariser.smooth_labels(p, grid, pairs)
                 loss = loss + weight * smooth
                 notes |= {"regulariser": smooth, "kernel_mass": mass}
         loop.update(loss)

@@ -4,7 +4,7 @@ slices inside the image, and gradients by hand.
 
 from vision.windows.energies import l1_energy, potts_energy
 from vision.windows.kernels import colour_kernel, feature_distances, gate_pairs, spatial_kernel
-from vision.windows.pairs import half_offsets, pair_slices, partner_values
+from vision.windows.pairs import half_offsets, narrowed, pair_slices, partner_values
 
 __all__ = [
     "colour_kernel",
@@ -12,6 +12,7 @@ __all__ = [
     "gate_pairs",
     "half_offsets",
     "l1_energy",
+    "narrowed",
     "pair_slices",
     "partner_values",
     "potts_energy",

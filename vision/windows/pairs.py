@@ -54,6 +54,21 @@ def partner_values(values: Tensor, radius: int, fill: float) -> Tensor:
     return out
 
 
+def narrowed(stack: Tensor, radius: int, narrower: int) -> Tensor:
+    """The pairs of a pair stack that lie within a narrower window; the stack itself where both are equal.
+
+    Raises:
+        ValueError: the window asked for is wider.
+    """
+    if narrower == radius:
+        return stack
+    if narrower > radius:
+        raise ValueError(f"narrowed: expected a radius of at most {radius}, found {narrower}")
+    wanted = set(half_offsets(narrower))
+    positions = [position for position, offset in enumerate(half_offsets(radius)) if offset in wanted]
+    return stack[:, positions]
+
+
 def empty_stack(like: Tensor, radius: int) -> Tensor:
     """Zeros of a pair stack for images (N, C, h, w)."""
     batch, _, height, width = like.shape
