@@ -21,6 +21,7 @@ from data_contracts import (
     read_shard,
 )
 from pipelines.ingest import FolderSource, ingest_stage, ingest_units
+from pipelines.label import LabelConfig
 from pipelines.label_scribbles import label_scribbles
 from pipelines.scribbles import (
     SCRIBBLESUP,
@@ -32,10 +33,13 @@ from pipelines.scribbles import (
     scribbles_units,
     scribblesup_id,
 )
+from pipelines.settings import load_settings
 from pipelines.stage import map_units, why_run
+from pipelines.train import TrainConfig
 from tests.trainers import shapes
 from vision.scribbles import rasterise
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 VOC = load_label_space("voc")
 XML = """<annotation><size><width>{w}</width><height>40</height><depth>3</depth></size>
 <polygon><tag>plane</tag><point><X>5</X><Y>5</Y></point><point><X>30</X><Y>{y}</Y></point></polygon>
@@ -209,3 +213,12 @@ def test_photos_and_some_scribbles_to_masks_for_all(tmp_path: Path) -> None:
     assert (tmp_path / "out/index.html").read_text().count("<figure>") == 4
     with pytest.raises(ValueError, match=r"expected STEM\.png with strokes"):
         label_scribbles(photos, photos, str(tmp_path / "none"), LabelSpace.from_names(["x"]), training=tiny)
+
+
+def test_example_configs_are_usable() -> None:
+    for name in ("acdc_scribbles", "simulated_scribbles"):
+        wanted = load_settings(str(CONFIGS / "label" / f"{name}.yaml"), ScribbleConfig)
+        assert scribbles_stage(wanted).config_hash
+    for name in ("dfr", "scwssod"):
+        assert load_settings(str(CONFIGS / "train" / f"{name}.yaml"), TrainConfig).trainer_config()
+    assert load_settings(str(CONFIGS / "label" / "scribble.yaml"), LabelConfig).labeler_config()
