@@ -45,6 +45,9 @@ class SceneConfig(BaseModel):
     styles: tuple[str, ...] = KNOWN_STYLES
     classes: tuple[str, ...] = DRAWN_CLASSES
     backgrounds: tuple[str, ...] = BACKGROUND_WORDS
+    max_drawings: int | None = Field(
+        default=None, ge=1, description="of a class in a style: the first ones, which are the most typical; none = all"
+    )
     min_objects: int = Field(default=1, ge=1, le=8)
     max_objects: int = Field(default=3, ge=1, le=8)
     min_distractors: int = Field(default=0, ge=0, le=8, description="drawings of other things; background in the mask")
@@ -140,10 +143,12 @@ def scene_rng(config: SceneConfig, index: int, purpose: str = "scene") -> Rng:
     return np.random.default_rng(sample_seed(config.seed, str(index), f"drawn/{purpose}"))
 
 
-def pick_drawing(rng: Rng, drawings: Drawings, class_name: str | None) -> Drawing:
-    """A drawing of a class (None: a distractor), each style equally likely."""
+def pick_drawing(rng: Rng, drawings: Drawings, class_name: str | None, most: int | None = None) -> Drawing:
+    """A drawing of a class (None: a distractor), each style equally likely; of a class's only the first `most`."""
     style = drawings.styles[int(rng.integers(len(drawings.styles)))]
     pool = drawings.distractors[style] if class_name is None else drawings.by_class[class_name][style]
+    if class_name is not None:
+        pool = pool[:most]
     return pool[int(rng.integers(len(pool)))]
 
 
@@ -217,7 +222,7 @@ def compose(config: SceneConfig, index: int, rng: Rng, wanted: list[str], others
         laid: list[tuple[Drawing, bool]] = []
         for position in rng.permutation(len(tasks)):
             name, is_object = tasks[int(position)]
-            drawing = pick_drawing(rng, drawings, name)
+            drawing = pick_drawing(rng, drawings, name, config.max_drawings)
             if _add(rng, canvas, drawing, config, len(tasks)):
                 laid.append((drawing, is_object))
         if sum(is_object for _, is_object in laid) >= min(config.min_objects, len(wanted)):

@@ -17,7 +17,7 @@ from generators.starter_training.export import export
 from generators.starter_training.loop import Turn, stop_on_request
 from generators.starter_training.world import load_world
 
-SCENES = 24_000
+SCENES = 16_000
 
 
 def main() -> None:

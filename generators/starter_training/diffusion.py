@@ -19,7 +19,7 @@ from torch import Tensor
 from data_contracts import load_label_space
 from generators.capture import attention_layers, attention_probabilities, watching
 from generators.spans import class_spans
-from generators.starter_training.autoencoder import fitted_autoencoder, to_signal
+from generators.starter_training.autoencoder import fitted_autoencoder, load_autoencoder, to_signal
 from generators.starter_training.loop import Average, Turn, load_checkpoint, save_checkpoint
 from generators.starter_training.models import (
     LATENT_SIZE,
@@ -200,7 +200,8 @@ class Trainer:
 
 def train(world: World, work: Path, minutes: float, last: bool) -> int:
     """One turn of diffusion training in `work`, its clock starting at the first step; returns the steps so far."""
-    autoencoder = fitted_autoencoder(world.images)
+    trained = work / "autoencoder.pt"  # its encoder is fitted once; a decoder that is trained already goes with it
+    autoencoder = load_autoencoder(trained) if trained.exists() else fitted_autoencoder(world.images)
     tokenizer = make_tokenizer(work / "tokenizer")
     latents, scaling = encode_scenes(world, autoencoder, work / "latents.pt")
     lesson = make_lesson(world, tokenizer, latents, scaling)

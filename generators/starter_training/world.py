@@ -40,16 +40,17 @@ class World:
 
 
 def scene_config(objects: int) -> SceneConfig:
-    """Clean, large drawings: what a small model can learn to draw."""
+    """Clean, large drawings, the most typical one of each class and style: what a small model can learn to draw."""
     return SceneConfig(
         size=IMAGE_SIZE,
         styles=KNOWN_STYLES,
         min_objects=objects,
         max_objects=objects,
-        min_length=0.6,
+        max_drawings=1,
+        min_length=0.65,
         max_length=0.95,
-        turn=8.0,
-        hue_jitter=40.0,
+        turn=4.0,
+        hue_jitter=20.0,
         shadow=0.3,
         noise=0.0,
         seed=SEED + objects,

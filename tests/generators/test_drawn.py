@@ -251,3 +251,13 @@ def test_no_room_is_an_error_with_a_fix() -> None:
     config = SceneConfig(size=32, min_objects=8, max_objects=8, min_length=1.5, max_length=1.9, min_visible=0.99)
     with pytest.raises(ValueError, match="lower min_objects"):
         render_scene(config, 0)
+
+    drawn = {(i.style, i.emoji) for n in range(40) for i in render_scene(config, n).instances}
+    assert {style for style, _ in drawn} == set(KNOWN_STYLES)
+    assert len(drawn) == len(KNOWN_STYLES)
+    every = {
+        (i.style, i.emoji)
+        for n in range(40)
+        for i in render_scene(config.model_copy(update={"max_drawings": None}), n).instances
+    }
+    assert len(every) > len(drawn)
