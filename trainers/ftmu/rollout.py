@@ -97,13 +97,24 @@ class TrueClip:
         return overlap_with_truth(outcome.mask, self.truth(frame, number), self.void(frame))
 
 
+_opened: dict[tuple[str, str], dict[str, "TrueClip"]] = {}
+
+
 def open_clips(samples: Samples, segmenter: InstanceSegmenter, background: int | None) -> dict[str, TrueClip]:
-    """All clips of at least three frames, by name."""
-    return {
-        name: TrueClip(name, samples, positions, segmenter, background)
-        for name, positions in samples.groups.items()
-        if len(positions) >= 3
-    }
+    """All clips of at least three frames, by name.
+
+    The last two sets of a process are kept, so that agents of several seeds share one set of detections.
+    """
+    key = f"{samples.fingerprint} {background}", segmenter.fingerprint
+    if key not in _opened:
+        while len(_opened) > 1:
+            del _opened[next(iter(_opened))]
+        _opened[key] = {
+            name: TrueClip(name, samples, positions, segmenter, background)
+            for name, positions in samples.groups.items()
+            if len(positions) >= 3
+        }
+    return _opened[key]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vision.video.masks import Boxes, box_iou, union_box
 
 LADDER = 2 ** (1 / 3)  # ratio of neighbouring crop sides
-STEPS = 16  # corners lie on a grid of side / STEPS
+STEPS = 8  # corners lie on a grid of side / STEPS
 
 
 class Region(NamedTuple):
