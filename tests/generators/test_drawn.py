@@ -252,6 +252,9 @@ def test_no_room_is_an_error_with_a_fix() -> None:
     with pytest.raises(ValueError, match="lower min_objects"):
         render_scene(config, 0)
 
+
+def test_typical_drawings_alone() -> None:
+    config = SceneConfig(max_drawings=1, max_objects=1, classes=("bird",), seed=3)
     drawn = {(i.style, i.emoji) for n in range(40) for i in render_scene(config, n).instances}
     assert {style for style, _ in drawn} == set(KNOWN_STYLES)
     assert len(drawn) == len(KNOWN_STYLES)
