@@ -27,7 +27,7 @@ from trainers.abd.hosts import (
 from trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mixed_loss, ramp, release_lr
 from trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
 from trainers.abd.networks import build_networks, trim
-from trainers.abd.train import begin_self_training, ema, split
+from trainers.abd.train import begin_self_training, ema, predict_config, split
 from trainers.abd.views import TwoViews, draw_hole, released_geometry
 from trainers.engine import DataConfig, Samples, make_optimizer, read_info
 from trainers.registry import load_artifact
@@ -375,6 +375,14 @@ def test_holes_come_with_their_chance_and_size() -> None:
     drawn = [area for area in areas if area]
     assert 0.4 < len(drawn) / 300 < 0.6
     assert 0.015 < min(drawn) < max(drawn) <= 0.4
+
+
+def test_prediction_runs_at_the_middle_scale_of_training() -> None:
+    networks = build_networks(options(augment={"size": 32}), 4)
+    config = options(augment={"size": 32, "scale": (1.0, 1.44)}, displace_labelled=False)
+    found = predict_config(config, networks)
+    assert (found.size, found.fit, found.multiple) == (round(32 * 1.2), "short", 4)
+    assert predict_config(Config(preset="faithful"), networks).size == 224
 
 
 # --- data

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -66,7 +67,7 @@ def train(config: Config, job: Job) -> str:
     schedule = functools.partial(release_lr, steps=config.steps) if config.release_schedule else None
     modules = {name: module for name, module in vars(networks).items() if module is not None}
     loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers, schedule=schedule)
-    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size)
+    predict = predict_config(config, networks)
     predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device)
     score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
     host = step_of(config, networks, loop, background)
@@ -142,6 +143,17 @@ def step_of(config: Config, networks: Networks, loop: Loop, background: int) -> 
         return cross_teaching_step(networks, batch, config, number, loop.rng, background)
 
     return step
+
+
+def predict_config(config: Config, networks: Networks) -> PredictConfig:
+    """Whole images at the scale that training saw in the middle, padded no further than the networks need."""
+    low, high = config.augment.scale if config.geometry == "augment" else (1.0, 1.0)
+    encoders: list[Any] = [network.encoder for network in (networks.first, networks.second) if network is not None]
+    return PredictConfig(
+        fit=config.augment.fit,
+        size=max(8, round(config.augment.size * math.sqrt(low * high))),
+        multiple=max(encoder.output_stride for encoder in encoders),
+    )
 
 
 def _active(config: Config, step: int) -> tuple[str, ...]:
