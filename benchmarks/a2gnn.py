@@ -205,7 +205,7 @@ def plain_labels(model: A2gnn, item: LabelItem, arm: str) -> Uint8Array:
     whole = [np.zeros(item.image.shape[:2], bool) for _ in task.boxes]
     for area, box in zip(whole, task.boxes, strict=True):
         area[box.at] = True
-    claims = [c if c.any() else w for c, w in zip(task.seeds.claims, whole, strict=True)]
+    claims = [c if c.any() else w for c, w in zip(task.seeds.plain, whole, strict=True)]
     return paint(task.boxes, whole if arm == "box_fill" else claims, item.image.shape[:2])
 
 

@@ -34,7 +34,14 @@ class SeedConfig(BaseModel):
     core: float = Field(
         default=0.0, ge=0, description="claims closer to their border than this, in pixels, are left out"
     )
-    hollow: bool = Field(default=False, description="inside boxes, what no GrabCut claims is background")
+    groups: bool = Field(
+        default=True,
+        description="a box without a plausible claim takes its part of one cut around all boxes it touches",
+    )
+    overlap: Literal["smaller", "undecided"] = Field(
+        default="smaller", description="whose a pixel is that two classes claim: the smaller box's, or nobody's"
+    )
+    hollow: bool = Field(default=True, description="inside boxes, what no GrabCut claims is background")
     centre_area: float = Field(default=0.2, gt=0, le=1, description="of a box that has no other seed")
     point_radius: int = Field(default=2, ge=0, description="pixels around a given point")
 

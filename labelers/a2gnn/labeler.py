@@ -8,7 +8,7 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cv2
@@ -161,6 +161,7 @@ class A2gnn(Labeler):
             self.background_id,
             self.config.seeds.model_copy(update={"hollow": False}),
         )
+        fused = replace(fused, plain=task.seeds.plain)
         return Task(task.item, task.boxes, task.class_ids, task.channel_ids, fused)
 
     def _prior(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Float32:

@@ -7,7 +7,7 @@ own, each one an option.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ class Seeds:
 
     labels: Uint8Array
     claims: tuple[Bool, ...] = ()
+    plain: tuple[Bool, ...] = ()  # GrabCut's claims as they came, box by box
     sources: Counter[str] = field(default_factory=Counter)
     maps: Float32 | None = None  # (K, H, W) in [0, 1], tags ascending
 
@@ -43,21 +44,22 @@ class Confident:
     background: Bool
 
 
-def grabcut(image: Uint8Array, box: PixelBox, seed: int, iterations: int = 5, margin: float = 1.0) -> Bool:
-    """GrabCut's foreground in a box, bool (H, W), started from the box as its rectangle.
+def grabcut(image: Uint8Array, boxes: Sequence[PixelBox], seed: int, iterations: int = 5, margin: float = 1.0) -> Bool:
+    """GrabCut's foreground in boxes, bool (H, W), started from the boxes as what may be foreground.
 
-    It sees the image up to `margin` box sides (at least 16 pixels) beyond the box: farther colours only blur its model
-    of the background. Empty where the box leaves no background at all to learn from.
+    It sees the image up to `margin` sides (at least 16 pixels) beyond the boxes: farther colours only blur its model of
+    the background. Empty where the boxes leave no background at all to learn from.
     """
     height, width = image.shape[:2]
+    y0, x0 = min(b.y0 for b in boxes), min(b.x0 for b in boxes)
+    y1, x1 = max(b.y1 for b in boxes), max(b.x1 for b in boxes)
+    reach_y, reach_x = max(16, round(margin * (y1 - y0))), max(16, round(margin * (x1 - x0)))
+    window = slice(max(y0 - reach_y, 0), y1 + reach_y), slice(max(x0 - reach_x, 0), x1 + reach_x)
+    whole = np.full((height, width), cv2.GC_BGD, np.uint8)
+    for box in boxes:
+        whole[box.at] = cv2.GC_PR_FGD
+    view, mask = np.ascontiguousarray(image[window][..., ::-1]), np.ascontiguousarray(whole[window])
     claim = np.zeros((height, width), bool)
-    reach_y = max(16, round(margin * (box.y1 - box.y0)))
-    reach_x = max(16, round(margin * (box.x1 - box.x0)))
-    top, left = max(box.y0 - reach_y, 0), max(box.x0 - reach_x, 0)
-    view = np.ascontiguousarray(image[top : box.y1 + reach_y, left : box.x1 + reach_x, ::-1])
-    mask = np.full(view.shape[:2], cv2.GC_BGD, np.uint8)
-    inside = slice(box.y0 - top, box.y1 - top), slice(box.x0 - left, box.x1 - left)
-    mask[inside] = cv2.GC_PR_FGD
     if (mask == cv2.GC_BGD).sum() < 16 or (mask == cv2.GC_PR_FGD).sum() < 16:
         return claim
     models = np.zeros((1, 65)), np.zeros((1, 65))
@@ -66,15 +68,45 @@ def grabcut(image: Uint8Array, box: PixelBox, seed: int, iterations: int = 5, ma
         cv2.grabCut(view, mask, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # a view of one colour has no mixture to fit
         return claim
-    claim[box.at] = (mask[inside] == cv2.GC_FGD) | (mask[inside] == cv2.GC_PR_FGD)
+    claim[window] = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return claim
+
+
+def touching(boxes: Sequence[PixelBox]) -> list[list[int]]:
+    """Boxes that overlap or touch, directly or through others: positions, group by group."""
+    group = list(range(len(boxes)))
+    for i, a in enumerate(boxes):
+        for j, b in enumerate(boxes[:i]):
+            if min(a.y1, b.y1) >= max(a.y0, b.y0) and min(a.x1, b.x1) >= max(a.x0, b.x0):
+                old, new = group[i], group[j]
+                group = [new if g == old else g for g in group]
+    return [[i for i, g in enumerate(group) if g == name] for name in sorted(set(group))]
+
+
+def grouped_claims(
+    image: Uint8Array, boxes: Sequence[PixelBox], claims: Sequence[Bool], seed: int, config: SeedConfig
+) -> list[Bool]:
+    """Claims in which each box without a plausible one has its part of one GrabCut around all boxes that it touches.
+
+    A garment's colours say little against the garment beside it, while the person stands out from the street.
+    """
+    out = list(claims)
+    for group in touching(boxes):
+        weak = [i for i in group if not is_plausible(claims[i], boxes[i], config)]
+        if not weak or len(group) < 2:
+            continue
+        whole = grabcut(image, [boxes[i] for i in group], seed, config.grabcut_iterations, config.grabcut_margin)
+        for i in weak:
+            out[i] = np.zeros_like(whole)
+            out[i][boxes[i].at] = whole[boxes[i].at]
+    return out
 
 
 def is_plausible(claim: Bool, box: PixelBox, config: SeedConfig) -> bool:
     """True where a claim fills neither almost nothing nor almost all of its box, and reaches out to its sides."""
     share = float(claim[box.at].mean())
     low, high = config.fill_range
-    if not low <= share <= high:
+    if not low <= share <= high or not share:
         return False
     rows, columns = np.flatnonzero(claim.any(axis=1)), np.flatnonzero(claim.any(axis=0))
     tight = (rows[-1] + 1 - rows[0]) * (columns[-1] + 1 - columns[0])
@@ -121,20 +153,16 @@ def box_seeds(
     if config.fusion == "cam":
         claims = [allowed_pixels(item.image, box) for box in boxes]
     else:
-        claims = [
-            grabcut(
-                item.image,
-                box,
-                sample_seed(0, f"{item.sample_id} {box}", "grabcut"),
-                config.grabcut_iterations,
-                config.grabcut_margin,
-            )
-            for box in boxes
-        ]
+        seed = sample_seed(0, item.sample_id, "grabcut")
+        claims = [grabcut(item.image, [box], seed, config.grabcut_iterations, config.grabcut_margin) for box in boxes]
+    plain = tuple(claims)
+    if config.groups and config.fusion != "cam":
+        claims = grouped_claims(item.image, boxes, claims, seed, config)
     sure = None
     if maps is not None and config.fusion != "grabcut":
         sure = confident(item.image, box_maps(maps, class_ids, boxes), class_ids, config)
-    return fuse(boxes, claims, sure, (item.image.shape[0], item.image.shape[1]), background_id, config, maps)
+    found = fuse(boxes, claims, sure, (item.image.shape[0], item.image.shape[1]), background_id, config)
+    return replace(found, maps=maps, plain=plain)
 
 
 def allowed_pixels(image: Uint8Array, box: PixelBox) -> Bool:
@@ -162,38 +190,46 @@ def fuse(
     size: tuple[int, int],
     background_id: int,
     config: SeedConfig,
-    maps: Float32 | None = None,
 ) -> Seeds:
     """Merge GrabCut's claims and confident class maps.
 
-    Outside all boxes: background. Inside: a class where its box's plausible claim and the class maps agree; background
-    where the maps say so and no claim objects (with `hollow`, wherever none objects); 255 where two classes claim a
-    pixel, and everywhere else. A box that gets no seed falls back on its claim, then on its centre.
+    Outside all boxes: background. Inside: a class where its box's claim and the class maps agree; background where the
+    maps say so and no claim objects (with `hollow`, wherever none objects); 255 everywhere else. Claims that are not
+    plausible do not count unless `groups` has replaced them. A pixel that two classes claim is the smaller box's, or
+    255. A box that gets no seed falls back on its claim, then on its centre.
     """
     labels = np.full(size, background_id, np.uint8)
     for box in boxes:
         labels[box.at] = IGNORE
-    plausible = [is_plausible(claim, box, config) for claim, box in zip(claims, boxes, strict=True)]
+    sound = [
+        bool(c.any()) and (config.groups or is_plausible(c, b, config)) for c, b in zip(claims, boxes, strict=True)
+    ]
+    if config.fusion == "cam":
+        sound = [True] * len(boxes)
     owner = np.full(size, -1, np.int16)  # class of the claims on a pixel; -2 where two classes claim it
     claimed = np.zeros(size, bool)
-    for box, claim, sound in zip(boxes, claims, plausible, strict=True):
-        claimed |= claim
-        if not sound and config.fusion != "cam":
-            continue
-        seen = core(claim, config.core)
-        owner[seen & ((owner == -1) | (owner == box.class_id))] = box.class_id
-        owner[seen & (owner != box.class_id)] = -2
+    for i in sorted(range(len(boxes)), key=lambda i: -boxes[i].area):
+        claimed |= claims[i]
+        if sound[i]:
+            seen = core(claims[i], config.core)
+            clash = seen & (owner != -1) & (owner != boxes[i].class_id)
+            owner[seen] = boxes[i].class_id
+            if config.overlap == "undecided":
+                owner[clash] = -2
     agreed = owner >= 0 if sure is None else (owner >= 0) & (owner == sure.labels)
     inside = labels == IGNORE
     if sure is not None:
         labels[inside & sure.background & (~claimed if config.fusion != "cam" else True)] = background_id
-    if config.hollow and all(plausible):
-        labels[inside & ~claimed] = background_id
+    if config.hollow:
+        unclear = np.zeros(size, bool)  # who claims nothing sensible says nothing of the background either
+        for box, known in zip(boxes, sound, strict=True):
+            unclear[box.at] |= not known
+        labels[inside & ~claimed & ~unclear] = background_id
     labels[agreed & inside] = owner[agreed & inside]
     sources = Counter[str]()
-    for box, claim, sound in zip(boxes, claims, plausible, strict=True):
-        sources[_fall_back(labels, box, claim if sound else None, config)] += 1
-    return Seeds(labels, tuple(claims), sources, maps)
+    for box, claim, known in zip(boxes, claims, sound, strict=True):
+        sources[_fall_back(labels, box, claim if known else None, config)] += 1
+    return Seeds(labels, tuple(claims), sources=sources)
 
 
 def core(claim: Bool, depth: float) -> Bool:

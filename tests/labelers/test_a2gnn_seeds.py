@@ -17,9 +17,11 @@ from labelers.a2gnn.seeds import (
     core,
     fuse,
     grabcut,
+    grouped_claims,
     is_plausible,
     other_seeds,
     point_seeds,
+    touching,
 )
 
 RNG = np.random.default_rng(0)
@@ -99,17 +101,17 @@ def test_an_empty_box_gets_its_seeds_back_or_its_best_pixel() -> None:
 def test_grabcut_finds_the_object_stays_in_its_box_and_repeats_itself() -> None:
     image = photo()
     truth = (image == (220, 40, 40)).all(axis=2)
-    claim = grabcut(image, DISC, 3)
+    claim = grabcut(image, [DISC], 3)
     assert (claim & truth).sum() / (claim | truth).sum() > 0.9
     assert not claim[: DISC.y0].any()
     assert not claim[:, DISC.x1 :].any()
-    np.testing.assert_array_equal(claim, grabcut(image, DISC, 3))
+    np.testing.assert_array_equal(claim, grabcut(image, [DISC], 3))
 
 
 def test_grabcut_without_background_or_colours_claims_nothing() -> None:
-    assert not grabcut(photo(), PixelBox(1, 0, 0, 40, 48), 0).any()
-    assert not grabcut(photo(), PixelBox(1, 5, 5, 6, 7), 0).any(), "a box of two pixels"
-    assert grabcut(np.zeros((30, 30, 3), np.uint8), PixelBox(1, 5, 5, 20, 20), 0).shape == (30, 30)
+    assert not grabcut(photo(), [PixelBox(1, 0, 0, 40, 48)], 0).any()
+    assert not grabcut(photo(), [PixelBox(1, 5, 5, 6, 7)], 0).any(), "a box of two pixels"
+    assert grabcut(np.zeros((30, 30, 3), np.uint8), [PixelBox(1, 5, 5, 20, 20)], 0).shape == (30, 30)
 
 
 @pytest.mark.parametrize(("rows", "columns", "sound"), [(19, 19, False), (1, 2, False), (15, 15, True), (6, 6, False)])
@@ -153,14 +155,16 @@ def test_fusion_takes_what_both_sources_say() -> None:
     background = np.zeros((20, 20), bool)
     background[2, 4:12] = True
     background[4, 4] = True  # GrabCut objects
-    both = fuse([box], [claim], Confident(labels, background), (20, 20), 0, SeedConfig(fusion="cam+grabcut"))
+    both = fuse(
+        [box], [claim], Confident(labels, background), (20, 20), 0, SeedConfig(fusion="cam+grabcut", hollow=False)
+    )
     assert (both.labels[~rectangle(box)] == 0).all(), "outside all boxes"
     assert (both.labels[5:8, 5:8] == 1).all()
     assert both.labels[2, 2] == IGNORE
     assert (both.labels[2, 4:12] == 0).all()
     assert both.labels[4, 4] == IGNORE
     assert both.sources == {"seeded": 1}
-    alone = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut"))
+    alone = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=False))
     np.testing.assert_array_equal(alone.labels == 1, claim)
     hollow = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=True))
     np.testing.assert_array_equal(hollow.labels, claim.astype(np.uint8))
@@ -169,16 +173,40 @@ def test_fusion_takes_what_both_sources_say() -> None:
 def test_two_classes_on_one_pixel_leave_it_undecided() -> None:
     boxes = [PixelBox(1, 0, 0, 10, 10), PixelBox(2, 5, 5, 15, 15)]
     claims = [rectangle(PixelBox(0, 1, 1, 9, 10)), rectangle(PixelBox(0, 6, 5, 14, 15))]
-    found = fuse(boxes, claims, None, (20, 20), 0, SeedConfig(fusion="grabcut"))
+    found = fuse(boxes, claims, None, (20, 20), 0, SeedConfig(fusion="grabcut", overlap="undecided"))
     assert (found.labels[claims[0] & claims[1]] == IGNORE).all()
     assert (found.labels[claims[0] & ~claims[1]] == 1).all()
     assert (found.labels[claims[1] & ~claims[0]] == 2).all()
 
 
+def test_the_smaller_box_has_a_pixel_that_two_classes_claim() -> None:
+    boxes = [PixelBox(1, 0, 0, 12, 12), PixelBox(2, 5, 5, 9, 9)]
+    claims = [rectangle(boxes[0]), rectangle(boxes[1])]
+    for order in ([0, 1], [1, 0]):
+        found = fuse([boxes[i] for i in order], [claims[i] for i in order], None, (20, 20), 0, SeedConfig())
+        assert (found.labels[claims[1]] == 2).all()
+        assert (found.labels[claims[0] & ~claims[1]] == 1).all()
+
+
+def test_boxes_that_touch_form_groups_and_share_a_cut() -> None:
+    boxes = [PixelBox(1, 11, 15, 21, 34), PixelBox(2, 20, 15, 30, 34), PixelBox(1, 0, 0, 4, 4)]
+    assert touching(boxes) == [[0, 1], [2]]
+    nothing = [np.zeros((40, 48), bool)] * 3
+    found = grouped_claims(photo(), boxes, nothing, 0, SeedConfig())
+    truth = (photo() == (220, 40, 40)).all(axis=2)
+    both = found[0] | found[1]
+    assert (both & truth).sum() / (both | truth).sum() > 0.9
+    assert not found[0][21:].any()
+    assert not found[2].any(), "a box on its own has only its own cut"
+    sound = [rectangle(b, (40, 48)) for b in (PixelBox(1, 12, 16, 20, 33), PixelBox(2, 21, 16, 29, 33))]
+    kept = grouped_claims(photo(), boxes[:2], sound, 0, SeedConfig())
+    assert kept[0] is sound[0]
+
+
 def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
     box = PixelBox(1, 2, 2, 12, 12)
     nothing = Confident(np.full((20, 20), IGNORE, np.uint8), np.zeros((20, 20), bool))
-    config = SeedConfig(fusion="cam+grabcut")
+    config = SeedConfig(fusion="cam+grabcut", hollow=False)
     claim = rectangle(PixelBox(1, 3, 3, 11, 11))
     by_claim = fuse([box], [claim], nothing, (20, 20), 0, config)
     assert by_claim.sources == {"grabcut": 1}

@@ -46,7 +46,7 @@ def labeler(**settings: Any) -> VideoLabeler:
 
 
 def script(frames: int = 6) -> list[list[Square]]:
-    return [[(20, 8 + 9 * t, 14, RED), (26, 70 - 9 * t, 14, BLUE)] for t in range(frames)]
+    return [[(20, 8 + 5 * t, 14, RED), (26, 70 - 5 * t, 14, BLUE)] for t in range(frames)]
 
 
 def items(squares: list[list[Square]], group: str = "a", first: int = 0) -> list[LabelItem]:
@@ -60,7 +60,7 @@ def items(squares: list[list[Square]], group: str = "a", first: int = 0) -> list
 
 
 def test_objects_that_cross_keep_their_ids_and_never_overlap() -> None:
-    clip = script()
+    clip = script(12)
     for label, frame in zip(labeler().label(items(clip)), clip, strict=True):
         assert label.mask is not None
         assert len(label.instances) <= 2
