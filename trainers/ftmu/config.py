@@ -89,7 +89,7 @@ class Config(TrainerConfig):
     trace: float = Field(default=0.9, ge=0, le=1, description="lambda of the advantages; 0 = one-step TD, as published")
     entropy: float = Field(default=0.01, ge=0)
     normalise_advantage: bool = True
-    price: float = Field(default=0.3, ge=0, description="reward (in units of 100) that one whole-frame match costs")
+    price: float = Field(default=1.0, ge=0, description="reward (in units of 100) that one whole-frame match costs")
     offset: float = Field(default=10.0, ge=0, description="of the reward, added above J = 0.1 and taken off below")
     track: TrackConfig = TrackConfig(actions="joint")
 
