@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from trainers.engine import AugmentConfig, TrainerConfig
 from trainers.engine.config import Schedule
@@ -52,7 +52,9 @@ class Config(TrainerConfig):
     fusion: Fusion = "aggm"  # mean: a decoder without learned gates
     gate: Gate = "raw"  # softmax keeps AGGM's denominator away from 0
     supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound
-    head_weights: tuple[float, float, float, float] = (1.0, 0.8, 0.6, 0.4)  # heads 2, 3, 4, 5
+    head_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (
+        *(1.0, 0.8, 0.6, 0.4),  # heads 2, 3, 4, 5
+    )
 
     pce: Pce = "nll"
     scribble_resize: Resize = "any"  # nearest: pixels of thin strokes get lost on the way down

@@ -1,5 +1,7 @@
 """Local saliency coherence (LSC) and saliency structure consistency (SSC), and the release's own form of the first."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,9 +17,13 @@ def shrink(x: Tensor, scale: float) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-def coherence(p: Tensor, kernel: Tensor, radius: int) -> Tensor:
-    """(1 / N h w) sum_i sum_{j in window of i} K_ij |p_i - p_j| for p (N, 1, h, w) and a kernel's pair stack."""
-    return l1_energy(p, kernel, radius, float(p.numel()))
+def coherence(maps: Tensor, kernel: Tensor, radius: int, weights: Sequence[float] = (1.0,)) -> Tensor:
+    """sum_k w_k (1 / N h w) sum_i sum_{j in window of i} K_ij |p_ki - p_kj| for maps (N, heads, h, w).
+
+    All heads go through the window together: L1 is linear, so a head's weight may scale its map.
+    """
+    scaled = maps * torch.tensor(weights, dtype=maps.dtype, device=maps.device)[:, None, None]
+    return l1_energy(scaled, kernel, radius, maps.numel() / maps.shape[1])
 
 
 def coherence_kernel(image: Tensor, radius: int, xy_sigma: float, colour_sigma: float) -> Tensor:

@@ -129,16 +129,14 @@ def scribble_loss(
     if not config.lsc_weight:
         return pce, {"pce": pce}
     image = shrink(batch["plain"], config.lsc_scale)
-    maps = [shrink(z.sigmoid(), config.lsc_scale) for z in heads]
+    maps = shrink(torch.cat([z.sigmoid() for z in heads], dim=1), config.lsc_scale)
+    weights = config.head_weights if config.lsc_heads == "all" else (config.head_weights[0], 0.0, 0.0, 0.0)
     where = (config.lsc_radius, config.xy_sigma_cells, config.colour_sigma_normalised)
     if config.lsc_form == "repository":
-        terms = [repository_coherence(p, image, *where, divisions=n) for n, p in enumerate(maps, start=1)]
+        terms = [repository_coherence(maps[:, n : n + 1], image, *where, divisions=n + 1) for n in range(len(heads))]
+        lsc = torch.stack([w * term for w, term in zip(weights, terms, strict=True)]).sum()
     else:
-        kernel = coherence_kernel(image, *where)
-        terms = [coherence(p, kernel, config.lsc_radius) for p in maps]
-    if config.lsc_heads == "main":
-        terms = [terms[0], *[term * 0 for term in terms[1:]]]
-    lsc = sum_heads(config, terms)
+        lsc = coherence(maps, coherence_kernel(image, *where), config.lsc_radius, weights)
     return pce + config.lsc_weight * lsc, {"pce": pce, "coherence": lsc}
 
 
