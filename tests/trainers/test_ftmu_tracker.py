@@ -11,7 +11,7 @@ from trainers.ftmu import Config
 from trainers.ftmu.agent import follow
 from trainers.ftmu.clips import ClipDetections
 from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.matching import Template, assign, overlap_scores
+from trainers.ftmu.matching import Template, assign, likeness_scores, overlap_scores
 from trainers.ftmu.policies import LIKENESS, AlwaysUpdate, Constant, NeverUpdate, Policy, Threshold, drive
 from trainers.ftmu.state import NUMBERS, Moment, SharedState, build_encoder
 from trainers.ftmu.tracker import METHODS, Outcome, Tracker
@@ -313,3 +313,13 @@ def test_the_loop_looks_at_far_fewer_whole_frames_than_appearance_alone() -> Non
     _, loop = track(script, Threshold(0.0), TrackConfig(patience=3, min_similarity=0.9))
     assert 0 < loop.calls["whole"] < alone.calls["whole"] / 2
     assert set(loop.seconds) >= {"region", "whole", "embed"}
+
+
+def test_likeness_weighs_looks_quality_and_place() -> None:
+    found = detections([[4, 4, 14, 14], [20, 20, 30, 30]])
+    looks = np.array([0.6, 0.8, 0, 0], np.float32)
+    template = Template(0, np.zeros((40, 40, 3), np.uint8), found.boxes[0], found.masks[0], looks)
+    overlaps = overlap_scores(template, found, 0.5)
+    np.testing.assert_allclose(likeness_scores(template, found, overlaps), [0.9 * 0.6 * 2, 0.9 * 0.8], rtol=1e-5)
+    plain = Template(0, template.image, template.box, template.mask)
+    np.testing.assert_allclose(likeness_scores(plain, found, overlaps), [0.9 * 2, 0.9], rtol=1e-5)

@@ -1,7 +1,7 @@
 """A clip with its detections: computed when first asked for, kept where the same clip is walked through again."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +27,7 @@ class ClipDetections:
         self._found: dict[tuple[int, Region | None], Detections] = {}
         self._embedded: dict[tuple[int, tuple[float, ...]], Float32] = {}
         self.calls: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def detect(self, frame: int, region: Region | None) -> Detections:
         """Candidates of a region (None: of the whole frame)."""

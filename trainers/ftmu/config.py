@@ -31,8 +31,8 @@ class TrackConfig(BaseModel):
 
     `actions: history` gives it one binary decision (0 = update the template, 1 = keep it); `patience` keeps in a row
     mean "lost": the whole frame is then matched by appearance and the agent asked again. `joint` gives it both
-    decisions at once, 2 x method + (0 = update, 1 = keep), where the methods are overlap, likeness (descriptors that
-    the region's pass has left, times the score) and appearance on the whole frame.
+    decisions at once, 2 x method + (0 = update, 1 = keep), where the methods are overlap, likeness (of descriptors that
+    the region's pass has left) and appearance on the whole frame.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -62,15 +62,15 @@ def overlap_scores(template: Template, found: Detections, box_share: float, shif
     return scores
 
 
-def likeness_scores(template: Template, found: Detections) -> Float32:
-    """Score times cosine of descriptors (at least 0) of every candidate, float32 (n,); scores alone where there is no
-    descriptor.
+def likeness_scores(template: Template, found: Detections, overlaps: Float32) -> Float32:
+    """Score x cosine of descriptors (0 at least) x (1 + S_iou) of every candidate, float32 (n,).
+
+    Looks and quality decide; place breaks ties and does not rule out what has moved. Without descriptors they count 1.
     """
-    if template.descriptor is None or not found.descriptors.shape[1]:
-        return found.scores
-    cosine = np.clip(found.descriptors @ template.descriptor, 0, None)
-    scores: Float32 = (found.scores * cosine).astype(np.float32)
-    return scores
+    scores = found.scores * (1 + overlaps)
+    if template.descriptor is not None and found.descriptors.shape[1]:
+        scores = scores * np.clip(found.descriptors @ template.descriptor, 0, None)
+    return scores.astype(np.float32)
 
 
 def alignment(template: Template, last: Boxes) -> tuple[int, int]:

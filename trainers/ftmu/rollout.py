@@ -31,7 +31,7 @@ def overlap_with_truth(found: MaskCrop | None, truth: MaskCrop, void: NDArray[np
     if found is None:
         return float(truth.area == 0)
     if void is not None:
-        return region_similarity(found.paste(void.shape), truth.paste(void.shape), void)  # type: ignore[arg-type]
+        return region_similarity(found.paste(void.shape), truth.paste(void.shape), void)
     return mask_iou(found, truth) if truth.area or found.area else 1.0
 
 

@@ -161,7 +161,7 @@ class Tracker:
         everyone = list(range(len(self.tracks)))
         found = self.clip.detect(frame, self._region())
         overlaps = self._overlaps(found)
-        likeness = np.stack([likeness_scores(t.template, found) for t in self.tracks])
+        likeness = np.stack([likeness_scores(t.template, found, o) for t, o in zip(self.tracks, overlaps, strict=True)])
         by_method = [
             self._pick(found, overlaps, overlaps, self.config.gate),
             self._pick(found, overlaps, likeness, 0.0),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vision.instances import GRAIN, Proposals, cell_centres, pool
+from vision.instances import GRAIN, Proposals, cell_centres, pool, shrink
 
 CENTRAL = 0.3  # cells within this share of a box side from its centre answer for it
 MARGIN = 0.25  # a mask is judged inside its box grown by this
@@ -92,9 +92,8 @@ def descriptor_loss(found: Proposals, batch: dict[str, Tensor], temperature: flo
     Half of the pairs are pooled under the mask, as in tracking, and half under the whole box, as the Siamese network
     sees its patches.
     """
-    grid = found.features.shape[-2:]
-    shares = F.adaptive_avg_pool2d(batch["objects"][:, 0], grid)
-    boxes = F.adaptive_avg_pool2d(window(batch["boxes"][:, 0], batch["objects"].shape[-2:]), grid)
+    shares = shrink(batch["objects"][:, 0], found.features)
+    boxes = shrink(window(batch["boxes"][:, 0], batch["objects"].shape[-2:]), found.features)
     boxed = (torch.arange(len(shares), device=shares.device) // 2 % 2 == 0)[:, None, None]
     weights = torch.where(boxed, boxes, shares) + 1e-4
     objects = torch.cat([pool(f, w[None]) for f, w in zip(found.features, weights, strict=True)])

@@ -2,7 +2,7 @@
 
 from vision.instances.base import Detections, InstanceSegmenter, unit
 from vision.instances.mask_rcnn import MASK_RCNNS, MaskRcnn, load_mask_rcnn
-from vision.instances.net import CELL, GRAIN, ProposalConfig, ProposalNet, Proposals, cell_centres, pool
+from vision.instances.net import CELL, GRAIN, ProposalConfig, ProposalNet, Proposals, cell_centres, pool, shrink
 from vision.instances.proposals import DetectConfig, ProposalSegmenter, decode
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "decode",
     "load_mask_rcnn",
     "pool",
+    "shrink",
     "unit",
 ]

@@ -45,8 +45,8 @@ class Proposals:
     def masks(self) -> Tensor:
         """Mask logits of every cell, (B, h * w, H / 4, W / 4); not yet cut by boxes."""
         cells = self.coefficients.flatten(2).transpose(1, 2)
-        flat: Tensor = cells @ self.prototypes.flatten(2)
-        return flat.unflatten(2, self.prototypes.shape[-2:])
+        height, width = self.prototypes.shape[-2:]
+        return (cells @ self.prototypes.flatten(2)).reshape(len(cells), -1, height, width)
 
     def boxes(self) -> Tensor:
         """Boxes (B, h * w, 4) as x0, y0, x1, y1 in pixels of the input."""
@@ -120,13 +120,18 @@ class ProposalNet(nn.Module):
 
     def describe(self, maps: list[Tensor]) -> Tensor:
         """Descriptor map (B, D, h, w) from the encoder's strides 8 and 16."""
-        coarse = F.adaptive_avg_pool2d(maps[1], maps[2].shape[-2:])
+        coarse = shrink(maps[1], maps[2])
         described: Tensor = self.descriptor(torch.cat([coarse, maps[2]], dim=1))
         return described
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True))
+
+
+def shrink(maps: Tensor, like: Tensor) -> Tensor:
+    """Mean-pooled to the height and width of `like`."""
+    return F.adaptive_avg_pool2d(maps, (like.shape[-2], like.shape[-1]))
 
 
 def pool(features: Tensor, weights: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from data_contracts import Uint8Array
 from vision.instances.base import Detections, Float32, unit
-from vision.instances.net import CELL, GRAIN, ProposalNet, Proposals, pool
+from vision.instances.net import CELL, GRAIN, ProposalNet, Proposals, pool, shrink
 from vision.video.masks import Boxes, MaskCrop
 from vision.video.region import Region, whole_frame
 
@@ -80,8 +79,7 @@ class ProposalSegmenter:
         x1, y1 = int(np.clip(np.ceil(box[2]), x0 + 1, width)), int(np.clip(np.ceil(box[3]), y0 + 1, height))
         side = self.config.patch
         pixels = resize(image[y0:y1, x0:x1], side, side).astype(np.float32)
-        patch: Float32 = ((pixels - self._mean) * self._scale).transpose(2, 0, 1)
-        return patch
+        return np.asarray(((pixels - self._mean) * self._scale).transpose(2, 0, 1), np.float32)
 
 
 def resize(image: Uint8Array, height: int, width: int) -> Uint8Array:
@@ -99,14 +97,14 @@ def decode(found: Proposals, size: tuple[int, int], region: Region, config: Dete
     if not len(cells):
         return Detections.none(found.features.shape[1])
     coefficients = found.coefficients[0].flatten(1)[:, cells].T
-    logits = (coefficients @ found.prototypes[0].flatten(1)).unflatten(1, found.prototypes.shape[-2:])
+    logits = (coefficients @ found.prototypes[0].flatten(1)).reshape(-1, *found.prototypes.shape[-2:])
     logits = torch.where(
         _inside(found.boxes()[0, cells], logits.shape[-2:], config.margin), logits, logits.new_tensor(-9)
     )
     logits[:, -(-size[0] // GRAIN) :] = -9
     logits[:, :, -(-size[1] // GRAIN) :] = -9
     chosen = _different(logits > 0, config)
-    shares = F.adaptive_avg_pool2d(logits[chosen].sigmoid(), found.features.shape[-2:])
+    shares = shrink(logits[chosen].sigmoid(), found.features)
     descriptors = pool(found.features[0], shares).cpu().numpy()
     maps, kept = logits[chosen].cpu().numpy(), scores[chosen].cpu().numpy()
     masks = [_mask(one, size, region) for one in maps]

@@ -77,7 +77,8 @@ def box_iou(box: Boxes, others: Boxes) -> NDArray[np.float32]:
     x1, y1 = np.minimum(box[2], others[:, 2]), np.minimum(box[3], others[:, 3])
     shared = np.clip(x1 - x0, 0, None) * np.clip(y1 - y0, 0, None)
     union = box_area(box[None])[0] + box_area(others) - shared
-    return np.divide(shared, union, out=np.zeros(len(others), np.float32), where=union > 0).astype(np.float32)
+    overlap: NDArray[np.float32] = np.divide(shared, union, out=np.zeros(len(others), np.float32), where=union > 0)
+    return overlap
 
 
 def box_area(boxes: Boxes) -> NDArray[np.float32]:
@@ -90,7 +91,8 @@ def box_area(boxes: Boxes) -> NDArray[np.float32]:
 def union_box(boxes: Sequence[Boxes]) -> Boxes:
     """The smallest box (4,) that holds all of them."""
     stacked = np.stack(list(boxes))
-    return np.concatenate([stacked[:, :2].min(0), stacked[:, 2:].max(0)]).astype(np.float32)
+    hull: Boxes = np.concatenate([stacked[:, :2].min(0), stacked[:, 2:].max(0)]).astype(np.float32)
+    return hull
 
 
 def resolve_overlaps(masks: Sequence[MaskCrop | None], scores: Sequence[float], shape: tuple[int, int]) -> Binary:

@@ -62,7 +62,8 @@ def boundary(mask: Binary) -> Binary:
 
 def _disk(radius: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
+    disk: NDArray[np.uint8] = (x * x + y * y <= radius * radius).astype(np.uint8)
+    return disk
 
 
 def summarise(values: Sequence[float] | Curve) -> Summary:
