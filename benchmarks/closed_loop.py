@@ -71,9 +71,9 @@ class Pair:
 
 
 def make_pairs(folder: Path, size: Size, seed: int) -> RunConfig:
-    """The demo's run up to the scores, on so many pairs of each class."""
+    """The run of `starter-generator` up to the scores, on so many pairs of each class."""
     changes = {"run_dir": str(folder), "seed": seed, "generate.per_class": size.per_class, "downstream": None}
-    config = load_run_config("demo", {**changes, "export": []})
+    config = load_run_config("starter-generator", {**changes, "export": []})
     run(config, until="select")
     return config
 
@@ -147,7 +147,7 @@ def write_choice(path: Path, pairs: list[Pair], chosen: set[str]) -> None:
 def train_on(folder: Path, samples: str, decisions: Path, steps: int, seed: int) -> str:
     """Train the supervised segmenter on a choice; returns the artefact."""
     settings = {
-        **load_run_config("demo").model_dump()["downstream"]["settings"],
+        **load_run_config("starter-generator").model_dump()["downstream"]["settings"],
         "steps": steps,
         "seed": seed,
         "runtime": {"progress": False},

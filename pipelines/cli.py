@@ -170,23 +170,16 @@ def regenerate(
 @app.command()
 def demo(
     run_dir: Annotated[str, typer.Option(help="where the demo run goes")] = "runs/demo",
-    faults: Annotated[bool, typer.Option(help="first a run over scenes with planted faults")] = True,
 ) -> None:
-    """The whole job on the starter models, twice. First on drawn scenes with faults planted in a third of them: which
-    are caught? Then on pairs that a generator makes: draw, score, select, train on what was kept and on as many at
-    random.
+    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, see which are caught,
+    and train a small segmenter on what was kept and one on as many at random.
     """
     from pipelines.demo import print_faults, print_subsets
 
     with _readable_errors():
-        if faults:
-            planted = _load("planted-faults", [f"run_dir={run_dir}-planted-faults"])
-            console.rule("1: pairs with planted faults")
-            execute(planted)
-            print_faults(planted, console)
-            console.rule("2: pairs that a generator makes")
         config = _load("demo", [f"run_dir={run_dir}"])
         execute(config)
+        print_faults(config, console)
         print_subsets(config, console)
 
 

@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_at(run_dir: Path, model: Path, **generate: Any) -> RunConfig:
     """Two classes, tiny images, a selection that keeps all that has a mask."""
     return load_run_config(
-        "demo",
+        "starter-generator",
         {
             "run_dir": str(run_dir),
             "downstream": None,
