@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from pipelines.build import BuildConfig
 from pipelines.config import CONFIGS, ConfigError, load_run_config
 from pipelines.label import LabelConfig
+from pipelines.scribbles import ScribbleConfig
 from pipelines.settings import load_settings
 from pipelines.train import TrainConfig
 
@@ -64,17 +66,18 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
     assert load_run_config(str(child)).source.root == "/somewhere/set"
 
 
-FOLDERS = {
-    "label": (LabelConfig, "labeler_config"),
-    "train": (TrainConfig, "trainer_config"),
-    "build": (BuildConfig, None),
+FOLDERS: dict[str, type[BaseModel]] = {
+    "label": LabelConfig,
+    "train": TrainConfig,
+    "build": BuildConfig,
+    "scribbles": ScribbleConfig,
 }
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_labelling_and_training_preset_loads(path: Path) -> None:
-    model, check = FOLDERS[path.parent.name]
-    config = load_settings(f"{path.parent.name}/{path.stem}", model)
-    parts = [config.train] if isinstance(config, BuildConfig) else [config]
-    for part in parts:
-        getattr(part, check or "trainer_config")()
+    config = load_settings(f"{path.parent.name}/{path.stem}", FOLDERS[path.parent.name])
+    if isinstance(config, LabelConfig):
+        config.labeler_config()
+    if isinstance(config, TrainConfig | BuildConfig):
+        (config.train if isinstance(config, BuildConfig) else config).trainer_config()
