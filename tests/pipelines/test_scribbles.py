@@ -216,8 +216,8 @@ def test_photos_and_some_scribbles_to_masks_for_all(tmp_path: Path) -> None:
 
 
 def test_example_configs_are_usable() -> None:
-    for name in ("acdc_scribbles", "simulated_scribbles"):
-        wanted = load_settings(str(CONFIGS / "label" / f"{name}.yaml"), ScribbleConfig)
+    for name in ("acdc", "simulated"):
+        wanted = load_settings(str(CONFIGS / "scribbles" / f"{name}.yaml"), ScribbleConfig)
         assert scribbles_stage(wanted).config_hash
     for name in ("dfr", "scwssod"):
         assert load_settings(str(CONFIGS / "train" / f"{name}.yaml"), TrainConfig).trainer_config()
