@@ -51,15 +51,15 @@ CNN = {
     "encoder": "tf_efficientnet_lite0",
     "options": {"encoder_depth": 4, "decoder_channels": [48, 32, 16, 8]},
 }
-TRANSFORMER = {
-    "architecture": "segformer",
-    "encoder": "mit_b0",
+TRANSFORMER = {  # convolutions and attention over channels: learns from scratch in few steps
+    "architecture": "unet",
+    "encoder": "edgenext_xx_small",
     "weights": "random",
-    "options": {"decoder_segmentation_channels": 64},
+    "options": {"encoder_depth": 3, "decoder_channels": [32, 16, 8]},
 }
 COMMON: dict[str, Any] = {
     "network": CNN,
-    "augment": {"size": 64, "fit": "short", "scale": [1.2, 1.6], "rotate": 20.0},
+    "augment": {"size": 48, "fit": "short", "scale": [1.2, 1.7], "rotate": 20.0},
     "batch": 4,
     "unlabelled_batch": 4,
     "optimizer": "adamw",
@@ -72,7 +72,7 @@ HOSTS: dict[str, dict[str, Any]] = {
     "cross_teaching": {"partner": TRANSFORMER},
     "bcp": {"partner": CNN},
 }
-STEPS = {"small": 300, "full": 3000}
+STEPS = {"small": 240, "full": 3000}
 
 
 def run(options: Options) -> None:
@@ -205,7 +205,12 @@ def displacement_share(settings: dict[str, Any], classes: int = 4, repeats: int 
         for part, wanted in (("unlabelled", config.displace_unlabelled), ("labelled", config.displace_labelled)):
             x, logits = batch[part], torch.randn(len(batch[part]["weak"]), classes, size, size)
             if wanted and part == "unlabelled":
-                displace(x["weak"], x["strong"], reliable(logits, logits + 1, config.grid, config.candidates, None), 4)
+                displace(
+                    x["weak"],
+                    x["strong"],
+                    reliable(logits, logits + 1, config.grid, config.candidates, None),
+                    config.grid,
+                )
             elif wanted:
                 move = inverse(logits, logits + 1, config.grid, torch.ones(len(logits), dtype=torch.bool))
                 displace(x["weak"], x["strong"], move, config.grid)

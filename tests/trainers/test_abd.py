@@ -28,8 +28,8 @@ from trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mix
 from trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
 from trainers.abd.networks import build_networks, trim
 from trainers.abd.train import begin_self_training, ema, predict_config, split
-from trainers.abd.views import TwoViews, draw_hole, released_geometry
-from trainers.engine import DataConfig, Samples, make_optimizer, read_info
+from trainers.abd.views import DecodedSource, TwoViews, draw_hole, released_geometry
+from trainers.engine import DataConfig, Samples, SampleSource, make_optimizer, read_info
 from trainers.registry import load_artifact
 from vision.segmenters import SegmenterConfig, build_segmenter
 
@@ -349,6 +349,16 @@ def test_views_share_their_geometry_and_differ_in_hole_and_colour(tmp_path: Path
     item = off(one, np.random.default_rng(1))
     assert torch.equal(item["weak"], item["strong"])
     assert (item["mask"] == IGNORE).sum() > 0.9 * 32 * 32
+
+
+def test_kept_slices_give_the_same_batches(tmp_path: Path) -> None:
+    samples = Samples.open(DataConfig(samples=(shapes.write_scenes(tmp_path / "s", 3),)), str(tmp_path))
+    view = TwoViews(options(augment={"size": 32}), MEAN, STD, 0, with_mask=True)
+    plain, kept = SampleSource(samples, view, 2, 7), DecodedSource(samples, view, 2, 7)
+    for step in (0, 1, 5, 1):
+        a, b = plain(step), kept(step)
+        assert a["sample_id"] == b["sample_id"]
+        assert all(torch.equal(a[key], b[key]) for key in ("weak", "strong", "mask", "mask_strong", "hole"))
 
 
 def test_released_geometry_is_half_turns_a_quarter_angles_and_nearest(tmp_path: Path) -> None:

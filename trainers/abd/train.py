@@ -17,7 +17,7 @@ from trainers.abd.losses import release_lr
 from trainers.abd.mixing import follow
 from trainers.abd.networks import build_networks, rebuild
 from trainers.abd.predict import AbdPredictor
-from trainers.abd.views import TwoViews
+from trainers.abd.views import DecodedSource, TwoViews
 from trainers.engine import (
     Artifact,
     Batch,
@@ -26,7 +26,6 @@ from trainers.engine import (
     Loop,
     PredictConfig,
     Samples,
-    SampleSource,
     Source,
     evaluate,
     make_optimizer,
@@ -59,10 +58,10 @@ def train(config: Config, job: Job) -> str:
     labelled, unlabelled = split(job.data, config)
     view = functools.partial(TwoViews, config, mean, std, background)
     sources: dict[str, Source] = {
-        "labelled": SampleSource(labelled, view(with_mask=True), config.batch, config.seed),
+        "labelled": DecodedSource(labelled, view(with_mask=True), config.batch, config.seed),
     }
     if config.host != "supervised":
-        sources["unlabelled"] = SampleSource(unlabelled, view(with_mask=False), config.unlabelled_batch, config.seed)
+        sources["unlabelled"] = DecodedSource(unlabelled, view(with_mask=False), config.unlabelled_batch, config.seed)
 
     schedule = functools.partial(release_lr, steps=config.steps) if config.release_schedule else None
     modules = {name: module for name, module in vars(networks).items() if module is not None}

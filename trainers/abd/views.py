@@ -1,13 +1,28 @@
 """Two aligned views of a slice: one geometry for both, then holes and colours for the strong one alone."""
 
+import functools
+
 import cv2
 import numpy as np
 import torch
 
 from data_contracts import IGNORE, Uint8Array
 from trainers.abd.config import Config
-from trainers.engine import AugmentConfig, Example, Item, Rgb, draw_geometry, jitter_colours, normalise
+from trainers.engine import (
+    AugmentConfig,
+    Example,
+    Item,
+    Rgb,
+    Samples,
+    SampleSource,
+    View,
+    draw_geometry,
+    jitter_colours,
+    normalise,
+    sample_rng,
+)
 
+CACHED_PIXELS = 64_000_000
 HOLE_AREA = (0.02, 0.4)
 HOLE_ASPECT = (0.3, 1 / 0.3)
 BLACK = (0, 0, 0)
@@ -51,6 +66,19 @@ class TwoViews:
             return released_geometry(image, mask, self.config.augment.size, self.background, rng)
         geometry = draw_geometry(rng, *mask.shape, self.config.augment)
         return geometry.image(image, fill=BLACK), geometry.label(mask, fill=self.background)
+
+
+class DecodedSource(SampleSource):
+    """A `SampleSource` that keeps decoded slices as long as they are few: decoding costs more than a small step."""
+
+    def __init__(self, samples: Samples, view: View, batch: int, seed: int) -> None:
+        super().__init__(samples, view, batch, seed)
+        pixels = max(info.height * info.width for info in samples.infos)
+        self._example = functools.lru_cache(maxsize=CACHED_PIXELS // pixels)(samples.example)
+        self._ids = samples.ids
+
+    def _item(self, position: int, epoch: int) -> Item:
+        return self.view(self._example(position), sample_rng(self.seed, self._ids[position], epoch))
 
 
 def released_geometry(
