@@ -20,6 +20,7 @@ FAITHFUL: dict[str, Any] = {
     "normalise_advantage": False,
     "trace": 0.0,
     "price": 0.0,
+    "warm_start": 0.0,
     "batch": 20,
     "length": 10,
     "track": {"actions": "history", "patience": 3, "assignment": "independent", "aligned": False},
@@ -90,6 +91,11 @@ class Config(TrainerConfig):
     entropy: float = Field(default=0.01, ge=0)
     normalise_advantage: bool = True
     price: float = Field(default=1.0, ge=0, description="reward (in units of 100) that one whole-frame match costs")
+    warm_start: float = Field(
+        default=2.5,
+        ge=0,
+        description="added to the first logit of the single action that is best on the clips; 0 = none",
+    )
     offset: float = Field(default=10.0, ge=0, description="of the reward, added above J = 0.1 and taken off below")
     track: TrackConfig = TrackConfig(actions="joint")
 

@@ -19,7 +19,7 @@ from data_contracts import sample_seed
 from trainers.engine import Artifact, Batch, Job, Loop, Samples, make_optimizer, save_artifact
 from trainers.ftmu.agent import Agent, open_segmenter, segmenter_stamp
 from trainers.ftmu.config import Config
-from trainers.ftmu.policies import Head, Learned
+from trainers.ftmu.policies import Constant, Head, Learned
 from trainers.ftmu.rollout import Episode, TrueClip, Walk, open_clips, walk
 from trainers.ftmu.state import StateEncoder, build_encoder, state_stamp
 
@@ -113,6 +113,8 @@ def train(config: Config, job: Job) -> str:
     torch.manual_seed(config.seed)
     actor = Head(encoder.width, config.hidden, config.track.choices)
     critic = Head(encoder.width, config.hidden, 1)
+    if config.warm_start:
+        begin_near_the_best(actor, clips, encoder, config)
     optimizers = {
         "actor": make_optimizer(config, list(actor.parameters())),
         "critic": make_optimizer(config.model_copy(update={"lr": config.critic_lr}), list(critic.parameters())),
@@ -141,6 +143,23 @@ def train(config: Config, job: Job) -> str:
         metrics={**loop.metrics, "train": judge(actor, clips, encoder, config)},
         curves=loop.curves(),
     )
+
+
+def begin_near_the_best(actor: Head, clips: dict[str, TrueClip], encoder: StateEncoder, config: Config) -> None:
+    """Raise the first logit of the action that, taken always, gives the best J on the training clips.
+
+    Whole-frame actions are left out, being dear. What is explored then lies near sensible tracks, and far fewer
+    regions have to be segmented than from a uniform start.
+    """
+    episodes = make_episodes(clips, [(name, 0, len(clips[name])) for name in sorted(clips)])
+    found = [
+        float(np.mean(walk(episodes, Constant(action).act, encoder, config.track, config).j or [0.0]))
+        for action in range(min(config.track.choices, 4))
+    ]
+    logger.info("J of single actions on the training clips: %s", [round(j, 4) for j in found])
+    last = actor.layers[-1]
+    with torch.no_grad():
+        last.bias[int(np.argmax(found))] += config.warm_start  # type: ignore[index, operator]
 
 
 def explore(
