@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ from data_contracts import (
 from labelers import LabelItem
 from labelers.a2gnn import A2gnn, Config, load
 from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
+from labelers.a2gnn.labeler import Task
 from pipelines.train import TrainConfig, train
 from trainers.engine import DataConfig, SegmentationMetrics
 from trainers.registry import load_artifact
-from vision.refine import refine_many
 
 LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
 SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
@@ -68,7 +69,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(trained=20, tested=8, affinity_steps=60, segmenter_steps=120, timed=2),
+    "small": Size(trained=12, tested=8, affinity_steps=60, segmenter_steps=100, timed=2),
     "full": Size(trained=150, tested=60, affinity_steps=400, segmenter_steps=800, timed=8),
 }
 
@@ -195,13 +196,19 @@ def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...
     return out
 
 
-def plain_labels(model: A2gnn, item: LabelItem, arm: str) -> Uint8Array:
+def seed_map(model: A2gnn, item: LabelItem) -> Uint8Array:
+    """Seeds of one image, 255 where nobody knows."""
+    task = model.task(item)
+    return np.zeros(item.image.shape[:2], np.uint8) if task is None else task.seeds.labels
+
+
+def plain_labels(model: A2gnn, arm: str, item: LabelItem) -> Uint8Array:
     """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
     task = model.task(item)
     if task is None:
         return np.zeros(item.image.shape[:2], np.uint8)
     if arm == "seeds+crf":
-        return seeds_and_crf(model, item)
+        return seeds_and_crf(model, task)
     whole = [np.zeros(item.image.shape[:2], bool) for _ in task.boxes]
     for area, box in zip(whole, task.boxes, strict=True):
         area[box.at] = True
@@ -209,47 +216,66 @@ def plain_labels(model: A2gnn, item: LabelItem, arm: str) -> Uint8Array:
     return paint(task.boxes, whole if arm == "box_fill" else claims, item.image.shape[:2])
 
 
-def seeds_and_crf(model: A2gnn, item: LabelItem) -> Uint8Array:
+def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
     """Seeds with 0.9 certainty, all else open between the classes whose boxes lie there, through the dense CRF."""
-    task = model.task(item)
-    if task is None or model.config.crf is None:
-        return np.zeros(item.image.shape[:2], np.uint8)
-    ids = np.array([0, *task.class_ids], np.uint8)
+    ids, item = np.array([0, *task.class_ids], np.uint8), task.item
     shares = np.full((len(ids), *item.image.shape[:2]), 1 / len(ids), np.float32)
     for channel, value in enumerate(ids):
         at = task.seeds.labels == value
         shares[:, at] = 0.1 / max(len(ids) - 1, 1)
         shares[channel, at] = 0.9
     held = clamp(shares, task.class_ids, task.boxes)
-    refined = clamp(refine_many([(item.image, held)], 1, model.config.crf)[0], task.class_ids, task.boxes)
+    refined = clamp(model.refine([task], [held])[0], task.class_ids, task.boxes)
     labels: Uint8Array = ids[refined.argmax(axis=0)]
     return labels
 
 
-def graph_labels(model: A2gnn, items: Sequence[LabelItem]) -> list[Uint8Array]:
-    """Labels of a2gnn, two threads, a few images each at a time."""
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+Made = dict[str, tuple[list[Uint8Array], float]]  # by arm: labels, seconds an image
+
+
+def graph_labels(model: A2gnn, items: Sequence[LabelItem]) -> Made:
+    """Labels of `a2gnn` and `a2gnn+crf` from one training, two threads, a few images each at a time."""
+    begun = time.perf_counter()
+
+    def label(chunk: Sequence[LabelItem]) -> tuple[list[Uint8Array], list[Uint8Array], float]:
+        tasks, shares = model.graph_shares([task for task in map(model.task, chunk) if task is not None])
+        plain = [model.finish(task, own).mask for task, own in zip(tasks, shares, strict=True)]
+        middle = time.perf_counter()
+        refined = [model.finish(t, s).mask for t, s in zip(tasks, model.refine(tasks, shares), strict=True)]
+        spent = time.perf_counter() - middle
+        return [m for m in plain if m is not None], [m for m in refined if m is not None], spent
+
     with ThreadPoolExecutor(2) as pool:
-        found = [label for labels in pool.map(model.label, chunks) for label in labels]
-    return [
-        np.zeros(i.image.shape[:2], np.uint8) if f.mask is None else f.mask for i, f in zip(items, found, strict=True)
-    ]
+        found = list(pool.map(label, [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]))
+    total, crf = time.perf_counter() - begun, sum(f[2] for f in found) / 2
+    count = max(len(items), 1)
+    return {
+        "a2gnn": ([m for f in found for m in f[0]], (total - crf) / count),
+        "a2gnn+crf": ([m for f in found for m in f[1]], total / count),
+    }
+
+
+def timed_labels(arm: str, items: Sequence[LabelItem], make: Callable[[LabelItem], Uint8Array]) -> Made:
+    """Labels made one by one."""
+    begun = time.perf_counter()
+    labels = [make(item) for item in items]
+    return {arm: (labels, (time.perf_counter() - begun) / max(len(items), 1))}
 
 
 def kept(
-    folder: Path, items: Sequence[LabelItem], make: Callable[[], list[Uint8Array]]
+    folder: Path, arm: str, items: Sequence[LabelItem], make: Callable[[], Made]
 ) -> tuple[list[Uint8Array], float]:
-    """Labels and seconds an image; made once, then read back."""
-    done = folder / "seconds.json"
+    """Labels of one arm and seconds an image; made once, then read back."""
+    done = folder / arm / "seconds.json"
     if not done.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        begun = time.perf_counter()
-        labels = make()
-        seconds = (time.perf_counter() - begun) / max(len(items), 1)
-        for item, label in zip(items, labels, strict=True):
-            (folder / f"{item.sample_id}.png").write_bytes(encode_mask(label))
-        done.write_text(json.dumps(seconds))
-    return [decode_mask((folder / f"{i.sample_id}.png").read_bytes()) for i in items], json.loads(done.read_text())
+        for name, (labels, seconds) in make().items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for item, label in zip(items, labels, strict=True):
+                (folder / name / f"{item.sample_id}.png").write_bytes(encode_mask(label))
+            (folder / name / "seconds.json").write_text(json.dumps(seconds))
+    return [decode_mask((folder / arm / f"{i.sample_id}.png").read_bytes()) for i in items], json.loads(
+        done.read_text()
+    )
 
 
 def judge(labels: Sequence[Uint8Array], tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
@@ -351,9 +377,11 @@ class Bench:
         """The affinity network's artefact, trained on seeds of the trained photos."""
         seeds_of = load(Config(**SETTINGS, output="seeds"), self.space)
         items = [photo.item for photo in self.trained]
-        labels, _ = kept(self.folder / "seeds", items, lambda: graph_labels(seeds_of, items))
+        labels, _ = kept(
+            self.folder / "train", "seeds", items, lambda: timed_labels("seeds", items, lambda i: seed_map(seeds_of, i))
+        )
         data = DataConfig(
-            samples=(write_samples(self.folder / "train", self.trained, self.space),),
+            samples=(write_samples(self.folder / "train_samples", self.trained, self.space),),
             labels=(write_labels(self.folder / "train_seeds", self.trained, labels, self.space),),
         )
         return self.train("affinity", data, {"steps": self.size.affinity_steps}, "affinity")
@@ -364,28 +392,31 @@ class Bench:
         config = TrainConfig(trainer=trainer, label_space=self.space, data=data, settings=wanted)
         return train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
 
-    def model(self, *, crf: bool) -> A2gnn:
-        config = Config(**SETTINGS, affinity=self.affinity(), seed=self.seed)
-        return load(config if crf else config.model_copy(update={"crf": None}), self.space)
+    def model(self) -> A2gnn:
+        return load(Config(**SETTINGS, affinity=self.affinity(), seed=self.seed), self.space)
 
     def label_arm(self, arm: str) -> dict[str, float]:
-        items = [photo.item for photo in self.tested]
+        items, folder = [photo.item for photo in self.tested], self.folder / "test"
+        extra: dict[str, float] = {}
         if arm.startswith("a2gnn"):
-            model = self.model(crf=arm == "a2gnn+crf")
-            labels, seconds = kept(self.folder / arm, items, lambda: graph_labels(model, items))
-            extra = speed(model, items[:: max(1, len(items) // self.size.timed)]) if arm == "a2gnn" else {}
+            model = self.model()
+            labels, seconds = kept(folder, arm, items, lambda: graph_labels(model, items))
+            if arm == "a2gnn":
+                extra = speed(model, items[:: max(1, -(-len(items) // self.size.timed))])
         else:
             model = load(Config(**SETTINGS), self.space)
-            labels, seconds = kept(self.folder / arm, items, lambda: [plain_labels(model, i, arm) for i in items])
-            extra = seed_quality(model, self.tested) if arm == "seeds+crf" else {}
+            make = partial(plain_labels, model, arm)
+            labels, seconds = kept(folder, arm, items, lambda: timed_labels(arm, items, make))
+            if arm == "seeds+crf":
+                extra = seed_quality(model, self.tested)
         return {**judge(labels, self.tested, self.space), "seconds_per_image": seconds, **extra}
 
     def segmenter_arm(self, arm: str) -> dict[str, float]:
-        samples = write_samples(self.folder / "train", self.trained, self.space)
+        samples = write_samples(self.folder / "train_samples", self.trained, self.space)
         data = DataConfig(samples=(samples,))
         if arm == "segmenter_on_labels":
-            items, model = [photo.item for photo in self.trained], self.model(crf=True)
-            labels, _ = kept(self.folder / "train_labels", items, lambda: graph_labels(model, items))
+            items, model = [photo.item for photo in self.trained], self.model()
+            labels, _ = kept(self.folder / "train", "a2gnn+crf", items, lambda: graph_labels(model, items))
             folder = write_labels(self.folder / "train_masks", self.trained, labels, self.space)
             data = DataConfig(samples=(samples,), labels=(folder,))
         settings = {

@@ -53,6 +53,15 @@ class Task:
     seeds: Seeds
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """A task with its graph and the image, `image_side` long at most, that the graph was made of."""
+
+    task: Task
+    graph: ImageGraph
+    image: Uint8Array
+
+
 @dataclass(frozen=True)
 class A2gnn(Labeler):
     """The engine. Images of one size are trained as stacks; each has its own weights and its own random numbers."""
@@ -117,38 +126,41 @@ class A2gnn(Labeler):
         return [PseudoLabel(t.seeds.labels, np.where(t.seeds.labels == IGNORE, 0, 255).astype(np.uint8)) for t in tasks]
 
     def _graph_labels(self, tasks: Sequence[Task]) -> list[PseudoLabel]:
-        images = [_shrink(task.item.image, self.config.image_side) for task in tasks]
-        graphs = self.graphs.predict(images)
-        tasks = [self.reseed(task, graph, image) for task, graph, image in zip(tasks, graphs, images, strict=True)]
-        problems = [self.problem(task, graph, image) for task, graph, image in zip(tasks, graphs, images, strict=True)]
-        solutions = self.solve(problems)
-        shares = [
-            self.shares(task, graph, image, solution)
-            for task, graph, image, solution in zip(tasks, graphs, images, solutions, strict=True)
-        ]
-        if self.config.crf is not None:
-            pairs = [(task.item.image, own) for task, own in zip(tasks, shares, strict=True)]
-            shares = refine_many(pairs, 1, self.config.crf)
-        return [self.finish(task, own) for task, own in zip(tasks, shares, strict=True)]
+        tasks, shares = self.graph_shares(tasks)
+        return [self.finish(task, own) for task, own in zip(tasks, self.refine(tasks, shares), strict=True)]
+
+    def graph_shares(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Float32]]:
+        """The graph models' own class shares (1 + K, H, W), and the tasks with the seeds that they were made from."""
+        views = self._views(tasks)
+        solutions = self.solve([self.problem(view) for view in views])
+        shares = [self.shares(view, solution) for view, solution in zip(views, solutions, strict=True)]
+        return [view.task for view in views], shares
 
     def problems(self, tasks: Sequence[Task]) -> list[Problem]:
         """What the solver gets for these tasks."""
-        images = [_shrink(task.item.image, self.config.image_side) for task in tasks]
-        graphs = self.graphs.predict(images)
-        return [
-            self.problem(self.reseed(task, graph, image), graph, image)
-            for task, graph, image in zip(tasks, graphs, images, strict=True)
-        ]
+        return [self.problem(view) for view in self._views(tasks)]
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         """The graph models alone."""
         return solve(problems, self.config, self.device)
 
-    def reseed(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Task:
-        """The task with seeds on which GrabCut and the class maps learnt from all images agree, where there are any."""
-        if not self.config.reseed or not task.boxes or not len(graph.prior):
-            return task
-        maps = self._prior(task, graph, image)
+    def refine(self, tasks: Sequence[Task], shares: Sequence[Float32]) -> list[Float32]:
+        """Shares after the dense CRF, where the config has one."""
+        if self.config.crf is None:
+            return list(shares)
+        return refine_many([(t.item.image, own) for t, own in zip(tasks, shares, strict=True)], 1, self.config.crf)
+
+    def _views(self, tasks: Sequence[Task]) -> list[View]:
+        images = [_shrink(task.item.image, self.config.image_side) for task in tasks]
+        graphs = self.graphs.predict(images)
+        return [self.reseed(View(*parts)) for parts in zip(tasks, graphs, images, strict=True)]
+
+    def reseed(self, view: View) -> View:
+        """The view with seeds on which GrabCut and the class maps learnt from all images agree, where there are any."""
+        task = view.task
+        if not self.config.reseed or not task.boxes or not len(view.graph.prior):
+            return view
+        maps = self._prior(view)
         labels = np.array([self.background_id, *task.class_ids], np.uint8)[maps.argmax(axis=0)]
         sure = maps.max(axis=0) >= self.config.reseed_floor
         background = sure & (labels == self.background_id)
@@ -161,17 +173,18 @@ class A2gnn(Labeler):
             self.background_id,
             self.config.seeds.model_copy(update={"hollow": False}),
         )
-        fused = replace(fused, plain=task.seeds.plain)
-        return Task(task.item, task.boxes, task.class_ids, task.channel_ids, fused)
+        return replace(view, task=replace(task, seeds=replace(fused, plain=task.seeds.plain)))
 
-    def _prior(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Float32:
+    def _prior(self, view: View) -> Float32:
         """Class shares learnt from all images, float32 (1 + K, H, W), among the classes whose boxes hold a pixel."""
-        chosen = graph.prior[[self.background_id, *task.class_ids]]
+        task = view.task
+        chosen = view.graph.prior[[self.background_id, *task.class_ids]]
         height, width = task.item.image.shape[:2]
-        return clamp(_enlarge(chosen, image, (height, width)), task.class_ids, task.boxes)
+        return clamp(_enlarge(chosen, view.image, (height, width)), task.class_ids, task.boxes)
 
-    def problem(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Problem:
-        """The image as the solver wants it. `image` is the one that the graph was made of."""
+    def problem(self, view: View) -> Problem:
+        """The image as the solver wants it."""
+        task, graph, image = view.task, view.graph, view.image
         stride = self.config.loss_stride
         height, width = (side * 8 // stride for side in graph.grid)
         factor_y, factor_x = (a / b / stride for a, b in zip(image.shape[:2], task.item.image.shape[:2], strict=True))
@@ -201,28 +214,29 @@ class A2gnn(Labeler):
             len(task.channel_ids) + 1,
         )
 
-    def shares(self, task: Task, graph: ImageGraph, image: Uint8Array, solution: Solution) -> Float32:
+    def shares(self, view: View, solution: Solution) -> Float32:
         """Class shares float32 (1 + K, H, W) at the item's own size, from the cells' logits."""
+        task = view.task
         size = (task.item.image.shape[0], task.item.image.shape[1])
-        shares = _enlarge(solution.logits, image, size)
+        shares = _enlarge(solution.logits, view.image, size)
         walked = task.seeds.maps is not None and not task.boxes and task.item.scribble is None
         if walked and self.config.walk_weight and self.config.mask_absent_classes:
-            shares = shares + self.config.walk_weight * self._walked(task, graph, image)
+            shares = shares + self.config.walk_weight * self._walked(view)
             shares /= shares.sum(axis=0, keepdims=True)
         if self.config.clamp_to_boxes and task.boxes:
             shares = clamp(shares, task.channel_ids, task.boxes)
         return shares
 
-    def _walked(self, task: Task, graph: ImageGraph, image: Uint8Array) -> Float32:
+    def _walked(self, view: View) -> Float32:
         """Class maps with background (1 - max)^6, spread by a random walk along the graph's edges."""
-        maps = task.seeds.maps
+        task, graph, maps = view.task, view.graph, view.task.seeds.maps
         if maps is None:
             raise ValueError(f"{task.item.sample_id}: expected class maps, found none")
         stack = np.concatenate([np.clip(1 - maps.max(axis=0, keepdims=True), 0, 1) ** 6, maps])
         cells = F.interpolate(torch.from_numpy(stack)[None].float(), size=graph.grid, mode="area")[0]
         spread = torch.from_numpy(random_walk(graph.affinity, cells.numpy()))
         size = (task.item.image.shape[0], task.item.image.shape[1])
-        return _enlarge((spread / spread.sum(dim=0).clamp(min=1e-7)).clamp(min=1e-7).log(), image, size)
+        return _enlarge((spread / spread.sum(dim=0).clamp(min=1e-7)).clamp(min=1e-7).log(), view.image, size)
 
     def finish(self, task: Task, shares: Float32) -> PseudoLabel:
         """Label, confidence and instances from shares (1 + K, H, W)."""
