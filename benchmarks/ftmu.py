@@ -9,6 +9,7 @@ training clips), `always_likeness` (match by the region's own descriptors, templ
 action of the agent gives), `learned` (both decisions at once).
 Metrics on held-out DAVIS sequences: `j`, `f` (mean over objects, 0 to 100), `fps` (frames a second of one core's time),
 `j_recall`, `j_decay`, `update_rate`, `whole_rate`; on drawn clips whose objects cross: `crossing_j`, `kept_apart`.
+Also writes FILE.png (with the JSON file's stem): crossing clips as the agent sees them.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -35,9 +37,11 @@ from data_contracts import (
     load_label_space,
     pair_id,
     shard_name,
+    write_bytes,
     write_shard,
 )
 from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_clip
+from pipelines.evaluate import overlay
 from pipelines.train import TrainConfig, train
 from trainers.engine import DataConfig, Samples
 from trainers.ftmu.agent import Agent, follow
@@ -361,6 +365,20 @@ def crossing(agent: Agent, level: float, seed: int, arm: str, count: int) -> dic
     return {"crossing_j": 100 * summarise_objects(curves).mean, "kept_apart": float(np.mean(apart))}
 
 
+def draw_sheet(agent: Agent, path: Path, count: int, columns: int = 6) -> None:
+    """A PNG of crossing clips, a row each: the given boxes, then what the agent makes of later frames."""
+    rows = []
+    for clip in crossing_clips(count)[:3]:
+        outcomes, _ = follow_clip(clip, Learned(agent.actor), agent, agent.config.track)
+        maps = label_maps(clip, outcomes)
+        first = clip.frames[0].copy()
+        for x0, y0, x1, y1 in clip.boxes.astype(int).tolist():
+            cv2.rectangle(first, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 2)
+        times = np.linspace(1, len(clip.frames) - 1, columns - 1).round().astype(int)
+        rows.append(np.hstack([first, *(overlay(clip.frames[t], maps[t], SPACE) for t in times)]))
+    write_bytes(str(path), encode_image(np.vstack(rows)))
+
+
 def _repeat(record: Record, arm: str, seed: int) -> bool:
     """Take over what another seed gave, for arms without chance over the one segmenter."""
     if arm in ONCE and (known := record.values.get(arm)):
@@ -382,7 +400,7 @@ def run(options: Options) -> None:
         raise FileNotFoundError("ftmu: expected --data DIR with davis/")
     data = write_rows(clip_rows(root, others, range(1000, 1000 + size.drawn)), work / "agent-clips")
     clips = tested_clips(tested_root, tested)
-    level: float | None = None
+    level, sheet = None, options.json_path.with_suffix(".png")
     for seed in options.seeds:
         arms = [arm for arm in ARMS if not record.has(arm, seed) and not _repeat(record, arm, seed)]
         if not arms:
@@ -394,6 +412,8 @@ def run(options: Options) -> None:
         for arm, tally in test_arms(agent, level, seed, clips, arms).items():
             found = {**tally.metrics(), **crossing(agent, level, seed, arm, size.crossing)}
             record.add(arm, seed, found)
+            if arm == "learned" and seed == options.seeds[0]:
+                draw_sheet(agent, sheet, size.crossing)
             print(f"seed {seed}: {arm} " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
     record.finish()
     shutil.rmtree(work, ignore_errors=True)

@@ -73,3 +73,4 @@ def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, m
     assert rates["always_appearance"] == 1
     assert found["metrics"]["never_update"]["update_rate"]["mean"] == 0
     assert not (data.parent / "found.json.work").exists()
+    assert Image.open(data.parent / "found.png").size == (6 * 160, 160)

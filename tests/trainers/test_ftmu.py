@@ -16,9 +16,10 @@ from tests.trainers.conformance import TrainerConformance
 from tests.trainers.test_proposals import SMALL as PROPOSALS
 from trainers.engine import DataConfig, Samples
 from trainers.ftmu import Config
-from trainers.ftmu.policies import AlwaysUpdate
+from trainers.ftmu.policies import AlwaysUpdate, Head
 from trainers.ftmu.rollout import Episode, open_clips, overlap_with_truth, walk
 from trainers.ftmu.state import SharedState
+from trainers.ftmu.train import begin_near_the_best
 from trainers.registry import load_artifact
 from vision.video import MaskCrop
 
@@ -104,6 +105,18 @@ def test_the_first_frames_mask_does_not_leak(tmp_path: Path) -> None:
         walked = walk([episode], AlwaysUpdate().act, SharedState(), Config(segmenter="x").track, Config(segmenter="x"))
         masks.append((walked.j, [state.tolist() for state in walked.trajectories[0].states]))
     assert masks[0] == masks[1]
+
+
+def test_exploration_begins_near_the_best_single_action(tmp_path: Path) -> None:
+    folder = shapes.write_rows(tmp_path / "clips", clip_rows(1, 4), SAMPLE)
+    samples = Samples.open(DataConfig(samples=(folder,)), str(tmp_path / "cache"))
+    config = Config(segmenter="x", warm_start=2.5)
+    actor = Head(SharedState.width, (4,), config.track.choices)
+    before = actor.layers[-1].bias.detach().clone()
+    begin_near_the_best(actor, open_clips(samples, ColourSegmenter(), 0), SharedState(), config)
+    raised = actor.layers[-1].bias.detach() - before
+    assert sorted(raised.tolist()) == pytest.approx([0, 0, 0, 0, 0, 2.5], abs=1e-6)
+    assert not raised[4:].any(), "never an action that costs a whole frame"
 
 
 def test_an_absent_object_is_found_by_finding_nothing() -> None:
