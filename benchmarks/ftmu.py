@@ -324,7 +324,7 @@ def label_maps(clip: Clip, outcomes: Sequence[Sequence[Outcome]]) -> Uint8Array:
     return maps
 
 
-def test_arms(agent: Agent, level: float, seed: int, clips: Sequence[Clip], arms: Sequence[str]) -> dict[str, Tally]:
+def measure_arms(agent: Agent, level: float, seed: int, clips: Sequence[Clip], arms: Sequence[str]) -> dict[str, Tally]:
     """All arms on all clips; arms take turns on each clip, so that a slow minute slows them all."""
     tallies = {arm: Tally() for arm in arms}
     policies = {arm: arm_of(arm, agent, level, seed) for arm in arms}
@@ -409,7 +409,7 @@ def run(options: Options) -> None:
         if level is None:
             samples = Samples.open(DataConfig(samples=(data,)), str(work / "cache"))
             level = choose_level(agent, open_clips(samples, agent.segmenter, SPACE.background_id))
-        for arm, tally in test_arms(agent, level, seed, clips, arms).items():
+        for arm, tally in measure_arms(agent, level, seed, clips, arms).items():
             found = {**tally.metrics(), **crossing(agent, level, seed, arm, size.crossing)}
             record.add(arm, seed, found)
             if arm == "learned" and seed == options.seeds[0]:

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.toy_tracking import play
-from trainers.engine import make_optimizer
+from benchmarks import ftmu_toy
 from trainers.ftmu import Config
-from trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Threshold
+from trainers.ftmu.policies import Head, Learned
 from trainers.ftmu.rollout import Trajectory, Walk, reward
 from trainers.ftmu.train import advantages, losses
 
 torch.set_num_threads(1)
-CONFIG = Config(segmenter="none", hidden=(32, 32), lr=5e-3, critic_lr=1e-2, trace=0.9, entropy=0.01)
 
 
 def test_reward() -> None:
@@ -85,42 +83,12 @@ def test_a_policy_of_one_action_is_noticed() -> None:
     assert not Walk([], [], decisions=100, updates=60).collapsed
 
 
-@pytest.fixture(scope="module")
-def fixed() -> dict[str, float]:
-    """Mean J of the fixed policies, in the world without a hint at the right threshold."""
-    arms = {
-        "overlap": (AlwaysUpdate(), None),
-        "frozen": (NeverUpdate(), None),
-        "appearance": (AlwaysUpdate(), 0),
-        "appearance, frozen": (NeverUpdate(), 0),
-    }
-    return {name: float(np.mean(play(policy, 9, 500, 40, n, CONFIG).j)) for name, (policy, n) in arms.items()}
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_learns_when_to_update_in_a_toy_world(seed: int, fixed: dict[str, float]) -> None:
-    torch.manual_seed(seed)
-    actor, critic = Head(4, CONFIG.hidden, 2), Head(4, CONFIG.hidden, 1)
-    slow = CONFIG.model_copy(update={"lr": CONFIG.critic_lr})
-    optimizers = [make_optimizer(CONFIG, list(actor.parameters())), make_optimizer(slow, list(critic.parameters()))]
-    rng = np.random.default_rng(seed)
-
-    class Exploring:
-        def act(self, states: np.ndarray) -> list[int]:  # type: ignore[type-arg]
-            with torch.no_grad():
-                shares = actor(torch.from_numpy(states)).softmax(1)[:, 0].numpy()
-            return [int(a) for a in rng.random(len(states)) > shares]
-
-    for step in range(120):
-        total, _ = losses(actor, critic, play(Exploring(), 1000 * seed + step, 48, 20, 3, CONFIG), CONFIG)
-        total.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-    walked = play(Learned(actor), 9, 500, 40, 3, CONFIG)
-    found, calls = float(np.mean(walked.j)), walked.whole / len(walked.j)
-    assert found >= max(fixed.values()) + 0.10, (found, fixed)
-    assert calls < 0.4
-    assert not walked.collapsed
-    rules = [float(np.mean(play(Threshold(level, 1), 9, 500, 40, 3, CONFIG).j)) for level in (0.7, 0.8, 0.9)]
-    assert found >= max(rules) - 0.02, (found, rules)
+def test_learns_when_to_update_in_a_toy_world(seed: int) -> None:
+    config = ftmu_toy.settings(100, seed)
+    fixed = {name: ftmu_toy.measure(policy, n, config)["j"] for name, (policy, n) in ftmu_toy.FIXED.items()}
+    found = ftmu_toy.measure(Learned(ftmu_toy.learn(config)), ftmu_toy.PATIENCE, config)
+    assert found["j"] >= max(fixed.values()) + 0.10, (found, fixed)
+    assert found["j"] >= ftmu_toy.best_threshold(config)["j"] - 0.02
+    assert found["whole_rate"] < 0.4
+    assert 0.02 < found["update_rate"] < 0.98

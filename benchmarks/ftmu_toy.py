@@ -1,19 +1,29 @@
-"""A toy world for the agent: a target and a look-alike on a plane, occlusions, and matching by place or by looks.
+"""A toy world for the FTMU agent: which part of its training lets it learn when to update?
 
 A target and a distractor move on a 100 x 100 plane and bounce off its sides. Their unit appearance vectors drift. The
 target is hidden from time to time for 3 to 7 steps and comes back anywhere. Matching by overlap takes the nearest
-detection within 18 units of the template's place, matching by appearance the one most like the template.
+detection within 18 units of the template's place, matching by appearance the one most like the template. The agent sees
+the similarity and the distance, and is given no hint at the right threshold.
+Arms: fixed policies (`overlap_updated`, `overlap_kept`, `appearance_updated`, `appearance_kept`), `threshold` (the best
+of three rules), `learned`, and `learned` without one of its parts: `one_step` (trace 0, the published TD error),
+`no_entropy`, `no_normalisation` (of advantages). Metrics: `j`, `whole_rate` (appearance calls), `update_rate`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from benchmarks.common import Options, Record, parse_options
+from trainers.engine import lr_factor, make_optimizer
+from trainers.engine.optim import set_lr
 from trainers.ftmu.config import Config
-from trainers.ftmu.policies import Policy
+from trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Policy, Threshold
 from trainers.ftmu.rollout import Trajectory, Walk, reward
 from trainers.ftmu.tracker import UPDATE
+from trainers.ftmu.train import losses
 
 Array = NDArray[np.float64]
 DIMENSIONS, DRIFT, REACH = 8, 0.07, 18.0
@@ -111,3 +121,86 @@ def play(policy: Policy, seed: int, n: int, steps: int, patience: int | None, co
         for path, value, call in zip(paths, j, lost, strict=True):
             path.earn(reward(float(value)) - config.price * call, frame, config.discount)
     return walked
+
+
+BASE: dict[str, Any] = {
+    "segmenter": "none", "hidden": (32,), "lr": 1e-2, "critic_lr": 1e-2, "discount": 0.9, "trace": 0.9, "entropy": 0.01,
+    "price": 0.1, "batch": 96, "length": 20, "schedule": "linear", "lr_floor": 0.1, "grad_clip": None,
+}  # fmt: skip
+LEARNED: dict[str, dict[str, Any]] = {
+    "learned": {},
+    "one_step": {"trace": 0.0},
+    "no_entropy": {"entropy": 0.0},
+    "no_normalisation": {"normalise_advantage": False},
+}
+FIXED: dict[str, tuple[Policy, int | None]] = {
+    "overlap_updated": (AlwaysUpdate(), None),
+    "overlap_kept": (NeverUpdate(), None),
+    "appearance_updated": (AlwaysUpdate(), 0),
+    "appearance_kept": (NeverUpdate(), 0),
+}
+STEPS = {"small": 120, "full": 400}
+TEST_SEED, TEST_CLIPS, TEST_STEPS, PATIENCE = 99_999, 400, 40, 3
+
+
+def settings(steps: int, seed: int, **changes: Any) -> Config:
+    """The agent's settings in this world."""
+    return Config(**{**BASE, "steps": steps, "seed": seed, **changes})
+
+
+def learn(config: Config) -> Head:
+    """Train an agent on fresh clips."""
+    torch.manual_seed(config.seed)
+    actor, critic = Head(4, config.hidden, 2), Head(4, config.hidden, 1)
+    slow = config.model_copy(update={"lr": config.critic_lr})
+    optimizers = [make_optimizer(config, list(actor.parameters())), make_optimizer(slow, list(critic.parameters()))]
+    rng = np.random.default_rng(config.seed)
+
+    class Exploring:
+        def act(self, states: NDArray[np.float32]) -> list[int]:
+            with torch.no_grad():
+                shares = actor(torch.from_numpy(states)).softmax(1)[:, 0].numpy()
+            return [int(a) for a in rng.random(len(states)) > shares]
+
+    for step in range(config.steps):
+        seed = 10_000 * (config.seed + 1) + step
+        walked = play(Exploring(), seed, config.batch, config.length, PATIENCE, config)
+        torch.autograd.backward(losses(actor, critic, walked, config)[0])
+        for optimizer in optimizers:
+            set_lr(optimizer, lr_factor(config, step))
+            optimizer.step()
+            optimizer.zero_grad()
+    return actor
+
+
+def measure(policy: Policy, patience: int | None, config: Config) -> dict[str, float]:
+    """Figures of a policy on clips that no agent has met."""
+    walked = play(policy, TEST_SEED, TEST_CLIPS, TEST_STEPS, patience, config)
+    whole = walked.whole / len(walked.j)
+    return {"j": float(np.mean(walked.j)), "whole_rate": whole, "update_rate": walked.update_rate}
+
+
+def best_threshold(config: Config) -> dict[str, float]:
+    """The best of three similarity rules."""
+    return max((measure(Threshold(level, 1), PATIENCE, config) for level in (0.7, 0.8, 0.9)), key=lambda found: found["j"])
+
+
+def run(options: Options) -> None:
+    """All arms of all seeds."""
+    torch.set_num_threads(1)
+    record = Record.open(options)
+    for seed in options.seeds:
+        plain = settings(STEPS[options.budget], seed)
+        for arm, (policy, patience) in FIXED.items():
+            record.add(arm, seed, measure(policy, patience, plain))
+        record.add("threshold", seed, best_threshold(plain))
+        for arm, changes in LEARNED.items():
+            if not record.has(arm, seed):
+                config = settings(STEPS[options.budget], seed, **changes)
+                record.add(arm, seed, measure(Learned(learn(config)), PATIENCE, config))
+                print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
+    record.finish()
+
+
+if __name__ == "__main__":
+    run(parse_options("ftmu_toy", __doc__, needs_data=False))
