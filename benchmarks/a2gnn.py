@@ -69,7 +69,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(trained=12, tested=8, affinity_steps=60, segmenter_steps=100, timed=2),
+    "small": Size(trained=12, tested=8, affinity_steps=40, segmenter_steps=100, timed=2),
     "full": Size(trained=150, tested=60, affinity_steps=400, segmenter_steps=800, timed=8),
 }
 

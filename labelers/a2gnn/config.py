@@ -32,7 +32,7 @@ class SeedConfig(BaseModel):
     fill_range: tuple[float, float] = Field(default=(0.05, 0.95), description="share of a box that GrabCut may claim")
     tight_iou: float = Field(default=0.5, ge=0, le=1, description="least IoU of the claim's own tight box with the box")
     core: float = Field(
-        default=0.0, ge=0, description="claims closer to their border than this, in pixels, are left out"
+        default=3.0, ge=0, description="claims closer to their border than this, in pixels, are left out"
     )
     groups: bool = Field(
         default=True,
@@ -58,33 +58,30 @@ class Config(LabelerConfig):
     plain_sharpness: float = Field(default=2.0, gt=0, description="plain features: a = exp(-this * distance)")
     image_side: int | None = Field(default=320, ge=32, description="long side of the graph's image; none = native")
     seeds: SeedConfig = SeedConfig()
-    reseed: bool = Field(default=True, description="seeds again, where GrabCut and the artefact's class maps agree")
+    reseed: bool = Field(default=False, description="seeds again, where GrabCut and the artefact's class maps agree")
     reseed_floor: float = Field(default=0.7, ge=0, le=1, description="share from which those maps are sure")
-    prior_nodes: float = Field(
-        default=0.0, ge=0, description="scale of the artefact's class shares among node features"
-    )
     seed: int = 0
 
-    hidden: int = Field(default=64, ge=1, description="width of the graph model")
+    hidden: int = Field(default=32, ge=1, description="width of the graph model")
     layers: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     features: Literal["l1", "rms"] = Field(
         default="rms", description="scale of a node: sum 1 (released), mean square 1"
     )
-    steps: tuple[int, int] = Field(default=(60, 60), description="without and with the gated CRF loss, for boxes")
+    steps: tuple[int, int] = Field(default=(30, 10), description="without and with the gated CRF loss, for boxes")
     lr: float = Field(default=0.01, gt=0)
     weight_decay: float = Field(default=5e-4, ge=0)
-    mp_weight: float = Field(default=1.0, ge=0)
-    similarity_weight: float = Field(default=1.0, ge=0)
+    mp_weight: float = Field(default=0.3, ge=0)
+    similarity_weight: float = Field(default=0.0, ge=0, description="of the points' likeness, beside mp_weight")
     gated_weight: float = Field(default=0.01, ge=0)
-    other_steps: tuple[int, int] = Field(default=(50, 50), description="the same without boxes")
+    other_steps: tuple[int, int] = Field(default=(30, 20), description="the same without boxes")
     other_lr: float = Field(default=0.01, gt=0)
     other_gated_weight: float = Field(default=0.3, ge=0)
     walk_weight: float = Field(default=3.0, ge=0, description="points and tags: weight of the random-walk class maps")
     loss_stride: Literal[1, 2, 4, 8] = Field(default=4, description="pixels between points where losses are taken")
-    check: Check = Field(default="centred", description="consistency check of seeds; `released` never fires")
+    check: Check = Field(default="none", description="consistency check of seeds; `released` never fires")
     check_threshold: float = Field(default=0.0, ge=-1, le=1, description="cosine, or quantile, below which seeds go")
-    check_start: int = Field(default=30, ge=0, description="first step of a working check")
+    check_start: int = Field(default=15, ge=0, description="first step of a working check")
     check_every: int = Field(default=10, ge=1)
     gate: Literal["released", "centred"] = Field(default="released", description="which cosine cuts edges")
     attention: Literal["tile", "dense"] = "tile"
@@ -111,11 +108,22 @@ class Config(LabelerConfig):
 PRESETS: dict[str, dict[str, Any]] = {
     "faithful": {
         "image_side": None,
-        "seeds": SeedConfig(fusion="cam+grabcut", cam=CamConfig(preset="faithful", refine="none"), cam_crf=True),
+        "seeds": SeedConfig(
+            fusion="cam+grabcut",
+            cam=CamConfig(preset="faithful", refine="none"),
+            cam_crf=True,
+            groups=False,
+            overlap="undecided",
+            hollow=False,
+            core=0.0,
+        ),
         "hidden": 256,
         "features": "l1",
         "steps": (150, 150),
         "lr": 0.035,
+        "mp_weight": 1.0,
+        "similarity_weight": 1.0,
+        "other_steps": (50, 50),
         "other_lr": 0.03,
         "loss_stride": 1,
         "reseed": False,

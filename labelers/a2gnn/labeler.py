@@ -200,13 +200,9 @@ class A2gnn(Labeler):
         seeds[: len(rows), : len(columns)] = values[task.seeds.labels[np.ix_(at_y, at_x)]]
         _keep_every_box(seeds, [(k, b) for k, b in scaled])
         pixels = F.pad(normalise(image, IMAGENET_MEAN, IMAGENET_STD)[None], _padding(image), mode="replicate")
-        nodes = graph.nodes
-        if self.config.prior_nodes and len(graph.prior):
-            prior = graph.prior[[self.background_id, *task.class_ids]].softmax(dim=0)
-            nodes = torch.cat([nodes, self.config.prior_nodes * prior])
         return Problem(
             task.item.sample_id,
-            nodes,
+            graph.nodes,
             graph.affinity,
             F.interpolate(pixels, size=graph.grid, mode="area")[0],
             torch.from_numpy(seeds),

@@ -156,7 +156,12 @@ def test_fusion_takes_what_both_sources_say() -> None:
     background[2, 4:12] = True
     background[4, 4] = True  # GrabCut objects
     both = fuse(
-        [box], [claim], Confident(labels, background), (20, 20), 0, SeedConfig(fusion="cam+grabcut", hollow=False)
+        [box],
+        [claim],
+        Confident(labels, background),
+        (20, 20),
+        0,
+        SeedConfig(fusion="cam+grabcut", hollow=False, core=0.0),
     )
     assert (both.labels[~rectangle(box)] == 0).all(), "outside all boxes"
     assert (both.labels[5:8, 5:8] == 1).all()
@@ -164,16 +169,16 @@ def test_fusion_takes_what_both_sources_say() -> None:
     assert (both.labels[2, 4:12] == 0).all()
     assert both.labels[4, 4] == IGNORE
     assert both.sources == {"seeded": 1}
-    alone = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=False))
+    alone = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=False, core=0.0))
     np.testing.assert_array_equal(alone.labels == 1, claim)
-    hollow = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=True))
+    hollow = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", core=0.0))
     np.testing.assert_array_equal(hollow.labels, claim.astype(np.uint8))
 
 
 def test_two_classes_on_one_pixel_leave_it_undecided() -> None:
     boxes = [PixelBox(1, 0, 0, 10, 10), PixelBox(2, 5, 5, 15, 15)]
     claims = [rectangle(PixelBox(0, 1, 1, 9, 10)), rectangle(PixelBox(0, 6, 5, 14, 15))]
-    found = fuse(boxes, claims, None, (20, 20), 0, SeedConfig(fusion="grabcut", overlap="undecided"))
+    found = fuse(boxes, claims, None, (20, 20), 0, SeedConfig(fusion="grabcut", overlap="undecided", core=0.0))
     assert (found.labels[claims[0] & claims[1]] == IGNORE).all()
     assert (found.labels[claims[0] & ~claims[1]] == 1).all()
     assert (found.labels[claims[1] & ~claims[0]] == 2).all()
@@ -183,7 +188,7 @@ def test_the_smaller_box_has_a_pixel_that_two_classes_claim() -> None:
     boxes = [PixelBox(1, 0, 0, 12, 12), PixelBox(2, 5, 5, 9, 9)]
     claims = [rectangle(boxes[0]), rectangle(boxes[1])]
     for order in ([0, 1], [1, 0]):
-        found = fuse([boxes[i] for i in order], [claims[i] for i in order], None, (20, 20), 0, SeedConfig())
+        found = fuse([boxes[i] for i in order], [claims[i] for i in order], None, (20, 20), 0, SeedConfig(core=0.0))
         assert (found.labels[claims[1]] == 2).all()
         assert (found.labels[claims[0] & ~claims[1]] == 1).all()
 
@@ -206,7 +211,7 @@ def test_boxes_that_touch_form_groups_and_share_a_cut() -> None:
 def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
     box = PixelBox(1, 2, 2, 12, 12)
     nothing = Confident(np.full((20, 20), IGNORE, np.uint8), np.zeros((20, 20), bool))
-    config = SeedConfig(fusion="cam+grabcut", hollow=False)
+    config = SeedConfig(fusion="cam+grabcut", hollow=False, core=0.0)
     claim = rectangle(PixelBox(1, 3, 3, 11, 11))
     by_claim = fuse([box], [claim], nothing, (20, 20), 0, config)
     assert by_claim.sources == {"grabcut": 1}
