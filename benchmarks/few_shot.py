@@ -63,9 +63,9 @@ NOT_GARMENTS = ("background", "skin", "hair")
 WORDS = {
     "outerwear": "coat or jacket",
     "top": "shirt",
-    "hosiery": "stockings",
+    "hosiery": "tights",
     "footwear": "shoes",
-    "bag": "handbag",
+    "bag": "purse",
     "accessory": "belt or scarf",
 }
 SURROUNDINGS = ("street", "wall", "building", "road", "tree", "grass", "sky", "door", "window", "floor", "fence", "car")
@@ -84,7 +84,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(240, 160, 240, 160, steps=150, episodes={1: 100, 5: 60}),
+    "small": Size(160, 114, 160, 100, steps=160, episodes={1: 80, 5: 40}),
     "full": Size(1500, 400, 600, 400, steps=1200, episodes={1: 500, 5: 300}),
 }
 
@@ -221,6 +221,8 @@ def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any
     return {
         "seed": seed,
         "steps": size.steps,
+        "batch": 4,
+        "width": 48,
         "precision": "fp32",
         "episodes": {**world.episodes, "folds": FOLDS, "fold": fold},
         "runtime": {"save_every": 50, "progress": False},
@@ -243,10 +245,10 @@ def network_scores(arm: str, world: World, size: Size, seed: int, fold: int, fol
     for shots in SHOTS:
         episodes = tested_episodes(world, samples, size, predictor.net.config, shots)
         classes = sorted({e.class_id for e in episodes})
-        scores = predictor.evaluate(samples, episodes).compute(classes)
-        found |= {f"miou_{shots}shot": scores["miou"], f"fbiou_{shots}shot": scores["fbiou"]}
+        scores = {fusion: metrics.compute(classes) for fusion, metrics in predictor.evaluate(samples, episodes).items()}
+        found |= {f"miou_{shots}shot": scores["cross"]["miou"], f"fbiou_{shots}shot": scores["cross"]["fbiou"]}
         if predictor.net.config.scl and shots > 1:
-            found[f"miou_{shots}shot_mean"] = predictor.evaluate(samples, episodes, "mean").compute(classes)["miou"]
+            found[f"miou_{shots}shot_mean"] = scores["mean"]["miou"]
     return found
 
 

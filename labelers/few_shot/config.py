@@ -18,7 +18,14 @@ class Config(LabelerConfig):
     priors: PriorConfig = PriorConfig()  # of the training-free way
     visual: float = Field(default=0.8, ge=0, le=1, description="weight of VVP; the rest is VTP with PIR")
     threshold: float | None = Field(
-        default=None, gt=0, lt=1, description="of the map; none = the one that segments the supports best"
+        default=None,
+        gt=0,
+        lt=1,
+        description="of the map as a share of its peak (of the probability, where trained); none = what segments the "
+        "supports best, each by the others; 0.65 for a lone one",
+    )
+    min_peak: float = Field(
+        default=0.3, ge=0, lt=1, description="abstain where no value of the training-free map is as high"
     )
     refine: Literal["par", "none"] = Field(default="par", description="follow the image's edges")
     refine_side: int = Field(default=320, ge=64, description="long side of the image while it is refined")

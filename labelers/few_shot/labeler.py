@@ -24,34 +24,47 @@ from trainers.registry import load_artifact
 from vision.refine import par
 
 Float32 = NDArray[np.float32]
-THRESHOLDS = np.linspace(0.05, 0.95, 37)
-ZOOM = 0.85  # of the mirrored copy on which a lone support is tried
+PriorShot = tuple[ClipView, Uint8Array]
+THRESHOLDS = np.linspace(0.3, 0.9, 25)
+ONE_SUPPORT = 0.65  # threshold where there is no second support to try one on
 
 
 class Engine(ABC):
-    """Where in an image the class is: a map in [0, 1], and the value from which a pixel belongs to it."""
+    """Where in an image the class is."""
 
-    threshold: float
+    threshold: float  # value of `map` from which a pixel belongs to the class
 
     @abstractmethod
-    def map(self, image: Uint8Array) -> Float32:
-        """(H, W)."""
+    def map(self, image: Uint8Array) -> Float32 | None:
+        """(H, W) in [0, 1]; None where nothing in the image is like the class."""
 
 
 class PriorEngine(Engine):
-    """Training-free: VVP of all supports and VTP with PIR, mixed; the threshold is tried on the supports."""
+    """Training-free: VVP of all supports and VTP with PIR, mixed, as a share of the image's own peak.
+
+    Peaks differ from image to image far more than shapes do, so a threshold on the share holds where one on the plain
+    value does not.
+    """
 
     def __init__(self, config: Config, space: LabelSpace, supports: Sequence[Exemplar]) -> None:
         self.config = config
         text = next((c.text for c in space.classes if c.name == config.class_name), config.class_name)
         self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts)
         self.shots = [(self.priors.encode(s.image, s.mask, text=False), s.mask) for s in supports]
-        self.threshold = config.threshold or best_threshold(self._map, supports, self.shots)
+        self.threshold = config.threshold or best_threshold(self._peaked, supports, self.shots)
 
-    def map(self, image: Uint8Array) -> Float32:
-        return self._map(image, self.shots)
+    def map(self, image: Uint8Array) -> Float32 | None:
+        raw = self._raw(image, self.shots)
+        return None if raw.max() < self.config.min_peak else self._share(raw)
 
-    def _map(self, image: Uint8Array, shots: Sequence[tuple[ClipView, Uint8Array]]) -> Float32:
+    def _peaked(self, image: Uint8Array, shots: Sequence[PriorShot]) -> Float32:
+        return self._share(self._raw(image, shots))
+
+    def _share(self, raw: Float32) -> Float32:
+        peaked: Float32 = raw / max(float(raw.max()), 1e-6)
+        return peaked
+
+    def _raw(self, image: Uint8Array, shots: Sequence[PriorShot]) -> Float32:
         query = self.priors.encode(image)
         share = self.config.visual
         maps = share * self.priors.vvp(query, shots).mean(dim=0) + (1 - share) * self.priors.vtp(query, 1)
@@ -63,43 +76,31 @@ class PriorEngine(Engine):
 class TrainedEngine(Engine):
     """A trained network: the probability of the object, decided at one half."""
 
-    threshold = 0.5
-
     def __init__(self, config: Config, predictor: FewShotPredictor, supports: Sequence[Exemplar]) -> None:
         self.predictor = predictor
         known = {c.name: c.text for c in predictor.space.classes}
         name = known.get(config.class_name, config.class_name)
         self.supports: Supports = predictor.supports([(s.image, s.mask) for s in supports], name)
-        self.threshold = config.threshold or self.threshold
+        self.threshold = config.threshold or 0.5
 
-    def map(self, image: Uint8Array) -> Float32:
+    def map(self, image: Uint8Array) -> Float32 | None:
         found: Float32 = self.predictor.predict([image], self.supports)[0].probabilities[1]
         return found
 
 
 def best_threshold(
-    map_of: Callable[[Uint8Array, Sequence[tuple[ClipView, Uint8Array]]], Float32],
+    map_of: Callable[[Uint8Array, Sequence[PriorShot]], Float32],
     supports: Sequence[Exemplar],
-    shots: Sequence[tuple[ClipView, Uint8Array]],
+    shots: Sequence[PriorShot],
 ) -> float:
-    """The threshold with the best mean IoU on the supports themselves.
-
-    Each support is segmented by the others; a lone one is tried on a smaller mirrored copy of itself, because an image
-    matches itself too well.
-    """
-    curves = []
-    for number, support in enumerate(supports):
-        others = [*shots[:number], *shots[number + 1 :]]
-        image, mask = (support.image, support.mask) if others else _mirrored(support)
-        curves.append(_iou_curve(map_of(image, others or shots), mask))
+    """The threshold with the best mean IoU on the supports, each segmented by the others; fixed for a lone one."""
+    if len(supports) < 2:
+        return ONE_SUPPORT
+    curves = [
+        _iou_curve(map_of(support.image, [*shots[:number], *shots[number + 1 :]]), support.mask)
+        for number, support in enumerate(supports)
+    ]
     return float(THRESHOLDS[int(np.mean(curves, axis=0).argmax())])
-
-
-def _mirrored(support: Exemplar) -> tuple[Uint8Array, Uint8Array]:
-    height, width = (max(16, round(side * ZOOM)) for side in support.mask.shape)
-    image = resize_image(support.image[:, ::-1], height, width)
-    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), support.mask.shape, strict=True))
-    return np.ascontiguousarray(image), support.mask[:, ::-1][rows][:, columns]
 
 
 def _iou_curve(map_: Float32, mask: Uint8Array) -> NDArray[np.float64]:
@@ -125,7 +126,13 @@ class FewShot(Labeler):
         return [self._label(item.image) for item in items]
 
     def _label(self, image: Uint8Array) -> PseudoLabel:
-        share = centred(self.engine.map(image), self.engine.threshold)
+        map_ = self.engine.map(image)
+        if map_ is None:
+            detail = (
+                f"expected something like {self.config.class_name}, found no value of {self.config.min_peak} or more"
+            )
+            return PseudoLabel.abstain(Reason.NO_CLASSES, detail)
+        share = centred(map_, self.engine.threshold)
         if self.config.refine == "par":
             share = self._refined(image, share)
         found = share >= 0.5

@@ -1,5 +1,6 @@
 """few_shot: conformance with and without a trained network, supports, the threshold, abstention, and the command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,8 +10,8 @@ from typer.testing import CliRunner
 
 from data_contracts import LabelSpace, Reason, Uint8Array, encode_image, encode_mask
 from labelers import LabelItem, get_labeler
-from labelers.few_shot.labeler import FewShot, TrainedEngine, centred
-from labelers.few_shot.support import read_supports, support_stamp
+from labelers.few_shot.labeler import ONE_SUPPORT, FewShot, TrainedEngine, best_threshold, centred
+from labelers.few_shot.support import Exemplar, read_supports, support_stamp
 from pipelines.cli import app
 from pipelines.train import TrainConfig, train
 from tests.labelers.conformance import LabelerConformance
@@ -19,7 +20,7 @@ from tests.trainers.test_few_shot import SMALL
 from trainers.engine import DataConfig
 
 PRIORS = SMALL["priors"]
-LOOSE = {"par_iterations": 2, "min_share": 0.0, "threshold": 0.4}
+LOOSE = {"par_iterations": 2, "min_share": 0.0, "min_peak": 0.0}
 TINY: dict[str, Any] = {"class_name": "green disc", "priors": PRIORS, **LOOSE}
 
 
@@ -81,7 +82,9 @@ def map_of(image: Uint8Array, settings: dict[str, Any]) -> np.ndarray[Any, np.dt
     module = get_labeler("few_shot")
     labeler = module.load(module.Config.model_validate(settings), shapes.SPACE)
     assert isinstance(labeler, FewShot)
-    return labeler.engine.map(image)
+    found = labeler.engine.map(image)
+    assert found is not None
+    return found
 
 
 def test_supports_are_pairs_and_their_files_count(tmp_path: Path) -> None:
@@ -127,12 +130,28 @@ def test_a_threshold_becomes_one_half() -> None:
     np.testing.assert_allclose(centred(map_, 0.6), [[0.0, 0.25, 0.5, 0.75, 1.0]], atol=1e-6)
 
 
-def test_photos_without_the_class_are_left_out(tmp_path: Path) -> None:
+def test_the_threshold_is_tried_on_the_other_supports() -> None:
+    """A map that is right from 0.7 on; a lone support has nothing to try it on."""
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 1
+    map_ = np.where(mask == 1, 0.8, 0.6).astype(np.float32)
+    supports = [Exemplar(str(n), np.zeros((20, 20, 3), np.uint8), mask) for n in range(3)]
+    seen: list[int] = []
+
+    def map_of(image: Uint8Array, shots: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        seen.append(len(shots))
+        return map_
+
+    assert 0.6 < best_threshold(map_of, supports, [None] * 3) <= 0.8  # type: ignore[list-item]
+    assert seen == [2, 2, 2]
+    assert best_threshold(map_of, supports[:1], [None]) == ONE_SUPPORT  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("limit", ["min_share", "min_peak"])
+def test_photos_without_the_class_are_left_out(tmp_path: Path, limit: str) -> None:
     module = get_labeler("few_shot")
-    settings = {**TINY, "support": write_support(tmp_path), "min_share": 0.99}
-    found = module.load(module.Config.model_validate(settings), shapes.SPACE).label(
-        [LabelItem("a", shapes.draw_scene(0)[0])]
-    )[0]
+    config = module.Config.model_validate({**TINY, "support": write_support(tmp_path), limit: 0.999})
+    found = module.load(config, shapes.SPACE).label([LabelItem("a", shapes.draw_scene(0)[0])])[0]
     assert found.reason is Reason.NO_CLASSES
     assert "green disc" in str(found.detail)
 
@@ -143,7 +162,7 @@ def test_the_command_writes_masks_and_a_page(tmp_path: Path) -> None:
     for number in (10, 11):
         (tmp_path / "photos" / f"{number}.png").write_bytes(encode_image(shapes.draw_scene(number)[0]))
     priors = f"priors={{model: {PRIORS['model']}, match_side: 64, text_side: 64}}"
-    options = [part for pair in (priors, "min_share=0", "threshold=0.4") for part in ("--set", pair)]
+    options = [part for pair in (priors, "min_share=0", "min_peak=0") for part in ("--set", pair)]
     where = ["--support", support, "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, ["label", "few-shot", *where, "--class", "green disc", *options])
     assert result.exit_code == 0, result.output

@@ -75,7 +75,7 @@ def test_an_empty_mask_gives_no_prior() -> None:
 
 
 def test_contrast_tells_the_object_from_what_lies_behind_it() -> None:
-    """Both sides share a strong common direction, as deep features do: the plain match barely differs, contrast does."""
+    """Both sides share a strong common direction, as deep features do: there the plain match barely differs."""
     front, behind, common = noise(16, 1, seed=3), noise(16, 1, seed=4), 8 * noise(16, 1, seed=5)
     truth = torch.tensor([1.0] * 4 + [0.0] * 8)
     support = common + truth * front + (1 - truth) * behind + 0.3 * noise(16, 12, seed=6)

@@ -12,8 +12,17 @@ from torch.nn import functional as F
 from trainers.few_shot.base import MatchingDecoder, PyramidDecoder, distillation_loss, masked_mean, resize
 from trainers.few_shot.config import Config
 from trainers.few_shot.model import FewShotNet
-from trainers.few_shot.scl import cross_entropy, decoded_loss, guide, mask_iou, scl_loss, second_look, split_object
-from trainers.few_shot.scl.cross import support_scores
+from trainers.few_shot.scl import (
+    cross_entropy,
+    decoded_loss,
+    guide,
+    mask_iou,
+    scl_loss,
+    second_look,
+    split_object,
+    support_scores,
+    weighted_sum,
+)
 
 torch.set_num_threads(1)
 
@@ -195,20 +204,22 @@ def test_identical_supports_are_one_support(source: str) -> None:
     scores = model.scores(many[0], many[1], many[3])
     torch.testing.assert_close(scores, scores[:1].expand(3))
     one = model.guided(query, supports, masks, priors)
-    torch.testing.assert_close(model.cross_guided(query, *many[:3], scores), scores[0] * one, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        weighted_sum(model.guided(query, *many[:3]), scores)[None], scores[0] * one, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_order_of_supports_does_not_matter_and_one_is_self_guidance() -> None:
     model = net()
     query, supports, masks, priors, targets = support_set(4)
     scores = model.scores(supports, masks, targets)
-    whole = model.cross_guided(query, supports, masks, priors, scores)
+    whole = weighted_sum(model.guided(query, supports, masks, priors), scores)[None]
     order = [2, 0, 3, 1]
     permuted = model.scores(supports[order], masks[order], targets[order])
     torch.testing.assert_close(permuted, scores[order], atol=1e-5, rtol=1e-4)
-    again = model.cross_guided(query, supports[order], masks[order], priors[order], permuted)
+    again = weighted_sum(model.guided(query, supports[order], masks[order], priors[order]), permuted)[None]
     torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-4)
-    alone = model.cross_guided(query, supports[:1], masks[:1], priors[:1], torch.tensor([0.37]))
+    alone = weighted_sum(model.guided(query, supports[:1], masks[:1], priors[:1]), torch.tensor([0.37]))[None]
     one = model.guided(query, supports[:1], masks[:1], priors[:1])
     assert torch.equal(alone.argmax(dim=1), one.argmax(dim=1))
     trained = model.self_guided(query, supports[None, :1], masks[None, :1], priors[:1]).query.logits
@@ -222,7 +233,7 @@ def test_a_support_without_an_object_counts_nothing() -> None:
     scores = model.scores(supports, masks, targets)
     assert scores[1] == 0
     assert scores[0] > 0
-    out = model.cross_guided(query, supports, masks, priors, scores)
+    out = weighted_sum(model.guided(query, supports, masks, priors), scores)[None]
     assert out.isfinite().all()
     others = model.guided(query, supports[[0, 2]], masks[[0, 2]], priors[[0, 2]])
     wanted = (others * scores[[0, 2], None, None, None]).sum(dim=0, keepdim=True) / 3

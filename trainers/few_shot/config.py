@@ -17,6 +17,7 @@ _RELEASES: dict[str, Any] = {
     "width": 256,
     "scale_levels": False,
     "area_masks": False,
+    "target_stride": 1,
     "cached": False,
     "schedule": "poly",
 }
@@ -96,6 +97,7 @@ class Config(TrainerConfig):
     support_weight: float = Field(default=1.0, ge=0)
     inner_weight: float = Field(default=1.0, ge=0)
     cross_iou: CrossIou = "both"
+    target_stride: int = Field(default=2, ge=1)  # losses are taken on the canvas shrunk by this; the releases: 1
 
     lr_parity: float = Field(default=1.0, gt=0)  # the releases multiply the nominal rate of new layers by 10
     augment: AugmentConfig | None = None  # random views; None = flips only, of frozen features
@@ -129,6 +131,6 @@ class Config(TrainerConfig):
         return 1 if self.prior == "plain" else 0
 
     @property
-    def canvas(self) -> AugmentConfig:
-        """How an image reaches the network."""
-        return self.augment or AugmentConfig(size=self.size, fit="squash", flip=0.0)
+    def target_size(self) -> int:
+        """Side of the masks that losses compare with."""
+        return max(1, self.size // self.target_stride)

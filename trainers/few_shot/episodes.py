@@ -101,7 +101,7 @@ class ClassIndex:
     def without(self, class_ids: Sequence[int]) -> "ClassIndex":
         """The images that show none of these classes, by a single pixel."""
         columns = [self.class_ids.index(i) for i in class_ids]
-        keep = ~self.shown()[:, columns].any(axis=1)
+        keep = np.logical_not(self.shown()[:, columns].any(axis=1)).tolist()
         ids = tuple(i for i, kept in zip(self.sample_ids, keep, strict=True) if kept)
         return ClassIndex(ids, self.class_ids, self.pixels[keep], self.area[keep])
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, masked_mean
 from trainers.few_shot.config import Config
-from trainers.few_shot.scl import guide, second_look, support_scores, weighted_sum
+from trainers.few_shot.scl import guide, second_look, support_scores
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ class FewShotNet(nn.Module):
         reduced = self.down_query(query).expand(len(supports), -1, -1, -1)
         logits: Tensor = self._pyramid()(reduced, vectors, priors).logits
         return logits
-
-    @torch.no_grad()
-    def cross_guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor, scores: Tensor) -> Tensor:
-        """(1/K) sum_k U^k Q^k, (1, 2, h, w); scores of 1 give the plain mean of logits."""
-        return weighted_sum(self.guided(query, supports, masks, priors), scores)[None]
 
     def _pyramid(self) -> PyramidDecoder:
         if not isinstance(self.decoder, PyramidDecoder) or self.decoder.slots != 2:

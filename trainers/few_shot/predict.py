@@ -14,6 +14,7 @@ from trainers.few_shot.episodes import Episode, binary_mask
 from trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
 from trainers.few_shot.metrics import EpisodeMetrics
 from trainers.few_shot.model import FewShotNet
+from trainers.few_shot.scl import weighted_sum
 
 Fusion = Literal["cross", "mean"]
 
@@ -37,7 +38,7 @@ class FewShotPredictor:
 
     def __init__(self, net: FewShotNet, featurizer: Featurizer, space: LabelSpace) -> None:
         self.net, self.featurizer, self.space = net.to(featurizer.device), featurizer, space
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(memory_format=torch.channels_last)
 
     def supports(self, pairs: Sequence[tuple[Uint8Array, Uint8Array]], name: str) -> Supports:
         """`pairs` of an image (H, W, 3) and a mask (H, W): 1 = the object, 0 = not, 255 = ignore; `name` of the class,
@@ -74,27 +75,36 @@ class FewShotPredictor:
         labels: Sequence[int] | None = None,
     ) -> Prediction:
         """One query. `fusion` of an SCL network's K predictions: weighted by the scores, or their plain mean."""
+        return self._enlarged(self._fused(query, supports, (fusion,), labels)[fusion], size)
+
+    def _enlarged(self, logits: Tensor, size: tuple[int, ...]) -> Prediction:
+        full = F.interpolate(logits.float(), (size[0], size[1]), mode="bilinear", align_corners=True)
+        return Prediction(full[0].cpu().numpy())
+
+    def _fused(
+        self, query: Features, supports: Supports, fusions: Sequence[Fusion], labels: Sequence[int] | None
+    ) -> dict[Fusion, Tensor]:
+        """Logits (1, 2, h, w) by each fusion; a base network knows but one answer."""
         maps, masks = supports.stacked
         middle, shots = query.middle[None], supports.shots
         with evaluating(self.net):
-            if self.net.config.scl:
-                priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
-                weights = supports.scores if fusion == "cross" else torch.ones(len(shots))
-                logits = self.net.cross_guided(middle, maps, masks, priors, weights.to(middle.device))
-            else:
+            if not self.net.config.scl:
                 priors = self._priors(query, shots, supports, labels)[None]
                 logits = self.net(middle, maps[None], masks[None], priors).logits
-        full = F.interpolate(logits.float(), (size[0], size[1]), mode="bilinear", align_corners=True)
-        return Prediction(full[0].cpu().numpy())
+                return dict.fromkeys(fusions, logits)
+            priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
+            apart = self.net.guided(middle, maps, masks, priors)
+        weights = {"cross": supports.scores.to(apart.device), "mean": torch.ones(len(shots), device=apart.device)}
+        return {fusion: weighted_sum(apart, weights[fusion])[None] for fusion in fusions}
 
     def _priors(
         self, query: Features, shots: Sequence[Shot], supports: Supports, labels: Sequence[int] | None
     ) -> Tensor:
         return self.featurizer.priors(query, shots, supports.class_id, labels)
 
-    def evaluate(self, samples: Samples, episodes: Sequence[Episode], fusion: Fusion = "cross") -> EpisodeMetrics:
-        """Run episodes of `samples` and score them at the images' own size."""
-        metrics = EpisodeMetrics()
+    def evaluate(self, samples: Samples, episodes: Sequence[Episode]) -> dict[Fusion, EpisodeMetrics]:
+        """Run episodes of `samples` and score them at the images' own size, with both fusions of several supports."""
+        metrics: dict[Fusion, EpisodeMetrics] = {"cross": EpisodeMetrics(), "mean": EpisodeMetrics()}
         where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
         for episode in episodes:
             shots = [self._shot(samples, where[i], episode.class_id) for i in episode.supports]
@@ -103,9 +113,10 @@ class FewShotPredictor:
                 raise ValueError(f"{episode.query}: expected a mask to score against, found none")
             query = self.featurizer.image(example.image, episode.query)
             labels = example.info.class_ids if self.featurizer.config.priors.leaks else None
-            supports = self._supports(episode.class_id, shots)
-            found = self.logits(query, example.image.shape[:2], supports, fusion, labels)
-            metrics.update(episode.class_id, found.labels, binary_mask(example.mask, episode.class_id))
+            found = self._fused(query, self._supports(episode.class_id, shots), tuple(metrics), labels)
+            target = binary_mask(example.mask, episode.class_id)
+            for fusion, logits in found.items():
+                metrics[fusion].update(episode.class_id, self._enlarged(logits, target.shape).labels, target)
         return metrics
 
     def _shot(self, samples: Samples, position: int, class_id: int) -> Shot:

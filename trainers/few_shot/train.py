@@ -82,7 +82,7 @@ class EpisodeSource:
     """Batches of episodes as a pure function of the step.
 
     Keys: `query` (B, C, h, w), `supports` (B, K, C, h, w), `masks` (B, K, 1, h, w), `priors` (B, P, h, w),
-    `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`.
+    `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`; S is the config's target size.
     """
 
     def __init__(self, samples: Samples, episodes: Episodes, featurizer: Featurizer) -> None:
@@ -104,7 +104,7 @@ class EpisodeSource:
         for sample_id in episode.supports:
             s_image, s_mask, _, s_key = self._view(sample_id, episode.class_id, rng)
             shots.append(self.featurizer.shot(s_image, s_mask, s_key))
-            targets.append(canvas_target(s_mask, self.config.size))
+            targets.append(canvas_target(s_mask, self.config.target_size))
         known = labels if self.config.priors.leaks else None
         priors = self.featurizer.priors(query, shots, episode.class_id, known)
         # Frozen features of a mirrored image are taken as the mirrored features: exact but for the borders.
@@ -113,7 +113,7 @@ class EpisodeSource:
         return {
             "query": _flip(query.middle, flips[0]),
             "priors": _flip(priors, flips[0]),
-            "query_target": _flip(canvas_target(mask, self.config.size), flips[0]),
+            "query_target": _flip(canvas_target(mask, self.config.target_size), flips[0]),
             "supports": torch.stack([_flip(s.features.middle, f) for s, _, f in parts]),
             "masks": torch.stack([_flip(s.grid_mask, f) for s, _, f in parts]),
             "support_target": torch.stack([_flip(t, f) for _, t, f in parts]),
@@ -213,7 +213,7 @@ def measure(predictor: FewShotPredictor, val: Samples, config: Config) -> dict[s
     runs = []
     for seed in config.test_seeds or (config.seed,):
         drawn = test_episodes(val, predictor.space, config.episodes, config.test_shots, config.test_episodes, seed)
-        runs.append(predictor.evaluate(val, drawn[0]).compute(drawn[1]))
+        runs.append(predictor.evaluate(val, drawn[0])["cross"].compute(drawn[1]))
     names = {c: predictor.space.by_id[c].name for c in runs[0]["iou"]}
     return {
         "miou": float(np.mean([run["miou"] for run in runs])),

@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens: Tensor = x.flatten(2).transpose(1, 2)
         z = self.norm1(tokens)
         tokens = tokens + self.attention(z, z, z, need_weights=False)[0]
         tokens = tokens + self.mlp(self.norm2(tokens))

@@ -47,7 +47,7 @@ class PriorConfig(BaseModel):
     centre: bool = True  # subtract the supports' mean feature from both sides before the cosine
     contrast: bool = True  # compare the best match in the object with the best match behind it
     contrast_temperature: float = Field(default=0.1, gt=0)
-    neighbours: int = Field(default=3, ge=1)  # best matches that are averaged; the published maximum is 1
+    neighbours: int = Field(default=8, ge=1)  # best matches that are averaged; the published maximum is 1
     shots: Literal["mean", "concat"] = "mean"  # of K supports' maps: one network for any K, or K channels a block
 
     # VTP: class map of a text
