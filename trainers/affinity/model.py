@@ -20,7 +20,7 @@ STRIDE = 8
 class ImageGraph:
     """One image as a graph of h x w cells of 8 x 8 pixels (the image padded right and below)."""
 
-    nodes: Tensor  # float32 (C, h, w), non-negative: the encoder's levels, colours, the embedding
+    nodes: Tensor  # float32 (C, h, w), non-negative: the encoder's levels and the colours
     affinity: Tensor  # float32 (2r + 1)^2, h, w: a_ij in (0, 1] of the window, 0 outside the image
     prior: Tensor  # float32 (classes, h, w): class logits learnt from all images' seeds
 
@@ -102,7 +102,7 @@ class AffinityNet(nn.Module):
     def graphs(self, images: Tensor, radius: int) -> list[ImageGraph]:
         """One graph an image of normalised (B, 3, H, W); H and W multiples of 8."""
         levels, embedding, logits = self(images)
-        nodes = torch.cat([self.plain_nodes(images, levels), unit_level(F.relu(embedding))], dim=1)
+        nodes = self.plain_nodes(images, levels)
         inside = pairs_inside(torch.ones_like(embedding[:, 0], dtype=torch.bool), radius)
         affinity = to_window(torch.exp(-feature_distance(embedding, radius)) * inside, radius, 1.0)
         return [ImageGraph(n, a, p) for n, a, p in zip(nodes, affinity, logits, strict=True)]
