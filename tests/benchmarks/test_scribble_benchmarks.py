@@ -1,8 +1,11 @@
 """What the scribble benchmarks count with: Dice of volumes, saliency metrics, both forms of the pair-wise losses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.dfr import STEM, volume_dice
 from benchmarks.kernel_cost import half_lsc, half_potts, unfold_lsc, unfold_potts
@@ -43,3 +46,29 @@ def test_both_forms_agree_in_value_and_gradient() -> None:
         torch.testing.assert_close(*values)
         grads = [torch.autograd.grad(value, x)[0] for value in values]
         torch.testing.assert_close(*grads)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        return out
+
+
+def test_half_window_sums_never_make_a_tensor_of_the_unfolded_size() -> None:
+    """The benchmark measures the process; this is why it needs a fraction of the memory."""
+    image = torch.randn(1, 3, 32, 32)
+    largest = {}
+    for name, form in (("unfold", unfold_potts), ("half", half_potts)):
+        p = torch.randn(1, 21, 32, 32).softmax(dim=1).requires_grad_()
+        with Largest() as seen:
+            torch.autograd.grad(form(p, image), p)
+        largest[name] = seen.bytes
+    assert largest["half"] < 0.1 * largest["unfold"]

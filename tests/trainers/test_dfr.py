@@ -263,6 +263,32 @@ def test_long_pairs_keep_the_head_from_collapsing(long_pairs: int) -> None:
         assert across > 0.9, "the collapse that the log shows as affinity_across"
 
 
+def test_labels_follow_features_where_colours_mislead() -> None:
+    """An object of two colours, one of them the background's, and free logits: IoU pCE < static < learned kernel."""
+    truth = torch.zeros(1, 16, 16, dtype=torch.long)
+    truth[0, 3:13, 4:12] = 1
+    colours = torch.where((truth == 1) & (torch.arange(16) >= 8), 1.0, 0.0)[:, None].expand(1, 3, 16, 16)
+    strokes = torch.full((1, 16, 16), IGNORE)
+    strokes[0, 1, 2:14], strokes[0, 8, 9:11], strokes[0, 8, 5:7] = 0, 1, 1
+    embedding = 5.0 * truth[:, None].float().expand(1, 4, 16, 16)
+
+    def iou(combination: Any, weight: float) -> float:
+        logits = torch.zeros(1, 2, 16, 16).requires_grad_()
+        kernel = kernel_of(rule(combination, radius=2), colours, embedding)
+        optimizer = torch.optim.SGD([logits], lr=0.1, momentum=0.9)
+        for _ in range(60):
+            energy = potts_energy(logits.softmax(dim=1), kernel, 2, 1.0)
+            optimizer.zero_grad()
+            (30 * partial_ce(logits, strokes) + weight * energy).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        found = logits.argmax(dim=1) == 1
+        return float((found & (truth == 1)).sum() / (found | (truth == 1)).sum())
+
+    alone, static, learned = iou("static", 0.0), iou("static", 0.3), iou("product", 0.3)
+    assert alone + 0.2 < static
+    assert static + 0.2 < learned
+
+
 # --- the trainer
 
 

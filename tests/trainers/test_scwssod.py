@@ -174,6 +174,33 @@ def test_total_weighs_the_heads_and_main_leaves_coherence_to_head_2() -> None:
     assert parts(lsc_form="repository")[2] != pytest.approx(everywhere, rel=1e-3)
 
 
+def test_coherence_spreads_strokes_along_true_colours_only() -> None:
+    """A blob on textured ground, free logits: coherence helps, and with the colours of another picture it does not."""
+    torch.manual_seed(0)
+    truth = torch.zeros(16, 16)
+    truth[4:12, 5:12] = 1
+    image = torch.stack([truth, 1 - truth, 0 * truth])[None] + 0.03 * torch.randn(1, 3, 16, 16)
+    foreign = image.flatten(2)[:, :, torch.randperm(256)].view_as(image)
+    labels = torch.full((1, 16, 16), IGNORE)
+    labels[0, 8, 6:10], labels[0, 1, 2:14] = 1, 0
+
+    def error(colours: Tensor | None) -> float:
+        z = (0.1 * torch.randn(1, 1, 16, 16)).requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=0.2)
+        for _ in range(60):
+            loss = balanced_pce(z, labels)
+            if colours is not None:
+                loss = loss + 0.3 * coherence(z.sigmoid(), coherence_kernel(colours, 3, 6.0, 0.1), 3)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return float((z.detach().sigmoid()[0, 0] - truth).abs().mean())
+
+    alone = error(None)
+    assert error(image) < alone - 0.15
+    assert error(foreign) > alone - 0.1
+
+
 def test_dense_supervision_is_plain_cross_entropy() -> None:
     z, labels = torch.randn(1, 1, 4, 4), torch.randint(0, 2, (1, 4, 4))
     expected = F.binary_cross_entropy_with_logits(z[0, 0], labels[0].float())

@@ -13,7 +13,12 @@ from vision.segmenters import SegmenterConfig
 PRESETS: dict[str, dict[str, Any]] = {
     "starter": {},
     "faithful": {
-        "segmenter": SegmenterConfig(architecture="upernet", encoder="swin_base_patch4_window12_384", weights="hub"),
+        "segmenter": SegmenterConfig(
+            architecture="upernet",
+            encoder="swin_base_patch4_window7_224",
+            weights="hub",
+            options={"img_size": 512, "strict_img_size": False},
+        ),
         "augment": AugmentConfig(size=512, fit="native", scale=(0.5, 2.0)),
         "steps": 40_000,
         "batch": 16,

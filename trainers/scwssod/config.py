@@ -15,6 +15,8 @@ _RELEASE: dict[str, Any] = {
     "encoder": "resnet50",
     "encoder_weights": "hub",
     "width": 256,
+    "gate": "raw",
+    "ssc_norm": "shared",
     "augment": AugmentConfig(size=320, fit="squash"),
     "optimizer": "sgd",
     "nesterov": True,
@@ -50,7 +52,7 @@ class Config(TrainerConfig):
     encoder_lr_factor: float = Field(default=1.0, ge=0)
     width: int = Field(default=64, ge=4)  # channels of every block behind the encoder
     fusion: Fusion = "aggm"  # mean: a decoder without learned gates
-    gate: Gate = "raw"  # softmax keeps AGGM's denominator away from 0
+    gate: Gate = "softmax"  # raw: the release's a1 + a2 + a3, which crosses 0 at the start of training
     supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound
     head_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (
         *(1.0, 0.8, 0.6, 0.4),  # heads 2, 3, 4, 5
@@ -68,7 +70,7 @@ class Config(TrainerConfig):
     ssc_weight: float = Field(default=1.0, ge=0)  # structure consistency; 0 = off, and no second pass
     ssc_scale: float = Field(default=0.3, gt=0, le=1)
     ssc_alpha: float = Field(default=0.85, ge=0, le=1)
-    ssc_norm: Literal["shared", "frozen"] = "shared"  # frozen: the small pass leaves BatchNorm's statistics alone
+    ssc_norm: Literal["shared", "frozen"] = "frozen"  # shared: the small pass moves BatchNorm's statistics too
 
     @model_validator(mode="before")
     @classmethod
