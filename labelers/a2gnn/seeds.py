@@ -88,17 +88,24 @@ def grouped_claims(
 ) -> list[Bool]:
     """Claims in which each box without a plausible one has its part of one GrabCut around all boxes that it touches.
 
-    A garment's colours say little against the garment beside it, while the person stands out from the street.
+    A garment's colours say little against the garment beside it, while the person stands out from the street. Where
+    that part is not plausible either (but it may fill the box), the box keeps its own claim if it fills more than half
+    of it, and claims all of its pixels otherwise.
     """
     out = list(claims)
+    filling = config.model_copy(update={"fill_range": (config.fill_range[0], 1.0)})
     for group in touching(boxes):
         weak = [i for i in group if not is_plausible(claims[i], boxes[i], config)]
         if not weak or len(group) < 2:
             continue
         whole = grabcut(image, [boxes[i] for i in group], seed, config.grabcut_iterations, config.grabcut_margin)
         for i in weak:
-            out[i] = np.zeros_like(whole)
-            out[i][boxes[i].at] = whole[boxes[i].at]
+            part = np.zeros_like(whole)
+            part[boxes[i].at] = whole[boxes[i].at]
+            if is_plausible(part, boxes[i], filling):
+                out[i] = part
+            elif claims[i][boxes[i].at].mean() <= 0.5:
+                out[i] = allowed_pixels(image, boxes[i])
     return out
 
 
