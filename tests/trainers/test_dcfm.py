@@ -87,6 +87,7 @@ def test_the_faithful_network_is_the_released_one() -> None:
         (0.9, 0.99),
         "constant",
     )
+    assert not config.response_channel
     assert (config.seeds, config.clip, config.enhancement, config.norm, config.response_weight) == (
         "fixed",
         "eval",
@@ -104,7 +105,8 @@ def test_gradients_reach_what_is_trained_and_nothing_else() -> None:
     config, x, group = model.config, pictures(4), mates(0, 0, 1, 1)
     mask = torch.zeros(4, 32, 32, dtype=torch.long)
     mask[:, 8:20, 8:24] = 1
-    losses = compute_losses(config, model, model(x, group), mask, 0, group)
+    features = model.encode(x)
+    losses = compute_losses(config, model, features, model.decode(features, group), mask, 0, group)
     assert losses.keys() == {"loss", "iou", "scl"}
     losses["loss"].backward()
     assert model.generation is not None
@@ -128,10 +130,10 @@ def test_norms_of_the_encoder_keep_their_statistics() -> None:
 
 def test_the_mask_does_not_reach_the_maps_and_masking_with_ones_changes_no_prototype() -> None:
     model = network().eval()
-    output = model(pictures(3), mates(0, 0, 0))
-    assert output.deepest is not None
+    features = model.encode(pictures(3))
+    output = model.decode(features, mates(0, 0, 0))
     assert output.mined is not None
-    inside, outside = model.prototypes(output.deepest, torch.ones(3, 1, 32, 32), mates(0, 0, 0))
+    inside, outside = model.prototypes(features, torch.ones(3, 1, 32, 32), mates(0, 0, 0))
     torch.testing.assert_close(inside, output.mined.prototype)
     assert (outside - inside).abs().max() > 1e-4
     again = model(pictures(3), mates(0, 0, 0))
@@ -161,12 +163,11 @@ def test_arms_differ_by_their_parts_alone() -> None:
     assert names["dpg"] - names["plain"] == {"generation"}
     assert names["dcfm"] - names["dpg"] == {"enhancement"}
     model = network(parts="dpg")
-    losses = compute_losses(
-        model.config, model, model(pictures(2), mates(0, 0)), torch.ones(2, 32, 32, dtype=torch.long), 0, mates(0, 0)
-    )
+    features, mask = model.encode(pictures(2)), torch.ones(2, 32, 32, dtype=torch.long)
+    losses = compute_losses(model.config, model, features, model.decode(features, mates(0, 0)), mask, 0, mates(0, 0))
     assert "scl" not in losses
     with pytest.raises(ValueError, match="plain saliency has no prototypes"):
-        network(parts="plain").prototypes(torch.zeros(1, 16, 2, 2), torch.ones(1, 1, 4, 4), mates(0))
+        network(parts="plain").prototypes([torch.zeros(1, 16, 2, 2)], torch.ones(1, 1, 4, 4), mates(0))
 
 
 def test_layers_that_are_not_there_are_refused() -> None:

@@ -139,7 +139,7 @@ def test_prototype_is_the_mean_of_weighted_features_and_modulates_them() -> None
     )
 
 
-@pytest.mark.parametrize("seeds", ["fixed", "identity", "trained"])
+@pytest.mark.parametrize("seeds", ["fixed", "identity", "trained", "matches"])
 def test_groups_side_by_side_equal_each_group_alone(seeds: str) -> None:
     module, x = generation(seeds=seeds), features(6)
     together = module(x, mates_of([0, 1, 1, 0, 2, 1]))
@@ -149,7 +149,7 @@ def test_groups_side_by_side_equal_each_group_alone(seeds: str) -> None:
         torch.testing.assert_close(together.prototype[members], alone.prototype, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("seeds", ["fixed", "identity", "trained"])
+@pytest.mark.parametrize("seeds", ["fixed", "identity", "trained", "matches"])
 def test_order_does_not_matter_but_company_does(seeds: str) -> None:
     module, x, order = generation(seeds=seeds), features(5), [3, 1, 4, 0, 2]
     mined, permuted = module(x, one_group(5)), module(x[order], one_group(5))
@@ -171,6 +171,17 @@ def test_query_and_key_get_gradients_only_where_seeds_are_trained() -> None:
         ]
         assert reached == [seeds == "trained"] * 2
         assert module.residual.weight.grad is not None
+
+
+def test_matches_let_every_image_vote_by_its_best_match() -> None:
+    module, x, compared = generation(seeds="matches"), features(3), features(3, channels=5, seed=7)
+    mined = module(x, one_group(3), compared)
+    unit = F.normalize(compared, dim=1).flatten(2)
+    for image in range(3):
+        best = torch.stack([(unit[image].T @ unit[j]).amax(dim=1) for j in range(3)]).mean(dim=0)
+        expected = (best - best.min()) / (best.max() - best.min())
+        torch.testing.assert_close(mined.response[image].flatten(), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mined.seeds[image], unit[image][:, int(best.argmax())])
 
 
 def test_group_mean_and_agreement_stay_inside_a_group() -> None:

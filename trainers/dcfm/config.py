@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainers.dcfm.prototypes import Seeds
 from trainers.engine import AugmentConfig, TrainerConfig
 from vision.segmenters import PACKAGED_ENCODER
 
 Parts = Literal["plain", "dpg", "dpg+scl", "dcfm"]
-Seeds = Literal["fixed", "identity", "trained"]
 
 FAITHFUL: dict[str, Any] = {
     "encoder": "vgg16",
@@ -24,7 +24,7 @@ FAITHFUL: dict[str, Any] = {
     "seeds": "fixed",
     "clip": "eval",
     "enhancement": "raw",
-    "response_weight": 0.0,
+    "response_channel": False,
     "batch": 1,
     "members": 16,
     "optimizer": "adam",
@@ -35,7 +35,7 @@ FAITHFUL: dict[str, Any] = {
     "schedule": "constant",
     "augment": AugmentConfig(size=224, fit="short", scale=(0.8, 1.2), rotate=90.0),
 }
-STARTER: dict[str, Any] = {"batch": 2, "lr": 1e-3, "weight_decay": 1e-4}
+STARTER: dict[str, Any] = {"batch": 2, "lr": 2e-3, "weight_decay": 1e-4}
 PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": STARTER}
 
 
@@ -58,12 +58,13 @@ class Config(TrainerConfig):
     width: int = Field(default=32, ge=1)  # channels of the decoder
     head_depth: int = Field(default=1, ge=0)  # 3x3 convolutions before each level's logits
     norm: Literal["none", "group"] = "group"  # after the decoder's 3x3 convolutions
-    seeds: Seeds = "trained"  # how a seed is picked; `fixed` is the release's random form, without gradient
+    seeds: Seeds = "matches"  # who votes; `fixed` = seeds picked by the release's random form, without gradient
+    response_channel: bool = True  # the decoder sees the response map itself beside the features
     clip: Literal["eval", "always"] = "always"  # when negative cosines are cut off before the vote
     enhancement: Literal["raw", "normalised"] = "normalised"  # rows of the rank-weighted attention
 
     scl_weight: float = Field(default=0.1, ge=0)
-    response_weight: float = Field(default=1.0, ge=0)  # of an IoU loss on the response map itself; 0 = published
+    response_weight: float = Field(default=0.0, ge=0)  # of an IoU loss on the response map itself; 0 = published
     augment: AugmentConfig = AugmentConfig(
         size=128, fit="squash", scale=(1.0, 1.25), brightness=0.2, contrast=0.2, saturation=0.2
     )

@@ -12,16 +12,17 @@ from trainers.dcfm.enhance import FeatureEnhancement
 from trainers.dcfm.prototypes import Mined, PrototypeGeneration
 from vision.segmenters import build_encoder
 
+RESPONSE_GAIN = 8.0  # brings the response channel to the size of the features beside it
+
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """`logits`: a map (N, 1, h, w) a level of the decoder, finest first. `mined`, `deepest`: what the group part made,
-    and from what; None in plain saliency.
+    """`logits`: a map (N, 1, h, w) a level of the decoder, finest first. `mined`: what the group part made; None in
+    plain saliency.
     """
 
     logits: list[Tensor]
     mined: Mined | None = None
-    deepest: Tensor | None = None
 
 
 class Dcfm(nn.Module):
@@ -48,7 +49,10 @@ class Dcfm(nn.Module):
         self.neck = nn.Conv2d(deepest, channels, 1) if config.channels else nn.Identity()
         self.generation = PrototypeGeneration(channels, config.seeds, config.clip) if config.uses_group else None
         self.enhancement = FeatureEnhancement(channels, config.enhancement) if config.uses_enhancement else None
-        self.decoder = Decoder(channels, laterals, config)
+        compared = widths[-config.merged_levels] if config.merged_levels > 1 else channels
+        compares = config.uses_group and config.seeds == "matches"
+        self.matching = nn.BatchNorm2d(compared, affine=False) if compares else None
+        self.decoder = Decoder(channels + int(config.uses_group and config.response_channel), laterals, config)
         initialise(self.neck, self.generation, self.enhancement, self.decoder)
 
     def train(self, mode: bool = True) -> "Dcfm":
@@ -69,26 +73,39 @@ class Dcfm(nn.Module):
 
     def decode(self, features: Sequence[Tensor], mates: Tensor) -> Output:
         """Whole groups from `encode`."""
-        top, mined = self.mine(features[-1], mates)
-        return Output(self.decoder(top, features[:-1]), mined, None if mined is None else features[-1])
+        top, mined = self.mine(features, mates)
+        return Output(self.decoder(top, features[:-1]), mined)
 
-    def mine(self, x5: Tensor, mates: Tensor) -> tuple[Tensor, Mined | None]:
+    def mine(self, features: Sequence[Tensor], mates: Tensor) -> tuple[Tensor, Mined | None]:
         """The decoder's top p5, and what the group yielded. In fp32."""
-        with torch.autocast(x5.device.type, enabled=False):
-            x = x5.float()
-            mined = None if self.generation is None else self.generation(x, mates)
+        with torch.autocast(features[-1].device.type, enabled=False):
+            x = features[-1].float()
+            mined = None if self.generation is None else self.generation(x, mates, self._matched(features))
             x = x if mined is None else mined.features
             x = x if self.enhancement is None else self.enhancement(x)
+            if mined is not None and self.config.response_channel:
+                x = torch.cat([x, RESPONSE_GAIN * (mined.response - 0.5)], dim=1)
             return self.decoder.top(x), mined
 
-    def prototypes(self, x5: Tensor, mask: Tensor, mates: Tensor) -> tuple[Tensor, Tensor]:
+    def _matched(self, features: Sequence[Tensor]) -> Tensor | None:
+        """What is compared for `matches`: the features on the grid of x5, each channel with mean 0 and variance 1."""
+        if self.matching is None:
+            return None
+        compared: Tensor = self.matching(features[-self.config.merged_levels].detach().float())
+        return compared
+
+    def prototypes(self, features: Sequence[Tensor], mask: Tensor, mates: Tensor) -> tuple[Tensor, Tensor]:
         """Prototypes (N, C) of x5 on the object and off it, for SCL. `mask` float (N, 1, H, W) in [0, 1]."""
         if self.generation is None:
             raise ValueError("plain saliency has no prototypes; set parts to dpg, dpg+scl or dcfm")
-        with torch.autocast(x5.device.type, enabled=False):
-            x = x5.float()
+        with torch.autocast(features[-1].device.type, enabled=False):
+            x, matched = features[-1].float(), self._matched(features)
             inside = F.interpolate(mask, x.shape[2:], mode="bilinear", align_corners=False)
-            return self.generation(x * inside, mates).prototype, self.generation(x * (1 - inside), mates).prototype
+            found = [
+                self.generation(x * share, mates, None if matched is None else matched * share).prototype
+                for share in (inside, 1 - inside)
+            ]
+            return found[0], found[1]
 
 
 class Decoder(nn.Module):

@@ -76,7 +76,7 @@ class GroupPredictor:
         features = [torch.cat(level) for level in zip(*pieces, strict=True)]
         del pieces
         mates = torch.ones(len(inputs), len(inputs), dtype=torch.bool, device=self.device)
-        top, mined = self.model.mine(features[-1], mates)
+        top, mined = self.model.mine(features, mates)
         finest = [
             self.model.decoder(top[start : start + batch], [f[start : start + batch] for f in features[:-1]])[0]
             for start in range(0, len(inputs), batch)

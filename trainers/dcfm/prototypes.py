@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Seeds = Literal["fixed", "identity", "trained"]
+Seeds = Literal["fixed", "identity", "trained", "matches"]
 CHUNK_NUMBERS = 2**24  # numbers in one piece of the affinity: 64 MB of fp32
 CONTRAST_EPS = 1e-5
 RANGE_EPS = 1e-12
@@ -35,7 +35,8 @@ class PrototypeGeneration(nn.Module):
     weight, and the vote's prototype modulates the features.
 
     `seeds`: `fixed` = the release, whose query and key layers get no gradient and stay as they were initialised;
-    `identity` = the same pick by plain cosine similarity; `trained` = a soft pick through which gradients flow.
+    `identity` = the same pick by plain cosine similarity; `trained` = a soft pick through which gradients flow;
+    `matches` = no seed votes, but every image, by its best match for each position (the score that picks seeds).
     `clip`: the release cuts negative cosines off in evaluation mode only; `always` does so in training too.
     """
 
@@ -43,29 +44,32 @@ class PrototypeGeneration(nn.Module):
         super().__init__()
         self.seeds, self.clip = seeds, clip
         self.residual = nn.Conv2d(channels, channels, 1)
-        if seeds != "identity":
+        if seeds in ("fixed", "trained"):
             self.query = nn.Conv2d(channels, channels, 1)
             self.key = nn.Conv2d(channels, channels, 1)
         if seeds == "trained":
             self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
 
-    def forward(self, x5: Tensor, mates: Tensor) -> Mined:
-        """Mine `x5` (N, C, h, w)."""
+    def forward(self, x5: Tensor, mates: Tensor, matched: Tensor | None = None) -> Mined:
+        """Mine `x5` (N, C, h, w). `matched` (N, D, h, w): what `matches` compares instead of x5."""
         x = x5 + self.residual(x5)
-        unit = F.normalize(x, dim=1)
-        if self.seeds == "trained":
-            seeds = self._soft_seeds(x, unit, mates)
+        unit = F.normalize(x if matched is None else matched, dim=1)
+        if self.seeds == "matches":
+            scores = self._hard_scores(x, unit, mates)
+            seeds, response = pick_seeds(unit, scores), stretch(scores, x.shape[2:])
         else:
-            seeds = pick_seeds(unit, self._hard_scores(x, unit, mates))
-        response = vote(unit, seeds, mates, clip=self.clip == "always" or not self.training)
+            if self.seeds == "trained":
+                seeds = self._soft_seeds(x, unit, mates)
+            else:
+                seeds = pick_seeds(unit, self._hard_scores(x, unit, mates))
+            response = vote(unit, seeds, mates, clip=self.clip == "always" or not self.training)
         weighted = x * response
         prototype = group_mean(weighted.mean(dim=(2, 3)), mates)
         return Mined(x * prototype[:, :, None, None] + weighted, response, prototype, seeds)
 
     @torch.no_grad()
     def _hard_scores(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
-        identity = self.seeds == "identity"
-        query, key = (unit, unit) if identity else (self.query(x), self.key(x))
+        query, key = (self.query(x), self.key(x)) if self.seeds == "fixed" else (unit, unit)
         return seed_scores(query, key, mates)
 
     def _soft_seeds(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
@@ -118,9 +122,13 @@ def vote(unit: Tensor, seeds: Tensor, mates: Tensor, *, clip: bool) -> Tensor:
     cosines = cosines.clamp_min(0) if clip else cosines
     weights = mates.to(unit.dtype)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    mean = torch.einsum("nmp,nm->np", cosines, weights)
-    low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
-    return ((mean - low) / (high - low + RANGE_EPS)).reshape(len(unit), 1, *unit.shape[2:])
+    return stretch(torch.einsum("nmp,nm->np", cosines, weights), unit.shape[2:])
+
+
+def stretch(values: Tensor, grid: torch.Size) -> Tensor:
+    """Values (N, n) as maps (N, 1, h, w), each from 0 at its minimum to 1 at its maximum."""
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    return ((values - low) / (high - low + RANGE_EPS)).reshape(len(values), 1, *grid)
 
 
 def agreement(seeds: Tensor, mates: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ def train(config: Config, job: Job) -> str:
     for _, batch in loop:
         mates = batch["group"][:, None] == batch["group"][None]
         with loop.autocast():
-            output = model(batch["image"], mates)
-        losses = compute_losses(config, model, output, batch["mask"], job.space.background_id, mates)
+            features = model.encode(batch["image"])
+            output = model.decode(features, mates)
+        losses = compute_losses(config, model, features, output, batch["mask"], job.space.background_id, mates)
         loop.update(losses["loss"])
         loop.log(**losses)
         loop.evaluate(score)
@@ -82,7 +83,7 @@ def optimised(model: Dcfm, encoder_factor: float) -> list[ParamGroup]:
 
 
 def compute_losses(
-    config: Config, model: Dcfm, output: Output, mask: Tensor, background: int, mates: Tensor
+    config: Config, model: Dcfm, features: list[Tensor], output: Output, mask: Tensor, background: int, mates: Tensor
 ) -> dict[str, Tensor]:
     """`loss` and its parts. `mask` int64 (N, H, W), 255 = counts for nothing."""
     valid = (mask != 255).float()[:, None]
@@ -95,8 +96,8 @@ def compute_losses(
         shown = small[0].sum(dim=(1, 2, 3)) > 0  # a crop that lost its object has no response to ask for
         parts["response"] = (soft_iou(output.mined.response, *small) * shown).mean()
         loss = loss + config.response_weight * parts["response"]
-    if config.uses_scl and output.mined is not None and output.deepest is not None:
-        inside, outside = model.prototypes(output.deepest, target, mates)
+    if config.uses_scl and output.mined is not None:
+        inside, outside = model.prototypes(features, target, mates)
         parts["scl"] = self_contrast(output.mined.prototype, inside, outside, mates)
         loss = loss + config.scl_weight * parts["scl"]
     return {"loss": loss, **parts}
