@@ -125,7 +125,7 @@ def drawn_world(size: Size, folder: Path) -> World:
 
 def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
     """Street photos in coarse garments; None where a folder lacks them. Every photo shows several garments, so training
-    photos keep held-out ones, as background (the lists of PFENet and SCL).
+    photos keep held-out ones, whose pixels are left out of the losses.
     """
     learnt, tested = read_photos(options.data), read_photos(options.tested)
     if options.test_data is None:
@@ -137,7 +137,7 @@ def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
     space = garments(learnt[0].root)
     data = write_rows((p.row(space) for p in spread(learnt, size.photos, space)), folder / "ccp-train")
     test = write_rows((p.row(space) for p in spread(tested, size.tested_photos, space)), folder / "ccp-test")
-    return World("ccp", space, data, test, {"drop_held_out": False, "min_share": 0.01})
+    return World("ccp", space, data, test, {"drop_held_out": False, "held_out_pixels": "ignore", "min_share": 0.01})
 
 
 @dataclass(frozen=True)

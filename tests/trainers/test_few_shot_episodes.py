@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +20,9 @@ from trainers.few_shot.episodes import (
     binary_mask,
     split_classes,
 )
+from trainers.few_shot.features import canvas_target
 from trainers.few_shot.metrics import EpisodeMetrics
-from trainers.few_shot.train import held_out, training_episodes
+from trainers.few_shot.train import EpisodeSource, featurizer_of, held_out, training_episodes
 from trainers.few_shot.train import test_episodes as held_out_episodes
 
 ANY = EpisodeConfig(folds=3, min_share=0.0)
@@ -128,6 +130,28 @@ def test_too_few_images_are_said() -> None:
 def test_binary_masks_keep_ignore() -> None:
     mask = np.array([[0, 1, 2, 255]], np.uint8)
     assert binary_mask(mask, 2).tolist() == [[0, 0, 1, 255]]
+    assert binary_mask(mask, 2, hidden=(1,)).tolist() == [[0, 255, 1, 255]]
+
+
+@pytest.mark.parametrize("pixels", ["background", "ignore"])
+def test_held_out_pixels_are_background_or_left_out(tmp_path: Path, pixels: str) -> None:
+    """Training targets where a held-out blue bar lies: background as in the papers, or ignored."""
+    samples = open_scenes(tmp_path, 12)
+    given = {"held_out": ("blue bar",), "min_share": 0.0, "drop_held_out": False, "held_out_pixels": pixels}
+    small = {"size": 48, "target_stride": 1, "encoder": "test_efficientnet", "encoder_weights": "random"}
+    config = Config.model_validate({**small, "prior": "none", "episodes": given})
+    featurizer = featurizer_of(config, shapes.SPACE, torch.device("cpu"))
+    hidden = held_out(shapes.SPACE, config.episodes) if pixels == "ignore" else ()
+    source = EpisodeSource(samples, training_episodes(samples, shapes.SPACE, config), featurizer, hidden)
+    where = {i: p for p, i in enumerate(samples.ids)}
+    shown = 0
+    for episode in source.episodes.take(12):
+        mask = samples.example(where[episode.query]).mask
+        bar, frame = (int((canvas_target(np.asarray(mask), 48) == value).sum()) for value in (3, 255))
+        ignored = int((source.item(episode)["query_target"] == 255).sum())
+        assert ignored == frame + (bar if pixels == "ignore" else 0)
+        shown += bar
+    assert shown > 0
 
 
 def test_metrics_accumulate_before_they_divide() -> None:

@@ -170,6 +170,9 @@ def test_losses_by_hand() -> None:
     pfenet = ce(query.logits) + sum(ce(logits) for logits in query.inner) / 4
     torch.testing.assert_close(scl_loss(*parts, target, target, support_weight=0.0), pfenet)
     assert cross_entropy(query.logits, torch.full_like(target, 255)) == 0
+    full = F.interpolate(query.logits, (16, 16), mode="bilinear", align_corners=True)
+    weighted = F.cross_entropy(full, target, torch.tensor([1.0, 3.0]), ignore_index=255)
+    torch.testing.assert_close(cross_entropy(query.logits, target, 3.0), weighted)
 
 
 def test_distillation_is_zero_for_a_perfect_chain_and_teaches_finer_maps_only() -> None:

@@ -18,6 +18,8 @@ _RELEASES: dict[str, Any] = {
     "scale_levels": False,
     "area_masks": False,
     "target_stride": 1,
+    "object_weight": 1.0,
+    "prior_gain": 1.0,
     "cached": False,
     "schedule": "poly",
 }
@@ -97,6 +99,8 @@ class Config(TrainerConfig):
     support_weight: float = Field(default=1.0, ge=0)
     inner_weight: float = Field(default=1.0, ge=0)
     cross_iou: CrossIou = "both"
+    object_weight: float = Field(default=3.0, gt=0)  # of an object's pixel in the cross-entropy; the releases: 1
+    prior_gain: float = Field(default=5.0, gt=0)  # of the prior maps in pfenet's merge; the release: 1
     target_stride: int = Field(default=2, ge=1)  # losses are taken on the canvas shrunk by this; the releases: 1
 
     lr_parity: float = Field(default=1.0, gt=0)  # the releases multiply the nominal rate of new layers by 10

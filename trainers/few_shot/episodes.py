@@ -38,6 +38,7 @@ class EpisodeConfig(BaseModel):
     min_pixels: int = Field(default=0, ge=0)  # of a class, for an image to be listed under it; the papers: 2 * 32 * 32
     min_share: float = Field(default=0.01, ge=0, lt=1)  # the same as a share of the image
     drop_held_out: bool = True  # BAM, HDMNet, PI-CLIP: leave out training images with a held-out class; PFENet, SCL: no
+    held_out_pixels: Literal["background", "ignore"] = "background"  # of training masks; the papers: background
     pick: Literal["listed", "raw"] = "listed"  # a query's class: among those it is listed under, or any that it shows
 
 
@@ -158,8 +159,8 @@ class Episodes:
         return [self.episode(number) for number in range(count)]
 
 
-def binary_mask(mask: NDArray[np.uint8], class_id: int) -> NDArray[np.uint8]:
-    """1 where the class is, 255 kept as ignore, all else 0."""
+def binary_mask(mask: NDArray[np.uint8], class_id: int, hidden: Sequence[int] = ()) -> NDArray[np.uint8]:
+    """1 where the class is, 255 kept as ignore and put where `hidden` classes are, all else 0."""
     out: NDArray[np.uint8] = (mask == class_id).astype(np.uint8)
-    out[mask == IGNORE] = IGNORE
+    out[np.isin(mask, (IGNORE, *hidden))] = IGNORE
     return out

@@ -34,7 +34,9 @@ class FewShotNet(nn.Module):
         self.down_support = self._reduce(channels)
         if config.base == "pfenet":
             slots = 2 if config.scl else 1
-            self.decoder = PyramidDecoder(config.width, slots, priors, config.scales, support_path=config.scl)
+            self.decoder = PyramidDecoder(
+                config.width, slots, priors, config.scales, support_path=config.scl, prior_gain=config.prior_gain
+            )
         else:
             self.decoder = MatchingDecoder(config.width, priors)
 

@@ -30,7 +30,7 @@ from trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episo
 from trainers.few_shot.features import Featurizer, canvas_target
 from trainers.few_shot.model import FewShotNet
 from trainers.few_shot.predict import FewShotPredictor
-from trainers.few_shot.scl import decoded_loss, scl_loss
+from trainers.few_shot.scl import cross_entropy, decoded_loss, scl_loss
 from vision.segmenters import weights_stamp
 
 VERSION = 1
@@ -79,16 +79,19 @@ def test_episodes(
 
 
 class EpisodeSource:
-    """Batches of episodes as a pure function of the step.
+    """Batches of episodes as a pure function of the step. Pixels of `hidden` classes are neither object nor background.
 
     Keys: `query` (B, C, h, w), `supports` (B, K, C, h, w), `masks` (B, K, 1, h, w), `priors` (B, P, h, w),
     `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`; S is the config's target size.
     """
 
-    def __init__(self, samples: Samples, episodes: Episodes, featurizer: Featurizer) -> None:
+    def __init__(
+        self, samples: Samples, episodes: Episodes, featurizer: Featurizer, hidden: Sequence[int] = ()
+    ) -> None:
         self.samples, self.episodes, self.featurizer = samples, episodes, featurizer
         self.config = featurizer.config
         self._where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+        self._hidden = hidden
         self._example = functools.lru_cache(maxsize=KEPT_EXAMPLES)(samples.example)
 
     def __call__(self, step: int) -> Batch:
@@ -125,7 +128,7 @@ class EpisodeSource:
         example = self._example(self._where[sample_id])
         if example.mask is None:
             raise ValueError(f"{sample_id}: expected a mask, found none")
-        mask, labels = binary_mask(example.mask, class_id), example.info.class_ids
+        mask, labels = binary_mask(example.mask, class_id, self._hidden), example.info.class_ids
         if self.config.augment is None:
             return example.image, mask, labels, sample_id
         geometry = draw_geometry(rng, *example.image.shape[:2], self.config.augment)
@@ -163,14 +166,22 @@ def episode_loss(net: FewShotNet, batch: Batch, config: Config) -> tuple[Tensor,
     target = batch["query_target"]
     if config.scl:
         out = net.self_guided(*inputs)
-        weights = {"support_weight": config.support_weight, "inner_weight": config.inner_weight}
-        loss = scl_loss(out.query, out.first, out.second, target, batch["support_target"][:, 0], **weights)
-        return loss, {"query": decoded_loss(out.query, target, 0.0), "support": decoded_loss(out.first, target, 0.0)}
+        weights = {
+            "support_weight": config.support_weight,
+            "inner_weight": config.inner_weight,
+            "object_weight": config.object_weight,
+        }
+        shown = batch["support_target"][:, 0]
+        loss = scl_loss(out.query, out.first, out.second, target, shown, **weights)
+        return loss, {
+            "query": cross_entropy(out.query.logits, target),
+            "support": cross_entropy(out.first.logits, shown),
+        }
     decoded = net(*inputs)
-    loss = decoded_loss(decoded, target, config.inner_weight)
+    loss = decoded_loss(decoded, target, config.inner_weight, config.object_weight)
     if isinstance(net.decoder, MatchingDecoder):
         loss = loss + distillation_loss(decoded.correlations, target)
-    return loss, {"query": decoded_loss(decoded, target, 0.0)}
+    return loss, {"query": cross_entropy(decoded.logits, target)}
 
 
 def train(config: Config, job: Job) -> str:
@@ -182,7 +193,8 @@ def train(config: Config, job: Job) -> str:
     torch.manual_seed(config.seed)
     net = FewShotNet(config, featurizer.channels, config.prior_channels)
     optimizer = make_optimizer(config, optimizer_groups(net, config))
-    source = EpisodeSource(samples, episodes, featurizer)
+    hidden = held_out(job.space, config.episodes) if config.episodes.held_out_pixels == "ignore" else ()
+    source = EpisodeSource(samples, episodes, featurizer, hidden)
     loop = Loop(config, job, source, modules={"net": net}, optimizers={"main": optimizer})
     predictor = FewShotPredictor(net, featurizer, job.space)
     score = None if job.val is None else functools.partial(measure, predictor, job.val.with_masks(), config)

@@ -32,8 +32,10 @@ class PyramidDecoder(nn.Module):
         *,
         support_path: bool = False,
         dropout: float = 0.1,
+        prior_gain: float = 1.0,
     ) -> None:
         super().__init__()
+        self.prior_gain = prior_gain
         self.width, self.slots, self.scales = width, slots, tuple(scales)
         merged = (1 + slots) * width
         self.query_merge = nn.ModuleList(conv(merged + priors, width, 1) for _ in scales)
@@ -71,7 +73,7 @@ class PyramidDecoder(nn.Module):
             parts = [F.adaptive_avg_pool2d(features, bin_)]
             parts += [v.expand(-1, -1, *bin_) for v in vectors]
             if path == "query" and priors is not None:
-                parts.append(resize(priors, bin_))
+                parts.append(self.prior_gain * resize(priors, bin_))
             x = merges[number](torch.cat(parts, dim=1))
             if number > 0:
                 finer = (found if levels is None else levels)[number - 1]
