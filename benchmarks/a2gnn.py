@@ -45,6 +45,7 @@ from labelers import LabelItem
 from labelers.a2gnn import A2gnn, Config, load
 from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
 from labelers.a2gnn.labeler import Task
+from labelers.a2gnn.seeds import allowed_pixels
 from pipelines.train import TrainConfig, train
 from trainers.engine import DataConfig, SegmentationMetrics
 from trainers.registry import load_artifact
@@ -204,16 +205,17 @@ def seed_map(model: A2gnn, item: LabelItem) -> Uint8Array:
 
 def plain_labels(model: A2gnn, arm: str, item: LabelItem) -> Uint8Array:
     """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
+    size = (item.image.shape[0], item.image.shape[1])
+    boxes = pixel_boxes(item.boxes, size)
+    whole = [allowed_pixels(item.image, box) for box in boxes]
+    if arm == "box_fill":
+        return paint(boxes, whole, size)
     task = model.task(item)
     if task is None:
-        return np.zeros(item.image.shape[:2], np.uint8)
+        return np.zeros(size, np.uint8)
     if arm == "seeds+crf":
         return seeds_and_crf(model, task)
-    whole = [np.zeros(item.image.shape[:2], bool) for _ in task.boxes]
-    for area, box in zip(whole, task.boxes, strict=True):
-        area[box.at] = True
-    claims = [c if c.any() else w for c, w in zip(task.seeds.plain, whole, strict=True)]
-    return paint(task.boxes, whole if arm == "box_fill" else claims, item.image.shape[:2])
+    return paint(boxes, [c if c.any() else w for c, w in zip(task.seeds.plain, whole, strict=True)], size)
 
 
 def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
@@ -347,7 +349,7 @@ def write_samples(folder: Path, photos: Sequence[Photo], space: LabelSpace) -> s
 
 def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[Uint8Array], space: LabelSpace) -> str:
     """Labels of the photos as one PseudoLabel shard."""
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         photo.item.sample_id: {
             "sample_id": photo.item.sample_id,
             "mask": {"bytes": encode_mask(label), "path": None},

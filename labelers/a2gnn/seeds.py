@@ -65,7 +65,7 @@ def grabcut(image: Uint8Array, boxes: Sequence[PixelBox], seed: int, iterations:
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(seed % 2**31)  # it starts its colour models by k-means from the thread's own generator
     try:
-        cv2.grabCut(view, mask, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(view, mask, (0, 0, 0, 0), *models, iterations, cv2.GC_INIT_WITH_MASK)  # no rectangle: the mask
     except cv2.error:  # a view of one colour has no mixture to fit
         return claim
     claim[window] = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)

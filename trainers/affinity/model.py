@@ -45,12 +45,11 @@ class AffinityHead(nn.Module):
         if len(channels) != len(widths):
             raise ValueError(f"widths: expected {len(channels)} numbers, one a level, found {len(widths)}")
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels, widths, strict=True)
-        )
+        reduce = [nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels, widths, strict=True)]
+        self.reduce = nn.ModuleList(reduce)
         self.mix = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
         self.classify = nn.Conv2d(sum(widths), classes, 1)
-        for layer in self.reduce:
+        for layer in reduce:
             nn.init.kaiming_normal_(layer.weight)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
