@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
 from data_contracts import (
@@ -37,7 +38,6 @@ from data_contracts import (
     load_label_space,
     pair_id,
     shard_name,
-    write_bytes,
     write_shard,
 )
 from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_clip
@@ -376,7 +376,8 @@ def draw_sheet(agent: Agent, path: Path, count: int, columns: int = 6) -> None:
             cv2.rectangle(first, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 2)
         times = np.linspace(1, len(clip.frames) - 1, columns - 1).round().astype(int)
         rows.append(np.hstack([first, *(overlay(clip.frames[t], maps[t], SPACE) for t in times)]))
-    write_bytes(str(path), encode_image(np.vstack(rows)))
+    # 128 colours: a picture for a page, not for measuring
+    Image.fromarray(np.vstack(rows)).quantize(128).save(path, optimize=True)
 
 
 def _repeat(record: Record, arm: str, seed: int) -> bool:
