@@ -109,21 +109,52 @@ def test_random_views_and_masked_supports_train_too(tmp_path: Path, scenes: Data
     assert read_artifact(path).info.config["mask_support"]
 
 
-def test_prediction_shows_the_class_of_the_supports_and_not_the_name_alone(tmp_path: Path, scenes: DataConfig) -> None:
-    """A short training on red boxes and green discs, tested on blue bars, which it has never seen as objects."""
-    path = run(tmp_path, scenes, steps=60, batch=4, lr=3e-3, scl=True, prior="none", encoder_weights="random", width=16)
-    predictor: FewShotPredictor = load_artifact(path, "cpu")
-    supports = predictor.supports([support(8), support(26)], "blue bar")
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> FewShotPredictor:
+    """SCL after a short training on red boxes and green discs."""
+    folder = tmp_path_factory.mktemp("guided")
+    data = DataConfig(samples=(shapes.write_scenes(folder / "samples", 24),))
+    settings = {"steps": 80, "batch": 4, "lr": 5e-3, "width": 16, "output_stride": 8, "scl": True, "prior": "none"}
+    predictor: FewShotPredictor = load_artifact(run(folder, data, **settings), "cpu")
+    return predictor
+
+
+def shots_of(class_id: int, first: int, count: int) -> list[tuple[Uint8Array, Uint8Array]]:
+    """Scenes that show enough of a class."""
+    found = []
+    for number in range(first, first + 200):
+        image, mask = shapes.draw_scene(number)
+        if (mask == class_id).sum() > 60:
+            found.append((image, (mask == class_id).astype(np.uint8)))
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.mark.parametrize("class_id", [1, 2])
+def test_a_spoilt_support_scores_lowest_and_counts_less(guided: FewShotPredictor, class_id: int) -> None:
+    """Three sound supports and one whose mask was moved off the object, eight times over."""
+    lowest, shares = 0, []
+    for trial in range(8):
+        *sound, (image, mask) = shots_of(class_id, 40 + 20 * trial, 4)
+        spoilt = (image, np.roll(mask, (24, 28), (0, 1)))
+        scores = guided.supports([*sound, spoilt], "anything").scores
+        lowest += int(scores.argmin() == 3)
+        shares.append(float(scores[3] / scores.sum()))
+    assert lowest >= 6
+    assert np.mean(shares) < 0.24, "less than its quarter under uniform averaging"
+
+
+def test_supports_weigh_and_one_is_its_own_measure(guided: FewShotPredictor) -> None:
+    supports = guided.supports(shots_of(2, 40, 2), "blue bar")
     assert supports.scores.shape == (2,)
-    assert (supports.scores > 0).all()
-    assert not torch.equal(supports.scores, torch.ones(2)), "SCL weighs its supports"
+    assert 0 < supports.scores.min() < supports.scores.max() < 1
     image = shapes.draw_scene(17)[0]
-    cross, mean = (predictor.predict([image], supports, f)[0].logits for f in ("cross", "mean"))
+    cross, mean = (guided.predict([image], supports, fusion)[0].logits for fusion in ("cross", "mean"))
     assert not np.allclose(cross, mean)
-    alone = predictor.supports([support(8)], "blue bar")
-    assert alone.scores.tolist() == [1.0]
+    assert guided.supports(shots_of(2, 40, 1), "blue bar").scores.tolist() == [1.0]
     with pytest.raises(ValueError, match="at least one image"):
-        predictor.supports([], "blue bar")
+        guided.supports([], "blue bar")
 
 
 def test_a_changed_frozen_model_is_noticed(tmp_path: Path, scenes: DataConfig) -> None:

@@ -1,0 +1,72 @@
+"""The few-shot benchmark: coarse garments from photos of that layout, balanced choices, scenes; nothing is trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import few_shot
+from benchmarks.common import is_train_key, parse_options
+from data_contracts import encode_image, encode_mask
+from trainers.engine import Samples
+
+COARSE = ["background", "skin", "hair", "top", "bag", "hat", "footwear"]
+FINE_TO_COARSE = [0, 1, 2, 3, 3, 4, 5, 6]
+SIZE = few_shot.Size(4, 4, 6, 6, steps=1, episodes={1: 1, 5: 1})
+
+
+def write_ccp(root: Path, count: int = 30) -> None:
+    """Photos 32 x 24: fine class 3 or 4 (top) on each, 5 (bag) on every tenth, skin everywhere."""
+    for name in ("images", "masks"):
+        (root / "ccp" / name).mkdir(parents=True)
+    (root / "ccp" / "classes.json").write_text(
+        json.dumps({"classes": ["x"] * 8, "coarse_classes": COARSE, "fine_to_coarse": FINE_TO_COARSE})
+    )
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        mask = np.zeros((32, 24), np.uint8)
+        mask[:4], mask[8:20, 4:20] = 1, 3 + number % 2
+        if number % 10 == 0:
+            mask[22:30, 2:8] = 5
+        image = rng.integers(0, 255, (32, 24, 3)).astype(np.uint8)
+        (root / "ccp" / "images" / f"{number:04d}.jpg").write_bytes(encode_image(image))
+        (root / "ccp" / "masks" / f"{number:04d}.png").write_bytes(encode_mask(mask))
+
+
+def options(root: Path, folder: Path) -> few_shot.Options:
+    return parse_options("few_shot", None, ["--data", str(root), "--json", str(folder / "result.json")])
+
+
+def test_photos_become_garments_and_no_stem_is_on_both_sides(tmp_path: Path) -> None:
+    write_ccp(tmp_path)
+    world = few_shot.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work")
+    assert world is not None
+    assert [c.name for c in world.space.classes] == ["top", "bag", "hat", "footwear"], "skin and hair are no garments"
+    learnt, tested = (Samples.open(config, str(tmp_path / "cache")) for config in (world.data, world.test))
+    assert len(learnt) == len(tested) == 6
+    assert not set(learnt.ids) & set(tested.ids)
+    for samples in (learnt, tested):
+        values = {int(v) for p in range(len(samples)) for v in np.unique(np.asarray(samples.example(p).mask))}
+        assert values <= {0, 3, 4}
+
+
+def test_rare_classes_are_chosen_first(tmp_path: Path) -> None:
+    write_ccp(tmp_path)
+    photos = [photo for photo in few_shot.read_photos(tmp_path) if is_train_key(photo.key)]
+    space = few_shot.garments(tmp_path / "ccp")
+    bags = [p for p in photos if (p.mask() == space.find("bag").id).any()]
+    chosen = few_shot.spread(photos, 2 * len(bags), space)
+    assert set(bags) <= set(chosen)
+    assert len(chosen) == len(set(chosen)) == 2 * len(bags)
+
+
+def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
+    assert few_shot.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work") is None
+
+
+def test_scenes_of_tested_styles_are_not_those_of_training(tmp_path: Path) -> None:
+    world = few_shot.drawn_world(SIZE, tmp_path)
+    learnt, tested = (Samples.open(config, str(tmp_path / "cache")) for config in (world.data, world.test))
+    assert (len(learnt), len(tested)) == (4, 4)
+    assert not set(learnt.ids) & set(tested.ids)
+    assert len(world.space.classes) == 19
