@@ -30,7 +30,8 @@ DIMENSIONS, DRIFT, REACH = 8, 0.07, 18.0
 
 
 def unit(x: Array) -> Array:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    scaled: Array = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return scaled
 
 
 @dataclass
