@@ -59,20 +59,24 @@ TRANSFORMER = {  # convolutions and attention over channels: learns from scratch
 }
 COMMON: dict[str, Any] = {
     "network": CNN,
-    "augment": {"size": 48, "fit": "short", "scale": [1.2, 1.7], "rotate": 20.0},
-    "batch": 4,
-    "unlabelled_batch": 4,
+    "augment": {"size": 48, "fit": "short", "scale": [1.2, 1.6], "rotate": 15.0},
+    "batch": 8,
+    "unlabelled_batch": 8,
     "optimizer": "adamw",
-    "lr": 2e-3,
+    "lr": 3e-3,
     "schedule": "poly",
     "warmup_steps": 20,
+    "candidates": 8,
+    "consistency": 0.2,
+    "jitter": 0.3,
+    "cutout": 0.3,
 }
 HOSTS: dict[str, dict[str, Any]] = {
     "supervised": {},
     "cross_teaching": {"partner": TRANSFORMER},
-    "bcp": {"partner": CNN},
+    "bcp": {"partner": CNN, "pretrain_share": 0.4},
 }
-STEPS = {"small": 240, "full": 3000}
+STEPS = {"small": 160, "full": 3000}
 
 
 def run(options: Options) -> None:

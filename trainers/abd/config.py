@@ -50,6 +50,7 @@ FAITHFUL_BCP: dict[str, Any] = {
     "unlabelled_batch": 12,
     "steps": 40_000,
     "pretrain_share": 0.25,
+    "paste_both_ways": False,
     "schedule": "constant",
     "consistency": 1.0,
     "ramp": False,
@@ -104,6 +105,7 @@ class Config(TrainerConfig):
     partner_lr_factor: float = Field(default=1.0, gt=0, description="learning rate of network 2 as a share of `lr`")
     release_schedule: bool = Field(default=False, description="poly that lags by one step, as released")
 
+    paste_both_ways: bool = Field(default=True, description="bcp: in the first phase, both halves into each other")
     pseudo_weight: float = Field(default=0.5, ge=0, description="bcp: weight of the pseudo-labelled region")
     ema: float = Field(default=0.99, ge=0, lt=1, description="bcp: how much of itself the teacher keeps a step")
     ema_warm_up: bool = Field(default=True, description="bcp: keep at most 1 - 1 / (steps + 1)")

@@ -133,8 +133,8 @@ def _patch_shares(area: Tensor, grid: int) -> Tensor:
 
 
 def pretraining_step(networks: Networks, batch: Batch, config: Config, rng: np.random.Generator) -> Terms:
-    """BCP's first phase: halves of the labelled batch pasted into each other. Network 2 takes part where it starts
-    from weights of its own.
+    """BCP's first phase: halves of the labelled batch pasted into each other, one way as released or both ways.
+    Network 2 takes part where it starts from weights of its own.
     """
     known = batch["labelled"]
     outside = paste_region(*known["mask"].shape[-2:], rng).to(known["mask"].device)
@@ -143,10 +143,17 @@ def pretraining_step(networks: Networks, batch: Batch, config: Config, rng: np.r
     views = (("weak", "mask", networks.first), ("strong", "mask_strong", networks.second))
     for image, label, network in views[:1] if alone else views:
         if network is not None:
-            (a, b), (own, other) = known[image].chunk(2), known[label].chunk(2)
-            logits = network(mix(a, b, outside))
-            loss = loss + mixed_loss(logits, own, other, outside, 1.0, 1.0, whole_background=config.whole_background)
+            around, inside = (_pasted(known[key], config.paste_both_ways) for key in (image, label))
+            logits = network(mix(*around, outside))
+            quirk = config.whole_background
+            loss = loss + mixed_loss(logits, *inside, outside, 1.0, 1.0, whole_background=quirk)
     return Terms(loss)
+
+
+def _pasted(batch: Tensor, both_ways: bool) -> tuple[Tensor, Tensor]:
+    """What lies around and what is pasted in: the halves of a batch, and the other way round."""
+    a, b = batch.chunk(2)
+    return (torch.cat([a, b]), torch.cat([b, a])) if both_ways else (a, b)
 
 
 def bcp_step(
