@@ -119,7 +119,7 @@ def open_clips(samples: Samples, segmenter: InstanceSegmenter, background: int |
 
 @dataclass
 class Trajectory:
-    """Decisions on one target of one clip, in order. `gaps` are frames until the next decision (or the end)."""
+    """Decisions on one target of one clip, in order, with the rewards earned until the next one."""
 
     states: list[Float32] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
