@@ -148,5 +148,5 @@ def _overwrite(onto: Tensor, to: Tensor, source: Tensor, start: Tensor, acts: Te
 def _patches(x: Tensor, grid: int) -> Tensor:
     """A view of (B, [C,] H, W) as (B, g, g, [C,] p, q): writing into it writes into `x`."""
     height, width = x.shape[-2] // grid, x.shape[-1] // grid
-    split = x.unflatten(-1, (grid, width)).unflatten(-3, (grid, height))  # (B, [C,] g, p, g, q)
+    split = x.view(*x.shape[:-2], grid, height, grid, width)  # (B, [C,] g, p, g, q)
     return split.movedim((-4, -2), (1, 2))

@@ -137,7 +137,7 @@ def pretraining_step(networks: Networks, batch: Batch, config: Config, rng: np.r
     Network 2 takes part where it starts from weights of its own.
     """
     known = batch["labelled"]
-    outside = paste_region(*known["mask"].shape[-2:], rng).to(known["mask"].device)
+    outside = paste_region(known["mask"].shape[-2], known["mask"].shape[-1], rng).to(known["mask"].device)
     loss = torch.zeros((), device=outside.device)
     alone = networks.second is None or config.students == "same"
     views = (("weak", "mask", networks.first), ("strong", "mask_strong", networks.second))
@@ -161,7 +161,7 @@ def bcp_step(
 ) -> Terms:
     """BCP's second phase, for one student or, with ABD, for one a view that also teach each other."""
     known, unknown = batch["labelled"], batch["unlabelled"]
-    outside = paste_region(*known["mask"].shape[-2:], rng).to(known["mask"].device)
+    outside = paste_region(known["mask"].shape[-2], known["mask"].shape[-1], rng).to(known["mask"].device)
     weak, bcp = _student(networks.first, networks, known, unknown, ("weak", "mask"), outside, config, background)
     if networks.second is None:
         return Terms(bcp)

@@ -78,4 +78,4 @@ def ramp(step: int, length: int, blocks: int = 200) -> float:
 
 def release_lr(step: int, steps: int) -> float:
     """Learning rate of `step` as a share of the first: the release sets it *after* step t, to (1 - t / T)^0.9."""
-    return (1 - max(step - 1, 0) / steps) ** 0.9
+    return float((1 - max(step - 1, 0) / steps) ** 0.9)

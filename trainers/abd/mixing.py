@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_contracts import Uint8Array
+
 
 def paste_region(height: int, width: int, rng: np.random.Generator) -> Tensor:
     """Bool (H, W): false inside a random rectangle of ⌊2H/3⌋ x ⌊2W/3⌋, true outside."""
@@ -32,7 +34,7 @@ def largest_components(labels: Tensor, background: int = 0) -> Tensor:
     return torch.from_numpy(cleaned.astype(np.int64)).to(labels.device)
 
 
-def keep_largest(labels: np.ndarray, background: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+def keep_largest(labels: Uint8Array, background: int = 0) -> Uint8Array:
     """One map uint8 (H, W) with only the largest blob of each foreground class."""
     out = labels.copy()
     for class_id in np.unique(labels):

@@ -5,6 +5,7 @@ import functools
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_contracts import IGNORE, Uint8Array
 from trainers.abd.config import Config
@@ -47,7 +48,7 @@ class TwoViews:
         weak = jitter_colours(rng, weak, self.config.augment)
         strong, label_strong, hole = weak, label, np.zeros(label.shape, bool)
         if self.config.strong_view:
-            hole = draw_hole(rng, *label.shape, self.config.cutout)
+            hole = draw_hole(rng, label.shape[0], label.shape[1], self.config.cutout)
             fill = self.background if self.config.hole_label == "background" else IGNORE
             label_strong = np.where(hole & (mask is not None), np.uint8(fill), label)
             strong = punch(weak, hole, rng) if self.config.cutout_image else weak
@@ -64,7 +65,7 @@ class TwoViews:
     def _geometry(self, image: Uint8Array, mask: Uint8Array, rng: np.random.Generator) -> tuple[Uint8Array, Uint8Array]:
         if self.config.geometry == "released":
             return released_geometry(image, mask, self.config.augment.size, self.background, rng)
-        geometry = draw_geometry(rng, *mask.shape, self.config.augment)
+        geometry = draw_geometry(rng, mask.shape[0], mask.shape[1], self.config.augment)
         return geometry.image(image, fill=BLACK), geometry.label(mask, fill=self.background)
 
 
@@ -88,19 +89,20 @@ def released_geometry(
     neighbour to `size` x `size`.
     """
     kind, turns, axis, angle = rng.random(2), int(rng.integers(4)), int(rng.integers(2)), int(rng.integers(-20, 20))
-    out = []
+    out: list[Uint8Array] = []
     for pixels, fill in ((image, BLACK), (mask, (background,) * 3)):
         if kind[0] < 0.5:
             pixels = np.ascontiguousarray(np.flip(np.rot90(pixels, turns), axis))
         elif kind[1] < 0.5:
             height, width = pixels.shape[:2]
             turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-            pixels = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill)
-        out.append(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))
+            turned = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill)
+            pixels = turned.astype(np.uint8)
+        out.append(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8))
     return out[0], out[1]
 
 
-def draw_hole(rng: np.random.Generator, height: int, width: int, chance: float) -> np.ndarray:  # type: ignore[type-arg]
+def draw_hole(rng: np.random.Generator, height: int, width: int, chance: float) -> NDArray[np.bool_]:
     """Bool (H, W): true inside a random rectangle, drawn with probability `chance`."""
     hole = np.zeros((height, width), bool)
     if rng.random() >= chance:
@@ -114,7 +116,7 @@ def draw_hole(rng: np.random.Generator, height: int, width: int, chance: float) 
             return hole
 
 
-def punch(image: Uint8Array, hole: np.ndarray, rng: np.random.Generator) -> Uint8Array:  # type: ignore[type-arg]
+def punch(image: Uint8Array, hole: NDArray[np.bool_], rng: np.random.Generator) -> Uint8Array:
     """The image (H, W, 3) with black and white noise in the hole, the same in all channels."""
     noise = 255 * rng.integers(0, 2, hole.shape, dtype=np.uint8)
     return np.where(hole[..., None], noise[..., None], image)

@@ -131,7 +131,8 @@ class EpisodeSource:
         mask, labels = binary_mask(example.mask, class_id, self._hidden), example.info.class_ids
         if self.config.augment is None:
             return example.image, mask, labels, sample_id
-        geometry = draw_geometry(rng, *example.image.shape[:2], self.config.augment)
+        height, width = example.image.shape[:2]
+        geometry = draw_geometry(rng, height, width, self.config.augment)
         image = geometry.image(example.image, fill=fill_colour(self.featurizer.mean))
         return jitter_colours(rng, image, self.config.augment), geometry.label(mask), labels, None
 
