@@ -32,7 +32,9 @@ def rows(pictures: Sequence[Scribbled], space: LabelSpace, artefact: str) -> Ite
     for picture in pictures:
         found = labeler.label([LabelItem(picture.key, picture.image, scribble=picture.scribble)])[0].mask
         blank = np.full(picture.mask.shape, IGNORE, np.uint8)
-        wide = cv2.erode(picture.scribble, np.ones((3, 3), np.uint8))  # 255 is the highest: erosion widens strokes
+        wide: Uint8Array = cv2.erode(picture.scribble, np.ones((3, 3), np.uint8)).astype(
+            np.uint8
+        )  # 255 is the highest: erosion widens strokes
         maps = (blank, wide, blank if found is None else found, picture.mask)
         yield np.hstack([tile(picture.image, labels, space, solid=labels is wide) for labels in maps])
 

@@ -14,7 +14,8 @@ FOREGROUND = load_label_space("foreground")
 
 def write_scribbled(folder: Path, count: int, space: LabelSpace, shards: int = 1, first: int = 0) -> DataConfig:
     """SAMPLE and WEAK_LABEL shards of drawn scenes with simulated strokes; a space of one class makes all shapes it."""
-    samples, weak = [], []
+    samples: list[shapes.Row] = []
+    weak: list[shapes.Row] = []
     for number in range(first, first + count):
         image, mask = shapes.draw_scene(number)
         if space.size == 2:

@@ -151,7 +151,7 @@ def test_the_dynamic_kernel_follows_the_head_and_the_static_one_does_not() -> No
         embedding.square().mean().backward()
         optimizer.step()
     assert torch.equal(*kernels["static"])
-    assert not torch.allclose(*kernels["product"])
+    assert not torch.allclose(kernels["product"][0], kernels["product"][1])
 
 
 def test_mass_normalised_kernels_have_mean_mass_1() -> None:
@@ -247,7 +247,7 @@ def test_long_pairs_keep_the_head_from_collapsing(long_pairs: int) -> None:
         if long_pairs:
             loss = loss + long_pair_loss(embedding, labels, long_pairs, 0)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     truth = (torch.arange(size) >= size // 2).long().expand(1, size, size)
     points = embedding[0].flatten(1).T.detach()
@@ -257,7 +257,9 @@ def test_long_pairs_keep_the_head_from_collapsing(long_pairs: int) -> None:
     _, across = affinity_means(feature_distances(embedding, radius), near_pairs(truth, radius, 0))
     if long_pairs:
         auc = float((same[::701, None] > parted[None, ::701]).float().mean())
-        assert (same.mean() > 0.8, parted.mean() < 0.1, auc > 0.98) == (True, True, True), (same.mean(), parted.mean())
+        assert float(same.mean()) > 0.8
+        assert float(parted.mean()) < 0.1
+        assert auc > 0.98
         assert across < 0.5, "at the border itself the head's 3x3 convolution blurs"
     else:
         assert across > 0.9, "the collapse that the log shows as affinity_across"

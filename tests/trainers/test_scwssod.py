@@ -209,13 +209,14 @@ def test_dense_supervision_is_plain_cross_entropy() -> None:
 
 
 def test_frozen_norms_leave_running_statistics_alone() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3))
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(norm)
     for how, moves in (("frozen", False), ("shared", True)):
-        before = model[0].running_mean.clone()  # type: ignore[operator,union-attr]
+        before = torch.as_tensor(norm.running_mean).clone()
         with _norms(model, how):
             model(torch.randn(4, 3, 5, 5) + 3)
-        assert bool((model[0].running_mean != before).any()) == moves
-        assert model[0].training
+        assert bool((torch.as_tensor(norm.running_mean) != before).any()) == moves
+        assert norm.training
 
 
 # --- schedule, labels, settings
@@ -227,7 +228,10 @@ def test_faithful_schedule_is_a_triangle_between_1e5_and_1e2() -> None:
     assert rates == pytest.approx([1e-5, (1e-5 + 1e-2) / 2, 1e-2, 1e-5])
     assert (config.momentum, config.nesterov, config.encoder_lr_factor) == (0.9, True, 0.1)
     assert (config.pce, config.lsc_heads, config.lsc_form) == ("softmax_of_prob", "main", "exact")
+    assert (config.gate, config.ssc_norm, config.ramp_at(0)) == ("raw", "shared", 1.0)
     assert Config(preset="repository").lsc_form == "repository"
+    starter = Config(steps=100, ramp=0.3)
+    assert [starter.ramp_at(step) for step in (0, 15, 30, 99)] == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_labels_stay_0_1_255_and_faithful_ones_are_nearest_neighbour(tmp_path: Path) -> None:

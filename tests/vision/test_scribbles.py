@@ -42,7 +42,7 @@ def test_resizing_never_invents_a_label(seed: int, height: int, width: int, how:
 
 def test_thin_strokes_survive_a_resize_that_nearest_neighbour_breaks() -> None:
     source = rasterise([Stroke(1, np.array([[3.0, 5.0], [150.0, 90.0]]))], 120, 160)
-    kept, lost = (resize_scribble(source, 30, 40, how) for how in ("any", "nearest"))  # type: ignore[arg-type]
+    kept, lost = (resize_scribble(source, 30, 40, how) for how in ("any", "nearest"))
     touched = {(y * 30 // 120, x * 40 // 160) for y, x in np.argwhere(source == 1)}
     assert {tuple(cell) for cell in np.argwhere(kept == 1)} == touched
     assert (lost == 1).sum() < 0.5 * len(touched)

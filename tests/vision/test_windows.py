@@ -32,7 +32,7 @@ def near(height: int, width: int, radius: int) -> tuple[Tensor, Tensor]:
 
 def brute(p: Tensor, image: Tensor, valid: Tensor, radius: int, energy: str, norm: float) -> Tensor:
     """The definition, over all ordered pairs of pixels."""
-    inside, apart = near(*p.shape[2:], radius)
+    inside, apart = near(p.shape[2], p.shape[3], radius)
     total = p.new_zeros(())
     for labels, colours, known in zip(p.flatten(2), image.flatten(2), valid.flatten(1), strict=True):
         gap = ((colours[:, :, None] - colours[:, None]) ** 2).sum(dim=0)

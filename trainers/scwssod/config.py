@@ -17,6 +17,7 @@ _RELEASE: dict[str, Any] = {
     "width": 256,
     "gate": "raw",
     "ssc_norm": "shared",
+    "ramp": 0.0,
     "augment": AugmentConfig(size=320, fit="squash"),
     "optimizer": "sgd",
     "nesterov": True,
@@ -69,8 +70,13 @@ class Config(TrainerConfig):
     colour_sigma_normalised: float = Field(default=0.1, gt=0)  # in units of the mean/std-normalised image
     ssc_weight: float = Field(default=1.0, ge=0)  # structure consistency; 0 = off, and no second pass
     ssc_scale: float = Field(default=0.3, gt=0, le=1)
+    ramp: float = Field(default=0.3, ge=0, le=1)  # share of the steps at which both losses reach their weight, from 0
     ssc_alpha: float = Field(default=0.85, ge=0, le=1)
     ssc_norm: Literal["shared", "frozen"] = "frozen"  # shared: the small pass moves BatchNorm's statistics too
+
+    def ramp_at(self, step: int) -> float:
+        """Share of the weights of coherence and consistency at a step."""
+        return 1.0 if self.ramp == 0 else min(1.0, step / (self.ramp * self.steps))
 
     @model_validator(mode="before")
     @classmethod

@@ -67,7 +67,8 @@ def train(config: Config, job: Job) -> str:
     score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
 
     model.train()
-    for _, batch in loop:
+    for step, batch in loop:
+        ramp = config.ramp_at(step)
         with loop.autocast():
             heads = [z.float() for z in model(batch["image"])]
         notes = {"aggm_denominator": model.smallest_denominator} if _watched(config) else {}
@@ -75,14 +76,14 @@ def train(config: Config, job: Job) -> str:
         if config.supervision == "masks":
             loss = sum_heads(config, [dense_ce(z, labels) for z in heads])
         else:
-            loss, parts = scribble_loss(config, heads, labels, batch)
+            loss, parts = scribble_loss(config, heads, labels, batch, ramp)
             notes |= parts
             if config.ssc_weight:
                 with loop.autocast(), _norms(model, config.ssc_norm):
                     small = model(shrink(batch["image"], config.ssc_scale))[0].float().sigmoid()
                 large = shrink(heads[0].sigmoid(), config.ssc_scale)
                 notes["consistency"] = structure_consistency(small, large, config.ssc_alpha)
-                loss = loss + config.ssc_weight * notes["consistency"]
+                loss = loss + ramp * config.ssc_weight * notes["consistency"]
         loop.update(loss)
         loop.log(loss=loss, **notes)
         loop.evaluate(score)
@@ -122,9 +123,9 @@ def dense_ce(z: Tensor, labels: Tensor) -> Tensor:
 
 
 def scribble_loss(
-    config: Config, heads: list[Tensor], labels: Tensor, batch: Batch
+    config: Config, heads: list[Tensor], labels: Tensor, batch: Batch, ramp: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Partial cross-entropy and coherence of all heads, weighted, and both sums alone."""
+    """Partial cross-entropy and coherence of all heads, weighted, and both sums alone; `ramp` scales the coherence."""
     pce = sum_heads(config, [balanced_pce(z, labels, config.pce) for z in heads])
     if not config.lsc_weight:
         return pce, {"pce": pce}
@@ -137,7 +138,7 @@ def scribble_loss(
         lsc = torch.stack([w * term for w, term in zip(weights, terms, strict=True)]).sum()
     else:
         lsc = coherence(maps, coherence_kernel(image, *where), config.lsc_radius, weights)
-    return pce + config.lsc_weight * lsc, {"pce": pce, "coherence": lsc}
+    return pce + ramp * config.lsc_weight * lsc, {"pce": pce, "coherence": lsc}
 
 
 def _watched(config: Config) -> bool:

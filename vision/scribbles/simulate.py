@@ -42,7 +42,8 @@ def simulate_scribble(
     """
     config = config or SimulateConfig()
     strokes = simulate_strokes(mask, sample_id, config, seed)
-    drawn = rasterise(strokes, *mask.shape, config.line_width)
+    height, width = mask.shape
+    drawn = rasterise(strokes, height, width, config.line_width)
     out: Uint8Array = np.where(drawn == mask, drawn, IGNORE).astype(np.uint8)  # a wide line may leave a thin region
     return out
 

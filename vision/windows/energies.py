@@ -87,7 +87,7 @@ def potts_energy(p: Tensor, kernel: Tensor, radius: int, norm: Tensor | float) -
     `p` (N, C, h, w), `kernel` a pair stack (N, m, h, w) that holds the validity gates already. The gradient to p is
     -2 K P / norm (Gated CRF); a kernel that requires one gets its gradient too. 0 for a constant one-hot map.
     """
-    out: Tensor = _Potts.apply(p, kernel, radius, torch.as_tensor(norm, dtype=p.dtype, device=p.device))  # type: ignore[no-untyped-call]
+    out: Tensor = _Potts.apply(p, kernel, radius, torch.as_tensor(norm, dtype=p.dtype, device=p.device))
     return out
 
 
@@ -97,5 +97,5 @@ def l1_energy(p: Tensor, kernel: Tensor, radius: int, norm: Tensor | float) -> T
     With one channel and norm = N h w this is the local saliency coherence of SCWSSOD (Yu et al., AAAI 2021). At ties
     the gradient is 0.
     """
-    out: Tensor = _L1.apply(p, kernel, radius, torch.as_tensor(norm, dtype=p.dtype, device=p.device))  # type: ignore[no-untyped-call]
+    out: Tensor = _L1.apply(p, kernel, radius, torch.as_tensor(norm, dtype=p.dtype, device=p.device))
     return out

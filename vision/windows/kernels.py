@@ -75,7 +75,7 @@ class _FeatureDistances(torch.autograd.Function):
 
 def feature_distances(features: Tensor, radius: int) -> Tensor:
     """d_ij = mean over channels of |E_i - E_j|, a pair stack (N, m, h, w) with gradients to `features` (N, D, h, w)."""
-    out: Tensor = _FeatureDistances.apply(features, radius)  # type: ignore[no-untyped-call]
+    out: Tensor = _FeatureDistances.apply(features, radius)
     return out
 
 
