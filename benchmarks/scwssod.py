@@ -53,7 +53,7 @@ class Size:
     tested: int  # photos
 
 
-SIZES = {"small": Size(steps=100, frames=4, tested=100), "full": Size(steps=1200, frames=12, tested=300)}
+SIZES = {"small": Size(steps=150, frames=4, tested=60), "full": Size(steps=1200, frames=12, tested=300)}
 FOREGROUND = load_label_space("foreground")
 
 

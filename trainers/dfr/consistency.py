@@ -57,7 +57,7 @@ def draw_labelled(labels: Tensor, count: int) -> Tensor:
     """Positions of at most `count` labelled pixels of one image int64 (h w,), balanced over the classes present; drawn
     with torch's generator.
     """
-    classes = torch.unique(labels)  # type: ignore[no-untyped-call]
+    classes = torch.unique(labels)
     classes = classes[classes != IGNORE]
     if not len(classes) or count < 2:
         return labels.new_zeros(0)
