@@ -33,6 +33,7 @@ def _opened(data: bytes | BinaryIO, where: str) -> Iterator[Any]:
     """The container; whatever FFmpeg makes of broken bytes becomes one ContractError."""
     import av
 
+    faults = (av.FFmpegError, ValueError, EOFError)  # looked up now: a clip half read may be closed at exit, after av
     source = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
         with av.open(source, mode="r", options={"protocol_whitelist": "file,pipe"}) as container:
@@ -41,7 +42,7 @@ def _opened(data: bytes | BinaryIO, where: str) -> Iterator[Any]:
             if not container.streams.video:
                 raise _fault(where, "a video stream", "none")
             yield container
-    except (av.FFmpegError, ValueError, EOFError) as error:
+    except faults as error:
         if isinstance(error, ContractError):
             raise
         raise _fault(where, "a complete video file", str(error)) from error
