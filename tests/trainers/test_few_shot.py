@@ -17,7 +17,7 @@ from trainers.engine.optim import lr_factor
 from trainers.few_shot import Config
 from trainers.few_shot.model import FewShotNet
 from trainers.few_shot.predict import FewShotPredictor
-from trainers.few_shot.train import optimizer_groups
+from trainers.few_shot.train import featurizer_of, optimizer_groups
 from trainers.registry import load_artifact
 from vision.clip import load_clip
 
@@ -176,6 +176,17 @@ def test_presets_are_the_releases() -> None:
     assert scl.episodes.held_out_pixels == "background"
     assert scl.inter_scale_source == "initial"
     assert Config().inter_scale_source == "current"
+
+
+def test_the_grid_of_the_release() -> None:
+    given = {"preset": "scl", "encoder": "resnet10t", "encoder_weights": "random", "episodes": SMALL["episodes"]}
+    config = Config.model_validate(given)
+    featurizer = featurizer_of(config, shapes.SPACE, torch.device("cpu"))
+    image, mask = support(2)
+    shot = featurizer.shot(image, mask)
+    assert shot.features.middle.shape == (featurizer.channels, 60, 60), "473 pixels at stride 8"
+    assert shot.grid_mask.shape == (1, 60, 60)
+    assert set(shot.grid_mask.unique().tolist()) == {0.0, 1.0}
 
 
 def test_learning_rates_of_the_release_and_of_ours() -> None:
