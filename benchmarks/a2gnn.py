@@ -20,20 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.box_sets import Photo, object_boxes, photos
+from benchmarks.common import Options, Record, parse_options
 from data_contracts import (
     IGNORE,
     PSEUDO_LABEL,
     SAMPLE,
     LabelSpace,
     Uint8Array,
-    content_id,
-    decode_image,
     decode_mask,
     encode_image,
     encode_mask,
@@ -52,10 +49,12 @@ from trainers.registry import load_artifact
 
 LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
 SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
-SETS = ("ccp", "davis", "weizmann_horses")
-SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it faster
+SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it and the trainers faster
+TRAINING: dict[str, dict[str, Any]] = {
+    "affinity": {},
+    "supervised": {"augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)}, "encoder_lr_factor": 0.3},
+}
 CHUNK = 4  # images that a thread labels at a time
-MIN_OBJECT = 40  # pixels; smaller fragments get no box of their own
 
 
 @dataclass(frozen=True)
@@ -73,117 +72,6 @@ SIZES = {
     "small": Size(trained=12, tested=8, affinity_steps=40, segmenter_steps=100, timed=2),
     "full": Size(trained=150, tested=60, affinity_steps=400, segmenter_steps=800, timed=8),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """One image with its true mask in the ids of the benchmark's space. `key` keeps a clip on one side of the split."""
-
-    source: str
-    key: str
-    image: Uint8Array
-    mask: Uint8Array
-
-    @property
-    def item(self) -> LabelItem:
-        name = content_id(self.image.tobytes(), self.mask.tobytes())
-        return LabelItem(name, self.image, boxes=object_boxes(self.mask))
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where a photo lies, before it is opened."""
-
-    source: str
-    key: str
-    image: Path
-    mask: Path
-
-
-def object_boxes(mask: Uint8Array) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Tight boxes (N, 5) of each class's objects: parts less than 8 pixels apart are one object; crumbs have no box
-    unless the class has nothing else.
-    """
-    rows = []
-    for class_id in (int(i) for i in np.unique(mask) if i not in (0, IGNORE)):
-        own = mask == class_id
-        parts, count = ndimage.label(cv2.dilate(own.astype(np.uint8), np.ones((9, 9), np.uint8)))
-        sizes = np.bincount(parts[own], minlength=count + 1)[1:]
-        for part in range(1, count + 1):
-            if sizes[part - 1] >= min(MIN_OBJECT, sizes.max()):
-                y, x = np.nonzero(own & (parts == part))
-                rows.append([class_id, x.min(), y.min(), x.max() + 1, y.max() + 1])
-    return np.array(rows, np.float32).reshape(-1, 5)
-
-
-# --- data
-
-
-def label_space(root: Path) -> LabelSpace:
-    """Horse, moving object, and the coarse garments that the set itself names."""
-    names = ["horse", "moving object"]
-    if (root / "ccp" / "classes.json").is_file():
-        names += list(json.loads((root / "ccp" / "classes.json").read_text())["coarse_classes"][1:])
-    return LabelSpace.from_names(names, name="boxes")
-
-
-def list_files(root: Path, source: str) -> list[Files]:
-    """All pairs of one set; none where the set is not there."""
-    if source == "davis":
-        images = sorted(root.glob("davis/JPEGImages/*/*.jpg"))
-        where = root / "davis" / "Annotations"
-        pairs = [Files(source, p.parent.name, p, where / p.parent.name / f"{p.stem}.png") for p in images]
-    else:
-        images = sorted((root / source / "images").glob("*.jpg"))
-        pairs = [Files(source, p.stem, p, root / source / "masks" / f"{p.stem}.png") for p in images]
-    return [pair for pair in pairs if pair.mask.is_file()]
-
-
-def choose(files: Sequence[Files], count: int, seed: int) -> list[Files]:
-    """A seeded draw in which sequences take turns."""
-    rng = np.random.default_rng([seed, 5])
-    by_key: dict[str, list[Files]] = {}
-    for index in rng.permutation(len(files)):
-        by_key.setdefault(files[index].key, []).append(files[index])
-    longest = max(map(len, by_key.values()), default=0)
-    return [rows[i] for i in range(longest) for rows in by_key.values() if i < len(rows)][:count]
-
-
-def open_photo(files: Files, space: LabelSpace, root: Path) -> Photo | None:
-    """Image and mask; None where nothing is marked in it."""
-    image = decode_image(files.image.read_bytes(), str(files.image))
-    mask = decode_mask(files.mask.read_bytes(), str(files.mask))
-    if files.source == "ccp":
-        coarse = np.array(json.loads((root / "ccp" / "classes.json").read_text())["fine_to_coarse"], np.uint8)
-        mask = np.where(coarse[mask] == 0, 0, coarse[mask] + 2).astype(np.uint8)
-    else:
-        mask = ((mask > 0) * space.find("horse" if files.source == "weizmann_horses" else "moving object").id).astype(
-            np.uint8
-        )
-    return Photo(files.source, files.key, image, mask) if mask.any() else None
-
-
-def photos(options: Options, size: Size, seed: int) -> tuple[list[Photo], list[Photo], LabelSpace]:
-    """Trained and tested photos of every set that is there, and their label space."""
-    if options.data is None or options.tested is None:
-        raise FileNotFoundError(f"a2gnn: expected --data DIR with {', '.join(SETS)}")
-    space = label_space(options.tested)
-    trained: list[Photo] = []
-    tested: list[Photo] = []
-    for source in SETS:
-        learnt, held = list_files(options.data, source), list_files(options.tested, source)
-        if options.test_data is None:
-            learnt = [f for f in learnt if is_train_key(f.key)]
-            held = [f for f in held if not is_train_key(f.key)]
-        if not learnt or not held:
-            print(f"{source}: left out, {len(learnt)} images to learn from and {len(held)} to test", flush=True)
-            continue
-        for chosen, found, root in (
-            (choose(learnt, size.trained, seed), trained, options.data),
-            (choose(held, size.tested, seed), tested, options.tested),
-        ):
-            found += [p for p in (open_photo(f, space, root) for f in chosen) if p is not None]
-    return trained, tested, space
 
 
 # --- labels
@@ -390,7 +278,7 @@ class Bench:
 
     def train(self, trainer: str, data: DataConfig, settings: dict[str, Any], name: str) -> str:
         runtime = {"progress": False, "save_every": 20}
-        wanted = {"seed": self.seed, "precision": "fp32", "runtime": runtime, **settings}
+        wanted = {"seed": self.seed, "precision": "fp32", "runtime": runtime, **TRAINING[trainer], **settings}
         config = TrainConfig(trainer=trainer, label_space=self.space, data=data, settings=wanted)
         return train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
 
@@ -421,11 +309,7 @@ class Bench:
             labels, _ = kept(self.folder / "train", "a2gnn+crf", items, lambda: graph_labels(model, items))
             folder = write_labels(self.folder / "train_masks", self.trained, labels, self.space)
             data = DataConfig(samples=(samples,), labels=(folder,))
-        settings = {
-            "steps": self.size.segmenter_steps,
-            "augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)},
-            "encoder_lr_factor": 0.3,
-        }
+        settings = {"steps": self.size.segmenter_steps}
         predictor = load_artifact(self.train("supervised", data, settings, arm))
         found: list[Uint8Array] = predictor.labels([photo.image for photo in self.tested])
         scores = judge(found, self.tested, self.space)
@@ -441,7 +325,7 @@ def run(options: Options) -> None:
         arms = [arm for arm in (*LABEL_ARMS, *SEGMENTER_ARMS) if not record.has(arm, seed)]
         if not arms:
             continue
-        trained, tested, space = photos(options, size, seed)
+        trained, tested, space = photos(options, (size.trained, size.tested), seed)
         bench = Bench(trained, tested, space, size, seed, work / str(seed))
         for arm in arms:
             torch.set_num_threads(2 if arm in SEGMENTER_ARMS else 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.a2gnn import SETS, Photo, choose, label_space, list_files, open_photo, plain_labels
+from benchmarks.a2gnn import plain_labels
+from benchmarks.box_sets import SETS, Photo, choose, label_space, list_files, open_photo
 from benchmarks.common import is_train_key
 from data_contracts import IGNORE, LabelSpace, Uint8Array
 from labelers.a2gnn import A2gnn, Config, load

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import a2gnn
+from benchmarks.box_sets import object_boxes
 from data_contracts import encode_image, encode_mask
 from labelers.a2gnn.config import Config
 from tests.trainers import shapes
@@ -14,7 +15,7 @@ from tests.trainers import shapes
 
 def write_sets(root: Path) -> None:
     """Two of the three sets; ccp is missing."""
-    for number in range(24):
+    for number in range(16):
         image, mask = shapes.draw_scene(number)
         binary = ((mask > 0) & (mask < 255)).astype(np.uint8)
         for image_path, mask_path in (
@@ -32,10 +33,12 @@ def write_sets(root: Path) -> None:
 
 def test_every_arm_is_measured_and_a_second_run_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sets(tmp_path / "data")
-    size = a2gnn.Size(trained=3, tested=2, affinity_steps=1, segmenter_steps=1, timed=1)
+    size = a2gnn.Size(trained=2, tested=1, affinity_steps=1, segmenter_steps=1, timed=1)
     monkeypatch.setitem(a2gnn.SIZES, "small", size)
     fast = {"steps": (2, 1), "hidden": 4, "radius": 2, "tile": 4, "crf": {"iterations": 1}}
     monkeypatch.setattr(a2gnn, "SETTINGS", fast)
+    small = {"batch": 2, "augment": {"size": 32}}
+    monkeypatch.setattr(a2gnn, "TRAINING", {"affinity": {**small, "radius": 2}, "supervised": small})
     options = a2gnn.parse_options("a2gnn", None, ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "a.json")])
     a2gnn.run(options)
     found = json.loads((tmp_path / "a.json").read_text())["metrics"]
@@ -60,7 +63,7 @@ def test_boxes_of_objects_ignore_crumbs_and_join_what_nearly_touches() -> None:
     mask[10:30, 50:60] = 1
     mask[70, 70] = 1
     mask[60:63, 5:8] = 2
-    boxes = a2gnn.object_boxes(mask)
+    boxes = object_boxes(mask)
     assert boxes.tolist() == [[1, 10, 10, 20, 40], [1, 50, 10, 60, 30], [2, 5, 60, 8, 63]]
 
 
