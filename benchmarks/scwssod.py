@@ -35,8 +35,9 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 SETTINGS: dict[str, Any] = {
     "batch": 8,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "width": 32,
+    "lsc_weight": 0.6,  # a window of 24 neighbours sums to less than the paper's 120
     "lsc_radius": 2,  # of a grid of 24 cells: the same reach as 5 to 6 on the paper's 80
     "xy_sigma_cells": 2.0,
     "augment": {"size": 96, "fit": "squash", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
