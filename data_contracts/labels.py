@@ -142,7 +142,7 @@ def voc_colour(index: int) -> tuple[int, int, int]:
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:
-    """A built-in space (voc, coco, camvid, acdc, foreground) or a YAML file of the same layout.
+    """A built-in space (voc, coco, camvid, acdc, foreground, objects) or a YAML file of the same layout.
 
     Raises:
         FileNotFoundError: neither; lists the built-in names.
