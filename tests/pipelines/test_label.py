@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_footer, read_shard
+from labelers import get_labeler
 from pipelines.build import BuildConfig, build_segmenter
 from pipelines.cli import app
 from pipelines.label import LabelConfig, label, label_units
@@ -53,7 +54,7 @@ def test_every_sample_gets_a_row_and_a_second_run_writes_nothing(tmp_path: Path,
         mask = decode_mask(one["mask"]["bytes"])
         assert mask.shape == (row["height"], row["width"])
         assert set(np.unique(mask).tolist()) <= {0, 255, *row["class_ids"]}  # type: ignore[misc]
-        assert (one["labeler"], one["labeler_version"]) == ("clip_cam", "1")
+        assert (one["labeler"], one["labeler_version"]) == ("clip_cam", str(get_labeler("clip_cam").VERSION))
     stamp = {path: Path(path).stat().st_mtime_ns for path in list_shards(str(tmp_path / "labels"))}
     assert label(config(samples), str(tmp_path / "labels")) == counts
     assert stamp == {path: Path(path).stat().st_mtime_ns for path in stamp}
