@@ -50,6 +50,7 @@ class Config(TrainerConfig):
     encoder_lr_factor: float = Field(default=1.0, ge=0)
     decay_norms: bool = True
     supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound, no regulariser
+    mask_dice: float = Field(default=1.0, ge=0)  # weight of the Dice loss beside cross-entropy, with masks alone
 
     # The regularised loss
     reg_weight: float = Field(default=0.1, ge=0)  # normalised by pixel, as Gated CRF's; 0 = off

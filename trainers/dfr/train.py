@@ -35,6 +35,7 @@ from trainers.engine import (
     save_artifact,
 )
 from trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
+from trainers.supervised.losses import dice_loss
 from vision.scribbles import grid_labels, grid_valid
 from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
 from vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
@@ -169,6 +170,8 @@ def train(config: Config, job: Job) -> str:
         logits = logits.float()
         pce = partial_ce(logits, batch["labels"])
         loss, notes = pce, {"pce": pce}
+        if config.supervision == "masks" and config.mask_dice:
+            loss = loss + config.mask_dice * dice_loss(logits, batch["labels"])
         if config.uses_head or config.uses_kernel:
             grid = Grid.of(batch, config)
             p = F.interpolate(logits, grid.size, mode="bilinear", align_corners=False, antialias=True).softmax(dim=1)
