@@ -28,7 +28,7 @@ SIDE = 150
 
 def rows(pictures: Sequence[Scribbled], space: LabelSpace, artefact: str) -> Iterator[Uint8Array]:
     """Photo, strokes, pseudo-label and truth of each picture, side by side."""
-    labeler = load(Config(artefact=artefact, min_decided=0.0), space)
+    labeler = load(Config(artifact=artefact, min_decided=0.0), space)
     for picture in pictures:
         found = labeler.label([LabelItem(picture.key, picture.image, scribble=picture.scribble)])[0].mask
         blank = np.full(picture.mask.shape, IGNORE, np.uint8)

@@ -59,7 +59,7 @@ def label_scribbles(
     data = DataConfig(samples=(f"{out_dir}/samples",), weak=(f"{out_dir}/weak",))
     run = TrainConfig(trainer=trainer, label_space=space, data=data, settings=training or {})
     artefact = train(run, f"{out_dir}/run", f"{out_dir}/artefact")
-    options = {"artefact": artefact, **(settings or {})}
+    options = {"artifact": artefact, **(settings or {})}
     return label_photos(
         images, out_dir, space, "scribble", options, progress, weak=_hints(out_dir), how=f"trained by {trainer}"
     )

@@ -11,7 +11,7 @@ VERSION = 1
 
 def stamps(config: Config) -> tuple[str, ...]:
     """The trained weights."""
-    return (read_info(config.artefact).weights,)
+    return (read_info(config.artifact).weights,)
 
 
 __all__ = ["VERSION", "Config", "ScribbleLabeler", "load", "stamps"]

@@ -8,7 +8,7 @@ from labelers.base import LabelerConfig
 class Config(LabelerConfig):
     """Which model labels, and what of its answer is kept."""
 
-    artefact: str = Field(description="folder of a trained segmenter: `maskmill train` leaves it")
+    artifact: str = Field(description="folder of a trained segmenter: `maskmill train` leaves it")
     scales: tuple[float, ...] = Field(default=(0.75, 1.0, 1.25), min_length=1, description="logits are averaged")
     flip: bool = Field(default=True, description="average with the mirrored image")
     class_filter: bool = Field(

@@ -106,11 +106,11 @@ def load(config: Config, space: LabelSpace) -> ScribbleLabeler:
     Raises:
         FileNotFoundError: no artefact there. ValueError: it was trained in another label space.
     """
-    predictor = load_artifact(config.artefact)
+    predictor = load_artifact(config.artifact)
     trained: LabelSpace = predictor.space
     if trained.ids != space.ids or trained.background_id != space.background_id:
         raise ValueError(
-            f"{config.artefact}: expected a model of label space {space.name} with ids {space.ids}, found "
+            f"{config.artifact}: expected a model of label space {space.name} with ids {space.ids}, found "
             f"{trained.name} with ids {trained.ids}; label in the space that it was trained in"
         )
     return ScribbleLabeler(config, space, predictor, predictor.config.model_copy(update={"batch": 1, "flip": False}))

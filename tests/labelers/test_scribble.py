@@ -46,15 +46,15 @@ class TestScribble(LabelerConformance):
 
     @pytest.fixture(autouse=True, scope="class")
     def _trained(self, artefact: str) -> None:
-        type(self).settings = {**TestScribble.settings, "artefact": artefact}
+        type(self).settings = {**TestScribble.settings, "artifact": artefact}
 
     @pytest.fixture(scope="class")
     def engine(self, artefact: str) -> Labeler:
-        return load(Config(artefact=artefact, confidence=0.0, scales=(1.0,)), self.space)
+        return load(Config(artifact=artefact, confidence=0.0, scales=(1.0,)), self.space)
 
 
 def engine(artefact: str, **settings: Any) -> ScribbleLabeler:
-    return load(Config(**{"artefact": artefact, "confidence": 0.0, "scales": (1.0,), **settings}), shapes.SPACE)
+    return load(Config(**{"artifact": artefact, "confidence": 0.0, "scales": (1.0,), **settings}), shapes.SPACE)
 
 
 def scene(number: int) -> LabelItem:
@@ -119,6 +119,6 @@ def test_agreement_and_surest() -> None:
 
 def test_foreign_label_spaces_are_refused(artefact: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label in the space that it was trained in"):
-        load(Config(artefact=artefact), LabelSpace.from_names(["x"]))
+        load(Config(artifact=artefact), LabelSpace.from_names(["x"]))
     with pytest.raises(FileNotFoundError, match="train it first"):
-        get_labeler("scribble").stamps(Config(artefact=str(tmp_path)))
+        get_labeler("scribble").stamps(Config(artifact=str(tmp_path)))

@@ -2,8 +2,8 @@
 
 Two conventions of the distances, never to be mixed in one column:
 
-- `monai` (MONAI 1.6, the project's own): 95HD is the larger of the two directed 95th percentiles, ASD the mean over
-  both surfaces; in millimetres.
+- `monai` (MONAI 1.6, which a test compares; its import takes longer than a small evaluation): 95HD is the larger of the
+  two directed 95th percentiles, ASD the mean over both surfaces; in millimetres.
 - `medpy` (MedPy 0.5, published tables): 95HD is the 95th percentile of both directed sets pooled, ASD runs from the
   prediction's surface to the reference's alone; in voxels unless a spacing is given.
 
