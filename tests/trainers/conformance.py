@@ -9,6 +9,7 @@ one `Prediction` an image.
 """
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,6 +123,19 @@ class TrainerConformance:
         assert same_weights(resumed.tensors, whole.tensors)
         assert resumed.info == whole.info
 
+    def test_its_batches_can_come_from_data_processes(
+        self, data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(loop: Loop) -> None:
+            raise KilledError(loop.source)
+
+        monkeypatch.setattr(Loop, "_begin_step", stop)
+        with pytest.raises(KilledError) as stopped:
+            self.run(tmp_path, data)
+        source = stopped.value.args[0]
+        there = pickle.loads(pickle.dumps(source))  # what a spawned process is given
+        assert same_batch(there(1), source(1))
+
     def test_finished_run_is_skipped(self, trained: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(loop: Loop) -> None:
             raise AssertionError("a finished run was trained again")
@@ -146,6 +160,13 @@ class TrainerConformance:
         config = TrainConfig(trainer=self.name, label_space=self.space, data=data, settings={"no_such_setting": 1})
         with pytest.raises(ValidationError, match="no_such_setting"):
             train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+
+
+def same_batch(a: Any, b: Any) -> bool:
+    """True when two batches hold the same keys, bits and words."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_batch(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(np.all(a == b))
 
 
 def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -1,7 +1,5 @@
 """Two aligned views of a slice: one geometry for both, then holes and colours for the strong one alone."""
 
-import functools
-
 import cv2
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from trainers.engine import (
     AugmentConfig,
     Example,
     Item,
+    Remembered,
     Rgb,
     Samples,
     SampleSource,
@@ -75,7 +74,7 @@ class DecodedSource(SampleSource):
     def __init__(self, samples: Samples, view: View, batch: int, seed: int) -> None:
         super().__init__(samples, view, batch, seed)
         pixels = max(info.height * info.width for info in samples.infos)
-        self._example = functools.lru_cache(maxsize=CACHED_PIXELS // pixels)(samples.example)
+        self._example = Remembered(samples.example, CACHED_PIXELS // pixels)
         self._ids = samples.ids
 
     def _item(self, position: int, epoch: int) -> Item:

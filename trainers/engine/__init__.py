@@ -35,6 +35,7 @@ from trainers.engine.loop import Loop
 from trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
 from trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
 from trainers.engine.predict import PredictConfig, Prediction, SegmentationPredictor
+from trainers.engine.remembered import Remembered
 from trainers.engine.samples import DataConfig, Example, Info, Samples
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "ParamGroup",
     "PredictConfig",
     "Prediction",
+    "Remembered",
     "Rgb",
     "Runtime",
     "SampleSource",

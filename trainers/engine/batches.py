@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_contracts import IGNORE, sample_seed
 from trainers.engine.augment import AugmentConfig, centre_geometry, draw_geometry, jitter_colours
+from trainers.engine.remembered import Remembered
 from trainers.engine.samples import Example, Samples
 
 Item = dict[str, Any]  # one sample: tensors, strings, numbers
@@ -123,7 +124,7 @@ class SampleSource:
         if not len(samples):
             raise ValueError(f"{samples.config.samples}: no sample is left to train on ({samples.counts})")
         self.samples, self.view, self.batch, self.seed = samples, view, batch, seed
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, samples.ids, seed))
+        self._order = Remembered(functools.partial(shuffled, samples.ids, seed), 2)
 
     def plan(self, step: int) -> list[tuple[int, int]]:
         """(position, epoch) of each sample of the batch."""
@@ -163,7 +164,7 @@ class GroupSource:
             )
         self.samples, self.view, self.groups, self.members = samples, view, groups, members
         self.seed, self.pick = seed, pick
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, self.names, seed))
+        self._order = Remembered(functools.partial(shuffled, self.names, seed), 2)
 
     def plan(self, step: int) -> list[tuple[list[int], int]]:
         """(positions, epoch) of each group of the batch."""
@@ -215,7 +216,12 @@ def prefetch(source: Source, start: int, stop: int, workers: int = 0, ahead: int
     if workers > 0:
         steps: Any = range(start, stop)
         yield from DataLoader(
-            _Steps(source), batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=ahead
+            _Steps(source),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            multiprocessing_context="spawn",  # a fork beside torch's, Arrow's or a server's threads may hang or die
         )
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:

@@ -3,7 +3,7 @@ selection kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -124,6 +124,10 @@ class Samples:
         paths = [path for place in (*config.samples, *config.labels, *config.weak) for path in _shards(place)]
         lineage = [footer.content for path in paths if (footer := read_footer(path)) is not None]
         return cls(config, tuple(found[i] for i in sorted(found)), tuple(lineage), counts, cache, memory_mb)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without the rows that it may hold: a data process opens its own."""
+        return Samples, tuple(getattr(self, field.name) for field in fields(self))
 
     def __len__(self) -> int:
         return len(self.infos)

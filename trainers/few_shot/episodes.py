@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_contracts import IGNORE, sample_seed
-from trainers.engine import Samples, shuffled
+from trainers.engine import Remembered, Samples, shuffled
 
 logger = logging.getLogger("maskmill.few_shot")
 
@@ -137,7 +137,7 @@ class Episodes:
                 f"it, found { ({c: len(ids) for c, ids in lists.items()}) }. Fix: lower min_pixels or min_share, take "
                 "fewer shots, or add images"
             )
-        self._order = functools.lru_cache(maxsize=2)(functools.partial(shuffled, self.queries, seed))
+        self._order = Remembered(functools.partial(shuffled, self.queries, seed), 2)
 
     @property
     def classes(self) -> tuple[int, ...]:

@@ -81,6 +81,10 @@ class FeatureCache:
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled empty: a data process fills its own."""
+        return FeatureCache, (self.capacity // 2**20,)
+
     def get(self, key: str, make: Callable[[], Kept]) -> Kept:
         """What is kept under `key`, made now where nothing is."""
         with self._lock:

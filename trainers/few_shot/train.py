@@ -15,6 +15,7 @@ from trainers.engine import (
     Loop,
     ParamGroup,
     PredictConfig,
+    Remembered,
     Samples,
     collate,
     draw_geometry,
@@ -92,7 +93,7 @@ class EpisodeSource:
         self.config = featurizer.config
         self._where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
         self._hidden = hidden
-        self._example = functools.lru_cache(maxsize=KEPT_EXAMPLES)(samples.example)
+        self._example = Remembered(samples.example, KEPT_EXAMPLES)
 
     def __call__(self, step: int) -> Batch:
         first = step * self.config.batch

@@ -44,16 +44,17 @@ class EpisodeSource:
             raise ValueError(
                 f"{samples.config.samples}: expected clips (samples with a `group`) of 3 frames or more, found none"
             )
-        self.samples, self.clips, self.config = samples, clips, config
+        self.samples, self.config = samples, config
         self.names = sorted(clips)
+        self.lengths = {name: len(clip) for name, clip in clips.items()}
 
     def __call__(self, step: int) -> Batch:
         chosen: list[tuple[str, int, int]] = []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             rng = np.random.default_rng(sample_seed(self.config.seed, str(number), "episode"))
             name = self.names[int(rng.integers(len(self.names)))]
-            length = min(self.config.length, len(self.clips[name]))
-            chosen.append((name, int(rng.integers(len(self.clips[name]) - length + 1)), length))
+            length = min(self.config.length, self.lengths[name])
+            chosen.append((name, int(rng.integers(self.lengths[name] - length + 1)), length))
         groups = self.samples.groups
         ids = [self.samples.ids[p] for name, start, length in chosen for p in groups[name][start : start + length]]
         return {"episodes": chosen, "sample_id": ids}
