@@ -1,12 +1,9 @@
 """The command line. Every command teaches: what it reads, what it writes, what comes next."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,12 +16,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from data_contracts import ContractError
-from pipelines.config import ConfigError, RunConfig, load_run_config
+from pipelines.config import RunConfig, load_run_config
 from pipelines.label_cli import app as label_app
-from pipelines.run import STEPS, Outcome, RunLockedError, RunReport
+from pipelines.run import STEPS, Outcome, RunReport
 from pipelines.run import plan as plan_run
 from pipelines.run import run as run_all
+from pipelines.settings import parse_pairs, readable_errors
 from pipelines.train_cli import train_command
 
 app = typer.Typer(
@@ -50,25 +47,8 @@ SetOption = Annotated[
 ]
 
 
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Errors that a user can mend are printed without a traceback, and end with exit status 2."""
-    try:
-        yield
-    except (ConfigError, ContractError, RunLockedError, FileNotFoundError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        console.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
 def _load(config: str, overrides: list[str] | None) -> RunConfig:
-    pairs: dict[str, Any] = {}
-    for item in overrides or []:
-        key, mark, value = item.partition("=")
-        if not mark:
-            raise ConfigError(f"--set {item}: expected KEY=VALUE, e.g. --set select.pcs_tau=0.2")
-        pairs[key] = yaml.safe_load(value)
-    return load_run_config(config, pairs)
+    return load_run_config(config, parse_pairs(overrides))
 
 
 class _Bars:
@@ -112,14 +92,14 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
 @app.command()
 def run(config: ConfigArgument, overrides: SetOption = None) -> None:
     """Run everything: source → scores → duplicates → selection → export → report."""
-    with _readable_errors():
+    with readable_errors(console):
         execute(_load(config, overrides))
 
 
 @app.command()
 def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
     """Show what `run` would do, what it would skip, and why. Writes nothing and loads no weights it does not need."""
-    with _readable_errors():
+    with readable_errors(console):
         table = Table("step", "shards", "to do", "to skip", "why", title=f"plan for {config}")
         for line in plan_run(_load(config, overrides)):
             why = "; ".join(f"{number}× {reason}" for reason, number in line.why.items()) or "all done"
@@ -129,7 +109,7 @@ def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
 
 def _step_command(name: str, text: str) -> None:
     def command(config: ConfigArgument, overrides: SetOption = None) -> None:
-        with _readable_errors():
+        with readable_errors(console):
             execute(_load(config, overrides), until=name)
 
     command.__doc__ = text
@@ -161,7 +141,7 @@ def regenerate(
     """Make one sample again from what its row says, and say whether the bytes are the same."""
     from pipelines.regenerate import regenerate_sample
 
-    with _readable_errors():
+    with readable_errors(console):
         result = regenerate_sample(_load(config, overrides), sample_id, out)
     console.print(result.message, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if result.same else 1)
@@ -176,7 +156,7 @@ def demo(
     """
     from pipelines.demo import print_faults, print_subsets
 
-    with _readable_errors():
+    with readable_errors(console):
         config = _load("demo", [f"run_dir={run_dir}"])
         execute(config)
         print_faults(config, console)

@@ -295,7 +295,7 @@ def plan(config: RunConfig) -> list[PlanLine]:
     return lines
 
 
-class RunLockedError(RuntimeError):
+class RunLockedError(OSError):
     """Two processes may not work in one run folder."""
 
 

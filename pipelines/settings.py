@@ -76,7 +76,7 @@ def readable_errors(console: Console) -> Iterator[None]:
         yield
     except ValidationError as error:
         _stop(console, f"these settings cannot be used:\n{explain_errors(error)}", error)
-    except (ValueError, FileNotFoundError, KeyError) as error:
+    except (ValueError, OSError, KeyError) as error:
         _stop(console, str(error.args[0] if isinstance(error, KeyError) and error.args else error), error)
 
 

@@ -16,6 +16,7 @@ from trainers.dcfm.prototypes import (
     PrototypeGeneration,
     agreement,
     group_mean,
+    match_votes,
     pick_seeds,
     seed_scores,
     self_contrast,
@@ -157,6 +158,8 @@ def test_order_does_not_matter_but_company_does(seeds: str) -> None:
     torch.testing.assert_close(permuted.prototype[0], mined.prototype[0], rtol=1e-4, atol=1e-6)
     other = module(torch.cat([x[:1], features(4, seed=9)]), one_group(5))
     assert (other.features[0] - mined.features[0]).abs().max() > 1e-3
+    if seeds == "matches":
+        return  # only the others vote, so a clone has votes where a single image has none
     clones = module(x[:1].repeat(4, 1, 1, 1), one_group(4))
     torch.testing.assert_close(clones.features[2:3], module(x[:1], one_group(1)).features, rtol=1e-4, atol=1e-5)
 
@@ -173,15 +176,30 @@ def test_query_and_key_get_gradients_only_where_seeds_are_trained() -> None:
         assert module.residual.weight.grad is not None
 
 
-def test_matches_let_every_image_vote_by_its_best_match() -> None:
-    module, x, compared = generation(seeds="matches"), features(3), features(3, channels=5, seed=7)
-    mined = module(x, one_group(3), compared)
-    unit = F.normalize(compared, dim=1).flatten(2)
-    for image in range(3):
-        best = torch.stack([(unit[image].T @ unit[j]).amax(dim=1) for j in range(3)]).mean(dim=0)
-        expected = (best - best.min()) / (best.max() - best.min())
-        torch.testing.assert_close(mined.response[image].flatten(), expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(mined.seeds[image], unit[image][:, int(best.argmax())])
+def test_matches_let_every_other_image_vote_by_its_best_match() -> None:
+    unit, bonus = F.normalize(features(4), dim=1), torch.rand(4, 16, generator=torch.Generator().manual_seed(3))
+    mates = mates_of([0, 0, 1, 0])
+    votes = match_votes(unit, bonus, mates)
+    flat = unit.flatten(2)
+    for image, others in ((0, (1, 3)), (1, (0, 3)), (3, (0, 1))):
+        best = [(flat[image].T @ flat[j] + 0.5 * bonus[j]).amax(dim=1) for j in others]
+        torch.testing.assert_close(votes[image], torch.stack(best).mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert (votes[2] == 0).all()
+    torch.testing.assert_close(match_votes(unit, bonus, mates, chunk=1), votes)
+
+
+def test_matches_raise_what_the_others_show_and_leave_a_single_image_its_saliency() -> None:
+    module, x = generation(seeds="matches"), features(3)
+    nn.init.zeros_(module.saliency.weight)
+    compared = features(3, channels=5, seed=7)
+    compared[:, :, 1, 2] = torch.eye(5)[0] * 4  # the one thing that all three show
+    response = module(x, one_group(3), compared).response
+    assert response.flatten(1).argmax(dim=1).tolist() == [6, 6, 6]
+    alone = module(x[:1], one_group(1), compared[:1]).response
+    torch.testing.assert_close(alone, torch.sigmoid(module.saliency(x[:1] + module.residual(x[:1]))))
+    module(x, one_group(3), compared).response.square().mean().backward()
+    assert module.saliency.bias.grad is not None
+    assert module.vote_weights.grad is not None
 
 
 def test_group_mean_and_agreement_stay_inside_a_group() -> None:

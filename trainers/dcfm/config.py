@@ -25,6 +25,7 @@ FAITHFUL: dict[str, Any] = {
     "clip": "eval",
     "enhancement": "raw",
     "response_channel": False,
+    "response_weight": 0.0,
     "batch": 1,
     "members": 16,
     "optimizer": "adam",
@@ -57,14 +58,14 @@ class Config(TrainerConfig):
     channels: int | None = Field(default=128, ge=1)  # of x5 after a 1x1 convolution; none = the encoder's own
     width: int = Field(default=32, ge=1)  # channels of the decoder
     head_depth: int = Field(default=1, ge=0)  # 3x3 convolutions before each level's logits
-    norm: Literal["none", "group"] = "group"  # after the decoder's 3x3 convolutions
+    norm: Literal["none", "group"] = "group"  # after the convolution to x5 and the decoder's 3x3 ones
     seeds: Seeds = "matches"  # who votes; `fixed` = seeds picked by the release's random form, without gradient
     response_channel: bool = True  # the decoder sees the response map itself beside the features
     clip: Literal["eval", "always"] = "always"  # when negative cosines are cut off before the vote
     enhancement: Literal["raw", "normalised"] = "normalised"  # rows of the rank-weighted attention
 
     scl_weight: float = Field(default=0.1, ge=0)
-    response_weight: float = Field(default=0.0, ge=0)  # of an IoU loss on the response map itself; 0 = published
+    response_weight: float = Field(default=1.0, ge=0)  # of an IoU loss on the response map itself; 0 = published
     augment: AugmentConfig = AugmentConfig(
         size=128, fit="squash", scale=(1.0, 1.25), brightness=0.2, contrast=0.2, saturation=0.2
     )

@@ -32,6 +32,11 @@ class FeatureEnhancement(nn.Module):
         self.entry = nn.Conv2d(channels, channels, 1)
         self.query, self.key, self.value = (_two_layers(channels) for _ in range(3))
 
+    def silence_links(self) -> None:
+        """Let the links add nothing until training gives them something to add."""
+        for parameter in self.value[-1].parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, x: Tensor) -> Tensor:
         """Enhance `x` (N, C, h, w)."""
         x = F.relu(self.entry(x))

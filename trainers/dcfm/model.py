@@ -46,7 +46,7 @@ class Dcfm(nn.Module):
         widths: list[int] = self.encoder.feature_info.channels()  # type: ignore[operator, union-attr]
         laterals, deepest = widths[:-1], sum(widths[-config.merged_levels :])
         channels = config.channels or deepest
-        self.neck = nn.Conv2d(deepest, channels, 1) if config.channels else nn.Identity()
+        self.neck = neck(deepest, config)
         self.generation = PrototypeGeneration(channels, config.seeds, config.clip) if config.uses_group else None
         self.enhancement = FeatureEnhancement(channels, config.enhancement) if config.uses_enhancement else None
         compared = widths[-config.merged_levels] if config.merged_levels > 1 else channels
@@ -54,6 +54,8 @@ class Dcfm(nn.Module):
         self.matching = nn.BatchNorm2d(compared, affine=False) if compares else None
         self.decoder = Decoder(channels + int(config.uses_group and config.response_channel), laterals, config)
         initialise(self.neck, self.generation, self.enhancement, self.decoder)
+        if self.enhancement is not None and config.enhancement == "normalised":
+            self.enhancement.silence_links()
 
     def train(self, mode: bool = True) -> "Dcfm":
         """The encoder's norms keep their statistics in both modes."""
@@ -106,6 +108,14 @@ class Dcfm(nn.Module):
                 for share in (inside, 1 - inside)
             ]
             return found[0], found[1]
+
+
+def neck(channels: int, config: Config) -> nn.Module:
+    """The encoder's last levels to x5. Normalised, so that votes, saliency and features weigh alike."""
+    if config.channels is None:
+        return nn.Identity()
+    norm = nn.GroupNorm(max(1, config.channels // 16), config.channels) if config.norm == "group" else nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels, config.channels, 1), norm)
 
 
 class Decoder(nn.Module):

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 Seeds = Literal["fixed", "identity", "trained", "matches"]
 CHUNK_NUMBERS = 2**24  # numbers in one piece of the affinity: 64 MB of fp32
 CONTRAST_EPS = 1e-5
+VOTE_GAIN = 50.0  # votes of one image differ by hundredths
+VOTE_BONUS = 0.5  # how much of a cosine a salient match is worth
 RANGE_EPS = 1e-12
 
 
@@ -36,7 +38,8 @@ class PrototypeGeneration(nn.Module):
 
     `seeds`: `fixed` = the release, whose query and key layers get no gradient and stay as they were initialised;
     `identity` = the same pick by plain cosine similarity; `trained` = a soft pick through which gradients flow;
-    `matches` = no seed votes, but every image, by its best match for each position (the score that picks seeds).
+    `matches` = no seed votes, but every other image, by its best match for each position (see `match_votes`); a linear
+    saliency head says which matches count, and is all that a group of one has.
     `clip`: the release cuts negative cosines off in evaluation mode only; `always` does so in training too.
     """
 
@@ -49,14 +52,18 @@ class PrototypeGeneration(nn.Module):
             self.key = nn.Conv2d(channels, channels, 1)
         if seeds == "trained":
             self.sharpness = nn.Parameter(torch.tensor(math.log(20.0)))
+        if seeds == "matches":
+            self.saliency = nn.Conv2d(channels, 1, 1)
+            self.vote_weights = nn.Parameter(torch.tensor([1.0, -0.2]))  # for the object, for the rest
 
     def forward(self, x5: Tensor, mates: Tensor, matched: Tensor | None = None) -> Mined:
         """Mine `x5` (N, C, h, w). `matched` (N, D, h, w): what `matches` compares instead of x5."""
         x = x5 + self.residual(x5)
         unit = F.normalize(x if matched is None else matched, dim=1)
         if self.seeds == "matches":
-            scores = self._hard_scores(x, unit, mates)
-            seeds, response = pick_seeds(unit, scores), stretch(scores, x.shape[2:])
+            response = self._matched_response(x, unit, mates)
+            weight = response.flatten(2) / response.sum(dim=(2, 3)).clamp_min(RANGE_EPS)[..., None]
+            seeds = F.normalize((unit.flatten(2) * weight).sum(dim=2), dim=1)
         else:
             if self.seeds == "trained":
                 seeds = self._soft_seeds(x, unit, mates)
@@ -71,6 +78,15 @@ class PrototypeGeneration(nn.Module):
     def _hard_scores(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
         query, key = (self.query(x), self.key(x)) if self.seeds == "fixed" else (unit, unit)
         return seed_scores(query, key, mates)
+
+    def _matched_response(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
+        """Saliency of each position, raised by votes for the object and lowered by votes for the rest."""
+        logits: Tensor = self.saliency(x)
+        salient = torch.sigmoid(logits).flatten(1)
+        for weight, bonus in zip(VOTE_GAIN * self.vote_weights, (salient, 1 - salient), strict=True):
+            votes = match_votes(unit, bonus, mates)
+            logits = logits + weight * (votes - votes.mean(dim=1, keepdim=True)).reshape(logits.shape)
+        return torch.sigmoid(logits)
 
     def _soft_seeds(self, x: Tensor, unit: Tensor, mates: Tensor) -> Tensor:
         """Unit seeds (N, C): the mean of all positions by the softmax of their scores; gradients flow."""
@@ -105,6 +121,25 @@ def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = N
         best.append(affinity.reshape(images, positions, -1, positions).amax(dim=3))
     weights = mates.to(query.dtype)
     weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("npm,nm->np", torch.cat(best, dim=2), weights)
+
+
+def match_votes(unit: Tensor, bonus: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
+    """Votes (N, n) for each position of `unit` (N, C, h, w): the best match (cosine + VOTE_BONUS x `bonus` (N, n) of the
+    matched position) in each other image of its group, averaged over these images; 0 in a group of one.
+    """
+    images, channels = unit.shape[:2]
+    flat = unit.flatten(2)
+    positions = flat.shape[2]
+    queries = flat.transpose(1, 2).reshape(-1, channels)
+    chunk = chunk or max(1, CHUNK_NUMBERS // (images * positions * positions))
+    best = []
+    for start in range(0, images, chunk):
+        part = flat[start : start + chunk].permute(1, 0, 2).reshape(channels, -1)
+        cosines = (queries @ part).reshape(images, positions, -1, positions)
+        best.append((cosines + VOTE_BONUS * bonus[start : start + chunk]).amax(dim=3))
+    others = mates & ~torch.eye(images, dtype=torch.bool, device=mates.device)
+    weights = others.to(unit.dtype) / others.sum(dim=1, keepdim=True).clamp_min(1)
     return torch.einsum("npm,nm->np", torch.cat(best, dim=2), weights)
 
 
