@@ -23,7 +23,8 @@ class FeatureEnhancement(nn.Module):
     """DFE: x = relu(conv(x)); output = (softmax(A) * W) V + x with A = Q K^T / sqrt(C) and W = `rank_weights(A)`.
 
     `rows`: `raw` = the release, whose rows do not sum to 1 (up to n^2 (n + 1)^2 / 4 / n); `normalised` divides each
-    row by its sum, so that the output stays within the range of V. Call it in fp32.
+    row by its sum, so that the links stay within the range of V, and adds them to what came in instead of relu(conv(x)).
+    Call it in fp32.
     """
 
     def __init__(self, channels: int, rows: Literal["raw", "normalised"] = "raw") -> None:
@@ -39,13 +40,14 @@ class FeatureEnhancement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enhance `x` (N, C, h, w)."""
-        x = F.relu(self.entry(x))
-        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        entered = F.relu(self.entry(x))
+        query, key, value = (layer(entered).flatten(2) for layer in (self.query, self.key, self.value))
         logits = query.transpose(1, 2) @ key / math.sqrt(x.shape[1])
         links = torch.softmax(logits, dim=-1) * rank_weights(logits)
+        base = entered
         if self.rows == "normalised":
-            links = links / links.sum(dim=-1, keepdim=True)
-        enhanced: Tensor = (value @ links.transpose(1, 2)).reshape(x.shape) + x
+            links, base = links / links.sum(dim=-1, keepdim=True), x
+        enhanced: Tensor = (value @ links.transpose(1, 2)).reshape(x.shape) + base
         return enhanced
 
 
