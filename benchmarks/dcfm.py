@@ -58,7 +58,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(57, 8, 38, 6, {"steps": 80, "batch": 2, "warmup_steps": 5}),
+    "small": Size(114, 8, 38, 6, {"steps": 250, "batch": 2, "warmup_steps": 10}),
     "full": Size(380, 8, 76, 8, {"steps": 1000, "batch": 2, "warmup_steps": 20}),
 }
 
