@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.base
 
 setup: $(VENV)/.base  ## install maskmill into .venv
 
-demo: $(VENV)/.base  ## run the main job on the starter models; ends with the ledger and runs/demo/report/index.html
+demo: $(VENV)/.base  ## draw, curate and train on the starter models, and catch planted faults; ends with runs/demo/report/index.html
 	$(BIN)/maskmill demo
 
 test: $(VENV)/.dev  ## set up and run the tests
@@ -44,4 +44,4 @@ format: $(VENV)/.dev  ## let ruff format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove the demo run and caches (not .venv)
-	rm -rf runs/demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs/demo runs/demo-faults .pytest_cache .mypy_cache .ruff_cache

@@ -3,8 +3,8 @@ schedule and number of steps, on six choices of them, and tested on fresh render
 
 Arms: `all` N pairs; halves of each class: `random_half`; `pcs_half` the best by the image score; `asf_half` the best by
 the annotation score; `sds_half` the worst quarter by the image score dropped first, then the worst third of the rest by
-the annotation score; `oracle_half` the best by mask quality, judged by a segmenter that was trained on real renders
-(IoU of the class's mask).
+the annotation score; `oracle_half` the best by mask quality, judged by a segmenter of objects that was trained on real
+renders (IoU with the masks of the classes asked for).
 Metrics: `miou` over fresh renders, half in the three known styles and half in a style that nothing here has seen;
 `miou@unseen` over that half; `n` pairs; `quality`: mean IoU of the chosen masks with the judge's.
 """
@@ -52,16 +52,16 @@ class Size:
     per_class: int
     steps: int
     tested: int  # renders, half of them in the unseen style
-    judge_minutes: float
+    judge_steps: int
 
 
-SIZES = {"small": Size(20, 160, 160, 3.0), "full": Size(100, 800, 600, 12.0)}
+SIZES = {"small": Size(20, 160, 160, 600), "full": Size(100, 800, 600, 2000)}
 ARMS = ("all", "random_half", "pcs_half", "asf_half", "sds_half", "oracle_half")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of one generated pair. `quality`: the judge's IoU of its mask, mean over its classes."""
+    """What is known of one generated pair. `quality`: IoU of its mask with what the judge sees."""
 
     sample_id: str
     stratum: str
@@ -93,7 +93,7 @@ def read_pairs(run_dir: str, judge: Any) -> list[Pair]:
         for row, truth in zip(rows, seen, strict=True):
             mask = decode_mask(row["mask"]["bytes"], row["sample_id"])
             asked = sorted(row["prompt_class_ids"] or row["class_ids"])
-            quality = float(np.mean([iou(mask, truth, i) for i in asked]))
+            quality = iou(mask, truth, asked)
             score = scores[row["sample_id"]]
             found = (float(score["image_score"] or 0.0), float(score["asf"] or 0.0), quality)
             pairs.append(Pair(row["sample_id"], str(asked), *found))
@@ -177,7 +177,7 @@ def main(options: Options) -> None:
     size, record = SIZES[options.budget], Record.open(options)
     work = options.json_path.with_name(options.json_path.name + f".work-{options.budget}")
     work.mkdir(parents=True, exist_ok=True)
-    judge = train_judge(size.judge_minutes, work / "judge.pt")
+    judge = train_judge(size.judge_steps, work / "judge.pt")
     for seed in options.seeds:
         if all(record.has(arm, seed) for arm in ARMS):
             continue

@@ -1,9 +1,9 @@
 """Does the starter generator draw what it is asked for, and do its attention masks lie on it?
 
-A judge (one encoder, a segmenter and a classifier head) is trained only on real renders of the known styles of the
-drawn world. Then single-class images are drawn and compared with what the judge sees:
+A judge (one encoder, a segmenter of objects and a classifier head) is trained only on real renders of
+the known styles of the drawn world. Then single-class images are drawn and compared with what the judge sees:
     starter  class_agreement   share of images in which the classifier sees the prompted class
-             mask_iou_median   IoU of the attention mask with the segmenter's mask of that class, median over images
+             mask_iou_median   IoU of the attention mask with the segmenter's mask of the object, median over images
              mask_iou_mean     its mean; classes_lost: share of images whose mask lost its class
              images_per_s      whole pipeline with attention capture, 20 steps, all cores
     judge    class_agreement and mask_iou_median on fresh real renders: the ceiling of what the judge can say
@@ -12,6 +12,7 @@ A contact sheet is written beside the JSON file: one row a class, images with th
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,13 @@ BATCH, RATE = 16, 1e-3
 class Plan:
     """How much is done under a budget."""
 
-    judge_minutes: float
+    judge_steps: int
     per_class: int
     real: int
     sheet_columns: int = 8
 
 
-PLANS = {"small": Plan(4.0, 4, 190), "full": Plan(15.0, 20, 950)}
+PLANS = {"small": Plan(600, 4, 190), "full": Plan(2000, 20, 950)}
 
 
 def real_scene(index: int, seed: int) -> Scene:
@@ -75,58 +76,57 @@ def soften(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def build_judge() -> Any:
-    """U-Net over EfficientNet-Lite0 with a multi-label classifier head on the encoder."""
+    """U-Net over EfficientNet-Lite0 that finds objects, with a classifier head on the encoder."""
     options = {"decoder_channels": [64, 48, 32, 16, 16], "aux_params": {"classes": VOC.size, "pooling": "avg"}}
-    return build_segmenter(SegmenterConfig(options=options), VOC.size)
+    return build_segmenter(SegmenterConfig(options=options), 2)
 
 
-def train_judge(minutes: float, path: Path, seed: int = 0) -> Any:
-    """The judge, trained on renders for `minutes`; kept at `path`, so a cut-off benchmark does not train it twice."""
+def train_judge(steps: int, path: Path, seed: int = 0) -> Any:
+    """The judge, trained on renders; kept at `path`, so that a cut-off benchmark does not train it twice."""
     torch.manual_seed(seed)
     judge = build_judge()
     if path.is_file():
         judge.load_state_dict(torch.load(path, weights_only=True))
         return judge.eval()
     optimiser = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=1e-3)
-    started, step = time.monotonic(), 0
-    while (spent := (time.monotonic() - started) / (60 * minutes)) < 1:
+    for step in range(steps):
         scenes = [real_scene(step * BATCH + i, seed=1000 + seed) for i in range(BATCH)]
         masks = torch.from_numpy(np.stack([s.mask for s in scenes])).long()
+        present = F.one_hot(masks, VOC.size).amax(dim=(1, 2)).float()[:, 1:]
         rng = np.random.default_rng((seed, step))
         logits, labels = judge(soften(to_input(np.stack([s.image for s in scenes])), rng))
-        present = F.one_hot(masks, VOC.size).amax(dim=(1, 2)).float()
         small = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
-        loss = F.cross_entropy(small, masks) + F.binary_cross_entropy_with_logits(labels[:, 1:], present[:, 1:])
+        named = present / present.sum(dim=1, keepdim=True).clamp_min(1)
+        loss = F.cross_entropy(small, (masks > 0).long()) + F.cross_entropy(labels[:, 1:], named)
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * spent))
+            group["lr"] = RATE * min(1.0, (step + 1) / 40) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-        step += 1
     torch.save(judge.state_dict(), path)
-    print(f"judge: {step} steps of {BATCH} renders")
+    print(f"judge: {steps} steps of {BATCH} renders")
     return judge.eval()
 
 
 @torch.no_grad()
-def verdicts(judge: Any, images: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    """For each image the class seen (argmax of the classifier) and the segmenter's mask."""
-    seen, masks = [], []
+def verdicts(judge: Any, images: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For each image the class seen (argmax of the classifier) and where the segmenter sees an object."""
+    seen, objects = [], []
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
         logits, labels = judge(to_input(part))
         logits = F.interpolate(logits, size=part.shape[1:3], mode="bilinear", align_corners=False)
         seen.append(labels[:, 1:].argmax(dim=1).numpy() + 1)
-        masks.append(logits.argmax(dim=1).numpy().astype(np.uint8))
-    return np.concatenate(seen), np.concatenate(masks)
+        objects.append(logits.argmax(dim=1).numpy() == 1)
+    return np.concatenate(seen), np.concatenate(objects)
 
 
-def iou(mask: NDArray[np.uint8], other: NDArray[np.uint8], class_id: int) -> float:
-    """Intersection over union of one class in two masks, over pixels that `mask` does not ignore; 0 where both are
-    empty.
+def iou(mask: NDArray[np.uint8], objects: NDArray[np.bool_], class_ids: Collection[int]) -> float:
+    """Intersection over union of some classes of a mask with what the judge sees, over pixels that `mask` does not
+    ignore; 0 where both are empty.
     """
     counted = mask != IGNORE
-    a, b = (mask == class_id) & counted, (other == class_id) & counted
+    a, b = np.isin(mask, list(class_ids)) & counted, objects & counted
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 0.0
 
@@ -136,8 +136,8 @@ def judge_metrics(judge: Any, count: int, seed: int) -> dict[str, float]:
     config = SceneConfig(styles=KNOWN_STYLES, max_objects=1, min_length=0.6, max_length=0.95, seed=9000 + seed)
     scenes = [render_scene(config, i) for i in range(count)]
     wanted = [s.prompt_class_ids[0] for s in scenes]
-    seen, masks = verdicts(judge, np.stack([s.image for s in scenes]))
-    ious = [iou(s.mask, m, c) for s, m, c in zip(scenes, masks, wanted, strict=True)]
+    seen, objects = verdicts(judge, np.stack([s.image for s in scenes]))
+    ious = [iou(s.mask, o, [c]) for s, o, c in zip(scenes, objects, wanted, strict=True)]
     return {"class_agreement": float(np.mean(seen == wanted)), "mask_iou_median": float(np.median(ious))}
 
 
@@ -156,8 +156,8 @@ def draw_all(per_class: int, seed: int) -> tuple[list[Drawn], float]:
 def starter_metrics(judge: Any, drawn: list[Drawn], rate: float) -> dict[str, float]:
     """The figures of the `starter` arm."""
     wanted = np.array([d.request.class_ids[0] for d in drawn])
-    seen, masks = verdicts(judge, np.stack([d.image for d in drawn]))
-    ious = [iou(d.mask, m, c) for d, m, c in zip(drawn, masks, wanted, strict=True)]
+    seen, objects = verdicts(judge, np.stack([d.image for d in drawn]))
+    ious = [iou(d.mask, o, [c]) for d, o, c in zip(drawn, objects, wanted, strict=True)]
     for class_id in sorted(set(wanted.tolist())):
         here = wanted == class_id
         share, median = float(np.mean(seen[here] == class_id)), float(np.median(np.array(ious)[here]))
@@ -197,7 +197,7 @@ def run(options: Options) -> None:
     record = Record.open(options)
     kept = options.json_path.with_suffix(f".judge-{options.budget}.pt")
     options.json_path.parent.mkdir(parents=True, exist_ok=True)
-    judge = train_judge(plan.judge_minutes, kept)
+    judge = train_judge(plan.judge_steps, kept)
     for seed in options.seeds:
         if not record.has("judge", seed):
             record.add("judge", seed, judge_metrics(judge, plan.real, seed))

@@ -1,6 +1,9 @@
 """Pipelines by name: a folder, a hub id, or `starter`; and a fingerprint of the files that their results depend on."""
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,10 +85,30 @@ def load_pipeline(model: str, device: str = "cpu", dtype: str = "auto", controln
     parts: dict[str, Any] = {"torch_dtype": kind}
     if not (folder / "safety_checker").is_dir():
         parts |= {"safety_checker": None, "requires_safety_checker": False}
-    if controlnet is None:
-        pipeline = families.StableDiffusionPipeline.from_pretrained(folder, **parts)
-    else:
-        control = families.ControlNetModel.from_pretrained(resolve_model(controlnet), torch_dtype=kind)
-        pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=control, **parts)
+    with _silence():
+        if controlnet is None:
+            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, **parts)
+        else:
+            control = families.ControlNetModel.from_pretrained(resolve_model(controlnet), torch_dtype=kind)
+            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=control, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No bars for parts that load in a moment, and no advice that depends on the installed release (the keyword `dtype`
+    that it asks for is unknown to older ones; an AutoencoderTiny is what the folder means to hold). Errors still show.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    with ExitStack() as after, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for library in (diffusers_logging, transformers_logging):
+            after.callback(library.set_verbosity, library.get_verbosity())
+            library.set_verbosity_error()
+            if library.is_progress_bar_enabled():
+                after.callback(library.enable_progress_bar)
+                library.disable_progress_bar()
+        yield

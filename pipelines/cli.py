@@ -149,18 +149,24 @@ def regenerate(
 
 @app.command()
 def demo(
-    run_dir: Annotated[str, typer.Option(help="where the demo run goes")] = "runs/demo",
+    run_dir: Annotated[
+        str, typer.Option(help="where the demo run goes; the planted faults go beside it")
+    ] = "runs/demo",
 ) -> None:
-    """The whole job on what ships with maskmill: render scenes, plant faults in a third of them, see which are caught,
-    and train a small segmenter on what was kept and one on as many at random.
+    """The whole job on what ships with maskmill: draw pairs, score them, select, train a small segmenter on what was
+    kept and one on as many at random; then plant faults in drawn scenes, and see which are caught.
     """
     from pipelines.demo import print_faults, print_subsets
 
     with readable_errors(console):
-        config = _load("demo", [f"run_dir={run_dir}"])
-        execute(config)
-        print_faults(config, console)
-        print_subsets(config, console)
+        made, planted = (
+            _load(name, [f"run_dir={folder}"])
+            for name, folder in (("demo", run_dir), ("demo-faults", f"{run_dir}-faults"))
+        )
+        execute(made)
+        execute(planted)
+        print_faults(planted, console)
+        print_subsets(made, console)
 
 
 app.add_typer(label_app, name="label")

@@ -9,7 +9,7 @@ import torch
 
 from data_contracts import load_label_space
 from generators.drawn.drawings import DRAWN_CLASSES
-from generators.loading import resolve_model
+from generators.loading import load_pipeline, resolve_model
 from generators.prompts import PromptConfig, prompts_from_classes
 from generators.spans import encode
 from generators.text_to_image import GeneratorConfig, TextToImage, request_from_row
@@ -59,3 +59,9 @@ def test_pairs_have_the_prompted_class_somewhere_and_the_same_bytes_again(engine
     assert all(
         np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in zip(first, again, strict=True)
     )
+
+
+def test_loading_prints_neither_bars_nor_advice(capfd: pytest.CaptureFixture[str]) -> None:
+    load_pipeline("starter")
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
