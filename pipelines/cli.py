@@ -149,9 +149,7 @@ def regenerate(
 
 @app.command()
 def demo(
-    run_dir: Annotated[
-        str, typer.Option(help="where the demo run goes; the planted faults go beside it")
-    ] = "runs/demo",
+    run_dir: Annotated[str, typer.Option(help="where the demo goes; planted faults go beside it")] = "runs/demo",
 ) -> None:
     """The whole job on what ships with maskmill: draw pairs, score them, select, train a small segmenter on what was
     kept and one on as many at random; then plant faults in drawn scenes, and see which are caught.

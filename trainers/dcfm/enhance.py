@@ -23,7 +23,7 @@ class FeatureEnhancement(nn.Module):
     """DFE: x = relu(conv(x)); output = (softmax(A) * W) V + x with A = Q K^T / sqrt(C) and W = `rank_weights(A)`.
 
     `rows`: `raw` = the release, whose rows do not sum to 1 (up to n^2 (n + 1)^2 / 4 / n); `normalised` divides each
-    row by its sum, so that the links stay within the range of V, and adds them to what came in instead of relu(conv(x)).
+    row by its sum, so that the links stay within the range of V, and adds them to what came in, not to relu(conv(x)).
     Call it in fp32.
     """
 

@@ -125,8 +125,8 @@ def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = N
 
 
 def match_votes(unit: Tensor, bonus: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
-    """Votes (N, n) for each position of `unit` (N, C, h, w): the best match (cosine + VOTE_BONUS x `bonus` (N, n) of the
-    matched position) in each other image of its group, averaged over these images; 0 in a group of one.
+    """Votes (N, n) for each position of `unit` (N, C, h, w): the best match (cosine + VOTE_BONUS x `bonus` (N, n) of
+    the matched position) in each other image of its group, averaged over these images; 0 in a group of one.
     """
     images, channels = unit.shape[:2]
     flat = unit.flatten(2)
