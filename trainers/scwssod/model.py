@@ -80,6 +80,7 @@ class Aggregate(nn.Module):
         self.low, self.high, self.context = (conv_bn_relu(c, width, 3) for c in (low, width, width))
         self.from_low, self.from_high, self.from_context = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         scored = 3 if fusion == "aggm" else 0
+        self.fan_in = 9 * width
         self.scores = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for _ in range(scored))
         self.out = conv_bn_relu(width, width, 3)
         self.smallest = torch.tensor(float("inf"))
@@ -104,7 +105,7 @@ class Aggregate(nn.Module):
     def weigh(self, parts: list[Tensor], scores: Tensor) -> Tensor:
         """The mean of the parts under scalars (3, N), unchanged when all scalars are multiplied by one number."""
         if self.gate == "softmax":
-            shares = scores.softmax(dim=0)
+            shares = (scores / self.fan_in**0.5).softmax(dim=0)
         else:
             total = scores.sum(dim=0)
             self.smallest = total.detach().abs().min()
@@ -134,6 +135,10 @@ class SaliencyNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if gate == "softmax":
+            for aggregate in self.aggregates:
+                for score in aggregate.scores:  # type: ignore[union-attr]
+                    nn.init.zeros_(score.weight)  # begin as the plain mean
 
     def forward(self, images: Tensor) -> list[Tensor]:
         *lows, deep = self.encoder(images)
