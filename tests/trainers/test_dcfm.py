@@ -101,7 +101,7 @@ def test_the_faithful_network_is_the_released_one() -> None:
 
 
 def test_gradients_reach_what_is_trained_and_nothing_else() -> None:
-    model = network(seeds="fixed", response_weight=0.0).train()
+    model = network(seeds="fixed", response_weight=0.0, enhancement="raw").train()
     config, x, group = model.config, pictures(4), mates(0, 0, 1, 1)
     mask = torch.zeros(4, 32, 32, dtype=torch.long)
     mask[:, 8:20, 8:24] = 1
@@ -118,6 +118,20 @@ def test_gradients_reach_what_is_trained_and_nothing_else() -> None:
     assert not any(name.startswith(("encoder.conv_stem", "encoder.blocks.0", "encoder.blocks.4")) for name in moved)
     grouped = {id(p) for group in optimised(model, 0.1) for p in group.params}
     assert grouped == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_silent_links_learn_from_the_first_step_on_and_then_wake_the_rest() -> None:
+    model = network(enhancement="normalised").train()
+    assert model.enhancement is not None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    woken = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(pictures(4), mates(0, 0, 1, 1)).logits[0].square().mean().backward()
+        woken.append({n for n, p in model.enhancement.named_parameters() if p.grad is not None and p.grad.any()})
+        optimizer.step()
+    assert woken[0] == {"value.1.weight", "value.1.bias"}
+    assert {"entry.weight", "query.0.weight", "key.1.weight", "value.0.weight"} <= woken[1]
 
 
 def test_norms_of_the_encoder_keep_their_statistics() -> None:
