@@ -103,9 +103,9 @@ def group_mean(values: Tensor, mates: Tensor) -> Tensor:
     return torch.einsum("nm,m...->n...", weights, values)
 
 
-def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
-    """Score (N, n) of each position of `query`, `key` (N, C, h, w): the best match in each image of its group (its own
-    included), averaged over these images.
+def best_matches(query: Tensor, key: Tensor, chunk: int | None = None, bonus: Tensor | None = None) -> Tensor:
+    """Best product (N, n, N) of each position of `query` with any position of each image of `key`, both (N, C, h, w);
+    `bonus` (N, n) is added for the matched position.
 
     Works through `chunk` target images at a time, so that memory grows with N instead of N squared.
     """
@@ -117,30 +117,29 @@ def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = N
     best = []
     for start in range(0, images, chunk):
         part = k[start : start + chunk].permute(1, 0, 2).reshape(channels, -1)
-        affinity = (q @ part) / math.sqrt(channels)
-        best.append(affinity.reshape(images, positions, -1, positions).amax(dim=3))
+        products = (q @ part).reshape(images, positions, -1, positions)
+        if bonus is not None:
+            products = products + bonus[start : start + chunk]
+        best.append(products.amax(dim=3))
+    return torch.cat(best, dim=2)
+
+
+def seed_scores(query: Tensor, key: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
+    """Score (N, n) of each position of `query`, `key` (N, C, h, w): the best match in each image of its group (its own
+    included), averaged over these images.
+    """
     weights = mates.to(query.dtype)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    return torch.einsum("npm,nm->np", torch.cat(best, dim=2), weights)
+    return torch.einsum("npm,nm->np", best_matches(query, key, chunk) / math.sqrt(query.shape[1]), weights)
 
 
 def match_votes(unit: Tensor, bonus: Tensor, mates: Tensor, chunk: int | None = None) -> Tensor:
     """Votes (N, n) for each position of `unit` (N, C, h, w): the best match (cosine + VOTE_BONUS x `bonus` (N, n) of
     the matched position) in each other image of its group, averaged over these images; 0 in a group of one.
     """
-    images, channels = unit.shape[:2]
-    flat = unit.flatten(2)
-    positions = flat.shape[2]
-    queries = flat.transpose(1, 2).reshape(-1, channels)
-    chunk = chunk or max(1, CHUNK_NUMBERS // (images * positions * positions))
-    best = []
-    for start in range(0, images, chunk):
-        part = flat[start : start + chunk].permute(1, 0, 2).reshape(channels, -1)
-        cosines = (queries @ part).reshape(images, positions, -1, positions)
-        best.append((cosines + VOTE_BONUS * bonus[start : start + chunk]).amax(dim=3))
-    others = mates & ~torch.eye(images, dtype=torch.bool, device=mates.device)
+    others = mates & ~torch.eye(len(mates), dtype=torch.bool, device=mates.device)
     weights = others.to(unit.dtype) / others.sum(dim=1, keepdim=True).clamp_min(1)
-    return torch.einsum("npm,nm->np", torch.cat(best, dim=2), weights)
+    return torch.einsum("npm,nm->np", best_matches(unit, unit, chunk, VOTE_BONUS * bonus), weights)
 
 
 def pick_seeds(unit: Tensor, scores: Tensor) -> Tensor:

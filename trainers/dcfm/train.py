@@ -25,7 +25,7 @@ from trainers.engine import (
 )
 from vision.segmenters import encoder_normalisation, weights_stamp
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from trainers.scwssod.losses import (
 from trainers.scwssod.model import BinaryLogits, SaliencyNet
 from vision.segmenters import build_encoder, encoder_normalisation, weights_stamp
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:
