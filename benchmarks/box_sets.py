@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.common import Options, is_train_key
+from benchmarks.common import Options, is_train_key, take_turns
 from data_contracts import IGNORE, LabelSpace, Uint8Array, content_id, decode_image, decode_mask
 from labelers import LabelItem
 
@@ -81,12 +81,7 @@ def list_files(root: Path, source: str) -> list[Files]:
 
 def choose(files: Sequence[Files], count: int, seed: int) -> list[Files]:
     """A seeded draw in which sequences take turns."""
-    rng = np.random.default_rng([seed, 5])
-    by_key: dict[str, list[Files]] = {}
-    for index in rng.permutation(len(files)):
-        by_key.setdefault(files[index].key, []).append(files[index])
-    longest = max(map(len, by_key.values()), default=0)
-    return [rows[i] for i in range(longest) for rows in by_key.values() if i < len(rows)][:count]
+    return take_turns(files, lambda one: one.key, count, [seed, 5])
 
 
 def open_photo(files: Files, space: LabelSpace, root: Path) -> Photo | None:

@@ -16,11 +16,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
+
+T = TypeVar("T")
 Budget = Literal["small", "full"]
 
 #: Tenths of all keys (stems, sequences, patients, groups) that a benchmark may train and tune on; the rest is tested.
@@ -89,6 +92,15 @@ def is_train_key(key: str, tenths: int = TRAIN_TENTHS) -> bool:
     Fixed for ever: BLAKE2b of the key modulo 10, below `tenths`.
     """
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 10 < tenths
+
+
+def take_turns(items: Sequence[T], key: Callable[[T], str], count: int, seed: Sequence[int]) -> list[T]:
+    """At most `count` items in a seeded order in which keys take turns."""
+    by_key: dict[str, list[T]] = {}
+    for index in np.random.default_rng(seed).permutation(len(items)):
+        by_key.setdefault(key(items[index]), []).append(items[index])
+    longest = max(map(len, by_key.values()), default=0)
+    return [rows[i] for i in range(longest) for rows in by_key.values() if i < len(rows)][:count]
 
 
 @dataclass

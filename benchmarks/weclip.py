@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
 from data_contracts import (
     SAMPLE,
     LabelSpace,
@@ -143,12 +143,7 @@ def _photos(root: Path | None, names: dict[str, str], size: Size) -> Iterable[Ph
 
 def _spread(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
     """At most `count` photos in a seeded order in which classes take turns."""
-    rng = np.random.default_rng([seed, 4])
-    by_name: dict[str, list[Photo]] = {}
-    for index in rng.permutation(len(photos)):
-        by_name.setdefault(photos[index].name, []).append(photos[index])
-    longest = max(map(len, by_name.values()), default=0)
-    return [rows[i] for i in range(longest) for rows in by_name.values() if i < len(rows)][:count]
+    return take_turns(photos, lambda photo: photo.name, count, [seed, 4])
 
 
 def cam_miou(world: World, settings: dict[str, Any]) -> float:
