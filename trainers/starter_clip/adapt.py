@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers.starter_clip.regions import IGNORE, NOT_PERSON, REGIONS
-from trainers.starter_clip.space import DIMENSIONS, Space
+from trainers.starter_clip.space import DIMENSIONS
 from vision.clip.towers import WIDTH
 
 #: What competes for a patch besides the words of the regions.
@@ -61,47 +61,68 @@ class Lessons:
     labelled_spoilt: Mapping[str, Tensor]
 
 
-def run_blocks(clip: Any, tokens: Tensor, *, attention: bool = False) -> tuple[Tensor, Tensor, list[Tensor]]:
+def run_blocks(
+    clip: Any, tokens: Tensor, *, attention: bool = False, half: bool = False
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Tokens (B, L, 320) through all blocks: unit image embeddings, unit patch embeddings, head-mean attention maps."""
-    x, maps = tokens, []
-    for block in clip.visual.trunk.blocks:
-        z = block.norm1(x)
-        attn = block.attn
-        q, k, v = attn.qkv(z).reshape(*z.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        if attention:
-            weights = (q * attn.scale @ k.transpose(-2, -1)).softmax(-1)
-            maps.append(weights.mean(1))
-            mixed = weights @ v
-        else:
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-        x = x + block.ls1(attn.proj(mixed.transpose(1, 2).flatten(2)))
-        x = x + block.ls2(block.mlp(block.norm2(x)))
-    patches = clip.visual.head(x)
+    patches, maps = raw_patches(clip, tokens, attention=attention, half=half)
     return functional.normalize(patches.mean(1), dim=-1), functional.normalize(patches, dim=-1), maps
+
+
+def raw_patches(
+    clip: Any, tokens: Tensor, *, attention: bool = False, half: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """Tokens (B, L, 320) through all blocks: patch embeddings (B, L, 161) as they are pooled, attention maps.
+
+    With `half`, matrix products are in bfloat16; what is returned is float32 either way.
+    """
+    x, maps = tokens.float(), []
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
+        for block in clip.visual.trunk.blocks:
+            z = block.norm1(x)
+            attn = block.attn
+            q, k, v = attn.qkv(z).reshape(*z.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+            if attention:
+                weights = (q * attn.scale @ k.transpose(-2, -1)).softmax(-1)
+                maps.append(weights.float().mean(1))
+                mixed = weights.to(v.dtype) @ v
+            else:
+                mixed = functional.scaled_dot_product_attention(q, k, v)
+            x = x + block.ls1(attn.proj(mixed.transpose(1, 2).flatten(2)))
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        patches: Tensor = clip.visual.head(x)
+    return patches.float(), maps
 
 
 class Adaptation:
     """One run of the three lessons over the blocks of `clip`, in place."""
 
-    def __init__(self, clip: Any, space: Space, words: Mapping[str, Tensor], lessons: Lessons, seed: int) -> None:
-        self.clip, self.lessons, self.scale = clip, lessons, space.scale
+    half = False
+
+    def __init__(
+        self, clip: Any, rows: Tensor, words: Mapping[str, Tensor], lessons: Lessons, scale: float, seed: int
+    ) -> None:
+        """`rows` (1000, 160): unit rows of ImageNet's classes; `words`: unit targets (160,)."""
+        self.clip, self.lessons, self.scale = clip, lessons, scale
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         region_words = dict.fromkeys(word for allowed in REGIONS.values() for word in allowed)
         self.names = list(dict.fromkeys([*region_words, *OTHER_WORDS]))
-        self.rows = functional.pad(space.rows, (0, 1))
+        self.rows = functional.pad(rows, (0, 1))
         self.words = functional.pad(torch.stack([words[name] for name in self.names]), (0, 1))
         self.every_word = torch.cat([self.rows, self.words])
         self.allowed = torch.zeros(len(REGIONS), len(self.names))
         for number, right in enumerate(REGIONS.values()):
             self.allowed[number, [self.names.index(word) for word in right]] = 1
         self.weights = self._choose_weights()
-        with torch.no_grad():
-            self.start = {name: self._embed(tokens) for name, tokens in lessons.clean.items()}
+        self._wake()
+        self.start = {name: self._start(name, tokens) for name, tokens in lessons.clean.items()}
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        parts = [run_blocks(self.clip, tokens[i : i + 64].float())[0] for i in range(0, len(tokens), 64)]
-        return torch.cat(parts)
+    @torch.no_grad()
+    def _start(self, name: str, tokens: Tensor) -> Tensor:
+        """Where the photos of a set are before the first step."""
+        parts = [tokens[i : i + 64] for i in range(0, len(tokens), 64)]
+        return torch.cat([run_blocks(self.clip, part, half=self.half)[0] for part in parts])
 
     def _choose_weights(self) -> list[tuple[str, Tensor]]:
         self.clip.requires_grad_(False)
@@ -112,10 +133,13 @@ class Adaptation:
             weight.requires_grad_(True)
         for weight in (last.attn.qkv.weight, last.attn.qkv.bias):
             weight.register_hook(_without_value)
-        with torch.no_grad():
-            for block in earlier:  # its MLPs start to matter
-                block.ls2.gamma.fill_(0.05)
         return chosen
+
+    def _wake(self) -> None:
+        """The MLPs of all blocks but the last start to matter."""
+        with torch.no_grad():
+            for block in self.clip.visual.trunk.blocks[:-1]:
+                block.ls2.gamma.fill_(0.05)
 
     def run(self, schedule: AdaptSchedule) -> dict[str, float]:
         """Train. Returns the last value of each loss."""
@@ -130,7 +154,7 @@ class Adaptation:
             factor = min(1.0, step / 30) * (0.5 + 0.5 * math.cos(math.pi * step / schedule.steps)) + 0.01
             for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = rate * factor
-            loss, parts = self._unlabelled(schedule) if step % 2 == 0 else self._labelled(schedule)
+            loss, parts = self._lesson(step, schedule)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_([weight for _, weight in self.weights], 1.0)
@@ -138,12 +162,15 @@ class Adaptation:
             last.update(parts)
         return last
 
+    def _lesson(self, step: int, schedule: AdaptSchedule) -> tuple[Tensor, dict[str, float]]:
+        return self._unlabelled(schedule) if step % 2 == 0 else self._labelled(schedule)
+
     def _unlabelled(self, schedule: AdaptSchedule) -> tuple[Tensor, dict[str, float]]:
         name = self.rng.choice(list(self.lessons.clean))
         clean, start = self.lessons.clean[name], self.start[name]
         index = torch.randint(0, len(clean), (schedule.clean,))
         spoilt = self._spoilt(self.lessons.spoilt, schedule.spoilt)
-        images, _, _ = run_blocks(self.clip, torch.cat([clean[index], spoilt]).float())
+        images, patches, _ = run_blocks(self.clip, torch.cat([clean[index], spoilt]), half=self.half)
         now, before = images[: schedule.clean], start[index]
         named = functional.kl_div(
             (self.scale * now @ self.rows.T).log_softmax(1),
@@ -152,17 +179,23 @@ class Adaptation:
         )
         place = 1 - functional.cosine_similarity(now[:, :DIMENSIONS], before[:, :DIMENSIONS], dim=1).mean()
         doubt = self._doubt(images[schedule.clean :])
-        return named + 8 * place + 0.7 * doubt, {
+        still = self._keep(name, index, patches[: schedule.clean], schedule)
+        return named + 8 * place + 0.7 * doubt + still, {
             "named": named.item(),
             "place": place.item(),
             "doubt": doubt.item(),
         }
 
+    def _keep(self, name: str, index: Tensor, patches: Tensor, schedule: AdaptSchedule) -> Tensor:
+        """What else should stay of photos `index` of a set; nothing here."""
+        return patches.sum() * 0
+
     def _labelled(self, schedule: AdaptSchedule) -> tuple[Tensor, dict[str, float]]:
         tokens, labels = self.lessons.labelled[self.rng.choice(list(self.lessons.labelled))]
         index = torch.randint(0, len(tokens), (schedule.labelled,))
         spoilt = self._spoilt(self.lessons.labelled_spoilt, schedule.labelled_spoilt)
-        images, patches, maps = run_blocks(self.clip, torch.cat([tokens[index], spoilt]).float(), attention=True)
+        batch = torch.cat([tokens[index], spoilt])
+        images, patches, maps = run_blocks(self.clip, batch, attention=True, half=self.half)
         agree = self._agree(patches[: schedule.labelled], labels[index])
         within = torch.stack([_within(m[: schedule.labelled], labels[index]) for m in maps]).mean()
         doubt = self._doubt(images[schedule.labelled :])

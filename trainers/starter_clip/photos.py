@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -94,29 +95,34 @@ def cached_maps(
     teacher: nn.Module, paths: Sequence[Path], side: int, work: Path, name: str, how: Spoilt | None = None
 ) -> PhotoSet:
     """Trunk maps of the photos (spoilt where `how` says so), computed once and kept as `work/name.*.npy`."""
+    rng = random.Random(name)
+    photos = (load_photo(path, side) for path in paths)
+    maps = kept_maps(teacher, photos if how is None else (spoil(p, how, rng) for p in photos), work, name)
+    if len(maps.last) != len(paths):
+        raise ValueError(
+            f"{work}/{name}.last.npy holds {len(maps.last)} photos, expected {len(paths)}: delete it to make it again"
+        )
+    return PhotoSet(tuple(paths), maps.middle, maps.last)
+
+
+def kept_maps(teacher: nn.Module, images: Iterable[Tensor], work: Path, name: str) -> PhotoSet:
+    """Trunk maps of images (3, S, S) in [0, 1], computed once and kept as `work/name.*.npy`; no paths."""
     files = [work / f"{name}.{part}.npy" for part in ("middle", "last")]
     if not all(file.is_file() for file in files):
-        for file, maps in zip(files, _compute_maps(teacher, paths, side, name, how), strict=True):
+        for file, maps in zip(files, _compute_maps(teacher, images), strict=True):
             scratch = file.with_suffix(".tmp.npy")
             np.save(scratch, maps)
             scratch.rename(file)
     middle, last = (np.load(file, mmap_mode="r") for file in files)
-    if len(last) != len(paths):
-        raise ValueError(f"{files[1]} holds {len(last)} photos, expected {len(paths)}: delete it to compute it again")
-    return PhotoSet(tuple(paths), middle, last)
+    return PhotoSet((), middle, last)
 
 
 @torch.inference_mode()
-def _compute_maps(
-    teacher: nn.Module, paths: Sequence[Path], side: int, name: str, how: Spoilt | None
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    rng = random.Random(name)
+def _compute_maps(teacher: nn.Module, images: Iterable[Tensor]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     middles, lasts = [], []
-    for start in range(0, len(paths), BATCH):
-        images = [load_photo(path, side) for path in paths[start : start + BATCH]]
-        if how is not None:
-            images = [spoil(image, how, rng) for image in images]
-        middle, last = trunk_maps(teacher, torch.stack(images) * 2 - 1)
+    waiting = iter(images)
+    while batch := list(islice(waiting, BATCH)):
+        middle, last = trunk_maps(teacher, torch.stack(batch) * 2 - 1)
         middles.append(middle.half().numpy())
         lasts.append(last.half().numpy())
     return np.concatenate(middles), np.concatenate(lasts)
