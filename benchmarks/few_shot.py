@@ -3,7 +3,9 @@
 Arms `base` (PFENet-like, plain cosine prior), `base+scl`, `base+pi_clip`, `base+pi_clip+scl`: trained on the other
 classes of a fold (fold = seed modulo 4; the full budget takes all folds), tested on its held-out classes. Metrics:
 `miou_1shot`, `fbiou_1shot`, `miou_5shot`, `fbiou_5shot`; for the arms with SCL also `miou_5shot_mean`: the five
-predictions averaged instead of weighed.
+predictions averaged instead of weighed, and `cross_gain`, what weighing adds to that. All arms of a seed see the same
+training and tested episodes; `gain_1shot` and `gain_5shot` are an arm's mIoU less that of the arm without its last
+part.
 Arms `prior_plain`, `prior_vvp`, `prior_vtp`, `prior_vtp+pir`: training-free maps of the same 1-shot episodes; metric
 `ap`, the average precision over an episode's pixels, mean over episodes. Prompts are target-only throughout.
 Each metric is the mean of two worlds, which follow as `@ccp` (street photos, held-out garments; tested on stems that
@@ -54,6 +56,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "base+pi_clip": {"prior": "pi_clip", "scl": False},
     "base+pi_clip+scl": {"prior": "pi_clip", "scl": True},
 }
+#: What each arm adds to.
+WITHOUT = {"base+scl": "base", "base+pi_clip": "base", "base+pi_clip+scl": "base+pi_clip"}
 PRIORS = ("prior_plain", "prior_vvp", "prior_vtp", "prior_vtp+pir")
 FOLDS = 4
 SHOTS = (1, 5)
@@ -84,7 +88,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(160, 114, 160, 100, steps=160, episodes={1: 80, 5: 40}),
+    "small": Size(320, 152, 240, 150, steps=150, episodes={1: 160, 5: 80}),
     "full": Size(1500, 400, 600, 400, steps=1200, episodes={1: 500, 5: 300}),
 }
 
@@ -221,11 +225,12 @@ def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any
     return {
         "seed": seed,
         "steps": size.steps,
-        "batch": 4,
+        "batch": 16,
         "width": 48,
-        "precision": "fp32",
+        "target_stride": 4,
+        "precision": "auto",
         "episodes": {**world.episodes, "folds": FOLDS, "fold": fold},
-        "runtime": {"save_every": 50, "progress": False},
+        "runtime": {"save_every": 100, "progress": False},
     }
 
 
@@ -249,6 +254,7 @@ def network_scores(arm: str, world: World, size: Size, seed: int, fold: int, fol
         found |= {f"miou_{shots}shot": scores["cross"]["miou"], f"fbiou_{shots}shot": scores["cross"]["fbiou"]}
         if predictor.net.config.scl and shots > 1:
             found[f"miou_{shots}shot_mean"] = scores["mean"]["miou"]
+            found["cross_gain"] = scores["cross"]["miou"] - scores["mean"]["miou"]
     return found
 
 
@@ -322,6 +328,12 @@ def add(record: Record, arm: str, seed: int, by_world: dict[str, dict[str, float
     found = _mean(list(by_world.values()))
     for world, scores in by_world.items():
         found |= {f"{metric}@{world}": value for metric, value in scores.items()}
+    other = record.values.get(WITHOUT.get(arm, ""), {}).get(str(seed), {})
+    found |= {
+        metric.replace("miou", "gain"): value - other[metric]
+        for metric, value in found.items()
+        if metric.startswith("miou") and metric in other
+    }
     record.add(arm, seed, found)
     print(f"seed {seed}: {arm} { {name: round(value, 3) for name, value in found.items()} }", flush=True)
 

@@ -56,6 +56,17 @@ def support_set(k: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     return noise(1, 12, 8, 8, seed=seed), noise(k, 12, 8, 8, seed=seed + 1), masks, noise(k, 1, 8, 8, seed=9), targets
 
 
+def scores_of(model: FewShotNet, supports: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+    return model.guides(supports, masks, targets)[0]
+
+
+def guided(model: FewShotNet, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> Tensor:
+    """Logits by each support alone."""
+    apart = [model.guides(s[None], m[None], masks[:1, 0].long())[1] for s, m in zip(supports, masks, strict=True)]
+    primary, auxiliary = (torch.cat([vectors[i] for vectors in apart]) for i in (0, 1))
+    return model.guided(query, (primary, auxiliary), priors)
+
+
 # --- SGM
 
 
@@ -169,6 +180,10 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(scl_loss(*parts, target, target), main + sum(inner) / 4)
     pfenet = ce(query.logits) + sum(ce(logits) for logits in query.inner) / 4
     torch.testing.assert_close(scl_loss(*parts, target, target, support_weight=0.0), pfenet)
+    weighed = decoded_loss(parts[0], target, 1.0, 3.0)
+    weighed = weighed + decoded_loss(parts[1], target, 1.0, 2.0) + decoded_loss(parts[2], target, 1.0, 2.0)
+    found = scl_loss(*parts, target, target, object_weight=3.0, support_object_weight=2.0)
+    torch.testing.assert_close(found, weighed)
     assert cross_entropy(query.logits, torch.full_like(target, 255)) == 0
     full = F.interpolate(query.logits, (16, 16), mode="bilinear", align_corners=True)
     weighted = F.cross_entropy(full, target, torch.tensor([1.0, 3.0]), ignore_index=255)
@@ -204,26 +219,27 @@ def test_identical_supports_are_one_support(source: str) -> None:
     model = net(inter_scale_source=source)
     query, supports, masks, priors, targets = support_set(1)
     many = [x.repeat(3, *[1] * (x.ndim - 1)) for x in (supports, masks, priors, targets)]
-    scores = model.scores(many[0], many[1], many[3])
+    scores = scores_of(model, many[0], many[1], many[3])
     torch.testing.assert_close(scores, scores[:1].expand(3))
-    one = model.guided(query, supports, masks, priors)
+    one = guided(model, query, supports, masks, priors)
     torch.testing.assert_close(
-        weighted_sum(model.guided(query, *many[:3]), scores)[None], scores[0] * one, atol=1e-5, rtol=1e-4
+        weighted_sum(guided(model, query, *many[:3]), scores)[None], scores[0] * one, atol=1e-5, rtol=1e-4
     )
 
 
 def test_the_order_of_supports_does_not_matter_and_one_is_self_guidance() -> None:
     model = net()
     query, supports, masks, priors, targets = support_set(4)
-    scores = model.scores(supports, masks, targets)
-    whole = weighted_sum(model.guided(query, supports, masks, priors), scores)[None]
+    scores = scores_of(model, supports, masks, targets)
+    whole = weighted_sum(guided(model, query, supports, masks, priors), scores)[None]
     order = [2, 0, 3, 1]
-    permuted = model.scores(supports[order], masks[order], targets[order])
+    permuted = scores_of(model, supports[order], masks[order], targets[order])
     torch.testing.assert_close(permuted, scores[order], atol=1e-5, rtol=1e-4)
-    again = weighted_sum(model.guided(query, supports[order], masks[order], priors[order]), permuted)[None]
+    again = weighted_sum(guided(model, query, supports[order], masks[order], priors[order]), permuted)[None]
     torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-4)
-    alone = weighted_sum(model.guided(query, supports[:1], masks[:1], priors[:1]), torch.tensor([0.37]))[None]
-    one = model.guided(query, supports[:1], masks[:1], priors[:1])
+    assert scores_of(model, supports[:1], masks[:1], targets[:1]).tolist() == [1.0], "a lone support weighs 1"
+    alone = weighted_sum(guided(model, query, supports[:1], masks[:1], priors[:1]), torch.tensor([0.37]))[None]
+    one = guided(model, query, supports[:1], masks[:1], priors[:1])
     assert torch.equal(alone.argmax(dim=1), one.argmax(dim=1))
     trained = model.self_guided(query, supports[None, :1], masks[None, :1], priors[:1]).query.logits
     torch.testing.assert_close(one, trained)
@@ -233,12 +249,12 @@ def test_a_support_without_an_object_counts_nothing() -> None:
     model = net()
     query, supports, masks, priors, targets = support_set(3)
     masks[1], targets[1] = 0, 0
-    scores = model.scores(supports, masks, targets)
+    scores = scores_of(model, supports, masks, targets)
     assert scores[1] == 0
     assert scores[0] > 0
-    out = weighted_sum(model.guided(query, supports, masks, priors), scores)[None]
+    out = weighted_sum(guided(model, query, supports, masks, priors), scores)[None]
     assert out.isfinite().all()
-    others = model.guided(query, supports[[0, 2]], masks[[0, 2]], priors[[0, 2]])
+    others = guided(model, query, supports[[0, 2]], masks[[0, 2]], priors[[0, 2]])
     wanted = (others * scores[[0, 2], None, None, None]).sum(dim=0, keepdim=True) / 3
     torch.testing.assert_close(out, wanted, atol=1e-6, rtol=1e-4)
     guides = support_scores(model._pyramid(), model.down_support(supports), masks, targets, "both", "current")[1]
@@ -263,7 +279,7 @@ def test_base_networks_take_any_number_of_supports(base: str) -> None:
     changed = model(query, supports[None, :1], masks[None, :1], priors[:1] + 1).logits
     assert not torch.allclose(one, changed), "priors reach the logits"
     with pytest.raises(ValueError, match="trained with scl"):
-        model.scores(supports, masks, masks[:, 0].long())
+        scores_of(model, supports, masks, masks[:, 0].long())
 
 
 def test_matching_hears_nothing_from_the_supports_background() -> None:

@@ -19,6 +19,7 @@ _RELEASES: dict[str, Any] = {
     "area_masks": False,
     "target_stride": 1,
     "object_weight": 1.0,
+    "cross_iou": "both",
     "prior_gain": 1.0,
     "cached": False,
     "schedule": "poly",
@@ -98,8 +99,9 @@ class Config(TrainerConfig):
     inter_scale_source: InterScale = "current"
     support_weight: float = Field(default=1.0, ge=0)
     inner_weight: float = Field(default=1.0, ge=0)
-    cross_iou: CrossIou = "both"
-    object_weight: float = Field(default=3.0, gt=0)  # of an object's pixel in the cross-entropy; the releases: 1
+    cross_iou: CrossIou = "foreground"  # of a support's score: the object's alone (CANet version), or both sides'
+    object_weight: float = Field(default=3.0, gt=0)  # of an object's pixel in the query's loss; the releases: 1
+    support_object_weight: float = Field(default=1.0, gt=0)  # the same in the losses of SCL's supports; the release: 1
     prior_gain: float = Field(default=5.0, gt=0)  # of the prior maps in pfenet's merge; the release: 1
     target_stride: int = Field(default=2, ge=1)  # losses are taken on the canvas shrunk by this; the releases: 1
 

@@ -46,11 +46,23 @@ class TextView:
 
 
 @dataclass(frozen=True, eq=False)
+class Maps:
+    """The prior maps (P, h, w) of one query by its supports."""
+
+    maps: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return _bytes(self.maps)
+
+
+@dataclass(frozen=True, eq=False)
 class Features:
-    """One image: the encoder's levels, and CLIP's view for PI-CLIP's priors."""
+    """One image: the encoder's levels, CLIP's view for PI-CLIP's priors, and the key under which they are kept."""
 
     levels: Levels
     clip: TextView | None
+    key: str | None = None
 
     @property
     def middle(self) -> Tensor:
@@ -70,7 +82,7 @@ class Shot:
     grid_mask: Tensor  # (1, h, w)
 
 
-Kept = TypeVar("Kept", Levels, TextView)
+Kept = TypeVar("Kept", Levels, TextView, Maps)
 
 
 class FeatureCache:
@@ -127,6 +139,8 @@ class Featurizer:
         fields = ("encoder", "encoder_weights", "output_stride", "size", "scale_levels")
         self._encoder_space = config_hash({name: getattr(config, name) for name in fields})
         self._clip_space = config_hash(config.priors)
+        matched = ("prior", "base", "mask_support", "area_masks", "binary_masks")
+        self._prior_space = config_hash([self._encoder_space, self._clip_space, *(getattr(config, m) for m in matched)])
         self._cache = _cache(config.cache_mb)
 
     def image(self, image: Uint8Array, key: str | None = None) -> Features:
@@ -134,18 +148,18 @@ class Featurizer:
         levels = self._kept(self._encoder_space, key, lambda: self._levels(image, None))
         clip = self.clip
         if clip is None:
-            return Features(levels, None)
-        return Features(levels, self._kept(self._clip_space, key, lambda: TextView(clip.encode(image), {})))
+            return Features(levels, None, key)
+        return Features(levels, self._kept(self._clip_space, key, lambda: TextView(clip.encode(image), {})), key)
 
     def shot(self, image: Uint8Array, mask: Uint8Array, key: str | None = None) -> Shot:
-        """A support (H, W, 3) with its mask (H, W) of 0, 1, 255."""
+        """A support (H, W, 3) with its mask (H, W) of 0, 1, 255; one `key` and class always come with one mask."""
         features = self.image(image, key)
         levels, view = features.levels, features.clip
         if self.config.mask_support:
             levels = self._levels(image, mask)
         if self.clip is not None and self.config.priors.mask_image:
             view = TextView(self.clip.encode(image, mask, text=False), {})
-        return Shot(Features(levels, view), mask, self.grid_mask(mask, levels.middle.shape[1:]))
+        return Shot(Features(levels, view, key), mask, self.grid_mask(mask, levels.middle.shape[1:]))
 
     def _kept(self, space: str, key: str | None, make: Callable[[], Kept]) -> Kept:
         return make() if key is None or not self.config.cached else self._cache.get(f"{space} {key}", make)
@@ -183,9 +197,17 @@ class Featurizer:
     def priors(
         self, query: Features, shots: Sequence[Shot], class_id: int, labels: Sequence[int] | None = None
     ) -> Tensor:
-        """Prior maps (P, h, w) at the decoder's grid, from these supports together. `labels`: the query's own, for
-        oracle prompts only.
+        """Prior maps (P, h, w) at the decoder's grid, from these supports together, kept where all images have keys.
+        `labels`: the query's own, for oracle prompts only.
         """
+        keys = [f.key for f in (query, *(s.features for s in shots))]
+        if None in keys:
+            return self._priors(query, shots, class_id, labels)
+        texts = () if self.clip is None else self.clip.competing(class_id, labels)
+        name = config_hash([class_id, *texts, *keys])
+        return self._kept(self._prior_space, name, lambda: Maps(self._priors(query, shots, class_id, labels))).maps
+
+    def _priors(self, query: Features, shots: Sequence[Shot], class_id: int, labels: Sequence[int] | None) -> Tensor:
         grid = (query.middle.shape[1], query.middle.shape[2])
         if self.config.prior == "none":
             return query.middle.new_zeros(0, *grid)

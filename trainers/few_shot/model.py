@@ -9,6 +9,8 @@ from trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, mas
 from trainers.few_shot.config import Config
 from trainers.few_shot.scl import guide, second_look, support_scores
 
+Vectors = tuple[Tensor, Tensor]  # primary and auxiliary
+
 
 @dataclass(frozen=True)
 class SelfGuided:
@@ -64,20 +66,22 @@ class FewShotNet(nn.Module):
         return SelfGuided(decoder(self.down_query(query), guided.vectors, priors), guided.first, second)
 
     @torch.no_grad()
-    def scores(self, supports: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
-        """U (K,) of one support set: supports (K, C, h, w), masks (K, 1, h, w), targets (K, H, W)."""
-        config = self.config
-        features = self.down_support(supports)
-        scores, _ = support_scores(
+    def guides(self, supports: Tensor, masks: Tensor, targets: Tensor) -> tuple[Tensor, Vectors]:
+        """U (K,) of one support set, 1 for a lone support, and the two vectors (K, width, 1, 1) of each: supports
+        (K, C, h, w), masks (K, 1, h, w), targets (K, H, W).
+        """
+        config, features = self.config, self.down_support(supports)
+        if len(supports) == 1:
+            return torch.ones(1, device=supports.device), guide(self._pyramid(), features, masks).vectors
+        scores, guides = support_scores(
             self._pyramid(), features, masks, targets, config.cross_iou, config.inter_scale_source
         )
-        return scores
+        return scores, guides.vectors
 
     @torch.no_grad()
-    def guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> Tensor:
-        """1-shot logits (K, 2, h, w) of one query (1, C, h, w) by each of K supports, priors (K, P, h, w)."""
-        vectors = guide(self._pyramid(), self.down_support(supports), masks).vectors
-        reduced = self.down_query(query).expand(len(supports), -1, -1, -1)
+    def guided(self, query: Tensor, vectors: Vectors, priors: Tensor) -> Tensor:
+        """1-shot logits (K, 2, h, w) of one query (1, C, h, w) by the vectors of K supports, priors (K, P, h, w)."""
+        reduced = self.down_query(query).expand(len(priors), -1, -1, -1)
         logits: Tensor = self._pyramid()(reduced, vectors, priors).logits
         return logits
 

@@ -9,23 +9,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_contracts import LabelSpace, Uint8Array
-from trainers.engine import Prediction, Samples, evaluating
+from trainers.engine import Example, Prediction, Remembered, Samples, evaluating
 from trainers.few_shot.episodes import Episode, binary_mask
 from trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
 from trainers.few_shot.metrics import EpisodeMetrics
-from trainers.few_shot.model import FewShotNet
+from trainers.few_shot.model import FewShotNet, Vectors
 from trainers.few_shot.scl import weighted_sum
 
 Fusion = Literal["cross", "mean"]
+KEPT_EXAMPLES = 256  # decoded images that an evaluation keeps
 
 
 @dataclass(frozen=True, eq=False)
 class Supports:
-    """A class shown by K images. `scores` (K,): how well each one's vectors segment all of them (SCL only, else 1)."""
+    """A class shown by K images. An SCL network adds `scores` (K,), how well each one's vectors segment all of them (1
+    without it), and `vectors` (K, width, 1, 1), primary and auxiliary, with which it guides queries.
+    """
 
     class_id: int
     shots: tuple[Shot, ...]
     scores: Tensor
+    vectors: Vectors | None = None
 
     @property
     def stacked(self) -> tuple[Tensor, Tensor]:
@@ -55,12 +59,12 @@ class FewShotPredictor:
 
     def _supports(self, class_id: int, shots: Sequence[Shot]) -> Supports:
         made = Supports(class_id, tuple(shots), torch.ones(len(shots)))
-        if not self.net.config.scl or len(shots) == 1:
+        if not self.net.config.scl:
             return made
         targets = torch.stack([canvas_target(s.mask, self.featurizer.config.size) for s in shots])
         with evaluating(self.net):
-            scores = self.net.scores(*made.stacked, targets.to(self.featurizer.device))
-        return Supports(class_id, made.shots, scores)
+            scores, vectors = self.net.guides(*made.stacked, targets.to(self.featurizer.device))
+        return Supports(class_id, made.shots, scores, vectors)
 
     def predict(self, images: Sequence[Uint8Array], supports: Supports, fusion: Fusion = "cross") -> list[Prediction]:
         """Logits (2, H, W), background and object, of each image (H, W, 3)."""
@@ -85,15 +89,17 @@ class FewShotPredictor:
         self, query: Features, supports: Supports, fusions: Sequence[Fusion], labels: Sequence[int] | None
     ) -> dict[Fusion, Tensor]:
         """Logits (1, 2, h, w) by each fusion; a base network knows but one answer."""
-        maps, masks = supports.stacked
         middle, shots = query.middle[None], supports.shots
         with evaluating(self.net):
-            if not self.net.config.scl:
+            if supports.vectors is None:
+                maps, masks = supports.stacked
                 priors = self._priors(query, shots, supports, labels)[None]
                 logits = self.net(middle, maps[None], masks[None], priors).logits
                 return dict.fromkeys(fusions, logits)
             priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
-            apart = self.net.guided(middle, maps, masks, priors)
+            apart = self.net.guided(middle, supports.vectors, priors)
+        if len(shots) == 1:
+            return dict.fromkeys(fusions, apart)
         weights = {"cross": supports.scores.to(apart.device), "mean": torch.ones(len(shots), device=apart.device)}
         return {fusion: weighted_sum(apart, weights[fusion])[None] for fusion in fusions}
 
@@ -106,21 +112,22 @@ class FewShotPredictor:
         """Run episodes of `samples` and score them at the images' own size, with both fusions of several supports."""
         metrics: dict[Fusion, EpisodeMetrics] = {"cross": EpisodeMetrics(), "mean": EpisodeMetrics()}
         where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+        seen = Remembered(lambda sample_id: samples.example(where[sample_id]), KEPT_EXAMPLES)
         for episode in episodes:
-            shots = [self._shot(samples, where[i], episode.class_id) for i in episode.supports]
-            example = samples.example(where[episode.query])
+            shots = [self._shot(seen(i), episode.class_id) for i in episode.supports]
+            example = seen(episode.query)
             if example.mask is None:
                 raise ValueError(f"{episode.query}: expected a mask to score against, found none")
             query = self.featurizer.image(example.image, episode.query)
             labels = example.info.class_ids if self.featurizer.config.priors.leaks else None
             found = self._fused(query, self._supports(episode.class_id, shots), tuple(metrics), labels)
             target = binary_mask(example.mask, episode.class_id)
+            labels_of = {id(logits): self._enlarged(logits, target.shape).labels for logits in found.values()}
             for fusion, logits in found.items():
-                metrics[fusion].update(episode.class_id, self._enlarged(logits, target.shape).labels, target)
+                metrics[fusion].update(episode.class_id, labels_of[id(logits)], target)
         return metrics
 
-    def _shot(self, samples: Samples, position: int, class_id: int) -> Shot:
-        example = samples.example(position)
+    def _shot(self, example: Example, class_id: int) -> Shot:
         if example.mask is None:
             raise ValueError(f"{example.info.sample_id}: expected a mask to learn from, found none")
         return self.featurizer.shot(example.image, binary_mask(example.mask, class_id), example.info.sample_id)

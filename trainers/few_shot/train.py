@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_contracts import LabelSpace, sample_seed
+from data_contracts import LabelSpace, Uint8Array, sample_seed
 from trainers.engine import (
     Artifact,
     Job,
@@ -28,14 +29,15 @@ from trainers.engine.batches import Batch, fill_colour
 from trainers.few_shot.base import MatchingDecoder, distillation_loss
 from trainers.few_shot.config import Config
 from trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, binary_mask, split_classes
-from trainers.few_shot.features import Featurizer, canvas_target
+from trainers.few_shot.features import Featurizer, Shot, canvas_target
 from trainers.few_shot.model import FewShotNet
 from trainers.few_shot.predict import FewShotPredictor
 from trainers.few_shot.scl import cross_entropy, decoded_loss, scl_loss
 from vision.segmenters import weights_stamp
 
-VERSION = 1
+VERSION = 2
 KEPT_EXAMPLES = 512  # decoded images that a source keeps
+KEPT_VIEWS = 1024  # (image, class) pairs whose masks it keeps, where views are not random
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -79,6 +81,19 @@ def test_episodes(
     return episodes.take(count), episodes.classes
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """An image (H, W, 3) as an episode shows it: `mask` (H, W) of 0, 1, 255; `target` the same at the target size,
+    int64; the image's labels; the key of its features, None for a random view.
+    """
+
+    image: Uint8Array
+    mask: Uint8Array
+    target: Tensor
+    labels: Sequence[int]
+    key: str | None
+
+
 class EpisodeSource:
     """Batches of episodes as a pure function of the step. Pixels of `hidden` classes are neither object nor background.
 
@@ -94,6 +109,8 @@ class EpisodeSource:
         self._where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
         self._hidden = hidden
         self._example = Remembered(samples.example, KEPT_EXAMPLES)
+        self._whole = Remembered(self._whole_view, KEPT_VIEWS)
+        self._whole_shot = Remembered(self._shot_of_whole, KEPT_VIEWS)
 
     def __call__(self, step: int) -> Batch:
         first = step * self.config.batch
@@ -102,40 +119,55 @@ class EpisodeSource:
     def item(self, episode: Episode) -> dict[str, Any]:
         """One episode, each of its images flipped or augmented by itself."""
         rng = np.random.default_rng(sample_seed(self.config.seed, episode.query, f"views {episode.number}"))
-        image, mask, labels, key = self._view(episode.query, episode.class_id, rng)
-        query = self.featurizer.image(image, key)
-        targets, shots = [], []
-        for sample_id in episode.supports:
-            s_image, s_mask, _, s_key = self._view(sample_id, episode.class_id, rng)
-            shots.append(self.featurizer.shot(s_image, s_mask, s_key))
-            targets.append(canvas_target(s_mask, self.config.target_size))
-        known = labels if self.config.priors.leaks else None
+        view = self._view(episode.query, episode.class_id, rng)
+        query = self.featurizer.image(view.image, view.key)
+        shown = [self._shot(sample_id, episode.class_id, rng) for sample_id in episode.supports]
+        shots = [shot for shot, _ in shown]
+        known = view.labels if self.config.priors.leaks else None
         priors = self.featurizer.priors(query, shots, episode.class_id, known)
         # Frozen features of a mirrored image are taken as the mirrored features: exact but for the borders.
         flips = rng.random(1 + len(shots)) < (0.5 if self.config.augment is None else 0.0)
-        parts = list(zip(shots, targets, flips[1:], strict=True))
+        parts = [(shot, target, flip) for (shot, target), flip in zip(shown, flips[1:], strict=True)]
         return {
             "query": _flip(query.middle, flips[0]),
             "priors": _flip(priors, flips[0]),
-            "query_target": _flip(canvas_target(mask, self.config.target_size), flips[0]),
+            "query_target": _flip(view.target, flips[0]),
             "supports": torch.stack([_flip(s.features.middle, f) for s, _, f in parts]),
             "masks": torch.stack([_flip(s.grid_mask, f) for s, _, f in parts]),
             "support_target": torch.stack([_flip(t, f) for _, t, f in parts]),
             "sample_id": episode.query,
         }
 
-    def _view(self, sample_id: str, class_id: int, rng: np.random.Generator) -> tuple[Any, Any, Sequence[int], Any]:
-        """Image, binary mask, labels and cache key of a sample; no key for a random view."""
+    def _shot(self, sample_id: str, class_id: int, rng: np.random.Generator) -> tuple[Shot, Tensor]:
+        """A support and its target."""
+        if self.config.augment is None:
+            return self._whole_shot(sample_id, class_id)
+        return self._made(self._view(sample_id, class_id, rng))
+
+    def _shot_of_whole(self, sample_id: str, class_id: int) -> tuple[Shot, Tensor]:
+        return self._made(self._whole(sample_id, class_id))
+
+    def _made(self, view: View) -> tuple[Shot, Tensor]:
+        return self.featurizer.shot(view.image, view.mask, view.key), view.target
+
+    def _view(self, sample_id: str, class_id: int, rng: np.random.Generator) -> View:
+        """The whole image, or a random view of it."""
+        whole = self._whole(sample_id, class_id)
+        if self.config.augment is None:
+            return whole
+        geometry = draw_geometry(rng, *whole.mask.shape, self.config.augment)
+        image = geometry.image(whole.image, fill=fill_colour(self.featurizer.mean))
+        mask = geometry.label(whole.mask)
+        target = canvas_target(mask, self.config.target_size)
+        return View(jitter_colours(rng, image, self.config.augment), mask, target, whole.labels, None)
+
+    def _whole_view(self, sample_id: str, class_id: int) -> View:
         example = self._example(self._where[sample_id])
         if example.mask is None:
             raise ValueError(f"{sample_id}: expected a mask, found none")
-        mask, labels = binary_mask(example.mask, class_id, self._hidden), example.info.class_ids
-        if self.config.augment is None:
-            return example.image, mask, labels, sample_id
-        height, width = example.image.shape[:2]
-        geometry = draw_geometry(rng, height, width, self.config.augment)
-        image = geometry.image(example.image, fill=fill_colour(self.featurizer.mean))
-        return jitter_colours(rng, image, self.config.augment), geometry.label(mask), labels, None
+        mask = binary_mask(example.mask, class_id, self._hidden)
+        target = canvas_target(mask, self.config.target_size)
+        return View(example.image, mask, target, example.info.class_ids, sample_id)
 
 
 def _flip(maps: Tensor, flip: bool) -> Tensor:
@@ -172,6 +204,7 @@ def episode_loss(net: FewShotNet, batch: Batch, config: Config) -> tuple[Tensor,
             "support_weight": config.support_weight,
             "inner_weight": config.inner_weight,
             "object_weight": config.object_weight,
+            "support_object_weight": config.support_object_weight,
         }
         shown = batch["support_target"][:, 0]
         loss = scl_loss(out.query, out.first, out.second, target, shown, **weights)

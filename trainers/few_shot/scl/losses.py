@@ -45,12 +45,14 @@ def scl_loss(
     support_weight: float = 1.0,
     inner_weight: float = 1.0,
     object_weight: float = 1.0,
+    support_object_weight: float = 1.0,
 ) -> Tensor:
     """L_main + L_aux: the query, and the support's first and second segmentation; 3 main and 3 x scales inner terms.
 
-    `support_weight` 0 leaves PFENet's loss.
+    `object_weight` counts in the query's terms, `support_object_weight` in the support's. `support_weight` 0 leaves
+    PFENet's loss.
     """
     loss = decoded_loss(query, query_target, inner_weight, object_weight)
     for support in (first, second):
-        loss = loss + support_weight * decoded_loss(support, support_target, inner_weight, object_weight)
+        loss = loss + support_weight * decoded_loss(support, support_target, inner_weight, support_object_weight)
     return loss
