@@ -88,7 +88,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(320, 152, 240, 150, steps=150, episodes={1: 160, 5: 80}),
+    "small": Size(280, 133, 220, 130, steps=150, episodes={1: 150, 5: 60}),
     "full": Size(1500, 400, 600, 400, steps=1200, episodes={1: 500, 5: 300}),
 }
 

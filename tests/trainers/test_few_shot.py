@@ -173,7 +173,7 @@ def test_presets_are_the_releases() -> None:
     assert (pi_clip.priors.prompts, pi_clip.priors.shots, pi_clip.prior_channels) == ("target", "concat", 4)
     assert Config(preset="pi_clip", shots=5).prior_channels == 12
     assert (scl.object_weight, scl.support_object_weight, scl.prior_gain, scl.target_stride) == (1, 1, 1, 1)
-    assert (scl.cross_iou, Config().cross_iou) == ("both", "foreground")
+    assert (scl.support_weight, scl.cross_iou) == (1, "both")
     assert scl.episodes.held_out_pixels == "background"
     assert scl.inter_scale_source == "initial"
     assert Config().inter_scale_source == "current"

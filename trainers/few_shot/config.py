@@ -19,7 +19,7 @@ _RELEASES: dict[str, Any] = {
     "area_masks": False,
     "target_stride": 1,
     "object_weight": 1.0,
-    "cross_iou": "both",
+    "support_weight": 1.0,
     "prior_gain": 1.0,
     "cached": False,
     "schedule": "poly",
@@ -97,9 +97,9 @@ class Config(TrainerConfig):
 
     scl: bool = False
     inter_scale_source: InterScale = "current"
-    support_weight: float = Field(default=1.0, ge=0)
+    support_weight: float = Field(default=0.5, ge=0)  # of each support's loss: both as much as the query's; release: 1
     inner_weight: float = Field(default=1.0, ge=0)
-    cross_iou: CrossIou = "foreground"  # of a support's score: the object's alone (CANet version), or both sides'
+    cross_iou: CrossIou = "both"  # of a support's score: both sides' (PFENet version), or the object's (CANet version)
     object_weight: float = Field(default=3.0, gt=0)  # of an object's pixel in the query's loss; the releases: 1
     support_object_weight: float = Field(default=1.0, gt=0)  # the same in the losses of SCL's supports; the release: 1
     prior_gain: float = Field(default=5.0, gt=0)  # of the prior maps in pfenet's merge; the release: 1
