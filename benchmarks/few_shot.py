@@ -5,7 +5,9 @@ classes of a fold (fold = seed modulo 4; the full budget takes all folds), teste
 `miou_1shot`, `fbiou_1shot`, `miou_5shot`, `fbiou_5shot`; for the arms with SCL also `miou_5shot_mean`: the five
 predictions averaged instead of weighed, and `cross_gain`, what weighing adds to that. All arms of a seed see the same
 training and tested episodes; `gain_1shot` and `gain_5shot` are an arm's mIoU less that of the arm without its last
-part.
+part. Why SCL helps or not, on its 1-shot episodes: `support_first` and `support_second`, the object's IoU of a support
+segmented by its own vector and by both; `missed`, the share of its object that the auxiliary vector stands for;
+`miou_1shot_own`, the query's mIoU with the support's plain vector in both places.
 Arms `prior_plain`, `prior_vvp`, `prior_vtp`, `prior_vtp+pir`: training-free maps of the same 1-shot episodes; metric
 `ap`, the average precision over an episode's pixels, mean over episodes. Prompts are target-only throughout.
 Each metric is the mean of two worlds, which follow as `@ccp` (street photos, held-out garments; tested on stems that
@@ -42,11 +44,14 @@ from data_contracts import (
 )
 from generators.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
 from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, Samples
+from trainers.engine import DataConfig, Samples, evaluating
+from trainers.few_shot.base import PyramidDecoder, masked_mean
 from trainers.few_shot.config import Config
 from trainers.few_shot.episodes import Episode, binary_mask
 from trainers.few_shot.features import Featurizer
-from trainers.few_shot.metrics import average_precision
+from trainers.few_shot.metrics import EpisodeMetrics, average_precision
+from trainers.few_shot.predict import FewShotPredictor, Supports
+from trainers.few_shot.scl import guide, mask_iou, second_look
 from trainers.few_shot.train import featurizer_of, test_episodes
 from trainers.registry import load_artifact
 
@@ -252,10 +257,39 @@ def network_scores(arm: str, world: World, size: Size, seed: int, fold: int, fol
         classes = sorted({e.class_id for e in episodes})
         scores = {fusion: metrics.compute(classes) for fusion, metrics in predictor.evaluate(samples, episodes).items()}
         found |= {f"miou_{shots}shot": scores["cross"]["miou"], f"fbiou_{shots}shot": scores["cross"]["fbiou"]}
+        if predictor.net.config.scl and shots == 1:
+            found |= self_guidance(predictor, samples, episodes)
         if predictor.net.config.scl and shots > 1:
             found[f"miou_{shots}shot_mean"] = scores["mean"]["miou"]
             found["cross_gain"] = scores["cross"]["miou"] - scores["mean"]["miou"]
     return found
+
+
+def self_guidance(predictor: FewShotPredictor, samples: Samples, episodes: Sequence[Episode]) -> dict[str, float]:
+    """What the two vectors see in a support, and what the query loses without them. Means over episodes."""
+    net, featurizer, metrics = predictor.net, predictor.featurizer, EpisodeMetrics()
+    where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
+    rows = []
+    for episode in episodes:
+        query, shown = (samples.example(where[i]) for i in (episode.query, episode.supports[0]))
+        if query.mask is None or shown.mask is None or not isinstance(net.decoder, PyramidDecoder):
+            continue
+        shot = featurizer.shot(shown.image, binary_mask(shown.mask, episode.class_id), episode.supports[0])
+        mask = shot.grid_mask[None]
+        with evaluating(net):
+            features = net.down_support(shot.features.middle[None])
+            own, guided = masked_mean(features, mask), guide(net.decoder, features, mask)
+            second = second_look(net.decoder, features, guided, net.config.inter_scale_source)
+        looks = [decoded.logits.argmax(dim=1) for decoded in (guided.first, second)]
+        ious = [float(mask_iou(look, mask[:, 0].long(), "foreground")) for look in looks]
+        rows.append((*ious, 1 - float((looks[0] * mask[:, 0]).sum() / mask.sum())))
+        supports = Supports(episode.class_id, (shot,), torch.ones(1), (own, own))
+        target = binary_mask(query.mask, episode.class_id)
+        found = predictor.logits(featurizer.image(query.image, episode.query), target.shape, supports)
+        metrics.update(episode.class_id, found.labels, target)
+    first, second_, missed = np.mean(rows, axis=0).tolist()
+    plain = metrics.compute(sorted({e.class_id for e in episodes}))["miou"]
+    return {"support_first": first, "support_second": second_, "missed": missed, "miou_1shot_own": plain}
 
 
 def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:

@@ -4,11 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 from benchmarks import few_shot
-from benchmarks.common import is_train_key, parse_options
+from benchmarks.common import Record, is_train_key, parse_options
 from data_contracts import encode_image, encode_mask
-from trainers.engine import Samples
+from tests.trainers import shapes
+from trainers.engine import DataConfig, Samples
+from trainers.few_shot.base import PyramidDecoder
+from trainers.few_shot.config import Config
+from trainers.few_shot.model import FewShotNet
+from trainers.few_shot.predict import FewShotPredictor
+from trainers.few_shot.train import featurizer_of
 
 COARSE = ["background", "skin", "hair", "top", "bag", "hat", "footwear"]
 FINE_TO_COARSE = [0, 1, 2, 3, 3, 4, 5, 6]
@@ -70,3 +78,39 @@ def test_scenes_of_tested_styles_are_not_those_of_training(tmp_path: Path) -> No
     assert (len(learnt), len(tested)) == (4, 4)
     assert not set(learnt.ids) & set(tested.ids)
     assert len(world.space.classes) == 19
+
+
+def test_gains_are_differences_to_the_arm_without_the_last_part(tmp_path: Path) -> None:
+    record = Record.open(options(tmp_path, tmp_path))
+    for arm, value in (("base", 0.2), ("base+scl", 0.3)):
+        few_shot.add(record, arm, 0, {"ccp": {"miou_1shot": value}, "drawn": {"miou_1shot": value + 0.2}})
+    assert "gain_1shot" not in record.values["base"]["0"]
+    found = record.values["base+scl"]["0"]
+    assert found["miou_1shot"] == pytest.approx(0.4)
+    assert [found[f"gain_1shot{world}"] for world in ("", "@ccp", "@drawn")] == pytest.approx([0.1] * 3)
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_support_that_is_found_wholly_leaves_nothing_to_the_auxiliary_vector(tmp_path: Path, found: bool) -> None:
+    """Decoders whose bias alone decides: all of the image is the object, or nothing is."""
+    samples = Samples.open(DataConfig(samples=(shapes.write_scenes(tmp_path / "scenes", 12),)), str(tmp_path / "cache"))
+    given = {"encoder": "test_efficientnet", "encoder_weights": "random", "size": 64, "width": 8, "scales": [1.0]}
+    config = Config.model_validate(
+        {**given, "scl": True, "prior": "none", "episodes": {"held_out": (), "min_share": 0}}
+    )
+    featurizer = featurizer_of(config, shapes.SPACE, torch.device("cpu"))
+    net = FewShotNet(config, featurizer.channels, config.prior_channels)
+    assert isinstance(net.decoder, PyramidDecoder)
+    last = net.decoder.head[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 1.0 if found else -1.0]))
+    world = few_shot.World("shapes", shapes.SPACE, samples.config, samples.config, {})
+    size = few_shot.Size(1, 1, 1, 1, steps=1, episodes={1: 4})
+    episodes = few_shot.tested_episodes(world, samples, size, config, 1)
+    scores = few_shot.self_guidance(FewShotPredictor(net, featurizer, shapes.SPACE), samples, episodes)
+    assert scores["missed"] == (0.0 if found else 1.0)
+    assert scores["support_first"] == scores["support_second"]
+    assert (scores["support_first"] > 0) == (scores["miou_1shot_own"] > 0) == found
