@@ -140,7 +140,8 @@ class Featurizer:
         self._encoder_space = config_hash({name: getattr(config, name) for name in fields})
         self._clip_space = config_hash(config.priors)
         matched = ("prior", "base", "mask_support", "area_masks", "binary_masks")
-        self._prior_space = config_hash([self._encoder_space, self._clip_space, *(getattr(config, m) for m in matched)])
+        spaces: dict[str, Any] = {"encoder": self._encoder_space, "clip": self._clip_space}
+        self._prior_space = config_hash({**spaces, **{name: getattr(config, name) for name in matched}})
         self._cache = _cache(config.cache_mb)
 
     def image(self, image: Uint8Array, key: str | None = None) -> Features:
@@ -204,7 +205,7 @@ class Featurizer:
         if None in keys:
             return self._priors(query, shots, class_id, labels)
         texts = () if self.clip is None else self.clip.competing(class_id, labels)
-        name = config_hash([class_id, *texts, *keys])
+        name = config_hash({"class": class_id, "texts": texts, "images": keys})
         return self._kept(self._prior_space, name, lambda: Maps(self._priors(query, shots, class_id, labels))).maps
 
     def _priors(self, query: Features, shots: Sequence[Shot], class_id: int, labels: Sequence[int] | None) -> Tensor:

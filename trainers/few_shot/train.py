@@ -155,7 +155,7 @@ class EpisodeSource:
         whole = self._whole(sample_id, class_id)
         if self.config.augment is None:
             return whole
-        geometry = draw_geometry(rng, *whole.mask.shape, self.config.augment)
+        geometry = draw_geometry(rng, whole.mask.shape[0], whole.mask.shape[1], self.config.augment)
         image = geometry.image(whole.image, fill=fill_colour(self.featurizer.mean))
         mask = geometry.label(whole.mask)
         target = canvas_target(mask, self.config.target_size)
