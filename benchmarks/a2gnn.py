@@ -15,8 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from labelers import LabelItem
 from labelers.a2gnn import A2gnn, Config, load
 from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
 from labelers.a2gnn.labeler import Task
@@ -52,9 +50,14 @@ SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
 SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it and the trainers faster
 TRAINING: dict[str, dict[str, Any]] = {
     "affinity": {},
-    "supervised": {"augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)}, "encoder_lr_factor": 0.3},
+    "supervised": {
+        "segmenter": {"options": {"decoder_channels": [64, 48, 32, 24, 16]}},
+        "augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)},
+        "encoder_lr_factor": 0.3,
+    },
 }
-CHUNK = 4  # images that a thread labels at a time
+CHUNK = 6  # images that a thread labels at a time
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,12 @@ class Size:
     tested: int
     affinity_steps: int
     segmenter_steps: int
-    timed: int  # images that the dense form solves
+    timed: int  # images that the dense form solves as well
 
 
 SIZES = {
-    "small": Size(trained=12, tested=8, affinity_steps=40, segmenter_steps=100, timed=2),
-    "full": Size(trained=150, tested=60, affinity_steps=400, segmenter_steps=800, timed=8),
+    "small": Size(trained=24, tested=8, affinity_steps=300, segmenter_steps=100, timed=12),
+    "full": Size(trained=150, tested=60, affinity_steps=1000, segmenter_steps=800, timed=24),
 }
 
 
@@ -85,25 +88,13 @@ def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...
     return out
 
 
-def seed_map(model: A2gnn, item: LabelItem) -> Uint8Array:
-    """Seeds of one image, 255 where nobody knows."""
-    task = model.task(item)
-    return np.zeros(item.image.shape[:2], np.uint8) if task is None else task.seeds.labels
-
-
-def plain_labels(model: A2gnn, arm: str, item: LabelItem) -> Uint8Array:
+def plain_labels(model: A2gnn, arm: str, task: Task) -> Uint8Array:
     """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
-    size = (item.image.shape[0], item.image.shape[1])
-    boxes = pixel_boxes(item.boxes, size)
-    whole = [allowed_pixels(item.image, box) for box in boxes]
-    if arm == "box_fill":
-        return paint(boxes, whole, size)
-    task = model.task(item)
-    if task is None:
-        return np.zeros(size, np.uint8)
     if arm == "seeds+crf":
         return seeds_and_crf(model, task)
-    return paint(boxes, [c if c.any() else w for c, w in zip(task.seeds.plain, whole, strict=True)], size)
+    whole = [allowed_pixels(task.item.image, box) for box in task.boxes]
+    cuts = [cut if cut.any() else box for cut, box in zip(task.seeds.plain, whole, strict=True)]
+    return paint(task.boxes, whole if arm == "box_fill" else cuts, task.item.image.shape[:2])
 
 
 def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
@@ -123,49 +114,63 @@ def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
 Made = dict[str, tuple[list[Uint8Array], float]]  # by arm: labels, seconds an image
 
 
-def graph_labels(model: A2gnn, items: Sequence[LabelItem]) -> Made:
-    """Labels of `a2gnn` and `a2gnn+crf` from one training, two threads, a few images each at a time."""
+def graph_labels(model: A2gnn, tasks: Sequence[Task]) -> Made:
+    """Labels of `a2gnn` and `a2gnn+crf` from one training; images of a size together, a few a time in each thread."""
     begun = time.perf_counter()
 
-    def label(chunk: Sequence[LabelItem]) -> tuple[list[Uint8Array], list[Uint8Array], float]:
-        tasks, shares = model.graph_shares([task for task in map(model.task, chunk) if task is not None])
-        plain = [model.finish(task, own).mask for task, own in zip(tasks, shares, strict=True)]
+    def label(chunk: Sequence[int]) -> tuple[list[Uint8Array], list[Uint8Array], float]:
+        chosen, shares = model.graph_shares([tasks[i] for i in chunk])
+        plain = [masked(model, task, own) for task, own in zip(chosen, shares, strict=True)]
         middle = time.perf_counter()
-        refined = [model.finish(t, s).mask for t, s in zip(tasks, model.refine(tasks, shares), strict=True)]
-        spent = time.perf_counter() - middle
-        return [m for m in plain if m is not None], [m for m in refined if m is not None], spent
+        refined = [masked(model, t, s) for t, s in zip(chosen, model.refine(chosen, shares), strict=True)]
+        return plain, refined, time.perf_counter() - middle
 
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(label, [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]))
-    total, crf = time.perf_counter() - begun, sum(f[2] for f in found) / 2
-    count = max(len(items), 1)
+    order = by_size(tasks)
+    chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(label, chunks))
+    total, crf = time.perf_counter() - begun, sum(f[2] for f in found) / THREADS
+    count = max(len(tasks), 1)
+    plain = dict(zip(order, (m for f in found for m in f[0]), strict=True))
+    refined = dict(zip(order, (m for f in found for m in f[1]), strict=True))
     return {
-        "a2gnn": ([m for f in found for m in f[0]], (total - crf) / count),
-        "a2gnn+crf": ([m for f in found for m in f[1]], total / count),
+        "a2gnn": ([plain[i] for i in range(len(tasks))], (total - crf) / count),
+        "a2gnn+crf": ([refined[i] for i in range(len(tasks))], total / count),
     }
 
 
-def timed_labels(arm: str, items: Sequence[LabelItem], make: Callable[[LabelItem], Uint8Array]) -> Made:
-    """Labels made one by one."""
+def by_size(tasks: Sequence[Task]) -> list[int]:
+    """Positions in an order in which images of one size, and of like numbers of classes, are neighbours."""
+    return sorted(range(len(tasks)), key=lambda i: (tasks[i].item.image.shape, len(tasks[i].class_ids)))
+
+
+def masked(model: A2gnn, task: Task, shares: Any) -> Uint8Array:
+    """The label that these shares end in."""
+    mask = model.finish(task, shares).mask
+    if mask is None:
+        raise ValueError(f"{task.item.sample_id}: expected a label, found none")
+    return mask
+
+
+def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], Uint8Array]) -> Made:
+    """Labels made one by one in each thread."""
     begun = time.perf_counter()
-    labels = [make(item) for item in items]
-    return {arm: (labels, (time.perf_counter() - begun) / max(len(items), 1))}
+    with ThreadPoolExecutor(THREADS) as pool:
+        labels = list(pool.map(make, tasks))
+    return {arm: (labels, (time.perf_counter() - begun) / max(len(tasks), 1))}
 
 
-def kept(
-    folder: Path, arm: str, items: Sequence[LabelItem], make: Callable[[], Made]
-) -> tuple[list[Uint8Array], float]:
+def kept(folder: Path, arm: str, tasks: Sequence[Task], make: Callable[[], Made]) -> tuple[list[Uint8Array], float]:
     """Labels of one arm and seconds an image; made once, then read back."""
+    names = [f"{task.item.sample_id}.png" for task in tasks]
     done = folder / arm / "seconds.json"
     if not done.is_file():
         for name, (labels, seconds) in make().items():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for item, label in zip(items, labels, strict=True):
-                (folder / name / f"{item.sample_id}.png").write_bytes(encode_mask(label))
+            for own, label in zip(names, labels, strict=True):
+                (folder / name / own).write_bytes(encode_mask(label))
             (folder / name / "seconds.json").write_text(json.dumps(seconds))
-    return [decode_mask((folder / arm / f"{i.sample_id}.png").read_bytes()) for i in items], json.loads(
-        done.read_text()
-    )
+    return [decode_mask((folder / arm / own).read_bytes()) for own in names], json.loads(done.read_text())
 
 
 def judge(labels: Sequence[Uint8Array], tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
@@ -181,26 +186,23 @@ def judge(labels: Sequence[Uint8Array], tested: Sequence[Photo], space: LabelSpa
     return {"miou": float(np.mean(list(found.values()))), **found, "box_violation_px": broken, "empty_boxes": empty}
 
 
-def seed_quality(model: A2gnn, tested: Sequence[Photo]) -> dict[str, float]:
+def seed_quality(tasks: Sequence[Task], tested: Sequence[Photo]) -> dict[str, float]:
     """Share of foreground seeds that are right, and of all pixels that are seeds."""
     right = seeds = known = pixels = 0
-    for photo in tested:
-        task = model.task(photo.item)
-        if task is not None:
-            own = (task.seeds.labels != 0) & (task.seeds.labels != IGNORE)
-            right += int((task.seeds.labels == photo.mask)[own].sum())
-            seeds += int(own.sum())
-            known += int((task.seeds.labels != IGNORE).sum())
-            pixels += photo.mask.size
+    for task, photo in zip(tasks, tested, strict=True):
+        own = (task.seeds.labels != 0) & (task.seeds.labels != IGNORE)
+        right += int((task.seeds.labels == photo.mask)[own].sum())
+        seeds += int(own.sum())
+        known += int((task.seeds.labels != IGNORE).sum())
+        pixels += photo.mask.size
     return {"seed_precision": right / max(seeds, 1), "seed_coverage": known / max(pixels, 1)}
 
 
-def speed(model: A2gnn, items: Sequence[LabelItem]) -> dict[str, float]:
-    """Seconds of the graph models alone: as stacks of tiles, and dense, one by one; both with a tenth of the steps."""
-    steps = (max(model.config.steps[0] // 5, 1), max(model.config.steps[1] // 5, 1))
-    fast = replace(model, config=model.config.model_copy(update={"steps": steps, "crf": None}))
+def speed(model: A2gnn, tasks: Sequence[Task]) -> dict[str, float]:
+    """Seconds of the graph models alone: as stacks of tiles, and dense, one by one; one thread, half of the steps."""
+    steps = (max(model.config.steps[0] // 2, 1), max(model.config.steps[1] // 2, 1))
+    fast = replace(model, config=model.config.model_copy(update={"steps": steps}))
     slow = replace(fast, config=fast.config.model_copy(update={"attention": "dense", "batch": 1}))
-    tasks = [task for task in (fast.task(item) for item in items) if task is not None]
     problems = fast.problems(tasks)
     timed = []
     for one in (fast, slow):
@@ -254,7 +256,7 @@ def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[Uint8Ar
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One seed's photos and working folder."""
+    """One seed's photos and working folder. Boxes become seeds once: all arms share them."""
 
     trained: list[Photo]
     tested: list[Photo]
@@ -262,14 +264,24 @@ class Bench:
     size: Size
     seed: int
     folder: Path
+    seeded: dict[str, tuple[list[Task], float]] = field(default_factory=dict)
+
+    def tasks(self, part: str) -> tuple[list[Task], float]:
+        """Seeds of the `train` or `test` photos, and seconds an image."""
+        if part not in self.seeded:
+            model = load(Config(**SETTINGS), self.space)
+            items = [photo.item for photo in (self.trained if part == "train" else self.tested)]
+            begun = time.perf_counter()
+            with ThreadPoolExecutor(THREADS) as pool:
+                found = [task for task in pool.map(model.task, items) if task is not None]
+            if len(found) < len(items):
+                raise ValueError(f"{part}: expected boxes in {len(items)} photos, found them in {len(found)}")
+            self.seeded[part] = found, (time.perf_counter() - begun) / max(len(items), 1)
+        return self.seeded[part]
 
     def affinity(self) -> str:
         """The affinity network's artefact, trained on seeds of the trained photos."""
-        seeds_of = load(Config(**SETTINGS, output="seeds"), self.space)
-        items = [photo.item for photo in self.trained]
-        labels, _ = kept(
-            self.folder / "train", "seeds", items, lambda: timed_labels("seeds", items, lambda i: seed_map(seeds_of, i))
-        )
+        labels = [task.seeds.labels for task in self.tasks("train")[0]]
         data = DataConfig(
             samples=(write_samples(self.folder / "train_samples", self.trained, self.space),),
             labels=(write_labels(self.folder / "train_seeds", self.trained, labels, self.space),),
@@ -277,38 +289,42 @@ class Bench:
         return self.train("affinity", data, {"steps": self.size.affinity_steps}, "affinity")
 
     def train(self, trainer: str, data: DataConfig, settings: dict[str, Any], name: str) -> str:
-        runtime = {"progress": False, "save_every": 20}
-        wanted = {"seed": self.seed, "precision": "fp32", "runtime": runtime, **TRAINING[trainer], **settings}
+        runtime = {"progress": False, "save_every": 50, "threads": THREADS}
+        wanted = {"seed": self.seed, "runtime": runtime, **TRAINING[trainer], **settings}
         config = TrainConfig(trainer=trainer, label_space=self.space, data=data, settings=wanted)
-        return train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
+        artefact = train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
+        torch.set_num_threads(1)
+        return artefact
 
     def model(self) -> A2gnn:
         return load(Config(**SETTINGS, affinity=self.affinity(), seed=self.seed), self.space)
 
     def label_arm(self, arm: str) -> dict[str, float]:
-        items, folder = [photo.item for photo in self.tested], self.folder / "test"
-        extra: dict[str, float] = {}
+        tasks, begun = self.tasks("test")
+        folder, extra = self.folder / "test", {}
         if arm.startswith("a2gnn"):
             model = self.model()
-            labels, seconds = kept(folder, arm, items, lambda: graph_labels(model, items))
+            labels, seconds = kept(folder, arm, tasks, lambda: graph_labels(model, tasks))
             if arm == "a2gnn":
-                extra = speed(model, items[:: max(1, -(-len(items) // self.size.timed))])
+                order = by_size(tasks)
+                extra = speed(model, [tasks[i] for i in order[:: max(1, len(order) // self.size.timed)]])
         else:
             model = load(Config(**SETTINGS), self.space)
-            make = partial(plain_labels, model, arm)
-            labels, seconds = kept(folder, arm, items, lambda: timed_labels(arm, items, make))
+            labels, seconds = kept(
+                folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(model, arm, task))
+            )
             if arm == "seeds+crf":
-                extra = seed_quality(model, self.tested)
+                extra = seed_quality(tasks, self.tested)
+        seconds += 0 if arm == "box_fill" else begun
         return {**judge(labels, self.tested, self.space), "seconds_per_image": seconds, **extra}
 
     def segmenter_arm(self, arm: str) -> dict[str, float]:
-        samples = write_samples(self.folder / "train_samples", self.trained, self.space)
-        data = DataConfig(samples=(samples,))
+        data = DataConfig(samples=(write_samples(self.folder / "train_samples", self.trained, self.space),))
         if arm == "segmenter_on_labels":
-            items, model = [photo.item for photo in self.trained], self.model()
-            labels, _ = kept(self.folder / "train", "a2gnn+crf", items, lambda: graph_labels(model, items))
+            tasks, model = self.tasks("train")[0], self.model()
+            labels, _ = kept(self.folder / "train", "a2gnn+crf", tasks, lambda: graph_labels(model, tasks))
             folder = write_labels(self.folder / "train_masks", self.trained, labels, self.space)
-            data = DataConfig(samples=(samples,), labels=(folder,))
+            data = data.model_copy(update={"labels": (folder,)})
         settings = {"steps": self.size.segmenter_steps}
         predictor = load_artifact(self.train("supervised", data, settings, arm))
         found: list[Uint8Array] = predictor.labels([photo.image for photo in self.tested])
@@ -328,7 +344,6 @@ def run(options: Options) -> None:
         trained, tested, space = photos(options, (size.trained, size.tested), seed)
         bench = Bench(trained, tested, space, size, seed, work / str(seed))
         for arm in arms:
-            torch.set_num_threads(2 if arm in SEGMENTER_ARMS else 1)
             record.add(arm, seed, bench.segmenter_arm(arm) if arm in SEGMENTER_ARMS else bench.label_arm(arm))
             print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")

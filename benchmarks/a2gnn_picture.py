@@ -35,7 +35,7 @@ def panels(model: A2gnn, photo: Photo, space: LabelSpace) -> list[Uint8Array]:
     unknown = task.seeds.labels == IGNORE
     seeds = overlay(photo.image, np.where(unknown, 0, task.seeds.labels).astype(np.uint8), space)
     seeds[unknown] = 255 - (255 - seeds[unknown]) // 3
-    maps = (plain_labels(model, "grabcut", item), label, photo.mask)
+    maps = (plain_labels(model, "grabcut", task), label, photo.mask)
     return [boxed, seeds, *(overlay(photo.image, one, space) for one in maps)]
 
 

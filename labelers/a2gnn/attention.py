@@ -112,6 +112,19 @@ def _places(index: Tensor, size: int) -> Tensor:
     return places[:, :size]
 
 
+def _gather(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (I,) of values (B, N, D), zeros for the index N: (B, I, D)."""
+    return torch.nn.functional.pad(values, (0, 0, 0, 1)).index_select(1, index)
+
+
+def _gather_sum(values: Tensor, users: Tensor) -> Tensor:
+    """Sum of the rows users[:, n] of values (B, I + 1, D), for each n: (B, N, D). The last row must be zero."""
+    total = values.index_select(1, users[0])
+    for places in users[1:]:
+        total += values.index_select(1, places)
+    return total
+
+
 class _Take(torch.autograd.Function):
     """Gather of rows whose gradient is a gather as well, not a scatter: many times as fast on a CPU, and always in the
     same order.
@@ -120,17 +133,12 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: "torch.autograd.function.FunctionCtx", values: Tensor, index: Tensor, users: Tensor) -> Tensor:
         ctx.save_for_backward(users)
-        padded = torch.nn.functional.pad(values, (0, 0, 0, 1))
-        return padded.index_select(1, index)
+        return _gather(values, index)
 
     @staticmethod
     def backward(ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor) -> tuple[Tensor, None, None]:
         (users,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        padded = torch.nn.functional.pad(grads[0], (0, 0, 0, 1))
-        total = padded.index_select(1, users[0])
-        for places in users[1:]:
-            total += padded.index_select(1, places)
-        return total, None, None
+        return _gather_sum(torch.nn.functional.pad(grads[0], (0, 0, 0, 1)), users), None, None
 
 
 def take(values: Tensor, index: Tensor, users: Tensor) -> Tensor:
@@ -145,22 +153,81 @@ def tile_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling, *, cen
     """One layer: softmax over edges of beta * cos(h_i, h_j) + 10 a_ij, times h.
 
     `h` (B, T t^2, D) in slots, `beta` (B,), `bias` of `Tiling.bias`. A pair with a negative cosine is no edge; on
-    non-negative `h` that never happens, unless `centred`, which takes the cosine of h minus its mean over the image.
+    non-negative `h` that never happens, so it is looked for only if `centred`, which takes the cosine of h minus its
+    mean over the image.
     """
+    if centred:
+        return _centred_attention(h, beta, bias, tiling)
+    out: Tensor = _TileAttention.apply(h, beta, bias, tiling)
+    return out
+
+
+class _TileAttention(torch.autograd.Function):
+    """The layer with its gradient by hand: the scores, by far the largest tensors, are touched as little as can be.
+
+    With u = h / |h|, s = beta u_q . u_k + bias, P = softmax(s) and out = P h: dL/ds = P (g . h_k - g . out), because
+    the softmax's own sum over j of P_ij g_i . h_j is g_i . out_i.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: "torch.autograd.function.FunctionCtx", h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling
+    ) -> Tensor:
+        batch, slots, width = h.shape
+        inverse = h.square().sum(dim=2, keepdim=True).clamp_(min=1e-12).rsqrt_()
+        index = tiling.keys.flatten()
+        keys = _gather(h, index)
+        units = (keys * _gather(inverse, index)).view(batch * tiling.tiles, -1, width)
+        keys = keys.view_as(units)
+        asked = (h * (inverse * beta.view(-1, 1, 1))).view(batch * tiling.tiles, -1, width)
+        scores = torch.baddbmm(bias.view(batch * tiling.tiles, asked.shape[1], -1), asked, units.transpose(1, 2))
+        p = scores.softmax(dim=2)
+        out = torch.bmm(p, keys)
+        ctx.save_for_backward(h, beta, inverse, keys, units, asked, p, out)
+        ctx.tiling = tiling  # type: ignore[attr-defined]
+        return out.view(batch, slots, width)
+
+    @staticmethod
+    def backward(ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        h, beta, inverse, keys, units, asked, p, out = ctx.saved_tensors  # type: ignore[attr-defined]
+        tiling: Tiling = ctx.tiling  # type: ignore[attr-defined]
+        g = grads[0].contiguous().view_as(out)
+        common = (g * out).sum(dim=2, keepdim=True)
+        down = torch.baddbmm(common, g, keys.transpose(1, 2), beta=-1).mul_(p)  # gradient of the scores
+        back = torch.bmm(down, units).view_as(h)  # that of beta u_q
+        unit = h * inverse
+        to_beta = (back * unit).sum(dim=(1, 2))
+        to_unit = _summed(down, asked, len(h), tiling).addcmul_(back, beta.view(-1, 1, 1))
+        along = (to_unit * unit).sum(dim=2, keepdim=True)
+        to_h = _summed(p, g, len(h), tiling).addcmul_(to_unit.addcmul_(unit, along, value=-1), inverse)
+        return to_h, to_beta, None, None
+
+
+def _summed(weights: Tensor, queries: Tensor, batch: int, tiling: Tiling) -> Tensor:
+    """What the queries send to their keys, summed over the tiles that see them: (B T, Q, S) and (B T, Q, D) to
+    (B, T t^2, D).
+    """
+    count, width = tiling.keys.numel(), queries.shape[2]
+    sent = queries.new_zeros(batch, count + 1, width)
+    if batch == 1:
+        torch.bmm(weights.transpose(1, 2), queries, out=sent[0, :-1].view(tiling.tiles, -1, width))
+    else:
+        sent[:, :-1] = torch.bmm(weights.transpose(1, 2), queries).view(batch, count, width)
+    return _gather_sum(sent, tiling.users)
+
+
+def _centred_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling) -> Tensor:
+    """The layer whose cosines are those of h minus its mean over the image, and whose negative ones cut edges."""
     batch, _, width = h.shape
     tiles, queries = tiling.tiles, tiling.tile**2
     keys = take(h, tiling.keys.flatten(), tiling.users).view(batch * tiles, -1, width)
     asked = h.reshape(batch * tiles, queries, width)
-    if centred:
-        real = (tiling.cells < tiling.height * tiling.width).to(h.dtype)[:, None]
-        mean = (h * real).sum(dim=1, keepdim=True) / real.sum()
-        mean = mean.expand(batch, tiles, width).reshape(batch * tiles, 1, width)
-        cosine = _cosine(asked - mean, keys - mean)
-    else:
-        cosine = _cosine(asked, keys)
+    real = (tiling.cells < tiling.height * tiling.width).to(h.dtype)[:, None]
+    mean = (h * real).sum(dim=1, keepdim=True) / real.sum()
+    mean = mean.expand(batch, tiles, width).reshape(batch * tiles, 1, width)
+    cosine = _cosine(asked - mean, keys - mean)
     scores = beta.view(-1, 1, 1, 1) * cosine.view(batch, tiles, queries, -1) + bias
-    if centred:
-        scores = _cut(scores, cosine.view_as(scores), tiling)
+    scores = _cut(scores, cosine.view_as(scores), tiling)
     p = scores.softmax(dim=-1).view(batch * tiles, queries, -1)
     return torch.bmm(p, keys).view(batch, -1, width)
 

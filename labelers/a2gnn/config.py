@@ -10,6 +10,7 @@ from vision.refine.pool import CrfOptions
 from vision.segmenters import PACKAGED_ENCODER
 
 Fusion = Literal["cam+grabcut", "grabcut", "cam"]
+Reseed = Literal["none", "agree", "weak"]
 Check = Literal["released", "centred", "quantile", "none"]
 
 
@@ -29,7 +30,7 @@ class SeedConfig(BaseModel):
     crf_floor: float = Field(default=0.8, ge=0, le=1)
     grabcut_iterations: int = Field(default=5, ge=1)
     grabcut_margin: float = Field(default=1.0, ge=0, description="image around a box that GrabCut sees, in box sides")
-    fill_range: tuple[float, float] = Field(default=(0.05, 0.95), description="share of a box that GrabCut may claim")
+    fill_range: tuple[float, float] = Field(default=(0.2, 0.9), description="share of a box that GrabCut may claim")
     tight_iou: float = Field(default=0.5, ge=0, le=1, description="least IoU of the claim's own tight box with the box")
     core: float = Field(
         default=3.0, ge=0, description="claims closer to their border than this, in pixels, are left out"
@@ -58,8 +59,16 @@ class Config(LabelerConfig):
     plain_sharpness: float = Field(default=2.0, gt=0, description="plain features: a = exp(-this * distance)")
     image_side: int | None = Field(default=320, ge=32, description="long side of the graph's image; none = native")
     seeds: SeedConfig = SeedConfig()
-    reseed: bool = Field(default=False, description="seeds again, where GrabCut and the artefact's class maps agree")
+    reseed: Reseed = Field(
+        default="weak",
+        description="seeds again with the artefact's class maps: `weak`, where no cut is plausible they claim instead; "
+        "`agree`, only where they and GrabCut agree",
+    )
     reseed_floor: float = Field(default=0.7, ge=0, le=1, description="share from which those maps are sure")
+    prior_weight: float = Field(default=0.3, ge=0, description="of those maps' shares beside the graph's")
+    prior_fill: tuple[float, float] = Field(
+        default=(0.3, 0.75), description="mean share of a class in its box, least and most"
+    )
     seed: int = 0
 
     hidden: int = Field(default=32, ge=1, description="width of the graph model")
@@ -116,6 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             overlap="undecided",
             hollow=False,
             core=0.0,
+            fill_range=(0.05, 0.95),
         ),
         "hidden": 256,
         "features": "l1",
@@ -126,7 +136,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "other_steps": (50, 50),
         "other_lr": 0.03,
         "loss_stride": 1,
-        "reseed": False,
+        "reseed": "none",
+        "prior_weight": 0.0,
         "check": "released",
         "check_start": 0,
         "check_every": 1,

@@ -22,6 +22,7 @@ from labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
 from labelers.a2gnn.config import Config
 from labelers.a2gnn.graphs import PlainGraphs
 from labelers.a2gnn.instances import box_instances
+from labelers.a2gnn.priors import fill_boxes
 from labelers.a2gnn.seeds import Confident, Seeds, box_seeds, fuse, other_seeds
 from labelers.a2gnn.solver import Problem, Solution, random_walk, solve
 from labelers.base import Instance, Labeler, LabelItem, PseudoLabel
@@ -60,6 +61,7 @@ class View:
     task: Task
     graph: ImageGraph
     image: Uint8Array
+    prior: Float32 | None = None  # class shares (1 + K, H, W) learnt from all images, for the task's classes
 
 
 @dataclass(frozen=True)
@@ -156,31 +158,50 @@ class A2gnn(Labeler):
         return [self.reseed(View(*parts)) for parts in zip(tasks, graphs, images, strict=True)]
 
     def reseed(self, view: View) -> View:
-        """The view with seeds on which GrabCut and the class maps learnt from all images agree, where there are any."""
-        task = view.task
-        if not self.config.reseed or not task.boxes or not len(view.graph.prior):
+        """The view with seeds from the class maps learnt from all images as well, where config and graph have them."""
+        task, config = view.task, self.config
+        if not task.boxes or not len(view.graph.prior) or not (config.prior_weight or config.reseed != "none"):
             return view
         maps = self._prior(view)
+        view = replace(view, prior=maps)
+        if config.reseed == "none" or (config.reseed == "weak" and not any(task.seeds.weak)):
+            return view
         labels = np.array([self.background_id, *task.class_ids], np.uint8)[maps.argmax(axis=0)]
-        sure = maps.max(axis=0) >= self.config.reseed_floor
-        background = sure & (labels == self.background_id)
-        labels[~sure | background] = IGNORE
-        fused = fuse(
-            task.boxes,
-            task.seeds.claims,
-            Confident(labels, background),
-            (maps.shape[1], maps.shape[2]),
-            self.background_id,
-            self.config.seeds.model_copy(update={"hollow": False}),
-        )
-        return replace(view, task=replace(task, seeds=replace(fused, plain=task.seeds.plain)))
+        doubtful = maps.max(axis=0) < config.reseed_floor
+        claims, sound = list(task.seeds.claims), [True] * len(task.boxes)
+        agree, options = None, config.seeds
+        if config.reseed == "agree":
+            background = ~doubtful & (labels == self.background_id)
+            agree = Confident(np.where(doubtful | background, IGNORE, labels).astype(np.uint8), background)
+            sound, options = [not weak for weak in task.seeds.weak], options.model_copy(update={"hollow": False})
+        else:
+            for i in np.flatnonzero(task.seeds.weak):
+                claims[i] = _box_claim(labels, task.boxes[i])
+        size = (maps.shape[1], maps.shape[2])
+        fused = fuse(task.boxes, claims, sound, agree, size, self.background_id, options)
+        if config.reseed == "weak":
+            for i in np.flatnonzero(task.seeds.weak):
+                box = task.boxes[i]
+                unsure = doubtful[box.at] & np.isin(fused.labels[box.at], (self.background_id, box.class_id))
+                fused.labels[box.at][unsure] = IGNORE
+        seeds = replace(fused, plain=task.seeds.plain, weak=task.seeds.weak)
+        return replace(view, task=replace(task, seeds=seeds))
 
     def _prior(self, view: View) -> Float32:
-        """Class shares learnt from all images, float32 (1 + K, H, W), among the classes whose boxes hold a pixel."""
+        """Class shares learnt from all images, float32 (1 + K, H, W), fitted to the image's boxes."""
         task = view.task
-        chosen = view.graph.prior[[self.background_id, *task.class_ids]]
-        height, width = task.item.image.shape[:2]
-        return clamp(_enlarge(chosen, view.image, (height, width)), task.class_ids, task.boxes)
+        size, grid = task.item.image.shape[:2], (2 * view.graph.grid[0], 2 * view.graph.grid[1])
+        logits = F.interpolate(
+            view.graph.prior[None, [self.background_id, *task.class_ids]],
+            size=grid,
+            mode="bilinear",
+            align_corners=False,
+        )
+        factors = [a / b / 4 for a, b in zip(view.image.shape[:2], size, strict=True)]
+        scaled = [(1 + task.class_ids.index(b.class_id), b.scaled(factors[0], factors[1], grid)) for b in task.boxes]
+        corners = [(channel, b.y0, b.x0, b.y1, b.x1) for channel, b in scaled]
+        shares = fill_boxes(logits[0].numpy(), corners, self.config.prior_fill)
+        return clamp(_to_size(torch.from_numpy(shares), view.image, (size[0], size[1])), task.class_ids, task.boxes)
 
     def problem(self, view: View) -> Problem:
         """The image as the solver wants it."""
@@ -219,6 +240,10 @@ class A2gnn(Labeler):
         if walked and self.config.walk_weight and self.config.mask_absent_classes:
             shares = shares + self.config.walk_weight * self._walked(view)
             shares /= shares.sum(axis=0, keepdims=True)
+        if view.prior is not None and self.config.prior_weight:
+            channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
+            shares[channels] += self.config.prior_weight * view.prior
+            shares /= 1 + self.config.prior_weight
         if self.config.clamp_to_boxes and task.boxes:
             shares = clamp(shares, task.channel_ids, task.boxes)
         return shares
@@ -284,11 +309,28 @@ def _enlarge(logits: torch.Tensor, image: Uint8Array, size: tuple[int, int]) -> 
     height, width = image.shape[:2]
     padded = (logits.shape[1] * 8, logits.shape[2] * 8)
     full = F.interpolate(logits[None], size=padded, mode="bilinear", align_corners=False)[..., :height, :width]
-    shares = full.softmax(dim=1)
-    if (height, width) != size:
+    return _resized(full.softmax(dim=1), size)
+
+
+def _to_size(shares: torch.Tensor, image: Uint8Array, size: tuple[int, int]) -> Float32:
+    """Shares (K, h, w) of the padded image, at any resolution, to (K, H, W) of `size`."""
+    padded = [side + -side % 8 for side in image.shape[:2]]
+    full = F.interpolate(shares[None], size=padded, mode="bilinear", align_corners=False)
+    return _resized(full[..., : image.shape[0], : image.shape[1]], size)
+
+
+def _resized(shares: torch.Tensor, size: tuple[int, int]) -> Float32:
+    if tuple(shares.shape[2:]) != size:
         shares = F.interpolate(shares, size=size, mode="bilinear", align_corners=False)
-    out: Float32 = shares[0].numpy()
+    out: Float32 = shares[0].contiguous().numpy()
     return out
+
+
+def _box_claim(labels: Uint8Array, box: PixelBox) -> NDArray[np.bool_]:
+    """The box's pixels that bear its class."""
+    claim = np.zeros(labels.shape, bool)
+    claim[box.at] = labels[box.at] == box.class_id
+    return claim
 
 
 def load(config: Config, space: LabelSpace) -> A2gnn:

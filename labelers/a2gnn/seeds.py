@@ -32,6 +32,7 @@ class Seeds:
     labels: Uint8Array
     claims: tuple[Bool, ...] = ()
     plain: tuple[Bool, ...] = ()  # GrabCut's claims as they came, box by box
+    weak: tuple[bool, ...] = ()  # boxes for which no cut is plausible
     sources: Counter[str] = field(default_factory=Counter)
     maps: Float32 | None = None  # (K, H, W) in [0, 1], tags ascending
 
@@ -85,17 +86,18 @@ def touching(boxes: Sequence[PixelBox]) -> list[list[int]]:
 
 def grouped_claims(
     image: Uint8Array, boxes: Sequence[PixelBox], claims: Sequence[Bool], seed: int, config: SeedConfig
-) -> list[Bool]:
-    """Claims in which each box without a plausible one has its part of one GrabCut around all boxes that it touches.
+) -> tuple[list[Bool], list[bool]]:
+    """Claims in which each box without a plausible one has its part of one GrabCut around all boxes that it touches,
+    and which boxes have no plausible cut even so.
 
     A garment's colours say little against the garment beside it, while the person stands out from the street. Where
     that part is not plausible either (but it may fill the box), the box keeps its own claim if it fills more than half
-    of it, and claims all of its pixels otherwise.
+    of it, and claims all of its pixels otherwise. A box that touches no other keeps its claim.
     """
-    out = list(claims)
+    out, lost = list(claims), [not is_plausible(c, b, config) for c, b in zip(claims, boxes, strict=True)]
     filling = config.model_copy(update={"fill_range": (config.fill_range[0], 1.0)})
     for group in touching(boxes):
-        weak = [i for i in group if not is_plausible(claims[i], boxes[i], config)]
+        weak = [i for i in group if lost[i]]
         if not weak or len(group) < 2:
             continue
         whole = grabcut(image, [boxes[i] for i in group], seed, config.grabcut_iterations, config.grabcut_margin)
@@ -103,10 +105,10 @@ def grouped_claims(
             part = np.zeros_like(whole)
             part[boxes[i].at] = whole[boxes[i].at]
             if is_plausible(part, boxes[i], filling):
-                out[i] = part
+                out[i], lost[i] = part, False
             elif claims[i][boxes[i].at].mean() <= 0.5:
                 out[i] = allowed_pixels(image, boxes[i])
-    return out
+    return out, lost
 
 
 def is_plausible(claim: Bool, box: PixelBox, config: SeedConfig) -> bool:
@@ -158,18 +160,23 @@ def box_seeds(
 ) -> Seeds:
     """Seeds of one image from its boxes. `maps` (K, H, W) belong to `class_ids`; None where fusion asks for none."""
     if config.fusion == "cam":
-        claims = [allowed_pixels(item.image, box) for box in boxes]
+        claims, weak = [allowed_pixels(item.image, box) for box in boxes], [False] * len(boxes)
+        plain = tuple(claims)
     else:
         seed = sample_seed(0, item.sample_id, "grabcut")
         claims = [grabcut(item.image, [box], seed, config.grabcut_iterations, config.grabcut_margin) for box in boxes]
-    plain = tuple(claims)
-    if config.groups and config.fusion != "cam":
-        claims = grouped_claims(item.image, boxes, claims, seed, config)
+        plain = tuple(claims)
+        weak = [not is_plausible(claim, box, config) for claim, box in zip(claims, boxes, strict=True)]
+        if config.groups:
+            claims, weak = grouped_claims(item.image, boxes, claims, seed, config)
     sure = None
     if maps is not None and config.fusion != "grabcut":
         sure = confident(item.image, box_maps(maps, class_ids, boxes), class_ids, config)
-    found = fuse(boxes, claims, sure, (item.image.shape[0], item.image.shape[1]), background_id, config)
-    return replace(found, maps=maps, plain=plain)
+    alone = {group[0] for group in touching(boxes) if len(group) == 1}
+    sound = [not w or (config.groups and i not in alone) for i, w in enumerate(weak)]
+    size = (item.image.shape[0], item.image.shape[1])
+    found = fuse(boxes, claims, sound, sure, size, background_id, config)
+    return replace(found, maps=maps, plain=plain, weak=tuple(weak))
 
 
 def allowed_pixels(image: Uint8Array, box: PixelBox) -> Bool:
@@ -193,6 +200,7 @@ def box_maps(maps: Float32, class_ids: Sequence[int], boxes: Sequence[PixelBox])
 def fuse(
     boxes: Sequence[PixelBox],
     claims: Sequence[Bool],
+    sound: Sequence[bool],
     sure: Confident | None,
     size: tuple[int, int],
     background_id: int,
@@ -202,17 +210,13 @@ def fuse(
 
     Outside all boxes: background. Inside: a class where its box's claim and the class maps agree; background where the
     maps say so and no claim objects (with `hollow`, wherever none objects); 255 everywhere else. Claims that are not
-    plausible do not count unless `groups` has replaced them. A pixel that two classes claim is the smaller box's, or
-    255. A box that gets no seed falls back on its claim, then on its centre.
+    `sound` do not count. A pixel that two classes claim is the smaller box's, or 255. A box that gets no seed falls
+    back on its claim, then on its centre.
     """
     labels = np.full(size, background_id, np.uint8)
     for box in boxes:
         labels[box.at] = IGNORE
-    sound = [
-        bool(c.any()) and (config.groups or is_plausible(c, b, config)) for c, b in zip(claims, boxes, strict=True)
-    ]
-    if config.fusion == "cam":
-        sound = [True] * len(boxes)
+    sound = [bool(c.any()) and known for c, known in zip(claims, sound, strict=True)]
     owner = np.full(size, -1, np.int16)  # class of the claims on a pixel; -2 where two classes claim it
     claimed = np.zeros(size, bool)
     for i in sorted(range(len(boxes)), key=lambda i: -boxes[i].area):

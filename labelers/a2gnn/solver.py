@@ -160,11 +160,18 @@ class Stack:
         return h, self._unfold(torch.bmm(h, self.out)) + self.absent
 
     def _dropout(self) -> Tensor:
-        """Factors 0 or 1 / (1 - p), from each image's own generator, cell by cell whatever the tiles."""
+        """Factors 0 or 1 / (1 - p), from each image's own generator, cell by cell whatever the tiles.
+
+        Four numbers of 16 bits are cut out of each random integer: a tenth of the time of a draw a number.
+        """
         keep = 1 - self.config.dropout
-        shape = (self.cells, self.config.hidden)
-        masks = [torch.empty(shape).bernoulli_(keep, generator=g) for g in self.rngs]
-        return self._fold(torch.stack(masks).to(self.device) / keep)
+        count = self.cells * self.config.hidden
+        words = torch.empty(len(self.rngs), -(-count // 4), dtype=torch.int64)
+        for row, rng in zip(words, self.rngs, strict=True):
+            row.random_(-(2**63), None, generator=rng)
+        kept = words.view(torch.int16)[:, :count] < round(keep * 2**16) - 2**15
+        masks = kept.view(len(self.rngs), self.cells, self.config.hidden)
+        return self._fold(masks.to(self.device, torch.float32) / keep)
 
     def run(self) -> list[Solution]:
         """Train all models of the stack, then read their answers."""

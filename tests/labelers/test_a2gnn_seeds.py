@@ -10,9 +10,11 @@ from labelers import LabelItem
 from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, fill_empty_boxes, pixel_boxes
 from labelers.a2gnn.config import SeedConfig
 from labelers.a2gnn.instances import box_instances
+from labelers.a2gnn.priors import fill_boxes
 from labelers.a2gnn.seeds import (
     Confident,
     box_maps,
+    box_seeds,
     confident,
     core,
     fuse,
@@ -158,6 +160,7 @@ def test_fusion_takes_what_both_sources_say() -> None:
     both = fuse(
         [box],
         [claim],
+        [True],
         Confident(labels, background),
         (20, 20),
         0,
@@ -169,16 +172,18 @@ def test_fusion_takes_what_both_sources_say() -> None:
     assert (both.labels[2, 4:12] == 0).all()
     assert both.labels[4, 4] == IGNORE
     assert both.sources == {"seeded": 1}
-    alone = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=False, core=0.0))
+    alone = fuse([box], [claim], [True], None, (20, 20), 0, SeedConfig(fusion="grabcut", hollow=False, core=0.0))
     np.testing.assert_array_equal(alone.labels == 1, claim)
-    hollow = fuse([box], [claim], None, (20, 20), 0, SeedConfig(fusion="grabcut", core=0.0))
+    hollow = fuse([box], [claim], [True], None, (20, 20), 0, SeedConfig(fusion="grabcut", core=0.0))
     np.testing.assert_array_equal(hollow.labels, claim.astype(np.uint8))
 
 
 def test_two_classes_on_one_pixel_leave_it_undecided() -> None:
     boxes = [PixelBox(1, 0, 0, 10, 10), PixelBox(2, 5, 5, 15, 15)]
     claims = [rectangle(PixelBox(0, 1, 1, 9, 10)), rectangle(PixelBox(0, 6, 5, 14, 15))]
-    found = fuse(boxes, claims, None, (20, 20), 0, SeedConfig(fusion="grabcut", overlap="undecided", core=0.0))
+    found = fuse(
+        boxes, claims, [True, True], None, (20, 20), 0, SeedConfig(fusion="grabcut", overlap="undecided", core=0.0)
+    )
     assert (found.labels[claims[0] & claims[1]] == IGNORE).all()
     assert (found.labels[claims[0] & ~claims[1]] == 1).all()
     assert (found.labels[claims[1] & ~claims[0]] == 2).all()
@@ -188,7 +193,8 @@ def test_the_smaller_box_has_a_pixel_that_two_classes_claim() -> None:
     boxes = [PixelBox(1, 0, 0, 12, 12), PixelBox(2, 5, 5, 9, 9)]
     claims = [rectangle(boxes[0]), rectangle(boxes[1])]
     for order in ([0, 1], [1, 0]):
-        found = fuse([boxes[i] for i in order], [claims[i] for i in order], None, (20, 20), 0, SeedConfig(core=0.0))
+        sorted_boxes, sorted_claims = [boxes[i] for i in order], [claims[i] for i in order]
+        found = fuse(sorted_boxes, sorted_claims, [True, True], None, (20, 20), 0, SeedConfig(core=0.0))
         assert (found.labels[claims[1]] == 2).all()
         assert (found.labels[claims[0] & ~claims[1]] == 1).all()
 
@@ -197,15 +203,17 @@ def test_boxes_that_touch_form_groups_and_share_a_cut() -> None:
     boxes = [PixelBox(1, 11, 15, 21, 34), PixelBox(2, 20, 15, 30, 34), PixelBox(1, 0, 0, 4, 4)]
     assert touching(boxes) == [[0, 1], [2]]
     nothing = [np.zeros((40, 48), bool)] * 3
-    found = grouped_claims(photo(), boxes, nothing, 0, SeedConfig())
+    found, lost = grouped_claims(photo(), boxes, nothing, 0, SeedConfig())
+    assert lost == [False, False, True]
     truth = (photo() == (220, 40, 40)).all(axis=2)
     both = found[0] | found[1]
     assert (both & truth).sum() / (both | truth).sum() > 0.9
     assert not found[0][21:].any()
     assert not found[2].any(), "a box on its own has only its own cut"
     sound = [rectangle(b, (40, 48)) for b in (PixelBox(1, 12, 16, 20, 33), PixelBox(2, 21, 16, 29, 33))]
-    kept = grouped_claims(photo(), boxes[:2], sound, 0, SeedConfig())
+    kept, lost = grouped_claims(photo(), boxes[:2], sound, 0, SeedConfig())
     assert kept[0] is sound[0]
+    assert not any(lost)
 
 
 def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
@@ -213,10 +221,10 @@ def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
     nothing = Confident(np.full((20, 20), IGNORE, np.uint8), np.zeros((20, 20), bool))
     config = SeedConfig(fusion="cam+grabcut", hollow=False, core=0.0)
     claim = rectangle(PixelBox(1, 3, 3, 11, 11))
-    by_claim = fuse([box], [claim], nothing, (20, 20), 0, config)
+    by_claim = fuse([box], [claim], [True], nothing, (20, 20), 0, config)
     assert by_claim.sources == {"grabcut": 1}
     np.testing.assert_array_equal(by_claim.labels == 1, claim)
-    by_centre = fuse([box], [np.zeros((20, 20), bool)], nothing, (20, 20), 0, config)
+    by_centre = fuse([box], [np.zeros((20, 20), bool)], [True], nothing, (20, 20), 0, config)
     assert by_centre.sources == {"centre": 1}
     share = (by_centre.labels == 1).sum() / box.area
     assert share == pytest.approx(0.2, abs=0.06)
@@ -225,9 +233,28 @@ def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
 
 def test_every_box_has_a_seed_even_where_boxes_pile_up() -> None:
     boxes = [PixelBox(1, 2, 2, 4, 4), PixelBox(2, 2, 2, 4, 4), PixelBox(1, 0, 0, 1, 1)]
-    found = fuse(boxes, [np.zeros((6, 6), bool)] * 3, None, (6, 6), 0, SeedConfig())
+    found = fuse(boxes, [np.zeros((6, 6), bool)] * 3, [True] * 3, None, (6, 6), 0, SeedConfig())
     assert sum(found.sources.values()) == 3
     assert found.labels[0, 0] == 1
+
+
+def test_a_claim_that_is_not_sound_does_not_count() -> None:
+    box = PixelBox(1, 2, 2, 12, 12)
+    found = fuse([box], [rectangle(PixelBox(1, 3, 3, 6, 6))], [False], None, (20, 20), 0, SeedConfig(core=0.0))
+    assert found.sources == {"centre": 1}
+    assert found.labels[3, 3] == IGNORE, "who claims nothing sensible says nothing of the background either"
+
+
+def test_implausible_cuts_are_marked_weak() -> None:
+    image = photo()
+    speck = PixelBox(2, 30, 2, 39, 12)  # nothing but noise
+    boxes = (DISC, speck)
+    item = LabelItem("a", image)
+    found = box_seeds(item, boxes, None, (1, 2), 0, SeedConfig(fill_range=(0.3, 0.9)))
+    assert len(found.weak) == 2
+    assert not found.weak[0]
+    for weak, cut, box in zip(found.weak, found.plain, boxes, strict=True):
+        assert weak is not is_plausible(cut, box, SeedConfig(fill_range=(0.3, 0.9)))
 
 
 def test_the_core_of_a_claim() -> None:
@@ -260,6 +287,34 @@ def test_scribbles_are_seeds_and_maps_fill_in_only_what_nobody_drew() -> None:
     tagged = other_seeds(LabelItem("a", photo(20, 20)), maps, (1,), 0, SeedConfig()).labels
     assert set(np.unique(tagged[4:8, 4:10])) <= {1, IGNORE}
     assert (tagged == 1).any()
+
+
+# --- class maps
+
+
+def test_maps_are_moved_until_no_box_is_empty_or_full() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 20, 20)).astype(np.float32)
+    logits[0] += 6  # all background
+    logits[2] += 20  # but for class 2, everywhere
+    boxes = [(1, 2, 2, 10, 10), (2, 12, 12, 20, 20), (1, 12, 0, 18, 8)]
+    shares = fill_boxes(logits, boxes, (0.3, 0.8))
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
+    means = [float(shares[k, y0:y1, x0:x1].mean()) for k, y0, x0, y1, x1 in boxes]
+    assert means == pytest.approx([0.3, 0.8, 0.3], abs=0.01)
+    outside = np.ones((20, 20), bool)
+    for _, y0, x0, y1, x1 in boxes:
+        outside[y0:y1, x0:x1] = False
+    assert (shares[1:, outside] == 0).all()
+    order = np.argsort(shares[1, 2:10, 2:10].ravel())
+    expected = np.argsort((logits[1] - logits[0])[2:10, 2:10].ravel())
+    np.testing.assert_array_equal(order, expected, "a constant keeps the maps' order")
+
+
+def test_maps_within_the_limits_stay() -> None:
+    logits = np.zeros((2, 8, 8), np.float32)
+    shares = fill_boxes(logits, [(1, 0, 0, 8, 8)], (0.3, 0.8))
+    np.testing.assert_allclose(shares, 0.5)
 
 
 # --- instances

@@ -159,12 +159,31 @@ def test_gated_loss_is_the_kernels_weighted_distance_without_padding() -> None:
     assert float(found) == pytest.approx(total / count, rel=1e-5)
 
 
-def test_class_loss_averages_background_and_foreground_apart() -> None:
-    logits = torch.zeros(1, 3, 1, 10)
-    logits[0, 1, 0, 9] = 5.0
-    labels = torch.tensor([[[0] * 8 + [IGNORE, 1]]])
+def test_class_loss_weighs_a_class_by_the_root_of_its_cells() -> None:
+    logits = torch.zeros(1, 3, 1, 11)
+    logits[0, 1, 0, 10] = 5.0
+    labels = torch.tensor([[[0] * 9 + [IGNORE, 1]]])
     own = float(-torch.tensor([0.0, 5.0, 0.0]).log_softmax(0)[1])
-    assert float(class_loss(logits, labels, 0)) == pytest.approx(np.log(3) + own, rel=1e-4)
+    assert float(class_loss(logits, labels)) == pytest.approx((3 * np.log(3) + own) / 4, rel=1e-4)
+    assert float(class_loss(logits, torch.full_like(labels, IGNORE))) == 0
+
+
+def test_a_frozen_encoder_is_asked_once_a_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    encode = AffinityNet.encode
+
+    def counted(net: AffinityNet, images: Tensor) -> list[Tensor]:
+        asked.append(len(images))
+        return encode(net, images)
+
+    monkeypatch.setattr(AffinityNet, "encode", counted)
+    case = TestAffinity()
+    config = case.run_config(case.write_data(tmp_path, 1))
+    settings = {**config.settings, "steps": 12, "batch": 4, "views": 2}
+    from pipelines.train import train
+
+    train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artefact"))
+    assert sum(asked) == 2 * 6, "two views of six samples, though 48 went through the head"
 
 
 def test_a_frozen_encoder_stays_and_its_norms_never_move() -> None:

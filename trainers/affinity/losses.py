@@ -52,8 +52,11 @@ def gated_loss(distance: Tensor, kernel: Tensor, inside: Tensor) -> Tensor:
     return (kernel * distance * inside).sum() / inside.sum().clamp(min=1)
 
 
-def class_loss(logits: Tensor, labels: Tensor, background: int) -> Tensor:
-    """Cross-entropy of logits (B, C, h, w) on cells with a label: mean over background plus mean over foreground."""
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C, h, w) on cells with a label, int64 (B, h, w). A class that holds n cells of the
+    batch counts sqrt(n): rare ones are heard, frequent ones not drowned.
+    """
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    behind, front = labels == background, (labels != background) & (labels != IGNORE)
-    return _mean(losses, behind) + _mean(losses, front)
+    counts = torch.bincount(labels[labels != IGNORE], minlength=logits.shape[1]).float()
+    weights = counts.clamp(min=1).rsqrt()[labels.masked_fill(labels == IGNORE, 0)] * (labels != IGNORE)
+    return (weights * losses).sum() / weights.sum().clamp(min=EPSILON)

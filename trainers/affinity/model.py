@@ -14,6 +14,7 @@ from trainers.affinity.pairs import feature_distance, pairs_inside, to_window
 from vision.segmenters import build_encoder
 
 STRIDE = 8
+HIDDEN = 256  # of the class logits
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class ImageGraph:
 
 
 class AffinityHead(nn.Module):
-    """Levels (B, c_l, h, w) to an embedding (B, sum of widths, h, w) and class logits of it.
+    """Levels (B, c_l, h, w) to an embedding (B, sum of widths, h, w) and class logits (B, classes, h, w).
 
-    Each level goes through a 1x1 convolution and an ELU, their concatenation through another. `classes` logits are
-    read from the embedding: what all seeds of a class have in common, over all images.
+    Embedding: each level goes through a 1x1 convolution and an ELU, their concatenation through another. Class logits:
+    one hidden layer of `HIDDEN` over all levels, beside the embedding, so that neither bends the other.
     """
 
     def __init__(self, channels: tuple[int, ...], widths: tuple[int, ...], classes: int) -> None:
@@ -48,15 +49,21 @@ class AffinityHead(nn.Module):
         reduce = [nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels, widths, strict=True)]
         self.reduce = nn.ModuleList(reduce)
         self.mix = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
-        self.classify = nn.Conv2d(sum(widths), classes, 1)
+        self.classify = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Conv2d(sum(channels), HIDDEN, 1),
+            nn.ELU(),
+            nn.Dropout(0.3),
+            nn.Conv2d(HIDDEN, classes, 1),
+        )
         for layer in reduce:
             nn.init.kaiming_normal_(layer.weight)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        parts = [F.elu(reduce(norm(x))) for norm, reduce, x in zip(self.norms, self.reduce, levels, strict=True)]
-        embedding = F.elu(self.mix(torch.cat(parts, dim=1)))
-        return embedding, self.classify(embedding)
+        normed = [norm(x) for norm, x in zip(self.norms, levels, strict=True)]
+        parts = [F.elu(reduce(x)) for reduce, x in zip(self.reduce, normed, strict=True)]
+        return F.elu(self.mix(torch.cat(parts, dim=1))), self.classify(torch.cat(normed, dim=1))
 
 
 class AffinityNet(nn.Module):

@@ -4,15 +4,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch.nn import functional as F
 
+from trainers.affinity.cells import EncodedSource, cell_targets, encoded_levels
 from trainers.affinity.losses import class_loss, gated_loss, pair_loss
 from trainers.affinity.model import STRIDE, AffinityNet
-from trainers.affinity.pairs import colour_kernel, feature_distance, pairs_inside
+from trainers.affinity.pairs import feature_distance, pairs_inside
 from trainers.affinity.predict import AffinityPredictor
 from trainers.engine import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Artifact,
     AugmentConfig,
     Job,
@@ -25,9 +23,10 @@ from trainers.engine import (
     save_artifact,
 )
 from trainers.engine.config import Schedule
+from trainers.engine.device import prepare
 from vision.segmenters import PACKAGED_ENCODER, encoder_normalisation, weights_stamp
 
-VERSION = 1
+VERSION = 2
 _RELEASE: dict[str, Any] = {
     "steps": 31_700,
     "batch": 4,
@@ -49,19 +48,20 @@ class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`, for small models and machines."""
 
     preset: Literal["faithful", "starter"] = "starter"
-    steps: int = Field(default=200, ge=1)
-    batch: int = Field(default=8, ge=1)
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=6, ge=1)
     lr: float = Field(default=2e-3, gt=0)
     schedule: Schedule = "poly"
-    augment: AugmentConfig = AugmentConfig(size=160, fit="short", scale=(0.75, 1.25))
+    augment: AugmentConfig = AugmentConfig(size=192, fit="native", scale=(0.8, 1.25))
     encoder: str = PACKAGED_ENCODER  # any timm encoder that dilates to stride 8
     weights: str = "auto"
     widths: tuple[int, ...] = Field(default=(16, 32, 64), min_length=1)  # of the embedding, one a level
     frozen: bool = True  # keep the encoder as it is
+    views: int = Field(default=3, ge=1)  # of each photo, for a frozen encoder
     encoder_lr_factor: float = Field(default=0.1, ge=0)
     radius: int = Field(default=4, ge=1)  # of the window, in cells of 8 pixels
     gated_weight: float = Field(default=3.0, ge=0)
-    class_weight: float = Field(default=0.5, ge=0)  # of the class logits' loss; the release has none
+    class_weight: float = Field(default=1.0, ge=0)  # of the class logits' loss; the release has none
 
     @model_validator(mode="before")
     @classmethod
@@ -93,25 +93,26 @@ def train(config: Config, job: Job) -> str:
         *([] if config.frozen else param_groups(model.encoder, config.encoder_lr_factor)),
     ]
     optimizer = make_optimizer(config, groups)
-    view = SegmentationView(config.augment, mean, std, classes)
-    source = SampleSource(job.data.with_masks(), view, config.batch, config.seed)
+    source = make_source(config, job, model, SegmentationView(config.augment, mean, std, classes))
     modules = {"head": model.head} if config.frozen else {"head": model.head, "encoder": model.encoder}
     loop = Loop(config, job, source, modules=modules, optimizers={"main": optimizer})
     model.to(loop.device)
 
     model.train()
-    imagenet = [torch.tensor(v, device=loop.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)]
     for _, batch in loop:
         with loop.autocast():
-            _, embedding, logits = model(batch["image"])
-        grid = embedding.shape[2:]
-        labels = F.interpolate(batch["mask"][:, None].float(), grid, mode="nearest-exact")[:, 0].long()
-        valid = F.interpolate(batch["valid"][:, None].float(), grid, mode="nearest-exact")[:, 0] > 0
-        rgb = F.interpolate((batch["rgb"].float() / 255 - imagenet[0]) / imagenet[1], grid, mode="area")
+            levels = encoded_levels(batch) if config.frozen else model.encode(batch["image"])
+            embedding, logits = model.head(levels)
+        grid = (int(embedding.shape[2]), int(embedding.shape[3]))
+        labels, valid, kernel = (
+            (batch["labels"], batch["valid"], batch["kernel"])
+            if config.frozen
+            else cell_targets(batch, grid, config.radius)
+        )
         distance = feature_distance(embedding.float(), config.radius)
         pairs = pair_loss(distance, labels, config.radius, background)
-        gated = gated_loss(distance, colour_kernel(rgb, config.radius), pairs_inside(valid, config.radius))
-        known = class_loss(logits.float(), labels, background)
+        gated = gated_loss(distance, kernel, pairs_inside(valid, config.radius))
+        known = class_loss(logits.float(), labels)
         loss = pairs + config.gated_weight * gated + config.class_weight * known
         loop.update(loss)
         loop.log(loss=loss, pairs=pairs, gated=gated, classes=known)
@@ -125,6 +126,26 @@ def train(config: Config, job: Job) -> str:
         curves=loop.curves(),
         mean=mean,
         std=std,
+    )
+
+
+def make_source(config: Config, job: Job, model: AffinityNet, view: SegmentationView) -> SampleSource:
+    """Images, or what a frozen encoder makes of them."""
+    data = job.data.with_masks()
+    if not config.frozen:
+        return SampleSource(data, view, config.batch, config.seed)
+    device, dtype = prepare(config)
+    model.eval().to(device).to(memory_format=torch.channels_last)
+    return EncodedSource(
+        data,
+        view,
+        config.batch,
+        config.seed,
+        views=config.views,
+        model=model,
+        radius=config.radius,
+        device=device,
+        dtype=dtype,
     )
 
 
