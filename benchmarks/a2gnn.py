@@ -57,7 +57,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     },
 }
 CHUNK = 6  # images that a thread labels at a time
-THREADS = 2
+THREADS = min(2, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(trained=24, tested=8, affinity_steps=300, segmenter_steps=100, timed=12),
+    "small": Size(trained=20, tested=8, affinity_steps=250, segmenter_steps=100, timed=8),
     "full": Size(trained=150, tested=60, affinity_steps=1000, segmenter_steps=800, timed=24),
 }
 

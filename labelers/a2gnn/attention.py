@@ -117,12 +117,18 @@ def _gather(values: Tensor, index: Tensor) -> Tensor:
     return torch.nn.functional.pad(values, (0, 0, 0, 1)).index_select(1, index)
 
 
-def _gather_sum(values: Tensor, users: Tensor) -> Tensor:
-    """Sum of the rows users[:, n] of values (B, I + 1, D), for each n: (B, N, D). The last row must be zero."""
-    total = values.index_select(1, users[0])
-    for places in users[1:]:
-        total += values.index_select(1, places)
+def _gather_sum(values: Tensor, places: Tensor) -> Tensor:
+    """Sum over m of the rows places[m] of `values` (I, D): (N, D)."""
+    total = values.index_select(0, places[0])
+    for index in places[1:]:
+        total += values.index_select(0, index)
     return total
+
+
+def _flat(users: Tensor, batch: int, count: int) -> Tensor:
+    """`users` (M, N), places below `count`, or `count` = nowhere, for a batch laid end to end: (M, B N) below B count."""
+    first = torch.arange(batch, device=users.device)[None, :, None] * count
+    return torch.where(users[:, None] < count, users[:, None] + first, batch * count).flatten(1)
 
 
 class _Take(torch.autograd.Function):
@@ -138,7 +144,9 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor) -> tuple[Tensor, None, None]:
         (users,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return _gather_sum(torch.nn.functional.pad(grads[0], (0, 0, 0, 1)), users), None, None
+        batch, count, width = grads[0].shape
+        rows = torch.nn.functional.pad(grads[0].reshape(-1, width), (0, 0, 0, 1))
+        return _gather_sum(rows, _flat(users, batch, count)).view(batch, -1, width), None, None
 
 
 def take(values: Tensor, index: Tensor, users: Tensor) -> Tensor:
@@ -197,23 +205,22 @@ class _TileAttention(torch.autograd.Function):
         back = torch.bmm(down, units).view_as(h)  # that of beta u_q
         unit = h * inverse
         to_beta = (back * unit).sum(dim=(1, 2))
-        to_unit = _summed(down, asked, len(h), tiling).addcmul_(back, beta.view(-1, 1, 1))
+        places = _flat(tiling.users, len(h), tiling.keys.numel())
+        to_unit = _summed(down, asked, places).view_as(h).addcmul_(back, beta.view(-1, 1, 1))
         along = (to_unit * unit).sum(dim=2, keepdim=True)
-        to_h = _summed(p, g, len(h), tiling).addcmul_(to_unit.addcmul_(unit, along, value=-1), inverse)
+        to_h = _summed(p, g, places).view_as(h).addcmul_(to_unit.addcmul_(unit, along, value=-1), inverse)
         return to_h, to_beta, None, None
 
 
-def _summed(weights: Tensor, queries: Tensor, batch: int, tiling: Tiling) -> Tensor:
+def _summed(weights: Tensor, queries: Tensor, places: Tensor) -> Tensor:
     """What the queries send to their keys, summed over the tiles that see them: (B T, Q, S) and (B T, Q, D) to
-    (B, T t^2, D).
+    (B T t^2, D); `places` of `_flat`.
     """
-    count, width = tiling.keys.numel(), queries.shape[2]
-    sent = queries.new_zeros(batch, count + 1, width)
-    if batch == 1:
-        torch.bmm(weights.transpose(1, 2), queries, out=sent[0, :-1].view(tiling.tiles, -1, width))
-    else:
-        sent[:, :-1] = torch.bmm(weights.transpose(1, 2), queries).view(batch, count, width)
-    return _gather_sum(sent, tiling.users)
+    count, width = weights.shape[0] * weights.shape[2], queries.shape[2]
+    sent = queries.new_empty(count + 1, width)
+    sent[count] = 0  # the row of those that nobody sees
+    torch.bmm(weights.transpose(1, 2), queries, out=sent[:count].view(len(weights), -1, width))
+    return _gather_sum(sent, places)
 
 
 def _centred_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling) -> Tensor:
