@@ -126,7 +126,7 @@ def _gather_sum(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _flat(users: Tensor, batch: int, count: int) -> Tensor:
-    """`users` (M, N), places below `count`, or `count` = nowhere, for a batch laid end to end: (M, B N) below B count."""
+    """`users` (M, N), places below `count` (count = nowhere), for a batch end to end: (M, B N), B count = nowhere."""
     first = torch.arange(batch, device=users.device)[None, :, None] * count
     return torch.where(users[:, None] < count, users[:, None] + first, batch * count).flatten(1)
 

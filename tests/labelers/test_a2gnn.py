@@ -1,6 +1,7 @@
 """Labeler a2gnn: conformance on boxes and scribbles, its promises about boxes, its parts against each other."""
 
 import logging
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.test_clip_cam import TINY
 from tests.trainers import shapes
+from trainers.affinity import ImageGraph
 
 torch.set_num_threads(1)
 
@@ -111,7 +113,7 @@ def test_labels_beat_filled_boxes() -> None:
         for box in pixel_boxes(item.boxes, mask.shape):
             out[box.at] = box.class_id
         filled.append(PseudoLabel(out, out))
-    labels = engine(steps=(20, 10)).label([item for item, _ in scenes])
+    labels = engine(steps=(20, 10), hidden=16).label([item for item, _ in scenes])
     truths = [mask for _, mask in scenes]
     assert miou(labels, truths) > miou(filled, truths) + 0.02
 
@@ -163,6 +165,46 @@ def test_class_maps_join_grabcut_where_they_are_asked_for() -> None:
     assert task is not None
     assert task.seeds.maps is not None
     assert engine().task(boxed(2)[0]).seeds.maps is None  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Plain graphs whose class maps say that class 2 lies in the left half of the image."""
+
+    plain: Any
+
+    def predict(self, images: list[np.ndarray]) -> list[ImageGraph]:
+        graphs = []
+        for graph in self.plain.predict(images):
+            prior = torch.zeros(256, *graph.grid)
+            prior[2, :, : graph.grid[1] // 2] = 6.0
+            prior[2, :, graph.grid[1] // 2 :] = -6.0
+            graphs.append(replace(graph, prior=prior))
+        return graphs
+
+
+def test_class_maps_stand_in_for_a_box_without_a_plausible_cut() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (48, 56, 3)).astype(np.uint8)  # nothing for GrabCut to see
+    item = LabelItem("noise", image, boxes=np.array([[2, 8, 8, 48, 40]], np.float32))
+    seeds = {**FAST["seeds"], "fill_range": (0.0, 0.01)}  # no cut is good enough
+    models = {name: engine(reseed=name, seeds=seeds) for name in ("none", "weak", "agree")}
+    found = {name: replace(model, graphs=Blobs(model.graphs)) for name, model in models.items()}
+    views = {name: model._views([model.task(item)])[0] for name, model in found.items()}  # type: ignore[list-item]
+    own = {name: view.task.seeds.labels for name, view in views.items()}
+    assert views["none"].task.seeds.weak == (True,)
+    assert (own["weak"][12:36, 12:19] == 2).mean() > 0.9, "the left of the box, less a rim"
+    assert (own["weak"][12:36, 36:46] == 0).mean() > 0.9
+    assert not (own["none"][12:36, 10:16] == 2).any()
+    assert set(np.unique(own["agree"])) <= {0, 2, IGNORE}
+    prior = views["weak"].prior
+    assert prior is not None
+    np.testing.assert_allclose(prior.sum(axis=0), 1, atol=1e-4)
+    assert (prior[1][:8] == 0).all(), "no share outside the box"
+    assert 0.28 < prior[1][8:40, 8:48].mean() < 0.82
+    label = found["weak"].label([item])[0]
+    assert label.mask is not None
+    assert (label.mask[12:36, 12:20] == 2).mean() > (label.mask[12:36, 38:46] == 2).mean()
 
 
 def test_large_images_are_solved_small_and_come_back_whole() -> None:
