@@ -72,7 +72,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(trained=20, tested=8, affinity_steps=250, segmenter_steps=100, timed=8),
+    "small": Size(trained=20, tested=8, affinity_steps=250, segmenter_steps=300, timed=8),
     "full": Size(trained=150, tested=60, affinity_steps=1000, segmenter_steps=800, timed=24),
 }
 
