@@ -61,8 +61,7 @@ def _shift(lead: Float32, wanted: float) -> float:
 
 
 def _sigmoid(x: Float32) -> Float32:
-    out: Float32 = 1 / (1 + np.exp(-np.clip(x, -60, 60)))
-    return out
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float32)
 
 
 def _log_sum(z: Float32) -> Float32:
