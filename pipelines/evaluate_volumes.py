@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from scipy import ndimage
 
 from data_contracts import SAMPLE, Uint8Array, decode_image, decode_mask, list_shards, read_shard
-from trainers.engine import read_info
+from trainers.engine import SegmentationPredictor, read_info
 from trainers.engine.volume_metrics import Convention, VolumeMetrics
 from trainers.registry import load_artifact
 
@@ -26,6 +27,7 @@ class VolumesConfig(BaseModel):
     samples: str  # folder of SAMPLE shards
     groups: tuple[str, ...] | None = None
     convention: Convention = "monai"
+    one_organ: bool = False  # of a scan's foreground, all classes together, only the largest connected blob counts
     device: str = "auto"
 
 
@@ -101,8 +103,31 @@ def evaluate_volumes(config: VolumesConfig) -> dict[str, Any]:
     predictor = load_artifact(config.artifact, config.device)
     metrics = VolumeMetrics(space, config.convention)
     for volume in read_volumes(config.samples, config.groups):
-        predicted = np.stack([prediction.labels for prediction in predictor.predict(volume.images)])
+        predicted = predict_volume(predictor, volume, one_organ=config.one_organ)
         metrics.update(predicted, volume.masks, volume.spacing)
     if not metrics.volumes:
         raise ValueError(f"{config.samples}: expected scans with masks, found none; ingest masks with the images")
     return metrics.compute()
+
+
+def predict_volume(predictor: SegmentationPredictor, volume: VolumeRows, *, one_organ: bool = False) -> Uint8Array:
+    """Labels uint8 (D, H, W) of a scan. With `one_organ` only the largest blob of its foreground is kept."""
+    labels = np.stack([prediction.labels for prediction in predictor.predict(volume.images)])
+    return keep_organ(labels, predictor.space.background_id) if one_organ else labels
+
+
+def keep_organ(labels: Uint8Array, background: int | None) -> Uint8Array:
+    """Labels (D, H, W) with only the largest 26-connected blob of all foreground classes together, the first of
+    equals; the rest becomes background. Parts of one organ touch, stray blobs do not.
+
+    Raises:
+        ValueError: no background class.
+    """
+    if background is None:
+        raise ValueError("one_organ: expected a label space with a background id, found none; set background_id")
+    blobs, count = ndimage.label(labels != background, np.ones((3, 3, 3)))
+    if count < 2:
+        return labels
+    largest = 1 + int(np.bincount(blobs.ravel())[1:].argmax())
+    kept: Uint8Array = np.where(blobs == largest, labels, np.uint8(background))
+    return kept

@@ -1,8 +1,11 @@
 """Volumes whose slices lie as PNG files in two folders: `patient010_frame01_slice_3.png` and the like."""
 
+import io
 import json
 from collections.abc import Iterator
 from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
 
 from data_contracts import LabelSpace, Reason
 from pipelines.ingest.base import Entry, RawSample
@@ -20,6 +23,7 @@ class SliceSource(VolumeSource):
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""
+    upright: bool = False  # slices wider than high are turned a quarter to the left, where files lost their orientation
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -41,12 +45,38 @@ class SliceSource(VolumeSource):
         yield from self.slices_of(image.path, stem, stamp, None, fields)
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
-        root, mask = self.reader(), entry.fields["mask"]
+        root, path = self.reader(), entry.fields["mask"]
+        image = root.read(entry.key)
+        mask = None if path is None else root.read(path, Reason.MISSING_MASK)
+        spacing = self.spacing
+        if self.upright and is_wide(image):
+            image, mask = turn(image), None if mask is None else turn(mask)
+            spacing = None if spacing is None else (spacing[0], spacing[2], spacing[1])
         return RawSample(
-            image=root.read(entry.key),
-            mask=None if mask is None else root.read(mask, Reason.MISSING_MASK),
+            image=image,
+            mask=mask,
             group=entry.fields["group"],
             index=entry.fields["index"],
-            spacing=self.spacing,
+            spacing=spacing,
             provenance={"extra": json.dumps({"volume": entry.fields["volume"]})},
         )
+
+
+def is_wide(data: bytes) -> bool:
+    """Whether an encoded image is wider than high; false where it cannot be read, which ingest finds by itself."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.width > picture.height
+    except (UnidentifiedImageError, OSError, ValueError):
+        return False
+
+
+def turn(data: bytes) -> bytes:
+    """PNG of an encoded image, turned a quarter to the left; as it was where it cannot be decoded."""
+    turned = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.transpose(Image.Transpose.ROTATE_90).save(turned, format="PNG")
+    except (UnidentifiedImageError, OSError, ValueError):
+        return data
+    return turned.getvalue()

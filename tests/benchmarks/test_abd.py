@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import abd
 from benchmarks.common import Options, is_train_key, parse_options
 from data_contracts import load_label_space
-from pipelines.evaluate_volumes import VolumesConfig, evaluate_volumes, read_volumes
+from pipelines.evaluate_volumes import VolumesConfig, evaluate_volumes, keep_organ, read_volumes
 
 TINY = {
     "architecture": "unet",
@@ -107,7 +107,7 @@ def test_volumes_are_scans_of_a_patient_and_perfect_labels_score_one(data: Path,
     samples = abd.ingest(data, space, tmp_path / "run")
     scans = list(read_volumes(samples, PATIENTS[:2]))
     assert [scan.name for scan in scans] == [f"{p}_frame{f}" for p in PATIENTS[:2] for f in ("01", "12")]
-    assert scans[0].masks.shape == (2, 50, 60)
+    assert scans[0].masks.shape == (2, 60, 50), "wide slices stand upright"
     assert scans[0].spacing == abd.SPACING
     patients = abd.patients_of(samples)
     artefact = abd.train_arm("supervised", 0, options(data), patients, samples, space, tmp_path)
@@ -115,6 +115,20 @@ def test_volumes_are_scans_of_a_patient_and_perfect_labels_score_one(data: Path,
     assert found["volumes"] == 4
     with pytest.raises(ValueError, match="expected scans with masks, found none"):
         evaluate_volumes(VolumesConfig(artifact=artefact, samples=samples, groups=("nobody",)))
+
+
+def test_of_one_organ_the_largest_blob_stays_whatever_its_classes() -> None:
+    labels = np.zeros((4, 12, 12), np.uint8)
+    labels[0:2, 2:5, 2:5], labels[1:3, 4:7, 5:8] = 1, 3  # they touch across a corner: 18 + 18 voxels
+    organ = labels.copy()
+    labels[:, 9:12, 9:12] = 1  # larger than either class of the organ, smaller than both: 36 - 4 voxels
+    labels[0, 11, 9:12], labels[1, 11, 11] = 0, 0
+    assert np.array_equal(keep_organ(labels, 0), organ)
+    assert keep_organ(organ, 0) is organ
+    assert not keep_organ(np.zeros_like(labels), 0).any()
+    assert np.array_equal(keep_organ(2 - np.minimum(labels, 1), 2), 2 - np.minimum(organ, 1)), "background 2"
+    with pytest.raises(ValueError, match="expected a label space with a background id"):
+        keep_organ(labels, None)
 
 
 def test_missing_data_is_said(tmp_path: Path) -> None:

@@ -140,6 +140,27 @@ def test_png_slices_keep_their_bytes(tmp_path: Path) -> None:
     assert sorted(reasons(rejects).values()) == ["missing_mask", "missing_mask"]
 
 
+def test_wide_slices_stand_up_where_that_is_wanted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for patient, shape in (("p1", (10, 14)), ("p2", (14, 10)), ("p3", (10, 10))):
+        image, label = rng.integers(0, 255, shape, dtype=np.uint8), rng.integers(0, 4, shape, dtype=np.uint8)
+        put(tmp_path / f"images/{patient}_slice_0.png", encode_mask(image))
+        put(tmp_path / f"masks/{patient}_slice_0.png", encode_mask(label))
+    put(tmp_path / "images/p4_slice_0.png", b"no image")
+    put(tmp_path / "masks/p4_slice_0.png", b"no mask")
+    found = {}
+    for upright in (False, True):
+        source = SliceSource(root=str(tmp_path), spacing=(10.0, 1.5, 1.25), upright=upright)
+        samples, rejects = ingest(source, tmp_path / f"run{upright}", ACDC)
+        assert list(reasons(rejects)) == ["images/p4_slice_0.png"]
+        found[upright] = {row["group"]: row for row in samples}
+    for patient, turns in (("p1", 1), ("p2", 0), ("p3", 0)):
+        plain, stood = found[False][patient], found[True][patient]
+        assert np.array_equal(mask_of(stood), np.rot90(mask_of(plain), turns))
+        assert np.array_equal(grey(stood), np.rot90(grey(plain), turns))
+        assert stood["spacing"] == ([10.0, 1.25, 1.5] if turns else [10.0, 1.5, 1.25])
+
+
 def test_scribbles_become_ignore_where_nobody_drew(tmp_path: Path) -> None:
     scribble = np.full((10, 14), 4, np.uint8)
     scribble[5, 3:8] = 2

@@ -1,8 +1,10 @@
 """abd: conformance in all hosts, losses and weights as published, gradients, views, mixing, teacher, presets."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,10 +28,19 @@ from trainers.abd.hosts import (
 )
 from trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mixed_loss, ramp, release_lr
 from trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
-from trainers.abd.networks import build_networks, trim
-from trainers.abd.train import begin_self_training, ema, predict_config, split
-from trainers.abd.views import DecodedSource, TwoViews, draw_hole, released_geometry
-from trainers.engine import DataConfig, Samples, SampleSource, make_optimizer, read_info
+from trainers.abd.networks import build_networks, freeze, hold, trim
+from trainers.abd.train import begin_self_training, ema, fuse, predict_config, split, teacher_steps
+from trainers.abd.views import DecodedSource, TwoViews, draw_hole, released_geometry, warp
+from trainers.engine import (
+    AugmentConfig,
+    DataConfig,
+    Samples,
+    SampleSource,
+    draw_geometry,
+    make_optimizer,
+    param_groups,
+    read_info,
+)
 from trainers.registry import load_artifact
 from vision.segmenters import SegmenterConfig, build_segmenter
 
@@ -40,6 +51,7 @@ CNN = {
     "weights": "random",
     "options": {"encoder_depth": 2, "decoder_channels": [16, 8]},
 }
+LITE = {"architecture": "unet", "options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}}
 TRANSFORMER = {
     "architecture": "segformer",
     "encoder": "mit_b0",
@@ -297,7 +309,7 @@ def test_teacher_gives_no_gradient_and_keeps_its_mode() -> None:
 
 
 def test_second_phase_begins_with_copies_and_the_same_optimiser_state() -> None:
-    config = options(host="bcp")
+    config = options(host="bcp", teacher_start="student")
     networks = build_networks(config, 4)
     assert networks.second is not None
     assert networks.teacher is not None
@@ -313,6 +325,13 @@ def test_second_phase_begins_with_copies_and_the_same_optimiser_state() -> None:
     own, copied = (list(optimizers[name].state.values()) for name in ("first", "second"))
     assert all(torch.equal(a["exp_avg"], b["exp_avg"]) for a, b in zip(own, copied, strict=True))
     assert own[0]["exp_avg"].data_ptr() != copied[0]["exp_avg"].data_ptr()
+    assert [teacher_steps(config, step) for step in (0, 299, 300, 301)] == [None, None, 0, 1]
+    averaged = options(host="bcp", teacher_start="average")
+    assert [teacher_steps(averaged, step) for step in (0, 300)] == [0, 300]
+    old = [value.clone() for value in networks.teacher.state_dict().values()]
+    networks.first.state_dict()["segmentation_head.0.bias"].add_(1.0)
+    begin_self_training(averaged, networks, optimizers)
+    assert all(torch.equal(a, b) for a, b in zip(old, networks.teacher.state_dict().values(), strict=True))
     different = build_networks(options(host="bcp", students="different"), 4)
     assert any(
         not torch.equal(a, b) for a, b in zip(different.first.parameters(), different.pair[1].parameters(), strict=True)
@@ -361,6 +380,48 @@ def test_kept_slices_give_the_same_batches(tmp_path: Path) -> None:
         assert all(torch.equal(a[key], b[key]) for key in ("weak", "strong", "mask", "mask_strong", "hole"))
 
 
+@pytest.mark.parametrize("changes", [{}, {"rotate": 25, "scale": (0.6, 1.8)}, {"quarter_turns": True, "flip": 1.0}])
+def test_one_resampling_lands_where_resize_turn_and_crop_land(changes: dict[str, Any]) -> None:
+    config = AugmentConfig.model_validate({"size": 48, "flip": 0.5, **changes})
+    rows, columns = np.mgrid[:90, :70]
+    image = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)  # smooth: every place has its own colour
+    for seed in range(8):
+        geometry = draw_geometry(np.random.default_rng(seed), 90, 70, config)
+        found, wanted = warp(geometry, image, (0, 0, 0), cv2.INTER_LINEAR), geometry.image(image, fill=(0, 0, 0))
+        inside = geometry.label(np.ones((90, 70), np.uint8), fill=0) > 0
+        inside = cv2.erode(np.pad(inside, 1).astype(np.uint8), np.ones((5, 5)))[1:-1, 1:-1] > 0
+        difference = np.abs(found.astype(int) - wanted.astype(int))[inside]
+        assert found.shape == (48, 48, 3)
+        assert inside.any()
+        assert difference.max() <= 3
+        half = cv2.resize(image, (35, 45), interpolation=cv2.INTER_AREA)
+        coarse = warp(geometry, half, (0, 0, 0), cv2.INTER_LINEAR)
+        assert np.abs(coarse.astype(int) - found.astype(int))[inside].mean() < 1.5, "the same place at any resolution"
+
+
+def test_central_crops_gather_around_the_middle(tmp_path: Path) -> None:
+    """A slice whose colours are its coordinates tells where a crop was taken."""
+    rows, columns = np.mgrid[:200, :200]
+    image = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    one = replace(example(tmp_path), image=image, mask=image[..., 0])
+    one = replace(one, info=replace(one.info, height=200, width=200))
+    spread = {}
+    for central in (1, 4):
+        augment = {"size": 40, "fit": "native", "flip": 0.0}
+        view = TwoViews(
+            options(augment=augment, central=central, strong_view=False), (0,) * 3, (1,) * 3, 0, with_mask=True
+        )
+        starts = [
+            255 * float(view(one, np.random.default_rng(seed))["weak"][axis, 0, 0])
+            for seed in range(150)
+            for axis in (0, 1)
+        ]
+        assert np.mean(starts) == pytest.approx(80, abs=8)
+        spread[central] = np.std(starts)
+    assert spread[1] == pytest.approx(161 / np.sqrt(12), rel=0.15)
+    assert spread[4] == pytest.approx(spread[1] / 2, rel=0.2)
+
+
 def test_released_geometry_is_half_turns_a_quarter_angles_and_nearest(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     mask = image[..., 0]
@@ -393,6 +454,52 @@ def test_prediction_runs_at_the_middle_scale_of_training() -> None:
     found = predict_config(config, networks)
     assert (found.size, found.fit, found.multiple) == (round(32 * 1.2), "short", 4)
     assert predict_config(Config(preset="faithful"), networks).size == 224
+
+
+# --- networks
+
+
+def test_frozen_stages_and_depthwise_filters_stay_and_the_rest_learns() -> None:
+    frozen = {
+        **{"network": LITE, "partner": {**LITE, "weights": "random"}, "augment": {"size": 32}},
+        **{"frozen_stages": 2, "frozen_depthwise": True},
+    }
+    config = options(**frozen)
+    networks = build_networks(config, 4)
+    first, second = networks.pair
+    assert all(p.requires_grad for p in second.parameters()), "random weights learn, all of them"
+    first.train()
+    hold(config, first, None)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    optimizer = make_optimizer(config, param_groups(first))
+    fuse(optimizer)
+    first(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    held = ("encoder.model.conv_stem", "encoder.model.bn1", "encoder.model.blocks.0")
+    for name, value in first.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        depthwise = name.startswith("encoder.") and name.endswith("conv_dw.weight")
+        assert torch.equal(value, before[name]) == (name.startswith(held) or depthwise), name
+    with pytest.raises(
+        ValueError, match="expected an encoder of timm's EfficientNet kind, found one without conv_stem"
+    ):
+        freeze(build_segmenter(SegmenterConfig(encoder="resnet10t", weights="random"), 4), 1, depthwise=False)
+
+
+def test_fused_adam_goes_on_as_the_plain_one() -> None:
+    weights = [nn.Parameter(torch.randn(3, 4)) for _ in range(2)]
+    weights[1].data.copy_(weights[0].data)
+    plain, fused = (make_optimizer(options(), [weight]) for weight in weights)
+    fuse(fused)
+    for step in range(5):
+        for weight, optimizer in zip(weights, (plain, fused), strict=True):
+            weight.grad = torch.full_like(weight, 0.1 * step - 0.2)
+            optimizer.step()
+    assert torch.allclose(weights[0], weights[1], atol=1e-6)
+    sgd = torch.optim.SGD([weights[0]])
+    fuse(sgd)
+    assert not sgd.param_groups[0].get("fused")
 
 
 # --- data

@@ -56,6 +56,7 @@ FAITHFUL_BCP: dict[str, Any] = {
     "ramp": False,
     "coin": 0.5,
     "students": "same",
+    "teacher_start": "student",
     "teacher_mode": "train",
     "ema": 0.99,
     "ema_warm_up": False,
@@ -98,10 +99,17 @@ class Config(TrainerConfig):
     geometry: Literal["augment", "released"] = Field(
         default="augment", description="as `augment` says, or quarter turns, flips and ±20° with nearest neighbour"
     )
+    central: int = Field(
+        default=1, ge=1, le=16, description="with `augment`: crops lie at the mean of so many random places"
+    )
     jitter: float = Field(default=0.5, ge=0, lt=1, description="brightness and contrast of the strong view, ±")
     cutout: float = Field(default=0.5, ge=0, le=1, description="chance of a hole in the strong view")
     cutout_image: bool = Field(default=True, description="false = hole in the label alone, as released for PROMISE12")
     hole_label: Literal["ignore", "background"] = Field(default="ignore", description="what the label says in a hole")
+    frozen_stages: int = Field(
+        default=0, ge=0, description="stages of a pre-trained encoder, stem included, that keep their weights and norms"
+    )
+    frozen_depthwise: bool = Field(default=False, description="pre-trained encoders keep their depthwise filters")
     partner_lr_factor: float = Field(default=1.0, gt=0, description="learning rate of network 2 as a share of `lr`")
     release_schedule: bool = Field(default=False, description="poly that lags by one step, as released")
 
@@ -109,6 +117,10 @@ class Config(TrainerConfig):
     pseudo_weight: float = Field(default=0.5, ge=0, description="bcp: weight of the pseudo-labelled region")
     ema: float = Field(default=0.99, ge=0, lt=1, description="bcp: how much of itself the teacher keeps a step")
     ema_warm_up: bool = Field(default=True, description="bcp: keep at most 1 - 1 / (steps + 1)")
+    teacher_start: Literal["student", "average"] = Field(
+        default="average",
+        description="bcp: begins as network 1 after the first phase, or as its mean",
+    )
     teacher_mode: Literal["eval", "train"] = Field(default="eval", description="bcp: norms and dropout of the teacher")
     students: Literal["different", "same"] = Field(
         default="same", description="bcp: network 2 pre-trains by itself, or copies network 1 and its optimiser"

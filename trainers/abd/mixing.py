@@ -53,8 +53,9 @@ def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """teacher = keep · teacher + (1 - keep) · student over the whole state, running statistics too; counters are
     copied.
     """
-    for slow, fast in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - keep)
-        else:
+    pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
+    real = [(slow, fast) for slow, fast in pairs if slow.is_floating_point()]
+    torch._foreach_lerp_([slow for slow, _ in real], [fast for _, fast in real], 1 - keep)
+    for slow, fast in pairs:
+        if not slow.is_floating_point():
             slow.copy_(fast)

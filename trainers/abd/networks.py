@@ -8,7 +8,7 @@ from torch import nn
 
 from trainers.abd.config import Config
 from trainers.abd.hosts import Networks
-from vision.segmenters import SegmenterConfig, build_segmenter
+from vision.segmenters import SegmenterConfig, build_segmenter, weights_stamp
 
 
 def build_networks(config: Config, classes: int) -> Networks:
@@ -26,8 +26,16 @@ def build_networks(config: Config, classes: int) -> Networks:
     for network in (first, second):
         if network is not None:
             check_size(config, network)
+    hold(config, first, second)
     teacher = copy.deepcopy(first).requires_grad_(False) if config.host == "bcp" else None
     return Networks(first, second, teacher)
+
+
+def hold(config: Config, first: nn.Module | None, second: nn.Module | None) -> None:
+    """Freeze what the config freezes of the encoders that begin with learnt weights."""
+    for network, wanted in ((first, config.network), (second, config.partner)):
+        if network is not None and weights_stamp(wanted.encoder, wanted.weights) != "random":
+            freeze(network, config.frozen_stages, depthwise=config.frozen_depthwise)
 
 
 def check_size(config: Config, model: Any) -> None:
@@ -55,3 +63,29 @@ def trim(model: nn.Module) -> nn.Module:
     if isinstance(taps, dict) and isinstance(blocks, nn.Sequential):
         del blocks[max(taps) :]
     return model
+
+
+def freeze(model: Any, stages: int, *, depthwise: bool) -> None:
+    """Keep the first `stages` stages of a pre-trained encoder (the stem and what it runs next) as they are, norms too,
+    and with `depthwise` all its depthwise filters: on CPUs their gradients cost most.
+
+    To be called again after `train()`, which would set the norms going.
+
+    Raises:
+        ValueError: an encoder whose stages are not known.
+    """
+    body = getattr(model.encoder, "model", None)
+    if stages:
+        parts: list[Any] = [getattr(body, name, None) for name in ("conv_stem", "bn1", "blocks")]
+        if None in parts:
+            raise ValueError(
+                "frozen_stages: expected an encoder of timm's EfficientNet kind, found one without conv_stem, bn1 and "
+                "blocks; set frozen_stages: 0"
+            )
+        stem, norm, blocks = parts
+        for part in (stem, norm, *list(blocks)[: stages - 1]):
+            part.requires_grad_(False).eval()
+    if depthwise:
+        for layer in model.encoder.modules():
+            if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
+                layer.weight.requires_grad_(False)

@@ -15,7 +15,7 @@ from trainers.abd.config import Config
 from trainers.abd.hosts import Networks, Terms, bcp_step, cross_teaching_step, pretraining_step, supervised_step
 from trainers.abd.losses import release_lr
 from trainers.abd.mixing import follow
-from trainers.abd.networks import build_networks, rebuild
+from trainers.abd.networks import build_networks, hold, rebuild
 from trainers.abd.predict import AbdPredictor
 from trainers.abd.views import DecodedSource, TwoViews
 from trainers.engine import (
@@ -34,7 +34,7 @@ from trainers.engine import (
 )
 from vision.segmenters import SegmenterConfig, encoder_normalisation, weights_stamp
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -55,6 +55,9 @@ def train(config: Config, job: Job) -> str:
     if networks.second is not None:
         optimizers["second"] = make_optimizer(config, param_groups(networks.second, config.partner_lr_factor))
 
+    for optimizer in optimizers.values():
+        fuse(optimizer)
+
     labelled, unlabelled = split(job.data, config)
     view = functools.partial(TwoViews, config, mean, std, background)
     sources: dict[str, Source] = {
@@ -73,14 +76,16 @@ def train(config: Config, job: Job) -> str:
 
     for module in modules.values():
         module.train()
+    hold(config, networks.first, networks.second)
+    hold(config, networks.teacher, None)
     for step, batch in loop:
         if config.host == "bcp" and step == config.pretrain_steps:
             begin_self_training(config, networks, optimizers)
         with loop.autocast():
             terms = host(step, batch)
         loop.update(terms.loss, *_active(config, step))
-        if networks.teacher is not None and step >= config.pretrain_steps:
-            follow(networks.teacher, networks.first, ema(config, step - config.pretrain_steps))
+        if networks.teacher is not None and (done := teacher_steps(config, step)) is not None:
+            follow(networks.teacher, networks.first, ema(config, done))
         loop.log(loss=terms.loss, **terms.notes)
         loop.evaluate(score)
 
@@ -101,6 +106,13 @@ def train(config: Config, job: Job) -> str:
         std=std,
         predict=predict,
     )
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Let Adam update all weights in one kernel: with many small tensors a step of its plain loop costs more."""
+    if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
+        for group in optimizer.param_groups:
+            group["fused"], group["foreach"] = True, False
 
 
 def split(data: Samples, config: Config) -> tuple[Samples, Samples]:
@@ -162,17 +174,25 @@ def _active(config: Config, step: int) -> tuple[str, ...]:
 
 
 def begin_self_training(config: Config, networks: Networks, optimizers: dict[str, Optimizer]) -> None:
-    """The teacher starts as network 1; so does network 2 where students are the same, its optimiser's state too."""
+    """The teacher starts as network 1, unless it followed it so far; so does network 2 where students are the same,
+    its optimiser's state too.
+    """
     state = networks.first.state_dict()
-    if networks.teacher is not None:
+    if networks.teacher is not None and config.teacher_start == "student":
         networks.teacher.load_state_dict(state)
     if networks.second is not None and config.students == "same":
         networks.second.load_state_dict(state)
         optimizers["second"].load_state_dict(copy.deepcopy(optimizers["first"].state_dict()))
 
 
+def teacher_steps(config: Config, step: int) -> int | None:
+    """How many steps the teacher has followed network 1 for; None in steps in which it does not."""
+    done = step if config.teacher_start == "average" else step - config.pretrain_steps
+    return done if done >= 0 else None
+
+
 def ema(config: Config, done: int) -> float:
-    """How much of itself the teacher keeps after `done` steps of the second phase."""
+    """How much of itself the teacher keeps after following for `done` steps."""
     return min(config.ema, 1 - 1 / (done + 2)) if config.ema_warm_up else config.ema
 
 

@@ -1,5 +1,7 @@
 """Two aligned views of a slice: one geometry for both, then holes and colours for the strong one alone."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
@@ -10,15 +12,17 @@ from trainers.abd.config import Config
 from trainers.engine import (
     AugmentConfig,
     Example,
+    Geometry,
     Item,
     Remembered,
     Rgb,
     Samples,
     SampleSource,
-    View,
     draw_geometry,
+    fitted_size,
     jitter_colours,
     normalise,
+    resize_image,
     sample_rng,
 )
 
@@ -40,10 +44,19 @@ class TwoViews:
         self.background, self.with_mask = background, with_mask
         self.colours = AugmentConfig(size=config.augment.size, brightness=config.jitter, contrast=config.jitter)
 
+    def prepared(self, example: Example) -> Example:
+        """The example as it may be kept: its image no larger than the largest that a crop is taken from."""
+        config = self.config.augment
+        if self.config.geometry == "released" or config.fit == "native":
+            return example
+        size = fitted_size(example.info.height, example.info.width, config.fit, config.size, config.scale[1])
+        if size[0] >= example.image.shape[0] or size[1] >= example.image.shape[1]:
+            return example
+        return replace(example, image=resize_image(example.image, *size))
+
     def __call__(self, example: Example, rng: np.random.Generator) -> Item:
         mask = example.mask if self.with_mask else None
-        blank = np.full(example.image.shape[:2], IGNORE, np.uint8)
-        weak, label = self._geometry(example.image, blank if mask is None else mask, rng)
+        weak, label = self._geometry(self.prepared(example), mask, rng)
         weak = jitter_colours(rng, weak, self.config.augment)
         strong, label_strong, hole = weak, label, np.zeros(label.shape, bool)
         if self.config.strong_view:
@@ -52,30 +65,68 @@ class TwoViews:
             label_strong = np.where(hole & (mask is not None), np.uint8(fill), label)
             strong = punch(weak, hole, rng) if self.config.cutout_image else weak
             strong = jitter_colours(rng, strong, self.colours)
+        plain = normalise(weak, self.mean, self.std)
         return {
-            "weak": normalise(weak, self.mean, self.std),
-            "strong": normalise(strong, self.mean, self.std),
+            "weak": plain,
+            "strong": normalise(strong, self.mean, self.std) if self.config.strong_view else plain,
             "mask": torch.from_numpy(label).long(),
             "mask_strong": torch.from_numpy(label_strong).long(),
             "hole": torch.from_numpy(hole & self.config.cutout_image),
             "sample_id": example.info.sample_id,
         }
 
-    def _geometry(self, image: Uint8Array, mask: Uint8Array, rng: np.random.Generator) -> tuple[Uint8Array, Uint8Array]:
+    def _geometry(
+        self, example: Example, mask: Uint8Array | None, rng: np.random.Generator
+    ) -> tuple[Uint8Array, Uint8Array]:
+        """Image and label under one geometry. Without a mask the label is 255."""
+        height, width, config = example.info.height, example.info.width, self.config.augment
         if self.config.geometry == "released":
-            return released_geometry(image, mask, self.config.augment.size, self.background, rng)
-        geometry = draw_geometry(rng, mask.shape[0], mask.shape[1], self.config.augment)
-        return geometry.image(image, fill=BLACK), geometry.label(mask, fill=self.background)
+            blank = np.full((height, width), IGNORE, np.uint8)
+            return released_geometry(example.image, blank if mask is None else mask, config.size, self.background, rng)
+        geometry = draw_geometry(rng, height, width, config)
+        if self.config.central > 1:
+            at_y, at_x = rng.random((2, self.config.central)).mean(1).tolist()
+            top, left = crop_start(geometry.height - config.size, at_y), crop_start(geometry.width - config.size, at_x)
+            geometry = replace(geometry, top=top, left=left)
+        image = warp(geometry, example.image, BLACK, cv2.INTER_LINEAR)
+        if mask is None:
+            return image, np.full(image.shape[:2], IGNORE, np.uint8)
+        return image, warp(geometry, mask, (self.background,) * 3, cv2.INTER_NEAREST)
+
+
+def crop_start(slack: int, at: float) -> int:
+    """Start of a crop at share `at` of the room that it has; where the image is smaller, of the padding, negated."""
+    return int(at * (slack + 1)) if slack >= 0 else -int(at * (1 - slack))
+
+
+def warp(geometry: Geometry, pixels: Uint8Array, fill: tuple[int, ...], how: int) -> Uint8Array:
+    """`Geometry.apply` by one resampling: uint8 (H, W[, 3]), at any resolution of the same field, to (S, S[, 3])."""
+    down, across = geometry.height / pixels.shape[0], geometry.width / pixels.shape[1]
+    resize = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
+    middle = ((geometry.width - 1) / 2, (geometry.height - 1) / 2)
+    moved = cv2.getRotationMatrix2D(middle, geometry.angle, 1.0) @ resize
+    moved -= [[0, 0, geometry.left], [0, 0, geometry.top]]
+    if geometry.flip and not geometry.turns:
+        moved[0] = [0, 0, geometry.size - 1] - moved[0]
+    out = cv2.warpAffine(pixels, moved, (geometry.size, geometry.size), flags=how, borderValue=fill)
+    if geometry.turns:
+        out = np.rot90(out, geometry.turns)
+        out = np.ascontiguousarray(out[:, ::-1] if geometry.flip else out)
+    return out.astype(np.uint8, copy=False)
 
 
 class DecodedSource(SampleSource):
     """A `SampleSource` that keeps decoded slices as long as they are few: decoding costs more than a small step."""
 
-    def __init__(self, samples: Samples, view: View, batch: int, seed: int) -> None:
+    def __init__(self, samples: Samples, view: TwoViews, batch: int, seed: int) -> None:
         super().__init__(samples, view, batch, seed)
+        self._two = view
         pixels = max(info.height * info.width for info in samples.infos)
-        self._example = Remembered(samples.example, CACHED_PIXELS // pixels)
+        self._example = Remembered(self._prepared, CACHED_PIXELS // pixels)
         self._ids = samples.ids
+
+    def _prepared(self, position: int) -> Example:
+        return self._two.prepared(self.samples.example(position))
 
     def _item(self, position: int, epoch: int) -> Item:
         return self.view(self._example(position), sample_rng(self.seed, self._ids[position], epoch))
