@@ -45,7 +45,7 @@ class ClipCam(Labeler):
         for positions in same_size([(x.shape[1], x.shape[2]) for x in inputs], self.batch):
             chosen = [items[p] for p in positions]
             tags, maps = self.class_maps(torch.stack([inputs[p] for p in positions]), [i.class_ids for i in chosen])
-            found.update(zip(positions, self._labels(chosen, tags, maps), strict=True))
+            found.update(zip(positions, self.refined(chosen, tags, maps), strict=True))
         return [found[position] for position in range(len(items))]
 
     def resize(self, image: Uint8Array) -> Tensor:
@@ -105,9 +105,10 @@ class ClipCam(Labeler):
             for image, own in enumerate(known)
         ]
 
-    def _labels(
+    def refined(
         self, items: Sequence[LabelItem], tags: Sequence[tuple[int, ...]], maps: Sequence[Float32]
     ) -> list[PseudoLabel]:
+        """Pseudo-labels from what `class_maps` gave."""
         places = [place for place, ids in enumerate(tags) if ids]
         images = [_shrink(items[p].image, self.config.refine_side) for p in places]
         stacks = [
