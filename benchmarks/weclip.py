@@ -51,8 +51,16 @@ CAM_ARMS: dict[str, dict[str, Any]] = {
 }
 DECODER_ARMS = {"weclip": "tags", "fully_supervised": "masks"}
 #: Options of all `cam` arms, and of both decoders, chosen on known styles and on the training part of the photos.
-CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {}, "photos": {}}
-DECODER_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {}, "photos": {}}
+CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"background_power": 1.0}}
+DECODER_SETTINGS: dict[str, dict[str, Any]] = {
+    "drawn": {"lr": 2e-3},
+    "photos": {
+        "lr": 2e-3,
+        "background_power": 1.0,
+        "augment": {"size": 192, "scale": (1.0, 1.5)},
+        "test_size": 384,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(scenes=240, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=100),
+    "small": Size(scenes=720, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=100),
     "full": Size(scenes=2000, tested_scenes=240, frames=25, horses=120, tested_photos=240, steps=600),
 }
 SCENE_SIDE = 160
