@@ -51,12 +51,11 @@ CAM_ARMS: dict[str, dict[str, Any]] = {
 }
 DECODER_ARMS = {"weclip": "tags", "fully_supervised": "masks"}
 #: Options of all `cam` arms, and of both decoders, chosen on known styles and on the training part of the photos.
-CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"background_power": 1.0}}
+CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"image_side": 512}}
 DECODER_SETTINGS: dict[str, dict[str, Any]] = {
     "drawn": {"lr": 2e-3},
     "photos": {
         "lr": 2e-3,
-        "background_power": 1.0,
         "augment": {"size": 192, "scale": (1.0, 1.5)},
         "test_size": 384,
     },
