@@ -18,7 +18,7 @@ from benchmarks.weclip import (
     World,
     cam_masks,
     cam_mious,
-    decoder_miou,
+    decoder_mious,
     drawn_world,
     load_labelers,
     photo_world,
@@ -83,7 +83,9 @@ def test_photos_are_split_by_sequence_and_share_their_classes(tmp_path: Path) ->
 
 def test_decoders_train_on_a_world_and_appear_in_the_picture(tiny: World, tmp_path: Path) -> None:
     for supervision in DECODER_ARMS.values():
-        assert 0 <= decoder_miou(tiny, supervision, SIZE, 0, tmp_path / "work") < 1
+        found = decoder_mious(tiny, supervision, SIZE, 0, tmp_path / "work")
+        assert list(found) == ["miou", "miou_tagged"]
+        assert 0 <= found["miou"] <= found["miou_tagged"] < 1, "tags leave out wrong classes"
     rows = picture_rows(tiny, tmp_path / "work")
     assert len(rows) == min(SHOWN, len(tiny.test))
     headings = ["image", "truth", *CAM_ARMS, *DECODER_ARMS]

@@ -48,7 +48,7 @@ class Config(TrainerConfig):
     preset: Literal["faithful", "faithful_coco", "starter"] = "starter"
     steps: int = Field(default=600, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
     schedule: Schedule = "linear"
     augment: AugmentConfig = AugmentConfig(size=192, scale=(0.75, 1.5))
