@@ -156,8 +156,16 @@ def test_fixed_views_are_encoded_once_and_stay_what_the_encoder_gives(
 
 def test_views_are_drawn_by_number_and_sample_alone() -> None:
     image = shapes.draw_scene(5, 64, 80)[0]
-    info = Info("five", 64, 80, (1,), None, None, False)
-    example = Example(info, image, None, None, None, np.zeros((0, 5), np.float32))
+    example = Example(
+        info=Info("five", 64, 80, (1,), None, None, has_mask=False),
+        image=image,
+        mask=None,
+        confidence=None,
+        scribble=None,
+        boxes=np.zeros((0, 5), np.float32),
+        points=np.zeros((0, 3), np.float32),
+        spacing=None,
+    )
     view = CropView(Config(**{**SMALL, "views": 2}), with_mask=False)
     drawn = [view(example, np.random.default_rng(seed)) for seed in range(12)]
     by_number: dict[int, list[torch.Tensor]] = {}
