@@ -5,7 +5,7 @@ images from their tags, without training. `weclip`: a decoder trained on tags al
 `fully_supervised`: the same decoder and schedule, trained on the true masks.
 Metrics: `miou@drawn`, trained on scenes of known styles and tested on a style that training never saw; `miou@photos`,
 DAVIS frames (the class is in the sequence's name) and horses, tested on sequences and stems that training never saw, in
-classes that both parts have.
+classes that both parts have. `miou_tagged@…`, of the decoders: told the tags of the tested images, as `cam` is.
 """
 
 import shutil
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
+from benchmarks.weclip_picture import row, write_picture
 from data_contracts import (
     SAMPLE,
     LabelSpace,
@@ -34,19 +35,27 @@ from data_contracts import (
 )
 from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
 from labelers import LabelItem
+from labelers.clip_cam import ClipCam
 from labelers.clip_cam import Config as CamConfig
 from labelers.clip_cam import load as load_cam
 from pipelines.config import load_run_config
 from pipelines.train import TrainConfig, train
 from trainers.engine import DataConfig, SegmentationMetrics, read_artifact
+from trainers.registry import load_artifact
 
 CAM_ARMS: dict[str, dict[str, Any]] = {
     "cam": {"affinity": False, "refine": "none"},
-    "cam+affinity": {"refine": "none"},
-    "cam+affinity+par": {"refine": "par"},
-    "cam+affinity+crf": {"refine": "crf"},
+    "cam+affinity": {"affinity": True, "refine": "none"},
+    "cam+affinity+par": {"affinity": True, "refine": "par"},
+    "cam+affinity+crf": {"affinity": True, "refine": "crf"},
 }
 DECODER_ARMS = {"weclip": "tags", "fully_supervised": "masks"}
+#: Options of all `cam` arms, and of both decoders, chosen on known styles and on the training part of the photos.
+CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"image_side": 512}}
+DECODER_SETTINGS: dict[str, dict[str, Any]] = {
+    "drawn": {},
+    "photos": {"augment": {"size": 192, "scale": (1.0, 1.5)}, "test_size": 384},
+}
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ class Size:
 
 
 SIZES = {
-    "small": Size(scenes=240, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=100),
+    "small": Size(scenes=720, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=150),
     "full": Size(scenes=2000, tested_scenes=240, frames=25, horses=120, tested_photos=240, steps=600),
 }
 SCENE_SIDE = 160
+SHOWN = 4  # tested images of each world in the picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,34 +156,72 @@ def _spread(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
     return take_turns(photos, lambda photo: photo.name, count, [seed, 4])
 
 
-def cam_miou(world: World, settings: dict[str, Any]) -> float:
-    """mIoU of `clip_cam` labels on the tested images, given their tags."""
-    labeler = load_cam(
-        CamConfig(**{"min_decided": 0.0, "confidence": 0.0, "find_tags": "never", **settings}), world.space
-    )
-    metrics = SegmentationMetrics(world.space)
-    for number, pair in enumerate(world.test):
-        item = LabelItem(str(number), pair.image, class_ids=tuple(foreground_ids(pair.mask, world.space)))
-        found = labeler.label([item])[0].mask
-        blank = np.full(pair.mask.shape, world.space.background_id, np.uint8)
-        metrics.update(blank if found is None else found, pair.mask)
-    return float(metrics.compute()["miou"])
+def load_labelers(world: World) -> dict[str, ClipCam]:
+    """The labeler of each `cam` arm."""
+    given = {"min_decided": 0.0, "confidence": 0.0, "find_tags": "never", **CAM_SETTINGS[world.name]}
+    return {arm: load_cam(CamConfig(**{**given, **options}), world.space) for arm, options in CAM_ARMS.items()}
 
 
-def decoder_miou(world: World, supervision: str, size: Size, seed: int, folder: Path) -> float:
-    """mIoU of the trained decoder on the tested images; a run that was cut off goes on from its checkpoint."""
+def cam_masks(labelers: dict[str, ClipCam], pair: Pair, space: LabelSpace) -> dict[str, Uint8Array]:
+    """Labels of an image by `cam` arm, given its tags. The arms share its class maps."""
+    item = LabelItem("tested", pair.image, class_ids=tuple(foreground_ids(pair.mask, space)))
+    first = labelers["cam+affinity"]
+    shown, response = first.respond(first.resize(item.image)[None], [item.class_ids])
+    masks = {}
+    for arm, labeler in labelers.items():
+        maps = response.spread if labeler.config.affinity else response.cams
+        found = labeler.refined([item], shown, [maps.cpu().numpy()])[0].mask
+        masks[arm] = np.full(pair.mask.shape, space.background_id, np.uint8) if found is None else found
+    return masks
+
+
+def cam_mious(world: World) -> dict[str, float]:
+    """mIoU by arm of `clip_cam` labels on the tested images."""
+    labelers = load_labelers(world)
+    metrics = {arm: SegmentationMetrics(world.space) for arm in CAM_ARMS}
+    for pair in world.test:
+        for arm, mask in cam_masks(labelers, pair, world.space).items():
+            metrics[arm].update(mask, pair.mask)
+    return {arm: float(one.compute()["miou"]) for arm, one in metrics.items()}
+
+
+def decoder_mious(world: World, supervision: str, size: Size, seed: int, folder: Path) -> dict[str, float]:
+    """`miou` of the trained decoder on the tested images, and `miou_tagged`, where it may choose among an image's tags
+    only, as the `cam` arms do. A run that was cut off goes on from its checkpoint.
+    """
     data = DataConfig(samples=(_shards(world.train, world.space, folder / "train"),))
     test = DataConfig(samples=(_shards(world.test, world.space, folder / "test"),))
     settings = {
         "supervision": supervision,
         "seed": seed,
         "steps": size.steps,
-        "precision": "fp32",
         "runtime": {"save_every": 20, "progress": False},
+        **DECODER_SETTINGS[world.name],
     }
     config = TrainConfig(trainer="weclip", label_space=world.space, data=data, val=test, settings=settings)
-    artefact = train(config, str(folder / supervision / "run"), str(folder / supervision / "artefact"))
-    return float(read_artifact(artefact).metrics["miou"])
+    artefact = train(config, str(folder / supervision / "run"), str(_artefact(folder, supervision)))
+    predictor, tagged = load_artifact(artefact, "auto"), SegmentationMetrics(world.space)
+    for pair in world.test:
+        ids = np.array([world.space.background_id, *foreground_ids(pair.mask, world.space)])
+        logits = predictor.predict([pair.image])[0].logits
+        tagged.update(ids[logits[ids].argmax(axis=0)].astype(np.uint8), pair.mask)
+    return {"miou": float(read_artifact(artefact).metrics["miou"]), "miou_tagged": float(tagged.compute()["miou"])}
+
+
+def _artefact(folder: Path, supervision: str) -> Path:
+    return folder / supervision / "artefact"
+
+
+def picture_rows(world: World, folder: Path) -> list[Uint8Array]:
+    """The first tested images under every arm, by the decoders that lie in `folder`."""
+    labelers = load_labelers(world)
+    decoders = [load_artifact(str(_artefact(folder, kind)), "auto") for kind in DECODER_ARMS.values()]
+    rows = []
+    for pair in world.test[:SHOWN]:
+        masks = [pair.mask, *cam_masks(labelers, pair, world.space).values()]
+        masks += [decoder.labels([pair.image])[0] for decoder in decoders]
+        rows.append(row(pair.image, masks, world.space))
+    return rows
 
 
 def _shards(pairs: Sequence[Pair], space: LabelSpace, folder: Path) -> str:
@@ -198,27 +246,33 @@ def _shards(pairs: Sequence[Pair], space: LabelSpace, folder: Path) -> str:
 
 
 def run(options: Options) -> None:
-    """All arms of all seeds, each added as soon as it is measured."""
+    """All arms of all seeds, each added as soon as it is measured; the first seed's picture goes beside the JSON."""
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     for seed in options.seeds:
-        arms = [arm for arm in (*CAM_ARMS, *DECODER_ARMS) if not record.has(arm, seed)]
-        worlds = [drawn_world(size, seed), photo_world(options, size, seed)] if arms else []
-        for arm in arms:
-            if arm in CAM_ARMS:
-                settings = CAM_ARMS[arm]
-                found = {f"miou@{world.name}": cam_miou(world, settings) for world in worlds}
-            else:
-                found = {
-                    f"miou@{world.name}": decoder_miou(
-                        world, DECODER_ARMS[arm], size, seed, work / f"{seed}" / world.name
-                    )
-                    for world in worlds
-                }
-            record.add(arm, seed, found)
-            print(f"seed {seed}: {arm} {found}", flush=True)
+        worlds = [drawn_world(size, seed), photo_world(options, size, seed)]
+        folders = {world.name: work / f"{seed}" / world.name for world in worlds}
+        missing = [arm for arm in (*CAM_ARMS, *DECODER_ARMS) if not record.has(arm, seed)]
+        if set(missing) & set(CAM_ARMS):
+            labelled = {world.name: cam_mious(world) for world in worlds}
+            for arm in CAM_ARMS:
+                add(record, arm, seed, {name: {"miou": by_arm[arm]} for name, by_arm in labelled.items()})
+        for arm in (arm for arm in DECODER_ARMS if arm in missing):
+            found = {w.name: decoder_mious(w, DECODER_ARMS[arm], size, seed, folders[w.name]) for w in worlds}
+            add(record, arm, seed, found)
+        if seed == options.seeds[0]:
+            headings = ["image", "truth", *CAM_ARMS, *DECODER_ARMS]
+            rows = [one for world in worlds for one in picture_rows(world, folders[world.name])]
+            write_picture(options.json_path.with_suffix(".png"), headings, rows)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)
+
+
+def add(record: Record, arm: str, seed: int, found: dict[str, dict[str, float]]) -> None:
+    """Record and print the figures of each world."""
+    figures = {f"{name}@{world}": value for world, by_name in found.items() for name, value in by_name.items()}
+    record.add(arm, seed, figures)
+    print(f"seed {seed}: {arm} {figures}", flush=True)
 
 
 if __name__ == "__main__":

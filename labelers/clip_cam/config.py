@@ -50,7 +50,7 @@ class Config(LabelerConfig):
     find_tags: Literal["missing", "never"] = Field(
         default="missing", description="ask CLIP which classes an image without tags shows"
     )
-    tag_threshold: float = Field(default=0.2, gt=0, lt=1, description="probability from which a class counts as shown")
+    tag_threshold: float = Field(default=0.1, gt=0, lt=1, description="probability from which a class counts as shown")
     batch: int | None = Field(default=None, ge=1, description="images a forward; none = 1 on a CPU, 16 on a GPU")
     pairs: int | None = Field(default=None, ge=1, description="(image, class) pairs a backward; none = 2 x batch")
 

@@ -17,7 +17,15 @@ from torch import Tensor
 from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
 from labelers.base import Labeler, LabelItem, PseudoLabel, same_size
 from labelers.clip_cam.config import Config
-from vision.clip import ClipBackbone, DenseFeatures, TextBank, build_text_bank, clip_response, load_clip
+from vision.clip import (
+    ClassResponse,
+    ClipBackbone,
+    DenseFeatures,
+    TextBank,
+    build_text_bank,
+    clip_response,
+    load_clip,
+)
 from vision.refine import CrfOptions, par, refine_many
 
 Float32 = NDArray[np.float32]
@@ -45,7 +53,7 @@ class ClipCam(Labeler):
         for positions in same_size([(x.shape[1], x.shape[2]) for x in inputs], self.batch):
             chosen = [items[p] for p in positions]
             tags, maps = self.class_maps(torch.stack([inputs[p] for p in positions]), [i.class_ids for i in chosen])
-            found.update(zip(positions, self._labels(chosen, tags, maps), strict=True))
+            found.update(zip(positions, self.refined(chosen, tags, maps), strict=True))
         return [found[position] for position in range(len(items))]
 
     def resize(self, image: Uint8Array) -> Tensor:
@@ -62,6 +70,13 @@ class ClipCam(Labeler):
 
         `images` uint8 (n, 3, h, w), n at most `batch`.
         """
+        shown, response = self.respond(images, tags)
+        maps = response.spread if self.config.affinity else response.cams
+        owners = np.array(response.pair_image, int)
+        return shown, [maps[np.flatnonzero(owners == image)].cpu().numpy() for image in range(len(images))]
+
+    def respond(self, images: Tensor, tags: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], ClassResponse]:
+        """As `class_maps`, but all maps of the batch, before and after the affinity."""
         blanks = self.batch - len(images)
         padded = torch.cat([images, images.new_zeros(blanks, *images.shape[1:])])
         dense = self.backbone.encode(
@@ -81,9 +96,7 @@ class ClipCam(Labeler):
             chunk=self.pairs,
             layer=self.config.cam_layer,
         )
-        maps = response.spread if self.config.affinity else response.cams
-        owners = np.array(response.pair_image, int)
-        return shown, [maps[np.flatnonzero(owners == image)].cpu().numpy() for image in range(len(images))]
+        return shown, response
 
     @property
     def scale(self) -> float:
@@ -105,9 +118,10 @@ class ClipCam(Labeler):
             for image, own in enumerate(known)
         ]
 
-    def _labels(
+    def refined(
         self, items: Sequence[LabelItem], tags: Sequence[tuple[int, ...]], maps: Sequence[Float32]
     ) -> list[PseudoLabel]:
+        """Pseudo-labels from what `class_maps` gave."""
         places = [place for place, ids in enumerate(tags) if ids]
         images = [_shrink(items[p].image, self.config.refine_side) for p in places]
         stacks = [

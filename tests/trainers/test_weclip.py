@@ -13,15 +13,17 @@ from data_contracts import SAMPLE, LabelSpace
 from pipelines.train import TrainConfig, train
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.engine import DataConfig, PredictConfig, read_artifact
+from trainers.engine import DataConfig, Example, PredictConfig, read_artifact
 from trainers.engine.optim import lr_factor
+from trainers.engine.samples import Info
 from trainers.registry import load_artifact
 from trainers.weclip import Config
-from trainers.weclip.model import Weclip
+from trainers.weclip.model import Weclip, clip_precision
 from trainers.weclip.predict import WeclipPredictor
 from trainers.weclip.refine import refined_attention
-from trainers.weclip.train import PseudoLabeler, check
-from vision.clip import build_text_bank, load_clip
+from trainers.weclip.train import CropView, PseudoLabeler, check
+from trainers.weclip.views import ViewStore
+from vision.clip import DenseFeatures, build_text_bank, clip_response, load_clip
 
 CLIPS = Path(__file__).parents[1] / "data"
 TINY = str(CLIPS / "tiny_clip")
@@ -43,6 +45,11 @@ torch.set_num_threads(1)
 class TestWeclip(TrainerConformance):
     name = "weclip"
     settings: ClassVar = SMALL
+
+
+class TestWeclipOnFixedViews(TrainerConformance):
+    name = "weclip"
+    settings: ClassVar = {**SMALL, "views": 2}
 
 
 def run(tmp_path: Path, data: DataConfig, name: str = "a", val: DataConfig | None = None, **settings: Any) -> str:
@@ -118,6 +125,72 @@ def test_masks_are_never_opened_when_tags_supervise(tmp_path: Path) -> None:
     run(tmp_path, data)
     with pytest.raises(ValueError, match="expected a complete image file"):
         run(tmp_path, data, "b", supervision="masks")
+
+
+def test_fixed_views_are_encoded_once_and_stay_what_the_encoder_gives(
+    tmp_path: Path, scenes: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = Weclip.encode
+
+    def counted(model: Weclip, images: torch.Tensor, n_attention: int = 0) -> DenseFeatures:
+        seen.append(len(images))
+        return encode(model, images, n_attention)
+
+    monkeypatch.setattr(Weclip, "encode", counted)
+    run(tmp_path, scenes, steps=10, views=1)
+    assert seen == [1] * 4, "four scenes, one view each, one at a time"
+    model = Weclip(Config(**SMALL), 4, torch.device("cpu"))
+    images = torch.randn(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    store = ViewStore(model, 2)
+    first, again = store(images, ["a", "b", "a"], [0, 0, 1]), store(images[:2], ["a", "b"], [0, 0])
+    fresh = encode(model, images, 2)
+    assert (first.grid, first.prefix, len(first.block_outputs)) == (fresh.grid, fresh.prefix, len(fresh.block_outputs))
+    for kept, plain in zip(first.block_outputs, fresh.block_outputs, strict=True):
+        torch.testing.assert_close(kept, plain, rtol=1e-2, atol=1e-2)
+    for kept, plain in zip(first.block_attention, fresh.block_attention, strict=True):
+        torch.testing.assert_close(kept, plain, rtol=1e-2, atol=1e-4)
+    assert torch.equal(again.last_input, first.last_input[:2])
+    assert store(images, ["a", "b", "a"], [0, 0, 0]).last_input[2].equal(first.last_input[0]), "by key, not by pixels"
+
+
+def test_views_are_drawn_by_number_and_sample_alone() -> None:
+    image = shapes.draw_scene(5, 64, 80)[0]
+    example = Example(
+        info=Info("five", 64, 80, (1,), None, None, has_mask=False),
+        image=image,
+        mask=None,
+        confidence=None,
+        scribble=None,
+        boxes=np.zeros((0, 5), np.float32),
+        points=np.zeros((0, 3), np.float32),
+        spacing=None,
+    )
+    view = CropView(Config(**{**SMALL, "views": 2}), with_mask=False)
+    drawn = [view(example, np.random.default_rng(seed)) for seed in range(12)]
+    by_number: dict[int, list[torch.Tensor]] = {}
+    for item in drawn:
+        by_number.setdefault(item["view"], []).append(item["rgb"])
+    assert set(by_number) == {0, 1}
+    assert all(torch.equal(one, crops[0]) for crops in by_number.values() for one in crops)
+    assert not torch.equal(by_number[0][0], by_number[1][0])
+    free = CropView(Config(**SMALL), with_mask=False)
+    assert not torch.equal(*(free(example, np.random.default_rng(seed))["rgb"] for seed in range(2)))
+
+
+def test_frozen_blocks_follow_the_runs_precision_and_class_maps_stay_in_fp32() -> None:
+    device = torch.device("cpu")
+    assert clip_precision(Config(**SMALL), device) == "fp32"
+    assert clip_precision(Config(**{**SMALL, "precision": "bf16"}), device) == "bf16"
+    assert clip_precision(Config(preset="faithful", precision="bf16"), device) == "fp32"
+    config = Config(**{**SMALL, "clip_precision": "bf16"})
+    model = Weclip(config, shapes.SPACE.size, device)
+    labeler = PseudoLabeler(model, build_text_bank(shapes.SPACE, model.backbone), shapes.SPACE, config)
+    rgb = torch.from_numpy(shapes.draw_scene(0, 64, 64)[0]).permute(2, 0, 1)[None]
+    dense = model.encode(model.normalisation(rgb), 2)
+    assert {x.dtype for x in (dense.last_input, *dense.block_outputs, *dense.block_attention)} == {torch.float32}
+    response = clip_response(model.backbone, dense, labeler.bank, [[1, 2]], affinity=dense.block_attention[-1])
+    assert response.cams.dtype == response.spread.dtype == torch.float32
 
 
 def test_samples_without_tags_and_spaces_without_background_are_refused(tmp_path: Path) -> None:

@@ -203,6 +203,22 @@ def test_segmentation_loss_is_finite_without_one_half_and_weighs_halves_equally(
     torch.testing.assert_close(segmentation_loss(constant, few, 0), segmentation_loss(constant, many, 0))
 
 
+def test_strided_loss_is_the_loss_of_the_middle_pixels() -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (2, 16, 16), generator=torch.Generator().manual_seed(1))
+    coarse = segmentation_loss(logits, labels[:, 2::4, 2::4], 0)
+    assert torch.equal(segmentation_loss(logits, labels, 0, stride=4), coarse)
+
+
+def test_attention_of_the_decoder_is_the_same_by_either_kernel() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(2, 8, 3).eval()
+    levels = [noise(2, 20, 8), noise(2, 20, 8, seed=1)]
+    plain = decoder(levels, (4, 5)).logits
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(levels, (4, 5)).logits, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_window_keeps_the_published_share_of_pairs() -> None:
     near = window((20, 20), 8, torch.device("cpu"))
     assert near.float().mean().item() == pytest.approx(0.449, abs=5e-4)

@@ -27,6 +27,8 @@ _RELEASE: dict[str, Any] = {
     "filter": "signed",
     "par_iterations": 20,
     "par_stride": 1,
+    "loss_stride": 1,
+    "clip_precision": "fp32",
     "edge_fix": False,
     "background_power": 1.0,
     "ignore_padding": False,
@@ -46,13 +48,16 @@ class Config(TrainerConfig):
     preset: Literal["faithful", "faithful_coco", "starter"] = "starter"
     steps: int = Field(default=600, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
     schedule: Schedule = "linear"
     augment: AugmentConfig = AugmentConfig(size=192, scale=(0.75, 1.5))
 
+    views: int | None = Field(default=None, ge=1)  # crops of an image, encoded once and kept; None = always new ones
+
     model: str = "starter"  # open_clip name, local folder, or `starter`
     pretrained: str | None = None
+    clip_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of frozen blocks; auto = as `precision`
     second: str | None = None  # WeCLIP+: timm encoder whose frozen features form a second branch
     second_weights: str = "auto"
     normalisation: Literal["clip", "imagenet"] = "clip"  # of the crops; the release feeds CLIP ImageNet's
@@ -75,6 +80,7 @@ class Config(TrainerConfig):
     par_stride: int = Field(default=2, ge=1)  # PAR and argmax run on crops shrunk by this
     ignore_below: float | None = Field(default=None, gt=0, lt=1)  # pixels whose best map has a lower share become 255
     ignore_padding: bool = True
+    loss_stride: int = Field(default=4, ge=1)  # segmentation loss on every n-th pixel of every n-th row
     affinity_weight: float = Field(default=0.1, ge=0)
     affinity_loss: AffinityLoss = "linear"
 

@@ -12,10 +12,13 @@ AffinityLoss = Literal["linear", "bce"]
 WINDOW_RADIUS = 8
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, background: int) -> Tensor:
+def segmentation_loss(logits: Tensor, labels: Tensor, background: int, stride: int = 1) -> Tensor:
     """Half the mean cross-entropy over background pixels plus half that over all others: logits (B, C, h, w), upsampled
     bilinearly to labels int64 (B, H, W). A half without pixels counts 0.
+
+    With `stride` > 1 only the middle pixel of every stride x stride block counts, and logits are upsampled to these.
     """
+    labels = labels[:, stride // 2 :: stride, stride // 2 :: stride]
     full = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
     losses = F.cross_entropy(full, labels, ignore_index=IGNORE, reduction="none")
     behind = labels == background

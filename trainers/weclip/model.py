@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from trainers.engine import IMAGENET_MEAN, IMAGENET_STD
 from trainers.engine.batches import Rgb
+from trainers.engine.device import pick_precision
 from trainers.weclip.config import Config
 from trainers.weclip.decoder import Decoded, Decoder
 from vision.clip import ClipBackbone, DenseFeatures, load_clip
+from vision.clip.backbone import Precision
 from vision.segmenters import build_encoder, encoder_normalisation
 
 SECOND_STRIDE = 16
@@ -35,6 +37,14 @@ class Normalisation:
 
 def _column(values: Rgb, like: Tensor) -> Tensor:
     return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
+
+
+def clip_precision(config: Config, device: torch.device) -> Precision:
+    """Of the frozen blocks; the class maps' branch runs in fp32 whatever this is."""
+    if config.clip_precision != "auto":
+        return config.clip_precision
+    names: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names[pick_precision(config.precision, device)]
 
 
 class SecondEncoder:
@@ -62,7 +72,9 @@ class Weclip(nn.Module):
 
     def __init__(self, config: Config, classes: int, device: torch.device) -> None:
         super().__init__()
-        self.backbone: ClipBackbone = load_clip(config.model, config.pretrained, str(device))
+        self.backbone: ClipBackbone = load_clip(
+            config.model, config.pretrained, str(device), clip_precision(config, device)
+        )
         self.extra = None if config.second is None else SecondEncoder(config.second, config.second_weights, device)
         imagenet = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
         self.normalisation = imagenet if config.normalisation == "imagenet" else _clips_own(self.backbone)

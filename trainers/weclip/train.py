@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array
+from data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed
 from trainers.engine import (
     Artifact,
     Example,
@@ -33,6 +33,7 @@ from trainers.weclip.losses import affinity_loss, segmentation_loss
 from trainers.weclip.model import Weclip
 from trainers.weclip.predict import WeclipPredictor
 from trainers.weclip.refine import PLAIN_MAPS, plain_attention, pseudo_labels, refined_attention
+from trainers.weclip.views import ViewStore
 from vision.clip import (
     DenseFeatures,
     TextBank,
@@ -43,7 +44,7 @@ from vision.clip import (
 )
 from vision.segmenters import weights_stamp
 
-VERSION = 2
+VERSION = 3
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -54,13 +55,18 @@ def stamps(config: Config) -> tuple[str, ...]:
 
 class CropView:
     """Keys: `rgb` uint8 (3, S, S), black where the crop leaves the image; `valid` bool (S, S), false there; `tags`, a
-    list of class ids; `mask` int64 (S, S), the true one where `with_mask`, else all 255.
+    list of class ids; `mask` int64 (S, S), the true one where `with_mask`, else all 255; `view`, the number of the crop
+    among the image's `views`, 0 where these are not fixed.
     """
 
     def __init__(self, config: Config, *, with_mask: bool) -> None:
         self.augment, self.with_mask = config.augment, with_mask
+        self.views, self.seed = config.views, config.seed
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Item:
+        view = 0 if self.views is None else int(rng.integers(self.views))
+        if self.views is not None:
+            rng = np.random.default_rng(sample_seed(self.seed, example.info.sample_id, f"view {view}"))
         height, width = example.image.shape[:2]
         geometry = draw_geometry(rng, height, width, self.augment)
         rgb = jitter_colours(rng, geometry.image(example.image, fill=(0, 0, 0)), self.augment)
@@ -72,6 +78,7 @@ class CropView:
             "valid": torch.from_numpy(valid).bool(),
             "mask": torch.from_numpy(geometry.label(mask)).long(),
             "tags": list(example.info.class_ids),
+            "view": view,
             "sample_id": example.info.sample_id,
         }
 
@@ -170,11 +177,16 @@ def train(config: Config, job: Job) -> str:
     score = None if job.val is None else functools.partial(measure, predictor, job.val, config)
     bank = build_text_bank(space, model.backbone, config.templates, synonyms=config.synonyms)
     labeler = PseudoLabeler(model, bank, space, config)
+    n_attention = 0 if supervised else labeler.n_attention
+    store = None if config.views is None else ViewStore(model, n_attention)
 
     decoder.train()
     for step, batch in loop:
         images = model.normalisation(batch["rgb"])
-        dense = model.encode(images, 0 if supervised else labeler.n_attention)
+        if store is None:
+            dense = model.encode(images, n_attention)
+        else:
+            dense = store(images, batch["sample_id"], batch["view"].tolist())
         with loop.autocast():
             decoded = model.decode(dense, images)
         affinity = affinity_logits(decoded.features)
@@ -188,7 +200,7 @@ def train(config: Config, job: Job) -> str:
                 notes["maps_kept"] = kept.float().sum(dim=1).mean()
         if config.ignore_padding:
             labels = labels.masked_fill(~batch["valid"], IGNORE)
-        segmentation = segmentation_loss(decoded.logits, labels, background)
+        segmentation = segmentation_loss(decoded.logits, labels, background, config.loss_stride)
         alike = affinity_loss(affinity, labels, dense.grid, config.affinity_loss)
         loss = segmentation + config.affinity_weight * alike
         loop.update(loss)
