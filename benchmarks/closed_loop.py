@@ -66,11 +66,6 @@ class Size:
 
 
 SIZES = {"small": Size(20, 300, 160, 600), "full": Size(100, 1500, 600, 2000)}
-# One segmenter for all arms: small pictures, a slim decoder.
-SEGMENTER: dict[str, Any] = {
-    "augment": {"size": 64, "fit": "long", "scale": [0.75, 1.25], "brightness": 0.2, "contrast": 0.2, "hue": 0.1},
-    "segmenter": {"options": {"decoder_channels": [64, 48, 32, 24, 16]}},
-}
 ARMS = ("all", "random_half", "pcs_half", "asf_half", "sds_half", "oracle_half")
 
 
@@ -176,7 +171,6 @@ def train_on(folder: Path, samples: str, decisions: Path, steps: int, seed: int)
     """Train the supervised segmenter on a choice; returns the artefact."""
     settings = {
         **load_run_config("starter-generator").model_dump()["downstream"]["settings"],
-        **SEGMENTER,
         "steps": steps,
         "seed": seed,
         "runtime": {"progress": False, "threads": 1},

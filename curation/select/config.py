@@ -53,8 +53,8 @@ class SelectConfig(BaseModel):
     image_score_tau: Threshold = Field(default=None, description="keep iff image_score is above this, strictly")
     calibrate_by: Literal["all", "class"] = Field(
         default="all",
-        description="what a calibrated image_score_tau or pcs_tau is read off: all samples; or those of each class, and "
-        "a sample fails if it does in each of its classes",
+        description="what a calibrated image_score_tau or pcs_tau is read off: all samples; or those of each class, "
+        "and a sample fails if it does in each of its classes",
     )
     min_score: Threshold = Field(default=None, description="keep iff asf is at least this")
     swap: Literal["drop", "keep"] = Field(default="keep", description="samples where CLIP prefers an absent class")

@@ -120,7 +120,9 @@ def _reject_not_above_in_class(
         for class_id in each["label_ids"].unique().sort()
         if (tau := resolve(asked, each.filter(pl.col("label_ids") == class_id)[column].to_numpy())) is not None
     }
-    table = pl.DataFrame({"class_id": list(found), "tau": list(found.values())}, {"class_id": pl.Int64, "tau": pl.Float32})
+    table = pl.DataFrame(
+        {"class_id": list(found), "tau": list(found.values())}, {"class_id": pl.Int64, "tau": pl.Float32}
+    )
     lowest = (
         rows.select("row", class_id=pl.col("label_ids").cast(pl.List(pl.Int64)))
         .explode("class_id")
@@ -130,7 +132,9 @@ def _reject_not_above_in_class(
     )
     rows = rows.join(lowest, on="row", how="left", maintain_order="left")
     fails = pl.col(column) <= pl.col("tau")
-    detail = pl.format("{} must be above {} ({}, of its class)", pl.lit(column), pl.col("tau").round(4), pl.lit(asked.method))
+    detail = pl.format(
+        "{} must be above {} ({}, of its class)", pl.lit(column), pl.col("tau").round(4), pl.lit(asked.method)
+    )
     threshold = pl.when(OPEN & fails).then(pl.col("tau")).otherwise(pl.col("threshold"))
     rows = reject(rows.with_columns(threshold=threshold), fails, reason, score=pl.col(column), detail=detail)
     return rows.drop("tau"), found

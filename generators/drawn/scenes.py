@@ -55,7 +55,9 @@ class SceneConfig(BaseModel):
     min_length: float = Field(default=0.38, gt=0, le=2, description="longer side of a lone object")
     max_length: float = Field(default=0.82, gt=0, le=2)
     turn: float = Field(default=12.0, ge=0, le=180)
-    roam: float = Field(default=1.0, ge=0, le=1, description="how far from the middle an object may lie: 0 in the middle")
+    roam: float = Field(
+        default=1.0, ge=0, le=1, description="how far from the middle an object may lie: 0 in the middle"
+    )
     mirror: float = Field(default=0.5, ge=0, le=1, description="share of objects that are mirrored")
     colour_jitter: float = Field(default=0.15, ge=0, lt=1)
     hue_jitter: float = Field(default=60.0, ge=0, le=180, description="only for things that come in any colour")

@@ -35,7 +35,7 @@ from generators.starter_training.world import World
 from generators.text_to_image import names_of
 from generators.words import classes_in
 
-BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 16, 1e-3, 200, 0.1, 0.1, 50
+BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 24, 1e-3, 200, 0.1, 0.1, 50
 SAVE_EVERY = 200
 OBJECT_WEIGHT = 3.0
 CLASSES = 3  # most classes of one scene

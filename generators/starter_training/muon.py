@@ -17,7 +17,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """Roughly U V^T of a (rows, columns) matrix U S V^T: singular values come to lie near 1 (0.7 to 1.2). bfloat16."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x: Tensor = (matrix.T if tall else matrix).bfloat16()
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T
