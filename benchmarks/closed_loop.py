@@ -65,7 +65,7 @@ class Size:
     judge_steps: int
 
 
-SIZES = {"small": Size(20, 300, 160, 600), "full": Size(100, 1500, 600, 2000)}
+SIZES = {"small": Size(16, 240, 240, 600), "full": Size(100, 1500, 600, 2000)}
 ARMS = ("all", "random_half", "pcs_half", "asf_half", "sds_half", "oracle_half")
 
 
@@ -94,9 +94,11 @@ class Pair:
 
 
 def make_pairs(folder: Path, size: Size, seed: int) -> RunConfig:
-    """The run of `starter-generator` up to the scores, on so many pairs of each class."""
+    """The run of `starter-generator` up to the scores, on so many pairs of each class, one class a pair: so all halves
+    have the same size.
+    """
     changes = {"run_dir": str(folder), "seed": seed, "generate.per_class": size.per_class, "downstream": None}
-    config = load_run_config("starter-generator", {**changes, "export": []})
+    config = load_run_config("starter-generator", {**changes, "generate.prompts.classes_per_prompt": [1], "export": []})
     run(config, until="select")
     return config
 
