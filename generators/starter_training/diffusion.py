@@ -143,7 +143,7 @@ def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, alphas: Ten
 def make_optimisers(unet: Any, parameters: list[Tensor]) -> list[torch.optim.Optimizer]:
     """Muon for the UNet's matrices and kernels between its first and last layer, AdamW for everything else.
 
-    A step takes 1.5 times as long as with AdamW alone and lowers the loss as much as four.
+    A step takes half as long again as with AdamW alone, and lowers the loss by more than two such steps.
     """
     inner = [p for n, p in unet.named_parameters() if p.ndim > 1 and not n.startswith(("conv_in", "conv_out"))]
     chosen = {id(p) for p in inner}
