@@ -1,42 +1,52 @@
 """Does selection pay? Pairs are drawn by the starter generator and scored; the same segmenter is trained, with the same
 schedule and number of steps, on six choices of them, and tested on fresh renders that have true masks.
 
-Arms: `all` N pairs; halves of each class: `random_half`; `pcs_half` the best by the image score; `asf_half` the best by
-the annotation score; `sds_half` the worst quarter by the image score dropped first, then the worst third of the rest by
-the annotation score; `oracle_half` the best by mask quality, judged by a segmenter of objects that was trained on real
-renders (IoU with the masks of the classes asked for).
+Arms: `all` N pairs; halves of each class, all taken by the product's own selection (`curation.select`), which ranks by
+    random_half  chance
+    pcs_half     the image score
+    asf_half     the annotation score
+    sds_half     the annotation score, after the quarter with the lowest image scores of each class went
+    oracle_half  mask quality, judged by a segmenter of objects that was trained on real renders (IoU with the masks of
+                 the classes asked for)
+A pair that shows two classes stays if either half takes it.
 Metrics: `miou` over fresh renders, half in the three known styles and half in a style that nothing here has seen;
-`miou@unseen` over that half; `n` pairs; `quality`: mean IoU of the chosen masks with the judge's.
+`miou@known`, `miou@unseen` over each half; `n` pairs; what the judge says of them: `quality`, mean IoU of their masks
+with its own, and `seen`, share of those with one class in which it sees that class.
 """
 
+import os
 import shutil
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
 
 from benchmarks.common import Options, Record, parse_options
 from benchmarks.starter_generator import iou, train_judge, verdicts
+from curation.select import SelectConfig, select
 from data_contracts import (
     DECISION,
+    NEIGHBOUR,
     SAMPLE,
-    SCORE,
     Reason,
     decode_image,
     decode_mask,
     iter_rows,
     list_shards,
     load_label_space,
-    read_shard,
     sample_seed,
     write_shard,
 )
 from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
 from pipelines.config import RunConfig, load_run_config
 from pipelines.run import run
+from pipelines.select import read_scores
 from pipelines.train import TrainConfig, train
 from trainers.engine import DataConfig, SegmentationMetrics
 from trainers.registry import load_artifact
@@ -55,82 +65,97 @@ class Size:
     judge_steps: int
 
 
-SIZES = {"small": Size(20, 160, 160, 600), "full": Size(100, 800, 600, 2000)}
+SIZES = {"small": Size(16, 240, 240, 600), "full": Size(100, 1500, 600, 2000)}
 ARMS = ("all", "random_half", "pcs_half", "asf_half", "sds_half", "oracle_half")
+
+
+# What every half has in common: shares of each class, no gates but those of the arm.
+HALF: dict[str, Any] = {
+    "preset": "faithful",
+    "pcs_tau": None,
+    "group_by": "class",
+    "leaks": "keep",
+    "near_duplicates": "keep",
+    "keep_fraction": 0.5,
+}
+SDS: dict[str, Any] = {"image_score_tau": {"method": "quantile", "keep": 0.75}, "calibrate_by": "class"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of one generated pair. `quality`: IoU of its mask with what the judge sees."""
+    """What is known of one generated pair. `quality`: IoU of its mask with what the judge sees; `seen`: whether the
+    judge sees the one class asked for, None where there are several.
+    """
 
     sample_id: str
-    stratum: str
-    image_score: float
-    asf: float
+    asked: tuple[int, ...]
     quality: float
+    seen: bool | None
 
 
 def make_pairs(folder: Path, size: Size, seed: int) -> RunConfig:
-    """The run of `starter-generator` up to the scores, on so many pairs of each class."""
+    """The run of `starter-generator` up to the scores, on so many pairs of each class, one class a pair: so all halves
+    have the same size.
+    """
     changes = {"run_dir": str(folder), "seed": seed, "generate.per_class": size.per_class, "downstream": None}
-    config = load_run_config("starter-generator", {**changes, "export": []})
+    config = load_run_config("starter-generator", {**changes, "generate.prompts.classes_per_prompt": [1], "export": []})
     run(config, until="select")
     return config
 
 
 def read_pairs(run_dir: str, judge: Any) -> list[Pair]:
-    """All scored pairs of a run with the judge's opinion of their masks."""
-    scores = {
-        row["sample_id"]: row
-        for path in list_shards(f"{run_dir}/scores")
-        for row in read_shard(path, SCORE).to_pylist()
-    }
+    """All pairs of a run with the judge's opinion of them."""
     pairs = []
     for path in list_shards(f"{run_dir}/samples"):
         rows: list[dict[str, Any]] = list(iter_rows(path, SAMPLE))
         images = np.stack([decode_image(row["image"]["bytes"], row["sample_id"]) for row in rows])
-        _, seen = verdicts(judge, images)
-        for row, truth in zip(rows, seen, strict=True):
+        for row, label, objects in zip(rows, *verdicts(judge, images), strict=True):
             mask = decode_mask(row["mask"]["bytes"], row["sample_id"])
-            asked = sorted(row["prompt_class_ids"] or row["class_ids"])
-            quality = iou(mask, truth, asked)
-            score = scores[row["sample_id"]]
-            found = (float(score["image_score"] or 0.0), float(score["asf"] or 0.0), quality)
-            pairs.append(Pair(row["sample_id"], str(asked), *found))
+            asked = tuple(sorted(row["prompt_class_ids"] or row["class_ids"]))
+            seen = bool(label == asked[0]) if len(asked) == 1 else None
+            pairs.append(Pair(row["sample_id"], asked, iou(mask, objects, asked), seen))
     return pairs
 
 
-def best(pairs: list[Pair], value: Mapping[str, float], count: int) -> list[Pair]:
-    """The `count` pairs of the highest value; ties by id."""
-    return sorted(pairs, key=lambda p: (-value[p.sample_id], p.sample_id))[:count]
+def ranked_by(scores: pl.DataFrame, pairs: Sequence[Pair], value: Mapping[str, float] | None) -> pl.DataFrame:
+    """`scores` in which every pair stands for the classes asked for: by `value`, or by its annotation scores where that
+    is None. What scoring gave up on counts as 0.
+    """
+    by_id = {p.sample_id: p for p in pairs}
+    ids = scores["sample_id"].to_list()
+    own = dict(zip(ids, scores["per_class"].to_list(), strict=True))
+    per_class = []
+    for i in ids:
+        found = {one["class_id"]: one["iou"] for one in own[i] or []} if value is None else {}
+        usual = 0.0 if value is None else value[i]
+        per_class.append([{"class_id": c, "iou": found.get(c, usual)} for c in by_id[i].asked])
+    kind = scores.schema["per_class"]
+    asf = pl.col("asf").fill_null(0.0) if value is None else pl.Series([value[i] for i in ids], dtype=pl.Float32)
+    return scores.with_columns(
+        pl.Series("per_class", per_class, dtype=kind),
+        asf.alias("asf"),
+        pl.col("image_score").fill_null(0.0),
+        pl.lit(None, dtype=pl.String).alias("reason"),
+        pl.lit(None, dtype=pl.Int32).alias("swap_class_id"),
+    )
 
 
-def choose(arm: str, pairs: list[Pair], seed: int) -> set[str]:
-    """Ids of an arm. Halves are taken within each set of classes asked for, so that no arm changes the balance."""
-    strata: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        strata[pair.stratum].append(pair)
-    values = {
-        "random_half": {p.sample_id: float(sample_seed(seed, p.sample_id, "half")) for p in pairs},
-        "pcs_half": {p.sample_id: p.image_score for p in pairs},
-        "asf_half": {p.sample_id: p.asf for p in pairs},
-        "oracle_half": {p.sample_id: p.quality for p in pairs},
-    }
-    chosen: set[str] = set()
-    for members in strata.values():
-        half = (len(members) + 1) // 2
-        if arm == "all":
-            found = members
-        elif arm == "sds_half":
-            sound = best(members, values["pcs_half"], max(half, round(0.75 * len(members))))
-            found = best(sound, values["asf_half"], half)
-        else:
-            found = best(members, values[arm], half)
-        chosen |= {p.sample_id for p in found}
-    return chosen
+def choose(arm: str, scores: pl.DataFrame, pairs: Sequence[Pair], seed: int) -> set[str]:
+    """Ids of an arm."""
+    if arm == "all":
+        return {p.sample_id for p in pairs}
+    value: dict[str, float] | None = None
+    if arm == "random_half":
+        value = {p.sample_id: sample_seed(seed, p.sample_id, "half") / 2**63 for p in pairs}
+    elif arm == "oracle_half":
+        value = {p.sample_id: p.quality for p in pairs}
+    changes = {"pcs_half": {"rank_by": "image_score"}, "sds_half": SDS}.get(arm, {})
+    neighbours = pl.DataFrame(NEIGHBOUR.table([]))
+    decisions = select(ranked_by(scores, pairs, value), neighbours, SelectConfig.model_validate(HALF | changes))
+    return set(decisions.filter("kept")["sample_id"])
 
 
-def write_choice(path: Path, pairs: list[Pair], chosen: set[str]) -> None:
+def write_choice(path: Path, pairs: Sequence[Pair], chosen: set[str]) -> None:
     """A DECISION shard of the choice."""
     rows: list[dict[str, object]] = [
         {
@@ -150,7 +175,7 @@ def train_on(folder: Path, samples: str, decisions: Path, steps: int, seed: int)
         **load_run_config("starter-generator").model_dump()["downstream"]["settings"],
         "steps": steps,
         "seed": seed,
-        "runtime": {"progress": False},
+        "runtime": {"progress": False, "threads": 1},
     }
     data = DataConfig(samples=(samples,), decisions=str(decisions))
     return train(TrainConfig(data=data, settings=settings), str(folder / "run"), str(folder / "artefact"))
@@ -172,31 +197,44 @@ def test_metrics(artifact: str, size: Size, seed: int) -> dict[str, float]:
     return {"miou": 100 * float(whole.compute()["miou"]), **found}
 
 
+def opinion(pairs: Sequence[Pair]) -> dict[str, float]:
+    """`n`, `quality` and `seen` of a choice."""
+    seen = [p.seen for p in pairs if p.seen is not None]
+    return {"n": len(pairs), "quality": float(np.mean([p.quality for p in pairs])), "seen": float(np.mean(seen))}
+
+
+def learn_and_test(folder: Path, samples: str, size: Size, seed: int) -> dict[str, float]:
+    """One arm of one seed, its choice in `folder`/decisions.parquet: train, then test. On one thread: arms are learnt
+    side by side.
+    """
+    torch.set_num_threads(1)
+    return test_metrics(train_on(folder, samples, folder / "decisions.parquet", size.steps, seed), size, seed)
+
+
 def main(options: Options) -> None:
     """All arms of all seeds."""
     size, record = SIZES[options.budget], Record.open(options)
     work = options.json_path.with_name(options.json_path.name + f".work-{options.budget}")
     work.mkdir(parents=True, exist_ok=True)
     judge = train_judge(size.judge_steps, work / "judge.pt")
-    for seed in options.seeds:
-        if all(record.has(arm, seed) for arm in ARMS):
-            continue
-        config = make_pairs(work / f"pairs-{seed}", size, seed)
-        pairs = read_pairs(config.run_dir, judge)
-        print(
-            f"seed {seed}: {len(pairs)} pairs, mean mask quality {np.mean([p.quality for p in pairs]):.3f}", flush=True
-        )
-        for arm in ARMS:
-            if record.has(arm, seed):
-                continue
-            folder = work / f"{arm}-{seed}"
-            chosen = choose(arm, pairs, seed)
-            write_choice(folder / "decisions.parquet", pairs, chosen)
-            artifact = train_on(folder, f"{config.run_dir}/samples", folder / "decisions.parquet", size.steps, seed)
-            metrics = test_metrics(artifact, size, seed)
-            quality = float(np.mean([p.quality for p in pairs if p.sample_id in chosen]))
-            record.add(arm, seed, {**metrics, "n": len(chosen), "quality": quality})
-            print(f"  {arm}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()), flush=True)
+    open_seeds = [seed for seed in options.seeds if not all(record.has(arm, seed) for arm in ARMS)]
+    with ProcessPoolExecutor(min(len(ARMS), os.cpu_count() or 1), get_context("spawn")) as pool:
+        for seed in open_seeds:
+            config = make_pairs(work / f"pairs-{seed}", size, seed)
+            pairs = read_pairs(config.run_dir, judge)
+            scores = read_scores(list_shards(f"{config.run_dir}/scores"))
+            print(f"seed {seed}: {len(pairs)} pairs, by the judge {opinion(pairs)}", flush=True)
+            waiting: dict[Future[dict[str, float]], tuple[str, dict[str, float]]] = {}
+            for arm in (arm for arm in ARMS if not record.has(arm, seed)):
+                folder = work / f"{arm}-{seed}"
+                chosen = choose(arm, scores, pairs, seed)
+                write_choice(folder / "decisions.parquet", pairs, chosen)
+                task = pool.submit(learn_and_test, folder, f"{config.run_dir}/samples", size, seed)
+                waiting[task] = (arm, opinion([p for p in pairs if p.sample_id in chosen]))
+            for task in as_completed(waiting):
+                (arm, of_pairs), metrics = waiting[task], task.result()
+                record.add(arm, seed, {**metrics, **of_pairs})
+                print(f"  {arm}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()), flush=True)
     record.finish()
     shutil.rmtree(work)
 

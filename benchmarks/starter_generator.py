@@ -176,6 +176,7 @@ def contact_sheet(drawn: list[Drawn], columns: int, path: Path) -> None:
     rows: dict[int, list[Drawn]] = {}
     for d in drawn:
         rows.setdefault(d.request.class_ids[0], []).append(d)
+    columns = min(columns, max(map(len, rows.values())))
     side, label = 64, 84
     sheet = Image.new("RGB", (label + 2 * side * columns, side * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)

@@ -35,7 +35,7 @@ class GeneratorConfig(BaseModel):
     height: int | None = Field(default=None, ge=8)
     width: int | None = Field(default=None, ge=8)
     steps: int = Field(default=20, ge=1)
-    guidance: float = Field(default=5.0, ge=0)
+    guidance: float = Field(default=3.0, ge=0)  # suits the starter; Stable Diffusion is used to 7.5
     scheduler: str | None = None  # class name in diffusers, e.g. UniPCMultistepScheduler
     batch_size: int = Field(default=8, ge=1)
     device: str = "auto"

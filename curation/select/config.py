@@ -51,6 +51,11 @@ class SelectConfig(BaseModel):
     pcs_tau: Threshold = Field(default=0.1, description="keep iff pcs is above this, strictly; null = no such gate")
     max_entropy: float | None = Field(default=None, description="keep iff the entropy of the whole image is below this")
     image_score_tau: Threshold = Field(default=None, description="keep iff image_score is above this, strictly")
+    calibrate_by: Literal["all", "class"] = Field(
+        default="all",
+        description="what a calibrated image_score_tau or pcs_tau is read off: all samples; or those of each class, "
+        "and a sample fails if it does in each of its classes",
+    )
     min_score: Threshold = Field(default=None, description="keep iff asf is at least this")
     swap: Literal["drop", "keep"] = Field(default="keep", description="samples where CLIP prefers an absent class")
     near_duplicates: Literal["best", "cluster", "keep"] = Field(

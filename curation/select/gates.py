@@ -6,7 +6,7 @@ import polars as pl
 
 from curation.dedup import keep_best
 from curation.select.calibrate import calibrated_on, resolve
-from curation.select.config import SelectConfig, Threshold
+from curation.select.config import Calibrated, SelectConfig, Threshold
 from data_contracts import Reason
 
 OPEN = pl.col("reason").is_null()  # not decided yet
@@ -80,6 +80,10 @@ def reject_by_image(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFr
         ("pcs", config.pcs_tau, Reason.LOW_PCS),
         ("image_score", config.image_score_tau, Reason.LOW_IMAGE_SCORE),
     ):
+        if config.calibrate_by == "class" and isinstance(asked, Calibrated):
+            rows, each = _reject_not_above_in_class(rows, column, asked, reason)
+            used |= {f"{column}_tau of class {class_id}": tau for class_id, tau in each.items()}
+            continue
         rows, tau = _reject_not_above(rows, column, asked, reason)
         if tau is not None:
             used[f"{column}_tau"] = tau
@@ -100,6 +104,40 @@ def _reject_not_above(
     detail = f"{column} must be above {tau:g}{calibrated_on(asked)}"
     fails = value <= pl.lit(tau, dtype=pl.Float32)
     return reject(rows, fails, reason, score=value, threshold=tau, detail=detail), tau
+
+
+def _reject_not_above_in_class(
+    rows: pl.DataFrame, column: str, asked: Calibrated, reason: Reason
+) -> tuple[pl.DataFrame, dict[int, float]]:
+    """One threshold a class, read off the open samples that are said to show it: CLIP knows some classes better than
+    others, so one threshold for all turns away the classes that it knows least. A sample fails if it does in each of
+    its classes; the lowest of their thresholds is what it is held against.
+    """
+    rows = reject(rows, pl.col(column).is_null(), Reason.NOT_SCORED, detail=f"no {column}")
+    each = rows.filter(OPEN).select("label_ids", column).explode("label_ids").drop_nulls()
+    found = {
+        int(class_id): tau
+        for class_id in each["label_ids"].unique().sort()
+        if (tau := resolve(asked, each.filter(pl.col("label_ids") == class_id)[column].to_numpy())) is not None
+    }
+    table = pl.DataFrame(
+        {"class_id": list(found), "tau": list(found.values())}, {"class_id": pl.Int64, "tau": pl.Float32}
+    )
+    lowest = (
+        rows.select("row", class_id=pl.col("label_ids").cast(pl.List(pl.Int64)))
+        .explode("class_id")
+        .join(table, on="class_id", how="left")
+        .group_by("row")
+        .agg(tau=pl.when(pl.col("tau").null_count() == 0).then(pl.col("tau").min()))
+    )
+    rows = rows.join(lowest, on="row", how="left", maintain_order="left")
+    fails = pl.col(column) <= pl.col("tau")
+    detail = pl.format(
+        "{} must be above {} ({}, of its class)", pl.lit(column), pl.col("tau").round(4), pl.lit(asked.method)
+    )
+    threshold = pl.when(OPEN & fails).then(pl.col("tau")).otherwise(pl.col("threshold"))
+    rows = reject(rows.with_columns(threshold=threshold), fails, reason, score=pl.col(column), detail=detail)
+    return rows.drop("tau"), found
 
 
 def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:

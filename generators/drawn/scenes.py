@@ -55,6 +55,10 @@ class SceneConfig(BaseModel):
     min_length: float = Field(default=0.38, gt=0, le=2, description="longer side of a lone object")
     max_length: float = Field(default=0.82, gt=0, le=2)
     turn: float = Field(default=12.0, ge=0, le=180)
+    roam: float = Field(
+        default=1.0, ge=0, le=1, description="how far from the middle an object may lie: 0 in the middle"
+    )
+    mirror: float = Field(default=0.5, ge=0, le=1, description="share of objects that are mirrored")
     colour_jitter: float = Field(default=0.15, ge=0, lt=1)
     hue_jitter: float = Field(default=60.0, ge=0, le=180, description="only for things that come in any colour")
     shadow: float = Field(default=0.5, ge=0, le=1, description="share of objects that cast a shadow")
@@ -178,8 +182,9 @@ def _place(rng: Rng, canvas: Canvas, drawing: Drawing, config: SceneConfig, crow
         half_x, half_y = (0.4 * long_side * side / max(height, width) for side in (width, height))
         x = rng.uniform(half_x, size - half_x) if 2 * half_x < size else size / 2
         y = rng.uniform(half_y, size - half_y) if 2 * half_y < size else size / 2
+        x, y = (size / 2 + config.roam * (place - size / 2) for place in (x, y))
         turn = float(rng.uniform(-config.turn, config.turn))
-        pose = Pose(x, y, long_side, turn, bool(rng.random() < 0.5))
+        pose = Pose(x, y, long_side, turn, bool(rng.random() < config.mirror))
         patch = resample(drawing, pose, size, size)
         if canvas.leaves_visible(patch, config.min_visible, max(1, round(config.min_area * size * size))):
             return patch, pose

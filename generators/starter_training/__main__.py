@@ -1,8 +1,11 @@
 """Train the starter generator, turn by turn.
 
-    python -m generators.starter_training autoencoder --work DIR --minutes 11 python -m generators.starter_training
-    diffusion --work DIR --minutes 11   # as often as there is time for python -m generators.starter_training
-    diffusion --work DIR --minutes 8 --last python -m generators.starter_training export --work DIR
+    python -m generators.starter_training autoencoder --work DIR --minutes 11
+    # as often as there is time for
+    python -m generators.starter_training diffusion --work DIR --minutes 11
+    # about half of the whole time: the learning rate falls to 0
+    python -m generators.starter_training diffusion --work DIR --minutes 30 --last
+    python -m generators.starter_training export --work DIR
 
 Every turn resumes from DIR. SIGTERM ends a turn early and keeps its steps; a turn that is killed loses its own only.
 """

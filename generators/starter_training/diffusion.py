@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from data_contracts import load_label_space
@@ -29,12 +30,14 @@ from generators.starter_training.models import (
     make_tokenizer,
     make_unet,
 )
+from generators.starter_training.muon import Muon
 from generators.starter_training.world import World
 from generators.text_to_image import names_of
 from generators.words import classes_in
 
-BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 16, 1e-3, 200, 0.1, 0.1, 50
+BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 24, 1e-3, 200, 0.1, 0.1, 50
 SAVE_EVERY = 200
+OBJECT_WEIGHT = 3.0
 CLASSES = 3  # most classes of one scene
 
 
@@ -112,7 +115,7 @@ class ClassAttention:
         present = (weights.sum(dim=1) > 0).float()[:, :, None]
         losses = []
         for probabilities in self.seen:
-            got = (probabilities @ weights).transpose(1, 2).clamp(1e-4, 1 - 1e-4)
+            got = (probabilities.float() @ weights).transpose(1, 2).clamp(1e-4, 1 - 1e-4)
             losses.append((F.binary_cross_entropy(got, shares, reduction="none") * present).sum() / present.sum())
         return torch.stack(losses).mean() / shares.shape[-1]
 
@@ -126,10 +129,26 @@ def watching_classes(unet: Any) -> Iterator[ClassAttention]:
         yield store
 
 
-def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """Squared error of v = sqrt(a) noise - sqrt(1 - a) latents, `alphas` = cumulative products (B,)."""
+def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor, cover: Tensor) -> Tensor:
+    """Squared error of v = sqrt(a) noise - sqrt(1 - a) latents, `alphas` = cumulative products (B,).
+
+    A cell counts 1 + OBJECT_WEIGHT x its share of objects, `cover` (B, rows, columns): shapes are what a class is.
+    """
     a = alphas.view(-1, 1, 1, 1)
-    return F.mse_loss(predicted, a.sqrt() * noise - (1 - a).sqrt() * latents)
+    errors = (predicted - (a.sqrt() * noise - (1 - a).sqrt() * latents)).square().mean(dim=1)
+    weights = 1 + OBJECT_WEIGHT * cover
+    return (errors * weights).sum() / weights.sum()
+
+
+def make_optimisers(unet: Any, parameters: list[Tensor]) -> list[torch.optim.Optimizer]:
+    """Muon for the UNet's matrices and kernels between its first and last layer, AdamW for everything else.
+
+    A step takes half as long again as with AdamW alone, and lowers the loss by more than two such steps.
+    """
+    inner = [p for n, p in unet.named_parameters() if p.ndim > 1 and not n.startswith(("conv_in", "conv_out"))]
+    chosen = {id(p) for p in inner}
+    others = [p for p in parameters if id(p) not in chosen]
+    return [Muon(inner, RATE), torch.optim.AdamW(others, RATE, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)]
 
 
 class Trainer:
@@ -142,19 +161,21 @@ class Trainer:
         self.text = make_text_encoder(tokenizer)
         self.alphas: Tensor = make_scheduler().alphas_cumprod
         self.empty = tokens_of(tokenizer, [""])
+        self.unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel at this size on a CPU
         parameters = [*self.unet.parameters(), *self.text.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=1e-3)
+        self.optimisers = make_optimisers(self.unet, parameters)
         self.average = Average(parameters, decay=0.998)
         if (state := load_checkpoint(path)) is not None:
             self.unet.load_state_dict(state["unet"])
             self.text.load_state_dict(state["text"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(kept)
             self.average.values, self.step = state["average"], state["step"]
 
     def save(self) -> None:
         """Write the checkpoint."""
-        parts = {"unet": self.unet, "text": self.text, "optimiser": self.optimiser}
-        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        state: dict[str, Any] = {"unet": self.unet.state_dict(), "text": self.text.state_dict()}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
         save_checkpoint(self.path, state | {"average": self.average.values, "step": self.step})
 
     def losses(self, lesson: Lesson, watch: ClassAttention) -> tuple[Tensor, Tensor]:
@@ -164,28 +185,34 @@ class Trainer:
         picks = torch.from_numpy(rng.integers(len(lesson.latents), size=BATCH))
         tokens, class_tokens = lesson.tokens[picks], lesson.class_tokens[picks]
         tokens = torch.where(torch.rand(BATCH, 1) < DROP_TEXT, self.empty, tokens)
-        embeds = self.text(torch.cat([tokens, class_tokens])).last_hidden_state
+        shares = lesson.shares[picks]
         latents = lesson.latents[picks].contiguous(memory_format=torch.channels_last)
         noise = torch.randn_like(latents)
         times = (torch.arange(BATCH) + torch.rand(BATCH)) * (len(self.alphas) / BATCH)  # stratified: less variance
         alphas = self.alphas[times.long()]
         a = alphas.view(-1, 1, 1, 1)
-        watch.embeds, watch.seen = embeds[BATCH:], []
-        predicted = self.unet(a.sqrt() * latents + (1 - a).sqrt() * noise, times.long(), embeds[:BATCH]).sample
-        return velocity_loss(predicted, latents, noise, alphas), watch.loss(lesson.weights[picks], lesson.shares[picks])
+        with torch.autocast("cpu", torch.bfloat16):  # 1.3 times as fast as float32 where the CPU has it
+            embeds = self.text(torch.cat([tokens, class_tokens])).last_hidden_state
+            watch.embeds, watch.seen = embeds[BATCH:], []
+            predicted = self.unet(a.sqrt() * latents + (1 - a).sqrt() * noise, times.long(), embeds[:BATCH]).sample
+        cover = shares.sum(dim=1).view(-1, LATENT_SIZE, LATENT_SIZE)
+        drawing = velocity_loss(predicted.float(), latents, noise, alphas, cover)
+        return drawing, watch.loss(lesson.weights[picks], shares)
 
     def take_turn(self, lesson: Lesson, turn: Turn) -> None:
         """Train until the turn is over, then save."""
         sums = np.zeros(2)
         with watching_classes(self.unet) as watch:
             while turn.spent < 1:
-                for group in self.optimiser.param_groups:
-                    group["lr"] = RATE * turn.rate(self.step, WARMUP)
                 drawing, attention = self.losses(lesson, watch)
-                self.optimiser.zero_grad()
+                for parameter in self.average.parameters:
+                    parameter.grad = None
                 torch.autograd.backward(drawing + ATTENTION_WEIGHT * attention)
                 torch.nn.utils.clip_grad_norm_(self.average.parameters, 1.0)
-                self.optimiser.step()
+                for optimiser in self.optimisers:
+                    for group in optimiser.param_groups:
+                        group["lr"] = RATE * turn.rate(self.step, WARMUP)
+                    optimiser.step()
                 self.average.update(self.step)
                 self.step += 1
                 sums += (float(drawing.detach()), float(attention.detach()))

@@ -1,42 +1,75 @@
-"""The choices that the closed loop compares: equal sizes within each set of classes, and the rule of each arm."""
+"""The choices that the closed loop compares: equal shares of each class, and the rule of each arm."""
 
 import numpy as np
+import polars as pl
 
-from benchmarks.closed_loop import ARMS, Pair, choose
+from benchmarks.closed_loop import ARMS, Pair, choose, opinion
+from data_contracts import SCORE
 
 RNG = np.random.default_rng(0)
-PAIRS = [
-    Pair(f"{i:03d}", f"[{i % 3}]", float(RNG.random()), float(RNG.random()), float(RNG.random())) for i in range(60)
+PAIRS = [Pair(f"{i:03d}", (1 + i % 3,), float(RNG.random()), bool(i % 2)) for i in range(60)]
+ROWS = [
+    {
+        "sample_id": p.sample_id,
+        "label_ids": list(p.asked),
+        "n_classes": 1,
+        "image_score": float(RNG.random()),
+        "asf": (asf := float(RNG.random())),
+        "per_class": [{"class_id": p.asked[0], "iou": asf}],
+    }
+    for p in PAIRS
 ]
+SCORES = pl.DataFrame(SCORE.table(ROWS).drop_columns(["embedding"])).with_columns(shard=pl.lit("a"))
 
 
-def stratum_sizes(chosen: set[str]) -> list[int]:
-    return [sum(p.stratum == f"[{k}]" for p in PAIRS if p.sample_id in chosen) for k in range(3)]
+def members(class_id: int) -> list[str]:
+    return [p.sample_id for p in PAIRS if p.asked == (class_id,)]
+
+
+def scores(column: str) -> dict[str, float]:
+    return {row["sample_id"]: row[column] for row in ROWS}
 
 
 def test_halves_keep_the_balance() -> None:
     for arm in ARMS:
-        assert stratum_sizes(choose(arm, PAIRS, 0)) == [20 if arm == "all" else 10] * 3
+        chosen = choose(arm, SCORES, PAIRS, 0)
+        assert [len(chosen & set(members(c))) for c in (1, 2, 3)] == [20 if arm == "all" else 10] * 3
 
 
 def test_each_half_holds_the_best_by_its_score() -> None:
-    for arm, value in (("pcs_half", "image_score"), ("asf_half", "asf"), ("oracle_half", "quality")):
-        chosen = choose(arm, PAIRS, 0)
-        for stratum in ("[0]", "[1]", "[2]"):
-            members = [p for p in PAIRS if p.stratum == stratum]
-            worst = min(getattr(p, value) for p in members if p.sample_id in chosen)
-            assert all(getattr(p, value) <= worst for p in members if p.sample_id not in chosen)
+    quality = {p.sample_id: p.quality for p in PAIRS}
+    for arm, value in (("pcs_half", scores("image_score")), ("asf_half", scores("asf")), ("oracle_half", quality)):
+        chosen = choose(arm, SCORES, PAIRS, 0)
+        for class_id in (1, 2, 3):
+            ranked = sorted(members(class_id), key=lambda i: -value[i])
+            assert set(ranked[:10]) == chosen & set(members(class_id))
 
 
 def test_sds_never_takes_the_worst_quarter_by_image() -> None:
-    chosen = choose("sds_half", PAIRS, 0)
-    for stratum in ("[0]", "[1]", "[2]"):
-        ranked = sorted((p for p in PAIRS if p.stratum == stratum), key=lambda p: p.image_score)
-        assert not {p.sample_id for p in ranked[:5]} & chosen
-        rest = sorted(ranked[5:], key=lambda p: -p.asf)
-        assert {p.sample_id for p in rest[:10]} == {p.sample_id for p in ranked if p.sample_id in chosen}
+    chosen = choose("sds_half", SCORES, PAIRS, 0)
+    image, asf = scores("image_score"), scores("asf")
+    for class_id in (1, 2, 3):
+        ranked = sorted(members(class_id), key=lambda i: image[i])
+        assert set(sorted(ranked[5:], key=lambda i: -asf[i])[:10]) == chosen & set(members(class_id))
+
+
+def test_pairs_that_scoring_gave_up_on_can_be_drawn_by_chance_and_rank_last_elsewhere() -> None:
+    lost = SCORES.with_columns(
+        pl.when(pl.col("sample_id") == "000").then(pl.lit("empty_mask")).alias("reason"),
+        *(pl.when(pl.col("sample_id") != "000").then(pl.col(c)).alias(c) for c in ("image_score", "asf", "per_class")),
+    )
+    assert any("000" in choose("random_half", lost, PAIRS, seed) for seed in range(8))
+    assert not any("000" in choose(arm, lost, PAIRS, 0) for arm in ("pcs_half", "asf_half", "sds_half"))
+
+
+def test_a_pair_of_two_classes_stays_if_one_of_them_takes_it() -> None:
+    pairs = [Pair("a", (1, 2), 0.5, None), Pair("b", (1,), 0.9, True), Pair("c", (2,), 0.1, False)]
+    rows = [{**ROWS[0], "sample_id": p.sample_id, "label_ids": list(p.asked), "n_classes": len(p.asked)} for p in pairs]
+    table = pl.DataFrame(SCORE.table(rows).drop_columns(["embedding"])).with_columns(shard=pl.lit("a"))
+    assert choose("oracle_half", table, pairs, 0) == {"a", "b"}
+    assert opinion(pairs) == {"n": 3, "quality": 0.5, "seen": 0.5}
 
 
 def test_chance_depends_on_the_seed() -> None:
-    assert choose("random_half", PAIRS, 0) != choose("random_half", PAIRS, 1)
-    assert choose("random_half", PAIRS, 0) == choose("random_half", PAIRS[::-1], 0)
+    assert choose("random_half", SCORES, PAIRS, 0) != choose("random_half", SCORES, PAIRS, 1)
+    assert choose("random_half", SCORES, PAIRS, 0) == choose("random_half", SCORES[::-1], PAIRS[::-1], 0)

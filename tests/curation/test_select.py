@@ -276,3 +276,28 @@ def test_relabelling_classes_leaves_the_choice_alone() -> None:
     for by in ("n_classes", "class"):
         config = cleaned(group_by=by, rho=0.3)
         assert kept(select(score_table(rows), NO_PAIRS, config)) == kept(select(score_table(renamed), NO_PAIRS, config))
+
+
+# Thresholds by class
+
+
+def test_a_threshold_of_each_class_spares_the_class_that_clip_knows_least() -> None:
+    rows = [score_row(f"{c}{i:02d}", 0.5, c / 10 + i / 1000, classes={c: 0.5}) for c in (1, 3) for i in range(20)]
+    gate = {"pcs_tau": None, "image_score_tau": {"method": "quantile", "keep": 0.75}, "rho": 1.0}
+    for_all = kept(select(score_table(rows), NO_PAIRS, faithful(**gate)))
+    assert Counter(i[0] for i in for_all) == {"1": 10, "3": 20}
+    selection = decide(score_table(rows), NO_PAIRS, faithful(**gate, calibrate_by="class"))
+    assert Counter(i[0] for i in kept(selection.decisions)) == {"1": 15, "3": 15}
+    assert set(selection.thresholds) == {"image_score_tau of class 1", "image_score_tau of class 3"}
+    dropped = selection.decisions.filter(~pl.col("kept"))
+    assert set(dropped["reason"]) == {Reason.LOW_IMAGE_SCORE.value}
+    assert (dropped["score"] <= dropped["threshold"]).all()
+
+
+def test_a_sample_fails_a_threshold_of_each_class_only_if_it_fails_all_of_its_classes() -> None:
+    rows = [score_row(f"{c}{i:02d}", 0.5, c / 10 + i / 1000, classes={c: 0.5}) for c in (1, 3) for i in range(20)]
+    rows += [score_row("both", 0.5, 0.2, classes={1: 0.5, 3: 0.5}), score_row("none", 0.5, None)]
+    gate = {"pcs_tau": None, "image_score_tau": {"method": "quantile", "keep": 0.5}, "rho": 1.0}
+    decisions = select(score_table(rows), NO_PAIRS, faithful(**gate, calibrate_by="class"))
+    assert "both" in kept(decisions)
+    assert reasons(decisions)["none"] == Reason.NOT_SCORED.value

@@ -264,3 +264,14 @@ def test_typical_drawings_alone() -> None:
         for i in render_scene(config.model_copy(update={"max_drawings": None}), n).instances
     }
     assert len(every) > len(drawn)
+
+
+def test_objects_roam_as_far_and_are_mirrored_as_often_as_asked() -> None:
+    settings = {"styles": ("noto",), "classes": ("aeroplane",), "max_drawings": 1, "max_objects": 1, "turn": 0.0}
+    still = SceneConfig(**settings, min_length=0.6, max_length=0.6, roam=0.0, mirror=0.0, size=48)
+    masks = [render_scene(still, i).mask > 0 for i in range(4)]
+    assert all(np.array_equal(masks[0], mask) for mask in masks)
+    mirrored = render_scene(still.model_copy(update={"mirror": 1.0}), 0).mask > 0
+    assert (masks[0][:, ::-1] != mirrored).mean() < 0.03 < (masks[0] != mirrored).mean()
+    roaming = [render_scene(still.model_copy(update={"roam": 1.0}), i).mask > 0 for i in range(4)]
+    assert any((masks[0] != mask).any() for mask in roaming)

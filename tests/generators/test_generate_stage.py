@@ -62,7 +62,7 @@ def test_rows_obey_the_contract_and_say_how_they_were_made(run, config):
         assert made["source"] == "diffusion"
         assert made["model_revision"] == model_fingerprint(config.model)
         assert made["prompt"].endswith(made["class_prompt"])
-        assert (made["steps"], made["guidance"], made["scheduler"]) == (2, 5.0, "DDIMScheduler")
+        assert (made["steps"], made["guidance"], made["scheduler"]) == (2, 3.0, "DDIMScheduler")
         assert sorted(extra["classes_drawn"] + extra["classes_lost"]) == sorted(extra["classes_prompted"])
         assert extra["classes_drawn"] == row["class_ids"]
         assert set(extra["peaks"]) == {str(c) for c in extra["classes_prompted"]}

@@ -10,7 +10,8 @@ from generators.starter_training import autoencoder, diffusion
 from generators.starter_training.export import export
 from generators.starter_training.loop import Turn
 from generators.starter_training.models import LATENT_CHANNELS, make_tokenizer
-from generators.starter_training.world import load_world, render_world, scene_config
+from generators.starter_training.muon import Muon, orthogonalised
+from generators.starter_training.world import STYLE_WORDS, load_world, render_world, scene_config
 from generators.text_to_image import GeneratorConfig, Request, TextToImage
 from generators.words import class_words
 
@@ -24,9 +25,15 @@ def world():
 
 
 def test_the_unseen_style_is_never_drawn():
-    for objects in (1, 2, 3):
-        assert set(scene_config(objects).styles) == set(KNOWN_STYLES)
-        assert not set(scene_config(objects).styles) & set(UNSEEN_STYLES)
+    drawn = {style for index in range(40) for style in scene_config(index).styles}
+    assert drawn == set(KNOWN_STYLES)
+    assert not drawn & set(UNSEEN_STYLES)
+
+
+def test_the_first_words_of_a_caption_name_its_style(world):
+    for index, caption in enumerate(world.captions):
+        (style,) = scene_config(index).styles
+        assert caption.startswith(f"a {STYLE_WORDS[style]} of ") or " of " not in caption
 
 
 def test_captions_end_with_the_classes_of_the_mask(world):
@@ -88,6 +95,38 @@ def test_attention_loss_is_smallest_where_attention_equals_the_cover():
         watch.seen = [probabilities]
         losses.append(float(watch.loss(weights, shares)))
     assert losses[0] < 0.001 < losses[1]
+
+
+def test_cells_of_objects_weigh_more_in_the_velocity_loss():
+    latents, noise = torch.zeros(1, 8, 16, 16), torch.zeros(1, 8, 16, 16)
+    cover = torch.zeros(1, 16, 16)
+    cover[0, :8] = 1
+    alphas = torch.full((1,), 0.5)
+    losses = []
+    for rows in (slice(0, 8), slice(8, 16)):
+        wrong = torch.zeros(1, 8, 16, 16)
+        wrong[:, :, rows] = 1
+        losses.append(float(diffusion.velocity_loss(wrong, latents, noise, alphas, cover)))
+    assert losses[0] == pytest.approx((1 + diffusion.OBJECT_WEIGHT) * losses[1])
+
+
+def test_muon_makes_singular_values_equal_and_fits_kernels():
+    torch.manual_seed(0)
+    for shape in ((24, 60), (60, 24)):
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)).float())
+        assert values.min() > 0.3
+        assert values.max() < 1.4
+    kernel = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    target = torch.randn(8, 4, 3, 3)
+    optimiser = Muon([kernel], lr=0.06)
+    errors = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (kernel - target).square().mean()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        errors.append(float(loss.detach()))
+    assert errors[-1] < 0.5 * errors[0]
 
 
 def test_training_resumes_and_exports_a_folder_that_the_common_loader_draws_with(world, tmp_path, monkeypatch):
