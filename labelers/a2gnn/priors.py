@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
 
 Float32 = NDArray[np.float32]
 Box = tuple[int, int, int, int, int]  # channel, y0, x0, y1, x1
@@ -27,8 +28,8 @@ def fill_boxes(logits: Float32, boxes: Sequence[Box], fill: tuple[float, float],
         moved = False
         for channel, y0, x0, y1, x1 in order:
             view = z[:, y0:y1, x0:x1]
-            lead = view[channel] - _log_sum(np.delete(view, channel, axis=0))
-            mean = _sigmoid(lead).mean()
+            lead = view[channel] - logsumexp(np.delete(view, channel, axis=0), axis=0)
+            mean = expit(lead).mean()
             if fill[0] <= mean <= fill[1]:
                 continue
             view[channel] += _shift(lead, fill[0] if mean < fill[0] else fill[1])
@@ -53,18 +54,8 @@ def _shift(lead: Float32, wanted: float) -> float:
     low, high = -LIMIT, LIMIT
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _sigmoid(lead + middle).mean() < wanted:
+        if expit(lead + middle).mean() < wanted:
             low = middle
         else:
             high = middle
     return (low + high) / 2
-
-
-def _sigmoid(x: Float32) -> Float32:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float32)
-
-
-def _log_sum(z: Float32) -> Float32:
-    peak = z.max(axis=0)
-    out: Float32 = peak + np.log(np.exp(z - peak).sum(axis=0))
-    return out
