@@ -31,7 +31,7 @@ class Tiling:
     cells: Tensor  # (T t^2)
     slots: Tensor  # (h w)
     keys: Tensor  # (T, S), S = (t + 2r)^2
-    users: Tensor  # (M, T t^2): places in `keys` that hold each slot
+    users: Tensor  # (T t^2, M): places in `keys` that hold each slot
     offsets: Tensor  # (t^2, S): window index of key s seen from query q, or (2r + 1)^2 where it is out of reach
 
     @property
@@ -44,11 +44,11 @@ class Tiling:
 
     def fold(self, values: Tensor) -> Tensor:
         """Row-major cells (B, h w, D) to slots (B, T t^2, D); slots beyond the grid are 0."""
-        return take(values, self.cells, self.slots[None])
+        return take(values, self.cells, self.slots[:, None])
 
     def unfold(self, values: Tensor) -> Tensor:
         """Slots (B, T t^2, D) to row-major cells (B, h w, D)."""
-        return take(values, self.slots, self.cells[None])
+        return take(values, self.slots, self.cells[:, None])
 
     def bias(self, affinity: Tensor) -> Tensor:
         """10 a_ij of edges and -1e9 of all other pairs: (B, (2r + 1)^2, h, w) to (B, T, t^2, S).
@@ -100,16 +100,16 @@ def make_tiling(height: int, width: int, tile: int, radius: int) -> Tiling:
 
 
 def _places(index: Tensor, size: int) -> Tensor:
-    """Inverse of a gather: (M, size), the places of `index` that hold each number below `size`; len(index) = none."""
+    """Inverse of a gather: (size, M), the places of `index` that hold each number below `size`; len(index) = none."""
     order = torch.argsort(index, stable=True)
     held = index[order]
     counts = torch.bincount(index, minlength=size + 1)[: size + 1]
     rank = torch.arange(len(index)) - (counts.cumsum(0) - counts)[held]
     most = int(counts[:size].max())
-    places = torch.full((most, size + 1), len(index))
+    places = torch.full((size + 1, most), len(index))
     real = held < size
-    places[rank[real], held[real]] = order[real]
-    return places[:, :size]
+    places[held[real], rank[real]] = order[real]
+    return places[:size]
 
 
 def _gather(values: Tensor, index: Tensor) -> Tensor:
@@ -118,17 +118,21 @@ def _gather(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _gather_sum(values: Tensor, places: Tensor) -> Tensor:
-    """Sum over m of the rows places[m] of `values` (I, D): (N, D)."""
-    total = values.index_select(0, places[0])
-    for index in places[1:]:
-        total += values.index_select(0, index)
+    """Sum over m of the rows places[:, m] of `values` (I, D): (N, D)."""
+    total: Tensor = torch.nn.functional.embedding_bag(places, values, mode="sum")  # one pass, in the order of m
     return total
 
 
 def _flat(users: Tensor, batch: int, count: int) -> Tensor:
-    """`users` (M, N), places below `count` (count = nowhere), for a batch end to end: (M, B N), B count = nowhere."""
-    first = torch.arange(batch, device=users.device)[None, :, None] * count
-    return torch.where(users[:, None] < count, users[:, None] + first, batch * count).flatten(1)
+    """`users` (N, M), places below `count` (count = nowhere), for a batch end to end: (B N, M), B count = nowhere."""
+    first = torch.arange(batch, device=users.device)[:, None, None] * count
+    return torch.where(users < count, users + first, batch * count).flatten(0, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _senders(tiling: Tiling, batch: int) -> Tensor:
+    """`_flat` of the tiling's users, kept: every layer of every step asks for it again."""
+    return _flat(tiling.users, batch, tiling.keys.numel())
 
 
 class _Take(torch.autograd.Function):
@@ -150,7 +154,7 @@ class _Take(torch.autograd.Function):
 
 
 def take(values: Tensor, index: Tensor, users: Tensor) -> Tensor:
-    """Rows `index` (I,) of values (B, N, D), zeros for the index N: (B, I, D). `users` (M, N) says where each row is
+    """Rows `index` (I,) of values (B, N, D), zeros for the index N: (B, I, D). `users` (N, M) says where each row is
     used (I = nowhere).
     """
     out: Tensor = _Take.apply(values, index, users)
@@ -205,7 +209,7 @@ class _TileAttention(torch.autograd.Function):
         back = torch.bmm(down, units).view_as(h)  # that of beta u_q
         unit = h * inverse
         to_beta = (back * unit).sum(dim=(1, 2))
-        places = _flat(tiling.users, len(h), tiling.keys.numel())
+        places = _senders(tiling, len(h))
         to_unit = _summed(down, asked, places).view_as(h).addcmul_(back, beta.view(-1, 1, 1))
         along = (to_unit * unit).sum(dim=2, keepdim=True)
         to_h = _summed(p, g, places).view_as(h).addcmul_(to_unit.addcmul_(unit, along, value=-1), inverse)

@@ -94,7 +94,7 @@ class Config(LabelerConfig):
     check_every: int = Field(default=10, ge=1)
     gate: Literal["released", "centred"] = Field(default="released", description="which cosine cuts edges")
     attention: Literal["tile", "dense"] = "tile"
-    tile: int = Field(default=5, ge=1, description="cells a side; fastest on CPUs at radius 4")
+    tile: int = Field(default=4, ge=1, description="cells a side; fastest on CPUs at radius 4")
     batch: int = Field(default=8, ge=1, description="images of one size that are trained as one stack")
 
     crf: CrfOptions | None = Field(
