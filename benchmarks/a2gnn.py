@@ -7,7 +7,8 @@ Arms: `box_fill`, `grabcut`, `seeds+crf` (fused seeds, filled in by the dense CR
 `a2gnn+crf`; `segmenter_on_labels`, `segmenter_on_truth`: one recipe on both kinds of masks.
 Metrics: `miou` is the mean over the sets of `miou@SET`; `box_violation_px` pixels of a class outside all of its boxes,
 `empty_boxes` boxes without a pixel of their class; `seconds_per_image`; `speedup_vs_dense` against the dense form, one
-image at a time, and `dense_agreement`, the share of pixels on which both agree; `seed_precision`, `seed_coverage`.
+image at a time, and `dense_agreement`, the share of pixels on which both agree; `seed_precision`, `seed_coverage`;
+`errors_in_doubt`, the share of wrong pixels that the least confident fifth of all pixels in boxes holds.
 """
 
 import json
@@ -37,6 +38,7 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
+from labelers import PseudoLabel
 from labelers.a2gnn import A2gnn, Config, load
 from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
 from labelers.a2gnn.labeler import Task
@@ -51,8 +53,12 @@ SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it and the trainers 
 TRAINING: dict[str, dict[str, Any]] = {
     "affinity": {},
     "supervised": {
-        "segmenter": {"options": {"decoder_channels": [64, 48, 32, 24, 16]}},
-        "augment": {"size": 128, "fit": "short", "scale": (0.75, 1.5)},
+        "batch": 4,
+        "segmenter": {
+            "architecture": "fpn",
+            "options": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64},
+        },
+        "augment": {"size": 160, "fit": "short", "scale": (0.75, 1.5)},
         "encoder_lr_factor": 0.3,
     },
 }
@@ -72,8 +78,8 @@ class Size:
 
 
 SIZES = {
-    "small": Size(trained=20, tested=8, affinity_steps=250, segmenter_steps=300, timed=8),
-    "full": Size(trained=150, tested=60, affinity_steps=1000, segmenter_steps=800, timed=24),
+    "small": Size(trained=20, tested=8, affinity_steps=250, segmenter_steps=450, timed=8),
+    "full": Size(trained=150, tested=60, affinity_steps=1000, segmenter_steps=1600, timed=24),
 }
 
 
@@ -88,13 +94,13 @@ def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...
     return out
 
 
-def plain_labels(model: A2gnn, arm: str, task: Task) -> Uint8Array:
+def plain_label(model: A2gnn, arm: str, task: Task) -> PseudoLabel:
     """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
     if arm == "seeds+crf":
-        return seeds_and_crf(model, task)
+        return PseudoLabel(seeds_and_crf(model, task))
     whole = [allowed_pixels(task.item.image, box) for box in task.boxes]
     cuts = [cut if cut.any() else box for cut, box in zip(task.seeds.plain, whole, strict=True)]
-    return paint(task.boxes, whole if arm == "box_fill" else cuts, task.item.image.shape[:2])
+    return PseudoLabel(paint(task.boxes, whole if arm == "box_fill" else cuts, task.item.image.shape[:2]))
 
 
 def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
@@ -111,18 +117,18 @@ def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
     return labels
 
 
-Made = dict[str, tuple[list[Uint8Array], float]]  # by arm: labels, seconds an image
+Made = dict[str, tuple[list[PseudoLabel], float]]  # by arm: labels, seconds an image
 
 
 def graph_labels(model: A2gnn, tasks: Sequence[Task]) -> Made:
     """Labels of `a2gnn` and `a2gnn+crf` from one training; images of a size together, a few a time in each thread."""
     begun = time.perf_counter()
 
-    def label(chunk: Sequence[int]) -> tuple[list[Uint8Array], list[Uint8Array], float]:
+    def label(chunk: Sequence[int]) -> tuple[list[PseudoLabel], list[PseudoLabel], float]:
         chosen, shares = model.graph_shares([tasks[i] for i in chunk])
-        plain = [masked(model, task, own) for task, own in zip(chosen, shares, strict=True)]
+        plain = [model.finish(task, own, own) for task, own in zip(chosen, shares, strict=True)]
         middle = time.perf_counter()
-        refined = [masked(model, t, s) for t, s in zip(chosen, model.refine(chosen, shares), strict=True)]
+        refined = [model.finish(*parts) for parts in zip(chosen, model.refine(chosen, shares), shares, strict=True)]
         return plain, refined, time.perf_counter() - middle
 
     order = by_size(tasks)
@@ -144,15 +150,7 @@ def by_size(tasks: Sequence[Task]) -> list[int]:
     return sorted(range(len(tasks)), key=lambda i: (tasks[i].item.image.shape, len(tasks[i].class_ids)))
 
 
-def masked(model: A2gnn, task: Task, shares: Any) -> Uint8Array:
-    """The label that these shares end in."""
-    mask = model.finish(task, shares).mask
-    if mask is None:
-        raise ValueError(f"{task.item.sample_id}: expected a label, found none")
-    return mask
-
-
-def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], Uint8Array]) -> Made:
+def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], PseudoLabel]) -> Made:
     """Labels made one by one in each thread."""
     begun = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -160,24 +158,32 @@ def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], Uint8Ar
     return {arm: (labels, (time.perf_counter() - begun) / max(len(tasks), 1))}
 
 
-def kept(folder: Path, arm: str, tasks: Sequence[Task], make: Callable[[], Made]) -> tuple[list[Uint8Array], float]:
+def kept(folder: Path, arm: str, tasks: Sequence[Task], make: Callable[[], Made]) -> tuple[list[PseudoLabel], float]:
     """Labels of one arm and seconds an image; made once, then read back."""
-    names = [f"{task.item.sample_id}.png" for task in tasks]
     done = folder / arm / "seconds.json"
     if not done.is_file():
         for name, (labels, seconds) in make().items():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for own, label in zip(names, labels, strict=True):
-                (folder / name / own).write_bytes(encode_mask(label))
+            for task, label in zip(tasks, labels, strict=True):
+                for part, pixels in (("mask", label.mask), ("confidence", label.confidence)):
+                    if pixels is not None:
+                        (folder / name / f"{task.item.sample_id}.{part}.png").write_bytes(encode_mask(pixels))
             (folder / name / "seconds.json").write_text(json.dumps(seconds))
-    return [decode_mask((folder / arm / own).read_bytes()) for own in names], json.loads(done.read_text())
+
+    def read(task: Task, part: str) -> Uint8Array | None:
+        path = folder / arm / f"{task.item.sample_id}.{part}.png"
+        return decode_mask(path.read_bytes()) if path.is_file() else None
+
+    return [PseudoLabel(read(t, "mask"), read(t, "confidence")) for t in tasks], json.loads(done.read_text())
 
 
-def judge(labels: Sequence[Uint8Array], tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
+def judge(labels: Sequence[Uint8Array | None], tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
     """mIoU of each set and their mean; broken and empty boxes of all images together."""
     metrics = {source: SegmentationMetrics(space) for source in dict.fromkeys(p.source for p in tested)}
     broken = empty = 0
     for label, photo in zip(labels, tested, strict=True):
+        if label is None:
+            raise ValueError(f"{photo.item.sample_id}: expected a label, found none")
         metrics[photo.source].update(label, photo.mask)
         boxes = pixel_boxes(object_boxes(photo.mask), (photo.mask.shape[0], photo.mask.shape[1]))
         broken += box_violations(label, boxes, space.ids)
@@ -198,9 +204,27 @@ def seed_quality(tasks: Sequence[Task], tested: Sequence[Photo]) -> dict[str, fl
     return {"seed_precision": right / max(seeds, 1), "seed_coverage": known / max(pixels, 1)}
 
 
+def errors_in_doubt(labels: Sequence[PseudoLabel], tested: Sequence[Photo]) -> float:
+    """Share of the wrong pixels inside boxes that lie in the least confident fifth of each image's; 0.2 is chance."""
+    caught = wrong = 0
+    for label, photo in zip(labels, tested, strict=True):
+        if label.mask is None or label.confidence is None:
+            raise ValueError(f"{photo.item.sample_id}: expected a label and its confidence")
+        inside = np.zeros(photo.mask.shape, bool)
+        for box in pixel_boxes(object_boxes(photo.mask), (photo.mask.shape[0], photo.mask.shape[1])):
+            inside[box.at] = True
+        judged = inside & (photo.mask != IGNORE)
+        errors = (label.mask != photo.mask)[judged]
+        order = np.argsort(label.confidence[judged], kind="stable")
+        caught += int(errors[order[: len(order) // 5]].sum())
+        wrong += int(errors.sum())
+    return caught / max(wrong, 1)
+
+
 def speed(model: A2gnn, tasks: Sequence[Task]) -> dict[str, float]:
     """Seconds of the graph models alone: as stacks of tiles, and dense, one by one; one thread, half of the steps. On a
-    CPU they are the thread's own seconds, so that other work on the machine does not count.
+    CPU they are the thread's own seconds, so that other work on the machine does not count. Each form solves one image
+    beforehand, untimed.
     """
     clock = time.process_time if model.device.type == "cpu" else time.perf_counter
     steps = (max(model.config.steps[0] // 2, 1), max(model.config.steps[1] // 2, 1))
@@ -209,6 +233,7 @@ def speed(model: A2gnn, tasks: Sequence[Task]) -> dict[str, float]:
     problems = fast.problems(tasks)
     timed = []
     for one in (fast, slow):
+        one.solve(problems[:1])
         begun = clock()
         solutions = one.solve(problems)
         timed.append((clock() - begun, [s.logits.argmax(0) for s in solutions]))
@@ -240,18 +265,10 @@ def write_samples(folder: Path, photos: Sequence[Photo], space: LabelSpace) -> s
     return str(folder)
 
 
-def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[Uint8Array], space: LabelSpace) -> str:
+def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[PseudoLabel], space: LabelSpace) -> str:
     """Labels of the photos as one PseudoLabel shard."""
-    rows: dict[str, dict[str, object]] = {
-        photo.item.sample_id: {
-            "sample_id": photo.item.sample_id,
-            "mask": {"bytes": encode_mask(label), "path": None},
-            "class_ids": foreground_ids(label, space),
-            "labeler": "a2gnn",
-            "labeler_version": "benchmark",
-        }
-        for photo, label in zip(photos, labels, strict=True)
-    }
+    names = [photo.item.sample_id for photo in photos]
+    rows = {n: label.row(n, "a2gnn", "benchmark", space) for n, label in zip(names, labels, strict=True)}
     table = PSEUDO_LABEL.table(list(rows.values()))
     write_shard(str(folder / shard_name(0)), table, PSEUDO_LABEL, stage="benchmark", fingerprint=folder.name)
     return str(folder)
@@ -284,7 +301,7 @@ class Bench:
 
     def affinity(self) -> str:
         """The affinity network's artefact, trained on seeds of the trained photos."""
-        labels = [task.seeds.labels for task in self.tasks("train")[0]]
+        labels = [PseudoLabel(task.seeds.labels) for task in self.tasks("train")[0]]
         data = DataConfig(
             samples=(write_samples(self.folder / "train_samples", self.trained, self.space),),
             labels=(write_labels(self.folder / "train_seeds", self.trained, labels, self.space),),
@@ -311,15 +328,18 @@ class Bench:
             if arm == "a2gnn":
                 order = by_size(tasks)
                 extra = speed(model, [tasks[i] for i in order[:: max(1, len(order) // self.size.timed)]])
+            else:
+                extra = {"errors_in_doubt": errors_in_doubt(labels, self.tested)}
         else:
             model = load(Config(**SETTINGS), self.space)
             labels, seconds = kept(
-                folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(model, arm, task))
+                folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_label(model, arm, task))
             )
             if arm == "seeds+crf":
                 extra = seed_quality(tasks, self.tested)
         seconds += 0 if arm == "box_fill" else begun
-        return {**judge(labels, self.tested, self.space), "seconds_per_image": seconds, **extra}
+        scores = judge([label.mask for label in labels], self.tested, self.space)
+        return {**scores, "seconds_per_image": seconds, **extra}
 
     def segmenter_arm(self, arm: str) -> dict[str, float]:
         data = DataConfig(samples=(write_samples(self.folder / "train_samples", self.trained, self.space),))

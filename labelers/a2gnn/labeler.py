@@ -129,7 +129,8 @@ class A2gnn(Labeler):
 
     def _graph_labels(self, tasks: Sequence[Task]) -> list[PseudoLabel]:
         tasks, shares = self.graph_shares(tasks)
-        return [self.finish(task, own) for task, own in zip(tasks, self.refine(tasks, shares), strict=True)]
+        refined = self.refine(tasks, shares)
+        return [self.finish(*parts) for parts in zip(tasks, refined, shares, strict=True)]
 
     def graph_shares(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Float32]]:
         """The graph models' own class shares (1 + K, H, W), and the tasks with the seeds that they were made from."""
@@ -259,8 +260,12 @@ class A2gnn(Labeler):
         size = (task.item.image.shape[0], task.item.image.shape[1])
         return _enlarge((spread / spread.sum(dim=0).clamp(min=1e-7)).clamp(min=1e-7).log(), view.image, size)
 
-    def finish(self, task: Task, shares: Float32) -> PseudoLabel:
-        """Label, confidence and instances from shares (1 + K, H, W)."""
+    def finish(self, task: Task, shares: Float32, unrefined: Float32) -> PseudoLabel:
+        """Label and instances from shares (1 + K, H, W), confidence from those before the dense CRF.
+
+        A CRF is sure of nearly every pixel, right or wrong. What the graph gave to the class that won in the end tells
+        both apart far better.
+        """
         if self.config.clamp_to_boxes and task.boxes:
             shares = clamp(shares, task.channel_ids, task.boxes)
         ids = np.array([self.background_id, *task.channel_ids], np.uint8)
@@ -271,8 +276,11 @@ class A2gnn(Labeler):
                 logger.info(
                     "%s: %d of %d boxes were empty and got pixels", task.item.sample_id, filled, len(task.boxes)
                 )
-        certainty: Uint8Array = np.rint(255 * shares.max(axis=0)).astype(np.uint8)
-        return PseudoLabel(mask, certainty, instances=self._instances(task, mask))
+        channels = np.zeros(256, np.int64)
+        channels[ids] = range(len(ids))
+        certainty = np.take_along_axis(unrefined, channels[mask][None], axis=0)[0]
+        confidence: Uint8Array = np.rint(255 * certainty).astype(np.uint8)
+        return PseudoLabel(mask, confidence, instances=self._instances(task, mask))
 
     def _instances(self, task: Task, mask: Uint8Array) -> tuple[Instance, ...]:
         if not self.config.instances:

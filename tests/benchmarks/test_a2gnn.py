@@ -9,6 +9,7 @@ import pytest
 from benchmarks import a2gnn
 from benchmarks.box_sets import object_boxes
 from data_contracts import encode_image, encode_mask
+from labelers import PseudoLabel
 from labelers.a2gnn.config import Config
 from tests.trainers import shapes
 
@@ -52,6 +53,7 @@ def test_every_arm_is_measured_and_a_second_run_ends_alike(tmp_path: Path, monke
     assert found["a2gnn"]["speedup_vs_dense"]["mean"] > 0
     assert found["a2gnn"]["dense_agreement"]["mean"] > 0.99
     assert 0 <= found["seeds+crf"]["seed_precision"]["mean"] <= 1
+    assert 0 <= found["a2gnn+crf"]["errors_in_doubt"]["mean"] <= 1
     assert found["segmenter_on_truth"]["miou"]["mean"] >= 0
     assert not list(tmp_path.glob("*.work"))
 
@@ -69,3 +71,18 @@ def test_boxes_of_objects_ignore_crumbs_and_join_what_nearly_touches() -> None:
 
 def test_default_settings_are_the_labelers_own() -> None:
     assert Config(**a2gnn.SETTINGS) == Config()
+
+
+def test_errors_where_confidence_is_low_are_told_from_those_elsewhere() -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 1
+    image = np.zeros((20, 20, 3), np.uint8)
+    label, sure = truth.copy(), np.full((20, 20), 255, np.uint8)
+    label[5, 5:15] = 0  # ten of a hundred pixels in the box
+    photo = a2gnn.Photo("davis", "clip", image, truth)
+    doubtful = sure.copy()
+    doubtful[5:7] = 100
+    assert a2gnn.errors_in_doubt([PseudoLabel(label, doubtful)], [photo]) == 1
+    mistaken = sure.copy()
+    mistaken[8:10] = 100
+    assert a2gnn.errors_in_doubt([PseudoLabel(label, mistaken)], [photo]) == 0

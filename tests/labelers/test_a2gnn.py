@@ -118,6 +118,24 @@ def test_labels_beat_filled_boxes() -> None:
     assert miou(labels, truths) > miou(filled, truths) + 0.02
 
 
+def test_confidence_is_that_of_the_graph_not_of_the_crf() -> None:
+    item = boxed(1)[0]
+    model = engine()
+    task = model.task(item)
+    assert task is not None
+    chosen, shares = model.graph_shares([task])
+    certain = np.eye(len(shares[0]), dtype=np.float32)[shares[0].argmin(axis=0)].transpose(2, 0, 1)
+    label = model.finish(chosen[0], model.refine(chosen, shares)[0], shares[0])
+    assert label.mask is not None
+    assert label.confidence is not None
+    channel = np.searchsorted((0, *chosen[0].channel_ids), label.mask)
+    own = np.take_along_axis(shares[0], channel[None], axis=0)[0]
+    np.testing.assert_allclose(label.confidence / 255, own, atol=0.003)
+    overruled = engine(clamp_to_boxes=False).finish(chosen[0], certain, shares[0])
+    assert overruled.confidence is not None
+    assert overruled.confidence.mean() < label.confidence.mean(), "a label that the graph speaks against is doubtful"
+
+
 def test_seeds_alone_are_a_label_with_255_where_nobody_knows() -> None:
     found = engine(output="seeds").label([boxed(0)[0]])[0]
     assert found.mask is not None
