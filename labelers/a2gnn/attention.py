@@ -119,6 +119,8 @@ def _gather(values: Tensor, index: Tensor) -> Tensor:
 
 def _gather_sum(values: Tensor, places: Tensor) -> Tensor:
     """Sum over m of the rows places[:, m] of `values` (I, D): (N, D)."""
+    if places.shape[1] == 1:
+        return values.index_select(0, places[:, 0])
     total: Tensor = torch.nn.functional.embedding_bag(places, values, mode="sum")  # one pass, in the order of m
     return total
 
@@ -161,59 +163,75 @@ def take(values: Tensor, index: Tensor, users: Tensor) -> Tensor:
     return out
 
 
-def tile_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling, *, centred: bool = False) -> Tensor:
-    """One layer: softmax over edges of beta * cos(h_i, h_j) + 10 a_ij, times h.
+def tile_attention(
+    h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling, *, values: Tensor | None = None, centred: bool = False
+) -> Tensor:
+    """One layer: softmax over edges of beta * cos(h_i, h_j) + 10 a_ij, times `values` (B, T t^2, V), or h where None.
 
     `h` (B, T t^2, D) in slots, `beta` (B,), `bias` of `Tiling.bias`. A pair with a negative cosine is no edge; on
     non-negative `h` that never happens, so it is looked for only if `centred`, which takes the cosine of h minus its
     mean over the image.
     """
+    values = h if values is None else values
     if centred:
-        return _centred_attention(h, beta, bias, tiling)
-    out: Tensor = _TileAttention.apply(h, beta, bias, tiling)
+        return _centred_attention(h, values, beta, bias, tiling)
+    out: Tensor = _TileAttention.apply(h, values, beta, bias, tiling)
     return out
 
 
 class _TileAttention(torch.autograd.Function):
     """The layer with its gradient by hand: the scores, by far the largest tensors, are touched as little as can be.
 
-    With u = h / |h|, s = beta u_q . u_k + bias, P = softmax(s) and out = P h: dL/ds = P (g . h_k - g . out), because
-    the softmax's own sum over j of P_ij g_i . h_j is g_i . out_i.
+    With u = h / |h|, s = beta u_q . u_k + bias, P = softmax(s) and out = P v: dL/ds = P (g . v_k - g . out), because
+    the softmax's own sum over j of P_ij g_i . v_j is g_i . out_i.
     """
 
     @staticmethod
     def forward(
-        ctx: "torch.autograd.function.FunctionCtx", h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling
+        ctx: "torch.autograd.function.FunctionCtx",
+        h: Tensor,
+        values: Tensor,
+        beta: Tensor,
+        bias: Tensor,
+        tiling: Tiling,
     ) -> Tensor:
         batch, slots, width = h.shape
         inverse = h.square().sum(dim=2, keepdim=True).clamp_(min=1e-12).rsqrt_()
-        index = tiling.keys.flatten()
-        keys = _gather(h, index)
-        units = (keys * _gather(inverse, index)).view(batch * tiling.tiles, -1, width)
-        keys = keys.view_as(units)
-        asked = (h * (inverse * beta.view(-1, 1, 1))).view(batch * tiling.tiles, -1, width)
-        scores = torch.baddbmm(bias.view(batch * tiling.tiles, asked.shape[1], -1), asked, units.transpose(1, 2))
+        unit = h * inverse
+        index, stack = tiling.keys.flatten(), batch * tiling.tiles
+        units = _gather(unit, index).view(stack, -1, width)
+        seen = _gather(values, index).view(stack, -1, values.shape[2])
+        asked = (unit * beta.view(-1, 1, 1)).view(stack, -1, width)
+        scores = torch.baddbmm(bias.view(stack, asked.shape[1], -1), asked, units.transpose(1, 2))
         p = scores.softmax(dim=2)
-        out = torch.bmm(p, keys)
-        ctx.save_for_backward(h, beta, inverse, keys, units, asked, p, out)
+        out = _product(p, seen, values.new_empty(stack, p.shape[1], seen.shape[2]))
+        ctx.save_for_backward(beta, inverse, unit, seen, units, asked, p, out)
         ctx.tiling = tiling  # type: ignore[attr-defined]
-        return out.view(batch, slots, width)
+        return out.view(batch, slots, -1)
 
     @staticmethod
-    def backward(ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        h, beta, inverse, keys, units, asked, p, out = ctx.saved_tensors  # type: ignore[attr-defined]
-        tiling: Tiling = ctx.tiling  # type: ignore[attr-defined]
+    def backward(
+        ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        beta, inverse, unit, seen, units, asked, p, out = ctx.saved_tensors  # type: ignore[attr-defined]
+        places = _senders(ctx.tiling, len(unit))  # type: ignore[attr-defined]
         g = grads[0].contiguous().view_as(out)
         common = (g * out).sum(dim=2, keepdim=True)
-        down = torch.baddbmm(common, g, keys.transpose(1, 2), beta=-1).mul_(p)  # gradient of the scores
-        back = torch.bmm(down, units).view_as(h)  # that of beta u_q
-        unit = h * inverse
+        down = torch.baddbmm(common, g, seen.transpose(1, 2), beta=-1).mul_(p)  # gradient of the scores
+        back = torch.bmm(down, units).view_as(unit)  # that of beta u_q
         to_beta = (back * unit).sum(dim=(1, 2))
-        places = _senders(tiling, len(h))
-        to_unit = _summed(down, asked, places).view_as(h).addcmul_(back, beta.view(-1, 1, 1))
+        to_unit = _summed(down, asked, places).view_as(unit).addcmul_(back, beta.view(-1, 1, 1))
         along = (to_unit * unit).sum(dim=2, keepdim=True)
-        to_h = _summed(p, g, places).view_as(h).addcmul_(to_unit.addcmul_(unit, along, value=-1), inverse)
-        return to_h, to_beta, None, None
+        to_h = to_unit.addcmul_(unit, along, value=-1).mul_(inverse)
+        to_values = _summed(p, g, places).view(len(unit), unit.shape[1], -1)
+        return to_h, to_values, to_beta, None, None
+
+
+def _product(weights: Tensor, values: Tensor, out: Tensor) -> Tensor:
+    """weights (B, Q, S) times values (B, S, V), into `out`. With few columns the transposed product is faster."""
+    if values.shape[2] >= 16:
+        return torch.bmm(weights, values, out=out)
+    return out.copy_(torch.bmm(values.transpose(1, 2), weights.transpose(1, 2)).transpose(1, 2))
 
 
 def _summed(weights: Tensor, queries: Tensor, places: Tensor) -> Tensor:
@@ -223,11 +241,11 @@ def _summed(weights: Tensor, queries: Tensor, places: Tensor) -> Tensor:
     count, width = weights.shape[0] * weights.shape[2], queries.shape[2]
     sent = queries.new_empty(count + 1, width)
     sent[count] = 0  # the row of those that nobody sees
-    torch.bmm(weights.transpose(1, 2), queries, out=sent[:count].view(len(weights), -1, width))
+    _product(weights.transpose(1, 2), queries, out=sent[:count].view(len(weights), -1, width))
     return _gather_sum(sent, places)
 
 
-def _centred_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling) -> Tensor:
+def _centred_attention(h: Tensor, values: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling) -> Tensor:
     """The layer whose cosines are those of h minus its mean over the image, and whose negative ones cut edges."""
     batch, _, width = h.shape
     tiles, queries = tiling.tiles, tiling.tile**2
@@ -240,7 +258,8 @@ def _centred_attention(h: Tensor, beta: Tensor, bias: Tensor, tiling: Tiling) ->
     scores = beta.view(-1, 1, 1, 1) * cosine.view(batch, tiles, queries, -1) + bias
     scores = _cut(scores, cosine.view_as(scores), tiling)
     p = scores.softmax(dim=-1).view(batch * tiles, queries, -1)
-    return torch.bmm(p, keys).view(batch, -1, width)
+    seen = take(values, tiling.keys.flatten(), tiling.users).view(batch * tiles, -1, values.shape[2])
+    return torch.bmm(p, seen).view(batch, -1, values.shape[2])
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

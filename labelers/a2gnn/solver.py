@@ -148,16 +148,35 @@ class Stack:
 
     def forward(self, *, train: bool) -> tuple[Tensor, Tensor]:
         """Features (B, slots or cells, D) after the last layer, and logits (B, K, h, w)."""
+        h = self._mixed(self.config.layers, train=train)
+        return h, self._logits(torch.bmm(h, self.out))
+
+    def logits(self, *, train: bool) -> Tensor:
+        """`forward` without features: the last layer of tiles mixes the cells' class scores, which are few, in place of
+        their features. All after the softmax is linear, so the numbers are the same.
+        """
+        if self.tiling is None:
+            return self.forward(train=train)[1]
+        h = self._mixed(self.config.layers - 1, train=train)
+        return self._logits(self._attend(h, self.config.layers - 1, torch.bmm(h, self.out)))
+
+    def _mixed(self, layers: int, *, train: bool) -> Tensor:
+        """Features after so many layers."""
         h = F.relu(torch.bmm(self.nodes, self.embed))
         if train and self.config.dropout:
             h = h * self._dropout()
-        for layer in range(self.config.layers):
-            beta = self.beta[:, layer]
-            if self.tiling is None:
-                h = dense_attention(h, beta, self.bias)
-            else:
-                h = tile_attention(h, beta, self.bias, self.tiling, centred=self.config.gate == "centred")
-        return h, self._unfold(torch.bmm(h, self.out)) + self.absent
+        for layer in range(layers):
+            h = self._attend(h, layer)
+        return h
+
+    def _attend(self, h: Tensor, layer: int, values: Tensor | None = None) -> Tensor:
+        beta = self.beta[:, layer]
+        if self.tiling is None:
+            return dense_attention(h, beta, self.bias)
+        return tile_attention(h, beta, self.bias, self.tiling, values=values, centred=self.config.gate == "centred")
+
+    def _logits(self, scores: Tensor) -> Tensor:
+        return self._unfold(scores) + self.absent
 
     def _dropout(self) -> Tensor:
         """Factors 0 or 1 / (1 - p), from each image's own generator, cell by cell whatever the tiles.
@@ -178,19 +197,21 @@ class Stack:
         config = self.config
         first, second = config.steps if self.boxed else config.other_steps
         lr = config.lr if self.boxed else config.other_lr
-        adam = torch.optim.Adam([self.embed, self.beta, self.out], lr=lr, weight_decay=config.weight_decay)
+        learnt = [self.embed, self.beta, self.out]
+        adam = torch.optim.Adam(learnt, lr=lr, weight_decay=config.weight_decay, fused=True)
         weights, before = seed_weights(self.seeds, self.channels), self._count_seeds()
+        featured = config.similarity_weight > 0 or config.check != "none"
         for step in range(first + second):
-            features, logits = self.forward(train=True)
+            features, logits = self.forward(train=True) if featured else (None, self.logits(train=True))
             loss, points = self.loss(features, logits, weights, gated=step >= first)
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            if self._check_due(step) and points is not None:
+            if features is not None and points is not None and self._check_due(step):
                 self._check(features.detach(), points)
                 weights = seed_weights(self.seeds, self.channels)
             adam.step()
         with torch.no_grad():
-            _, logits = self.forward(train=False)
+            logits = self.logits(train=False)
         removed = (before - self._count_seeds()).tolist()
         return [
             Solution(one[: p.channels].cpu(), int(gone))
@@ -200,8 +221,10 @@ class Stack:
     def _count_seeds(self) -> Tensor:
         return (self.seeds != IGNORE).sum(dim=(1, 2))
 
-    def loss(self, features: Tensor, logits: Tensor, weights: Tensor, *, gated: bool) -> tuple[Tensor, Points | None]:
-        """The loss of one step and the boxes' points, where there are boxes."""
+    def loss(
+        self, features: Tensor | None, logits: Tensor, weights: Tensor, *, gated: bool
+    ) -> tuple[Tensor, Points | None]:
+        """The loss of one step and the boxes' points, where there are boxes. Only likeness of points needs features."""
         config = self.config
         fine = F.interpolate(logits, size=self.seeds.shape[1:], mode="bilinear", align_corners=False)
         points = None
@@ -210,7 +233,7 @@ class Stack:
             with torch.no_grad():
                 points = multi_points(fine, self.boxes)
                 weights = weights + config.mp_weight * point_weights(points, self.boxes, fine)
-            if config.similarity_weight:
+            if config.similarity_weight and features is not None:
                 chosen = self.sample(features, self.boxes.image[points.box], points.y, points.x)
                 similar = similarity_loss(chosen, points, self.boxes, len(self.problems))
         loss = -(weights * fine.log_softmax(dim=1)).sum() + config.mp_weight * config.similarity_weight * similar

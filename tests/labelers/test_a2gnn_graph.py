@@ -199,6 +199,17 @@ def test_dense_and_tiled_models_give_the_same_labels() -> None:
     torch.testing.assert_close(tiled, dense, atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize(("gate", "channels"), [("released", 2), ("centred", 3), ("released", 20)])
+def test_mixing_class_scores_equals_mixing_features(gate: str, channels: int) -> None:
+    model = stack([box_problem(3, channels=channels), box_problem(6, channels=channels)], gate=gate, hidden=20)
+    weights, found = [model.embed, model.beta, model.out], []
+    for logits in (model.forward(train=False)[1], model.logits(train=False)):
+        pull = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        found.append((logits, torch.autograd.grad((logits * pull).sum(), weights)))
+    torch.testing.assert_close(*(logits for logits, _ in found), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*(gradients for _, gradients in found), atol=1e-3, rtol=1e-3)
+
+
 def test_two_runs_give_the_same_bits_and_another_seed_gives_others() -> None:
     a, b, c = (solve([box_problem(4)], options(seed=seed), CPU)[0].logits for seed in (0, 0, 1))
     assert torch.equal(a, b)
