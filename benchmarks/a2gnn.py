@@ -94,13 +94,13 @@ def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...
     return out
 
 
-def plain_label(model: A2gnn, arm: str, task: Task) -> PseudoLabel:
+def plain_labels(model: A2gnn, arm: str, task: Task) -> Uint8Array:
     """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
     if arm == "seeds+crf":
-        return PseudoLabel(seeds_and_crf(model, task))
+        return seeds_and_crf(model, task)
     whole = [allowed_pixels(task.item.image, box) for box in task.boxes]
     cuts = [cut if cut.any() else box for cut, box in zip(task.seeds.plain, whole, strict=True)]
-    return PseudoLabel(paint(task.boxes, whole if arm == "box_fill" else cuts, task.item.image.shape[:2]))
+    return paint(task.boxes, whole if arm == "box_fill" else cuts, task.item.image.shape[:2])
 
 
 def seeds_and_crf(model: A2gnn, task: Task) -> Uint8Array:
@@ -150,11 +150,11 @@ def by_size(tasks: Sequence[Task]) -> list[int]:
     return sorted(range(len(tasks)), key=lambda i: (tasks[i].item.image.shape, len(tasks[i].class_ids)))
 
 
-def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], PseudoLabel]) -> Made:
+def timed_labels(arm: str, tasks: Sequence[Task], make: Callable[[Task], Uint8Array]) -> Made:
     """Labels made one by one in each thread."""
     begun = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
-        labels = list(pool.map(make, tasks))
+        labels = [PseudoLabel(mask) for mask in pool.map(make, tasks)]
     return {arm: (labels, (time.perf_counter() - begun) / max(len(tasks), 1))}
 
 
@@ -333,7 +333,7 @@ class Bench:
         else:
             model = load(Config(**SETTINGS), self.space)
             labels, seconds = kept(
-                folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_label(model, arm, task))
+                folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(model, arm, task))
             )
             if arm == "seeds+crf":
                 extra = seed_quality(tasks, self.tested)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import a2gnn
-from benchmarks.box_sets import object_boxes
+from benchmarks.box_sets import Photo, object_boxes
 from data_contracts import encode_image, encode_mask
 from labelers import PseudoLabel
 from labelers.a2gnn.config import Config
@@ -79,7 +79,7 @@ def test_errors_where_confidence_is_low_are_told_from_those_elsewhere() -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     label, sure = truth.copy(), np.full((20, 20), 255, np.uint8)
     label[5, 5:15] = 0  # ten of a hundred pixels in the box
-    photo = a2gnn.Photo("davis", "clip", image, truth)
+    photo = Photo("davis", "clip", image, truth)
     doubtful = sure.copy()
     doubtful[5:7] = 100
     assert a2gnn.errors_in_doubt([PseudoLabel(label, doubtful)], [photo]) == 1
