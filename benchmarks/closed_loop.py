@@ -1,16 +1,17 @@
 """Does selection pay? Pairs are drawn by the starter generator and scored; the same segmenter is trained, with the same
 schedule and number of steps, on six choices of them, and tested on fresh renders that have true masks.
 
-Arms: `all` N pairs; halves of each class and style, taken by the product's own selection (`curation.select`), which ranks by
+Arms: `all` N pairs; halves of each class and style, all taken by the product's own selection (`curation.select`),
+which ranks by
     random_half  chance
     pcs_half     the image score
     asf_half     the annotation score
     sds_half     the annotation score, after the quarter with the lowest image scores of each class went
     oracle_half  mask quality, judged by a segmenter of objects that was trained on real renders (IoU with the masks of
                  the classes asked for)
-A style is what the first words of a prompt ask for (the starter generator knows three); it draws some better than others, and
-a half that holds fewer styles of a class teaches less, whatever its scores. A pair of two classes stays if either half
-takes it.
+A style is what the first words of a prompt ask for. The starter generator knows three, and draws some better than
+others: a half by score alone would hold fewer styles of a class than a half by chance, and so teach less. A pair of two
+classes stays if either half takes it.
 Metrics: `miou` over fresh renders, half in the three known styles and half in a style that nothing here has seen;
 `miou@known`, `miou@unseen` over each half; `n` pairs; what the judge says of them: `quality`, mean IoU of their masks
 with its own, and `seen`, share of those with one class in which it sees that class.
