@@ -47,7 +47,7 @@ class Plan:
     sheet_columns: int = 8
 
 
-PLANS = {"small": Plan(600, 4, 190), "full": Plan(2000, 20, 950)}
+PLANS = {"small": Plan(1200, 4, 190), "full": Plan(2000, 20, 950)}
 
 
 def real_scene(index: int, seed: int) -> Scene:

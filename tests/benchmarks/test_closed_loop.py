@@ -1,5 +1,8 @@
 """The choices that the closed loop compares: equal shares of each class, and the rule of each arm."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
@@ -34,6 +37,14 @@ def test_halves_keep_the_balance() -> None:
     for arm in ARMS:
         chosen = choose(arm, SCORES, PAIRS, 0)
         assert [len(chosen & set(members(c))) for c in (1, 2, 3)] == [20 if arm == "all" else 10] * 3
+
+
+def test_halves_keep_the_styles_of_each_class() -> None:
+    pairs = [replace(p, style="photo" if int(p.sample_id) < 24 else "drawing") for p in PAIRS]
+    for arm in ARMS[1:]:
+        chosen = choose(arm, SCORES, pairs, 0)
+        counts = Counter((p.asked[0], p.style) for p in pairs if p.sample_id in chosen)
+        assert counts == {(c, s): n for c in (1, 2, 3) for s, n in (("photo", 4), ("drawing", 6))}
 
 
 def test_each_half_holds_the_best_by_its_score() -> None:

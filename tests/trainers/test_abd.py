@@ -1,6 +1,5 @@
 """abd: conformance in all hosts, losses and weights as published, gradients, views, mixing, teacher, presets."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -397,29 +396,6 @@ def test_one_resampling_lands_where_resize_turn_and_crop_land(changes: dict[str,
         half = cv2.resize(image, (35, 45), interpolation=cv2.INTER_AREA)
         coarse = warp(geometry, half, (0, 0, 0), cv2.INTER_LINEAR)
         assert np.abs(coarse.astype(int) - found.astype(int))[inside].mean() < 1.5, "the same place at any resolution"
-
-
-def test_central_crops_gather_around_the_middle(tmp_path: Path) -> None:
-    """A slice whose colours are its coordinates tells where a crop was taken."""
-    rows, columns = np.mgrid[:200, :200]
-    image = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
-    one = replace(example(tmp_path), image=image, mask=image[..., 0])
-    one = replace(one, info=replace(one.info, height=200, width=200))
-    spread = {}
-    for central in (1, 4):
-        augment = {"size": 40, "fit": "native", "flip": 0.0}
-        view = TwoViews(
-            options(augment=augment, central=central, strong_view=False), (0,) * 3, (1,) * 3, 0, with_mask=True
-        )
-        starts = [
-            255 * float(view(one, np.random.default_rng(seed))["weak"][axis, 0, 0])
-            for seed in range(150)
-            for axis in (0, 1)
-        ]
-        assert np.mean(starts) == pytest.approx(80, abs=8)
-        spread[central] = np.std(starts)
-    assert spread[1] == pytest.approx(161 / np.sqrt(12), rel=0.15)
-    assert spread[4] == pytest.approx(spread[1] / 2, rel=0.2)
 
 
 def test_released_geometry_is_half_turns_a_quarter_angles_and_nearest(tmp_path: Path) -> None:

@@ -77,6 +77,25 @@ def test_pseudo_labels_replace_truth_and_low_confidence_is_ignored(tmp_path: Pat
     assert read_info(str(tmp_path / "artefact")).data_counts["samples"] == 4
 
 
+def test_a_factor_of_0_freezes_the_encoder_and_its_statistics(tmp_path: Path) -> None:
+    data = DataConfig(samples=(shapes.write_scenes(tmp_path / "samples", 4),))
+    frozen, learnt = (
+        _encoder_state(data, tmp_path / str(factor), {"encoder_lr_factor": factor, "steps": 2, "eval_every": 1})
+        for factor in (0.0, 1.0)
+    )
+    first = _encoder_state(data, tmp_path / "first", {"encoder_lr_factor": 0.0, "steps": 1})
+    assert all(torch.equal(frozen[name], first[name]) for name in first)
+    assert not any(torch.equal(frozen[name], learnt[name]) for name in first if name.endswith("running_mean"))
+
+
+def _encoder_state(data: DataConfig, folder: Path, settings: dict[str, object]) -> dict[str, torch.Tensor]:
+    """The encoder's weights and statistics after a short training."""
+    base = {"segmenter": SMALL, "augment": {"size": 32}, "batch": 2, "runtime": {"threads": 1, "progress": False}}
+    config = TrainConfig(label_space=shapes.SPACE, data=data, val=data, settings={**base, **settings})
+    state = load_artifact(train(config, str(folder / "run"), str(folder / "artefact"))).model.state_dict()
+    return {name: value for name, value in state.items() if name.startswith("encoder.")}
+
+
 def test_losses_are_deaf_to_ignored_pixels() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 6, 6)
@@ -92,6 +111,19 @@ def test_losses_are_deaf_to_ignored_pixels() -> None:
     blank = torch.full_like(target, IGNORE)
     assert cross_entropy(logits, blank, weights) == 0
     assert dice_loss(logits, blank) == 0
+
+
+def test_dice_equals_its_one_hot_form() -> None:
+    torch.manual_seed(1)
+    logits, target = torch.randn(3, 5, 7, 6, requires_grad=True), torch.randint(0, 4, (3, 7, 6))
+    target[:, :2] = IGNORE
+    judged = (target != IGNORE)[:, None]
+    p, truth = logits.softmax(1) * judged, torch.nn.functional.one_hot(target.clamp(max=4), 5).movedim(-1, 1) * judged
+    dice = 2 * (p * truth).sum((0, 2, 3)) / (p + truth).sum((0, 2, 3))
+    reference = 1 - dice[:4].mean()  # class 4 does not occur
+    assert torch.allclose(dice_loss(logits, target), reference)
+    wanted, found = (torch.autograd.grad(one, logits)[0] for one in (reference, dice_loss(logits, target)))
+    assert torch.allclose(found, wanted, atol=1e-7)
 
 
 def test_dice_is_zero_for_perfect_and_one_for_wrong_labels() -> None:

@@ -99,9 +99,6 @@ class Config(TrainerConfig):
     geometry: Literal["augment", "released"] = Field(
         default="augment", description="as `augment` says, or quarter turns, flips and ±20° with nearest neighbour"
     )
-    central: int = Field(
-        default=1, ge=1, le=16, description="with `augment`: crops lie at the mean of so many random places"
-    )
     jitter: float = Field(default=0.5, ge=0, lt=1, description="brightness and contrast of the strong view, ±")
     cutout: float = Field(default=0.5, ge=0, le=1, description="chance of a hole in the strong view")
     cutout_image: bool = Field(default=True, description="false = hole in the label alone, as released for PROMISE12")

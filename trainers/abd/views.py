@@ -84,19 +84,10 @@ class TwoViews:
             blank = np.full((height, width), IGNORE, np.uint8)
             return released_geometry(example.image, blank if mask is None else mask, config.size, self.background, rng)
         geometry = draw_geometry(rng, height, width, config)
-        if self.config.central > 1:
-            at_y, at_x = rng.random((2, self.config.central)).mean(1).tolist()
-            top, left = crop_start(geometry.height - config.size, at_y), crop_start(geometry.width - config.size, at_x)
-            geometry = replace(geometry, top=top, left=left)
         image = warp(geometry, example.image, BLACK, cv2.INTER_LINEAR)
         if mask is None:
             return image, np.full(image.shape[:2], IGNORE, np.uint8)
         return image, warp(geometry, mask, (self.background,) * 3, cv2.INTER_NEAREST)
-
-
-def crop_start(slack: int, at: float) -> int:
-    """Start of a crop at share `at` of the room that it has; where the image is smaller, of the padding, negated."""
-    return int(at * (slack + 1)) if slack >= 0 else -int(at * (1 - slack))
 
 
 def warp(geometry: Geometry, pixels: Uint8Array, fill: tuple[int, ...], how: int) -> Uint8Array:

@@ -40,7 +40,7 @@ from vision.scribbles import grid_labels, grid_valid
 from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
 from vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:

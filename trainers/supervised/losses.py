@@ -47,10 +47,11 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None)
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice, mean over the classes that occur in the batch's judged pixels; 0 where there are none."""
     judged = target != IGNORE
+    classes, truth = logits.shape[1], target.masked_fill(~judged, 0)
     probabilities = logits.float().softmax(1) * judged[:, None]
-    truth = F.one_hot(target.masked_fill(~judged, 0), logits.shape[1]).movedim(-1, 1) * judged[:, None]
-    overlap = (probabilities * truth).sum((0, 2, 3))
-    mass = (probabilities + truth).sum((0, 2, 3))
-    present = truth.sum((0, 2, 3)) > 0
-    losses = (1 - 2 * overlap / mass.clamp(min=1e-6)) * present
-    return losses.sum() / present.sum().clamp(min=1)
+    own = probabilities.gather(1, truth[:, None])  # no one-hot copy of the target: a third of the time
+    overlap = probabilities.new_zeros(classes).index_add(0, truth.flatten(), own.flatten())
+    pixels = torch.bincount(truth[judged], minlength=classes)
+    mass = probabilities.sum((0, 2, 3)) + pixels
+    losses = (1 - 2 * overlap / mass.clamp(min=1e-6)) * (pixels > 0)
+    return losses.sum() / (pixels > 0).sum().clamp(min=1)
