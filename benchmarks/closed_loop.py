@@ -14,12 +14,15 @@ others: a half by score alone would hold fewer styles of a class than a half by 
 classes stays if either half takes it.
 Metrics: `miou` over fresh renders, half in the three known styles and half in a style that nothing here has seen;
 `miou@known`, `miou@unseen` over each half; `n` pairs; what the judge says of them: `quality`, mean IoU of their masks
-with its own, and `seen`, share of those with one class in which it sees that class.
+with its own, and `seen`, share of those with one class in which it sees that class; `scene_spread`, standard deviation
+over the scenes asked for of the share of pairs that was taken: 0 = every scene alike.
 """
 
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -79,7 +82,6 @@ HALF: dict[str, Any] = {
     "group_by": "class",
     "leaks": "keep",
     "near_duplicates": "keep",
-    "keep_fraction": 0.5,
 }
 SDS: dict[str, Any] = {"image_score_tau": {"method": "quantile", "keep": 0.75}, "calibrate_by": "class"}
 
@@ -87,7 +89,7 @@ SDS: dict[str, Any] = {"image_score_tau": {"method": "quantile", "keep": 0.75}, 
 @dataclass(frozen=True)
 class Pair:
     """What is known of one generated pair. `quality`: IoU of its mask with what the judge sees; `seen`: whether the
-    judge sees the one class asked for, None where there are several; `style`: the template of its prompt.
+    judge sees the one class asked for, None where there are several; `style`, `scene`: how its prompt begins and ends.
     """
 
     sample_id: str
@@ -95,6 +97,7 @@ class Pair:
     quality: float
     seen: bool | None
     style: str = ""
+    scene: str = ""
 
 
 def make_pairs(folder: Path, size: Size, seed: int) -> RunConfig:
@@ -117,8 +120,9 @@ def read_pairs(run_dir: str, judge: Any) -> list[Pair]:
             mask = decode_mask(row["mask"]["bytes"], row["sample_id"])
             asked = tuple(sorted(row["prompt_class_ids"] or row["class_ids"]))
             seen = bool(label == asked[0]) if len(asked) == 1 else None
-            style = row["provenance"]["prompt"].split(" of ")[0]
-            pairs.append(Pair(row["sample_id"], asked, iou(mask, objects, asked), seen, style))
+            caption = row["provenance"]["prompt"].split("; ")[0]  # "a drawing of a cow, grass"
+            style, scene = caption.split(" of ")[0], caption.split(", ")[-1]
+            pairs.append(Pair(row["sample_id"], asked, iou(mask, objects, asked), seen, style, scene))
     return pairs
 
 
@@ -155,11 +159,13 @@ def choose(arm: str, scores: pl.DataFrame, pairs: Sequence[Pair], seed: int) -> 
     elif arm == "oracle_half":
         value = {p.sample_id: p.quality for p in pairs}
     changes = {"pcs_half": {"rank_by": "image_score"}, "sds_half": SDS}.get(arm, {})
-    config, neighbours = SelectConfig.model_validate(HALF | changes), pl.DataFrame(NEIGHBOUR.table([]))
     chosen: set[str] = set()
     for style in sorted({p.style for p in pairs}):
-        own = scores.filter(pl.col("sample_id").is_in([p.sample_id for p in pairs if p.style == style]))
-        chosen |= set(select(ranked_by(own, pairs, value), neighbours, config).filter("kept")["sample_id"])
+        alike = [p for p in pairs if p.style == style]
+        quotas = {c: math.ceil(n / 2) for c, n in Counter(c for p in alike for c in p.asked).items()}
+        config = SelectConfig.model_validate({**HALF, **changes, "quotas": quotas})
+        own = ranked_by(scores.filter(pl.col("sample_id").is_in([p.sample_id for p in alike])), pairs, value)
+        chosen |= set(select(own, pl.DataFrame(NEIGHBOUR.table([])), config).filter("kept")["sample_id"])
     return chosen
 
 
@@ -211,6 +217,13 @@ def opinion(pairs: Sequence[Pair]) -> dict[str, float]:
     return {"n": len(pairs), "quality": float(np.mean([p.quality for p in pairs])), "seen": float(np.mean(seen))}
 
 
+def scene_spread(pairs: Sequence[Pair], chosen: Collection[str]) -> float:
+    """Standard deviation over scenes of the share of their pairs that is among `chosen` ids."""
+    asked = Counter(p.scene for p in pairs)
+    taken = Counter(p.scene for p in pairs if p.sample_id in chosen)
+    return float(np.std([taken[scene] / count for scene, count in asked.items()]))
+
+
 def learn_and_test(folder: Path, samples: str, size: Size, seed: int) -> dict[str, float]:
     """One arm of one seed, its choice in `folder`/decisions.parquet: train, then test. On one thread: arms are learnt
     side by side.
@@ -238,7 +251,8 @@ def main(options: Options) -> None:
                 chosen = choose(arm, scores, pairs, seed)
                 write_choice(folder / "decisions.parquet", pairs, chosen)
                 task = pool.submit(learn_and_test, folder, f"{config.run_dir}/samples", size, seed)
-                waiting[task] = (arm, opinion([p for p in pairs if p.sample_id in chosen]))
+                taken = [p for p in pairs if p.sample_id in chosen]
+                waiting[task] = (arm, {**opinion(taken), "scene_spread": scene_spread(pairs, chosen)})
             for task in as_completed(waiting):
                 (arm, of_pairs), metrics = waiting[task], task.result()
                 record.add(arm, seed, {**metrics, **of_pairs})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from benchmarks.closed_loop import ARMS, Pair, choose, opinion
+from benchmarks.closed_loop import ARMS, Pair, choose, opinion, scene_spread
 from data_contracts import SCORE
 
 RNG = np.random.default_rng(0)
@@ -84,3 +84,9 @@ def test_a_pair_of_two_classes_stays_if_one_of_them_takes_it() -> None:
 def test_chance_depends_on_the_seed() -> None:
     assert choose("random_half", SCORES, PAIRS, 0) != choose("random_half", SCORES, PAIRS, 1)
     assert choose("random_half", SCORES, PAIRS, 0) == choose("random_half", SCORES[::-1], PAIRS[::-1], 0)
+
+
+def test_scene_spread_is_zero_only_where_every_scene_gives_the_same_share() -> None:
+    pairs = [Pair(str(i), (1,), 1.0, True, scene="sky" if i < 4 else "street") for i in range(12)]
+    assert scene_spread(pairs, {"0", "1", "4", "5", "6", "7"}) == 0
+    assert scene_spread(pairs, {"0", "1", "2", "3"}) == 0.5
