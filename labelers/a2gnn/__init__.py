@@ -8,7 +8,7 @@ from labelers.a2gnn.labeler import A2gnn, load
 from vision.clip import clip_fingerprint
 from vision.segmenters import weights_stamp
 
-VERSION = 2
+VERSION = 3
 
 
 def stamps(config: Config) -> tuple[str, ...]:
