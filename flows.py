@@ -19,14 +19,15 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.build import BuildConfig, evaluate_step, train_step
-from pipelines.config import load_run_config
-from pipelines.label import LabelConfig, label_shard, label_units
-from pipelines.run import finish, lock, open_step, passes, prepare, save_config
-from pipelines.settings import load_settings, save_settings
+from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import load_settings, save_settings
+from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.run.run import finish, passes, prepare, save_config
+from maskmill.pipelines.run.steps import STEPS, open_step
+from maskmill.pipelines.stages.build import BuildConfig, evaluate_step, train_step
+from maskmill.pipelines.stages.label import LabelConfig, label_shard, label_units
 
 GPU_LIMIT = "maskmill-gpu"  # prefect gcl create maskmill-gpu --limit 1
-MODEL_STEPS = frozenset({"generate", "score", "downstream"})
 
 
 class CurateParameters(BaseModel):
@@ -43,7 +44,7 @@ class CurateParameters(BaseModel):
 def run_shard(config_path: str, step: str, index: int) -> dict[str, int]:
     """One shard of one step. Returns samples by reason. Model steps wait for the GPU limit where the server has one."""
     opened = open_step(load_run_config(config_path), step)
-    if step not in MODEL_STEPS:
+    if not STEPS[step].model:
         return opened.run(index).counts
     with concurrency(GPU_LIMIT, occupy=1, strict=False):
         return opened.run(index).counts

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.box_sets import Photo, object_boxes, photos
 from benchmarks.common import Options, Record, parse_options
-from data_contracts import (
+from maskmill.data_contracts import (
     IGNORE,
     PSEUDO_LABEL,
     SAMPLE,
@@ -38,14 +38,14 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from labelers import PseudoLabel
-from labelers.a2gnn import A2gnn, Config, load
-from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
-from labelers.a2gnn.labeler import Task
-from labelers.a2gnn.seeds import allowed_pixels
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, SegmentationMetrics
-from trainers.registry import load_artifact
+from maskmill.labelers import PseudoLabel
+from maskmill.labelers.a2gnn import A2gnn, Config, load
+from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.labeler import Task
+from maskmill.labelers.a2gnn.seeds import allowed_pixels
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, SegmentationMetrics
+from maskmill.trainers.registry import load_artifact
 
 LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
 SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")

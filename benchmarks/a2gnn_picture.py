@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.a2gnn import plain_labels
 from benchmarks.box_sets import SETS, Photo, choose, label_space, list_files, open_photo
 from benchmarks.common import is_train_key
-from data_contracts import IGNORE, LabelSpace, Uint8Array
-from labelers.a2gnn import A2gnn, Config, load
-from labelers.a2gnn.boxes import pixel_boxes
-from pipelines.evaluate import overlay
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.labelers.a2gnn import A2gnn, Config, load
+from maskmill.labelers.a2gnn.boxes import pixel_boxes
+from maskmill.pipelines.stages.evaluate import overlay
 
 SIDE = 220
 

@@ -23,18 +23,19 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from data_contracts import SAMPLE, LabelSpace, list_shards, load_label_space, read_shard, write_bytes
-from pipelines.evaluate import overlay
-from pipelines.evaluate_volumes import VolumesConfig, evaluate_volumes, predict_volume, read_volumes
-from pipelines.ingest import SliceSource, ingest_stage, ingest_units
-from pipelines.stage import map_units
-from pipelines.train import TrainConfig, train
-from trainers.abd import Config
-from trainers.abd.displace import displace, inverse, reliable
-from trainers.abd.hosts import bcp_step, cross_teaching_step
-from trainers.abd.networks import build_networks
-from trainers.engine import DataConfig
-from trainers.registry import load_artifact
+from maskmill.data_contracts import SAMPLE, LabelSpace, list_shards, load_label_space, read_shard, write_bytes
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.volumes_slices import SliceSource
+from maskmill.pipelines.stages.evaluate import overlay
+from maskmill.pipelines.stages.evaluate_volumes import VolumesConfig, evaluate_volumes, predict_volume, read_volumes
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.abd import Config
+from maskmill.trainers.abd.displace import displace, inverse, reliable
+from maskmill.trainers.abd.hosts import bcp_step, cross_teaching_step
+from maskmill.trainers.abd.networks import build_networks
+from maskmill.trainers.engine import DataConfig
+from maskmill.trainers.registry import load_artifact
 
 LABELLED = 3
 SPACING = (10.0, 1.5, 1.5)

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.common import Options, is_train_key, take_turns
-from data_contracts import IGNORE, LabelSpace, Uint8Array, content_id, decode_image, decode_mask
-from labelers import LabelItem
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, content_id, decode_image, decode_mask
+from maskmill.labelers import LabelItem
 
 SETS = ("ccp", "davis", "weizmann_horses")
 MIN_OBJECT = 40  # pixels; smaller fragments get no box of their own

@@ -35,8 +35,8 @@ import torch
 
 from benchmarks.common import Options, Record, parse_options
 from benchmarks.starter_generator import iou, train_judge, verdicts
-from curation.select import SelectConfig, select
-from data_contracts import (
+from maskmill.curation.select import SelectConfig, select
+from maskmill.data_contracts import (
     DECISION,
     NEIGHBOUR,
     SAMPLE,
@@ -49,13 +49,13 @@ from data_contracts import (
     sample_seed,
     write_shard,
 )
-from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
-from pipelines.config import RunConfig, load_run_config
-from pipelines.run import run
-from pipelines.select import read_scores
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, SegmentationMetrics
-from trainers.registry import load_artifact
+from maskmill.pipelines.run.config import RunConfig, load_run_config
+from maskmill.pipelines.run.run import run
+from maskmill.pipelines.stages.select import read_scores
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
+from maskmill.trainers.engine import DataConfig, SegmentationMetrics
+from maskmill.trainers.registry import load_artifact
 
 VOC = load_label_space("voc")
 TEST_BATCH = 16

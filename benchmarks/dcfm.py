@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
     LabelSpace,
@@ -28,14 +28,16 @@ from data_contracts import (
     read_shard,
     write_bytes,
 )
-from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig
-from pipelines.ingest import DrawnGroupsSource, GroupsSource, Source, ingest_stage, ingest_units
-from pipelines.stage import map_units
-from pipelines.train import TrainConfig, train
-from trainers.dcfm.metrics import to_map
-from trainers.dcfm.predict import GroupPredictor, score_groups
-from trainers.engine import DataConfig, Samples, resize_image
-from trainers.registry import load_artifact
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import Source, ingest_stage, ingest_units
+from maskmill.pipelines.ingest.drawn_groups import DrawnGroupsSource
+from maskmill.pipelines.ingest.groups import GroupsSource
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig
+from maskmill.trainers.dcfm.metrics import to_map
+from maskmill.trainers.dcfm.predict import GroupPredictor, score_groups
+from maskmill.trainers.engine import DataConfig, Samples, resize_image
+from maskmill.trainers.registry import load_artifact
 
 ARMS = ("plain", "dpg", "dpg+scl", "dcfm")
 MEASURES = ("s", "max_e", "max_f", "mae")

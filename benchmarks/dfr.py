@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
 from benchmarks.scribble_sets import Scribbled, write_sets
-from data_contracts import IGNORE, LabelSpace, Uint8Array, decode_image, decode_mask, load_label_space
-from pipelines.train import TrainConfig, train
-from trainers.engine import SegmentationMetrics
-from trainers.registry import load_artifact
-from vision.scribbles import simulate_scribble
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, decode_image, decode_mask, load_label_space
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import SegmentationMetrics
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.scribbles import simulate_scribble
 
 ARMS: dict[str, dict[str, Any]] = {
     "partial_ce": {"reg_weight": 0.0, "fc_weight": 0.0},

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from data_contracts import (
+from maskmill.data_contracts import (
     SAMPLE,
     LabelClass,
     LabelSpace,
@@ -42,18 +42,18 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from generators.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, Samples, evaluating
-from trainers.few_shot.base import PyramidDecoder, masked_mean
-from trainers.few_shot.config import Config
-from trainers.few_shot.episodes import Episode, binary_mask
-from trainers.few_shot.features import Featurizer
-from trainers.few_shot.metrics import EpisodeMetrics, average_precision
-from trainers.few_shot.predict import FewShotPredictor, Supports
-from trainers.few_shot.scl import guide, mask_iou, second_look
-from trainers.few_shot.train import featurizer_of, test_episodes
-from trainers.registry import load_artifact
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.starter.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
+from maskmill.trainers.engine import DataConfig, Samples, evaluating
+from maskmill.trainers.few_shot.base import PyramidDecoder, masked_mean
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.episodes import Episode, binary_mask
+from maskmill.trainers.few_shot.features import Featurizer
+from maskmill.trainers.few_shot.metrics import EpisodeMetrics, average_precision
+from maskmill.trainers.few_shot.predict import FewShotPredictor, Supports
+from maskmill.trainers.few_shot.scl import guide, mask_iou, second_look
+from maskmill.trainers.few_shot.train import featurizer_of, test_episodes
+from maskmill.trainers.registry import load_artifact
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},

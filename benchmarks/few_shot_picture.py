@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_contracts import LabelSpace, Uint8Array, load_label_space
-from generators.drawn import UNSEEN_STYLES, SceneConfig, render_scene
-from labelers import LabelItem
-from labelers.few_shot.config import Config
-from labelers.few_shot.labeler import FewShot, PriorEngine
-from labelers.few_shot.support import Exemplar
-from trainers.few_shot.config import Config as NetworkConfig
-from trainers.few_shot.features import Featurizer
+from maskmill.data_contracts import LabelSpace, Uint8Array, load_label_space
+from maskmill.labelers import LabelItem
+from maskmill.labelers.few_shot.config import Config
+from maskmill.labelers.few_shot.labeler import FewShot, PriorEngine
+from maskmill.labelers.few_shot.support import Exemplar
+from maskmill.starter.drawn import UNSEEN_STYLES, SceneConfig, render_scene
+from maskmill.trainers.few_shot.config import Config as NetworkConfig
+from maskmill.trainers.few_shot.features import Featurizer
 
 CLASSES = {"aeroplane": (2, 5), "cat": (11, 7), "bus": (4, 9), "sheep": (1, 6)}  # scenes of support and query
 SIDE = 224

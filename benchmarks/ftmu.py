@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from data_contracts import (
+from maskmill.data_contracts import (
     IGNORE,
     SAMPLE,
     Uint8Array,
@@ -40,20 +40,28 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_clip
-from pipelines.evaluate import overlay
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, Samples
-from trainers.ftmu.agent import Agent, follow
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.policies import AlwaysUpdate, Constant, Learned, NeverUpdate, Policy, RandomPolicy, Threshold
-from trainers.ftmu.rollout import TrueClip, open_clips, walk
-from trainers.ftmu.tracker import Outcome
-from trainers.ftmu.train import make_episodes
-from trainers.registry import load_artifact
-from vision.instances import ProposalConfig
-from vision.video import MaskCrop, mask_iou, resolve_overlaps, score_clip, summarise_objects
+from maskmill.pipelines.stages.evaluate import overlay
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_clip
+from maskmill.trainers.engine import DataConfig, Samples
+from maskmill.trainers.ftmu.agent import Agent, follow
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import TrackConfig
+from maskmill.trainers.ftmu.policies import (
+    AlwaysUpdate,
+    Constant,
+    Learned,
+    NeverUpdate,
+    Policy,
+    RandomPolicy,
+    Threshold,
+)
+from maskmill.trainers.ftmu.rollout import TrueClip, open_clips, walk
+from maskmill.trainers.ftmu.tracker import Outcome
+from maskmill.trainers.ftmu.train import make_episodes
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.instances import ProposalConfig
+from maskmill.vision.video import MaskCrop, mask_iou, resolve_overlaps, score_clip, summarise_objects
 
 ARMS = (
     "always_iou",

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, parse_options
-from trainers.engine import lr_factor, make_optimizer
-from trainers.engine.optim import set_lr
-from trainers.ftmu.config import Config
-from trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Policy, Threshold
-from trainers.ftmu.rollout import Trajectory, Walk, reward
-from trainers.ftmu.tracker import UPDATE
-from trainers.ftmu.train import losses
+from maskmill.trainers.engine import lr_factor, make_optimizer
+from maskmill.trainers.engine.optim import set_lr
+from maskmill.trainers.ftmu.config import Config
+from maskmill.trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Policy, Threshold
+from maskmill.trainers.ftmu.rollout import Trajectory, Walk, reward
+from maskmill.trainers.ftmu.tracker import UPDATE
+from maskmill.trainers.ftmu.train import losses
 
 Array = NDArray[np.float64]
 DIMENSIONS, DRIFT, REACH = 8, 0.07, 18.0

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.common import Options, Record, parse_options
-from vision.windows import colour_kernel, l1_energy, potts_energy
+from maskmill.vision.windows import colour_kernel, l1_energy, potts_energy
 
 RADIUS, XY, COLOUR = 5, 6.0, 0.1
 SHAPES = {"potts": (4, 21, 128, 128), "lsc": (16, 1, 80, 80)}

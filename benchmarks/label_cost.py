@@ -15,11 +15,11 @@ import time
 import torch
 
 from benchmarks.common import Options, Record, parse_options
-from data_contracts import load_label_space
-from generators.drawn import SceneConfig, render_scene
-from labelers import LabelItem
-from labelers.clip_cam import Config, load
-from labelers.clip_cam.labeler import Float32
+from maskmill.data_contracts import load_label_space
+from maskmill.labelers import LabelItem
+from maskmill.labelers.clip_cam import Config, load
+from maskmill.labelers.clip_cam.labeler import Float32
+from maskmill.starter.drawn import SceneConfig, render_scene
 
 MODELS = {"starter": "starter", "ViT-B-16": "ViT-B-16-quickgelu"}
 BATCHES = (1, 8)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from data_contracts import Uint8Array, decode_image, decode_mask
-from vision.refine import crf_backend, dense_crf, par
+from maskmill.data_contracts import Uint8Array, decode_image, decode_mask
+from maskmill.vision.refine import crf_backend, dense_crf, par
 
 Float32 = NDArray[np.float32]
 Refiner = Callable[[Uint8Array, Float32], Float32]

@@ -18,10 +18,10 @@ from benchmarks.common import is_train_key
 from benchmarks.dfr import acdc_slices
 from benchmarks.scribble_sets import Scribbled
 from benchmarks.scwssod import Size, photos, real_strokes
-from data_contracts import IGNORE, LabelSpace, Uint8Array, encode_image, load_label_space, write_bytes
-from labelers import LabelItem
-from labelers.scribble import Config, load
-from pipelines.evaluate import overlay
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, encode_image, load_label_space, write_bytes
+from maskmill.labelers import LabelItem
+from maskmill.labelers.scribble import Config, load
+from maskmill.pipelines.stages.evaluate import overlay
 
 SIDE = 150
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_contracts import (
+from maskmill.data_contracts import (
     SAMPLE,
     WEAK_LABEL,
     LabelSpace,
@@ -17,7 +17,7 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from trainers.engine import DataConfig
+from maskmill.trainers.engine import DataConfig
 
 Row = dict[str, Any]
 

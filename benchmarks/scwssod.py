@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
 from benchmarks.scribble_sets import Scribbled, write_sets
-from data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
-from pipelines.train import TrainConfig, train
-from trainers.registry import load_artifact
-from vision.scribbles import simulate_scribble
+from maskmill.data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.scribbles import simulate_scribble
 
 PLAIN = {"fusion": "mean", "lsc_weight": 0.0, "ssc_weight": 0.0}
 ARMS: dict[str, dict[str, Any]] = {

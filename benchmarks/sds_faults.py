@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
-from curation.faults import Fault, blur_heavily, noise_like, scramble_tiles, shift_mask, swap_labels
-from curation.sds import SdsConfig, score_table
-from data_contracts import (
+from maskmill.curation.faults import Fault, blur_heavily, noise_like, scramble_tiles, shift_mask, swap_labels
+from maskmill.curation.sds import SdsConfig, score_table
+from maskmill.data_contracts import (
     SAMPLE,
     LabelSpace,
     Uint8Array,
@@ -35,8 +35,8 @@ from data_contracts import (
     encode_mask,
     load_label_space,
 )
-from pipelines.config import load_run_config
-from pipelines.ingest import FolderSource
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.run.config import load_run_config
 
 HALF = 5  # tenths
 PER_SET = {"small": 12, "full": 100}

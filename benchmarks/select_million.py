@@ -16,10 +16,10 @@ import polars as pl
 import pyarrow as pa
 
 from benchmarks.common import Options, Record, parse_options
-from curation.select import SelectConfig, decide
-from data_contracts import NEIGHBOUR, SCORE, read_shard, shard_name, write_shard
-from pipelines.select import read_scores, select_stage, select_units
-from pipelines.stage import run_unit
+from maskmill.curation.select import SelectConfig, decide
+from maskmill.data_contracts import NEIGHBOUR, SCORE, read_shard, shard_name, write_shard
+from maskmill.pipelines.core.stage import run_unit
+from maskmill.pipelines.stages.select import read_scores, select_stage, select_units
 
 ROWS = {"small": 1_000_000, "full": 1_000_000}
 SHARD = 2_000

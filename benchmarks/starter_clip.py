@@ -30,15 +30,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common import Record, parse_options
-from curation.sds.images import resize
-from data_contracts import decode_image, load_label_space
-from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, Scene, SceneConfig, render_scene
-from generators.drawn.drawings import DRAWN_CLASSES
-from trainers.starter_clip.drawings import alike
-from trainers.starter_clip.teacher import class_ids, load_teacher
-from vision.clip import build_text_bank, clip_response, load_clip
-from vision.clip.towers import DEPTH, HEAD_CHANNELS, STRIDE
-from vision.starter import starter_path
+from maskmill.curation.sds.images import resize
+from maskmill.data_contracts import decode_image, load_label_space
+from maskmill.starter.clip_training.drawings import alike
+from maskmill.starter.clip_training.teacher import class_ids, load_teacher
+from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, Scene, SceneConfig, render_scene
+from maskmill.starter.drawn.drawings import DRAWN_CLASSES
+from maskmill.vision.clip import build_text_bank, clip_response, load_clip
+from maskmill.vision.clip.towers import DEPTH, HEAD_CHANNELS, STRIDE
+from maskmill.vision.starter import starter_path
 
 TEMPLATES = ("{}", "a photo of a {}.", "a clean origami {}.")
 BATCH = 25
@@ -89,7 +89,7 @@ def load_starter() -> tuple[Any, Any, Any]:
     """The starter CLIP, its preprocessing and its tokenizer, by plain open_clip."""
     import open_clip
 
-    import vision.clip.towers  # noqa: F401  (registers the tower)
+    import maskmill.vision.clip.towers  # noqa: F401  (registers the tower)
 
     address = f"local-dir:{starter_path('clip')}"
     model, _, preprocess = open_clip.create_model_and_transforms(address)

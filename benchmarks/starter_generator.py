@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.common import Options, Record, parse_options
-from data_contracts import IGNORE, load_label_space, sample_seed
-from generators.drawn.backgrounds import BACKGROUND_WORDS
-from generators.drawn.drawings import DRAWN_CLASSES, KNOWN_STYLES
-from generators.drawn.scenes import Scene, SceneConfig, render_scene
-from generators.prompts import PromptConfig, prompts_from_classes
-from generators.text_to_image import Drawn, GeneratorConfig, TextToImage, request_from_row
-from vision.segmenters import SegmenterConfig, build_segmenter
+from maskmill.data_contracts import IGNORE, load_label_space, sample_seed
+from maskmill.generators.prompts import PromptConfig, prompts_from_classes
+from maskmill.generators.text_to_image import Drawn, GeneratorConfig, TextToImage, request_from_row
+from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
+from maskmill.starter.drawn.drawings import DRAWN_CLASSES, KNOWN_STYLES
+from maskmill.starter.drawn.scenes import Scene, SceneConfig, render_scene
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter
 
 VOC = load_label_space("voc")
 INPUT = 96  # the judge looks at enlarged pictures

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
 from benchmarks.weclip_picture import row, write_picture
-from data_contracts import (
+from maskmill.data_contracts import (
     SAMPLE,
     LabelSpace,
     Uint8Array,
@@ -33,15 +33,15 @@ from data_contracts import (
     shard_name,
     write_shard,
 )
-from generators.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
-from labelers import LabelItem
-from labelers.clip_cam import ClipCam
-from labelers.clip_cam import Config as CamConfig
-from labelers.clip_cam import load as load_cam
-from pipelines.config import load_run_config
-from pipelines.train import TrainConfig, train
-from trainers.engine import DataConfig, SegmentationMetrics, read_artifact
-from trainers.registry import load_artifact
+from maskmill.labelers import LabelItem
+from maskmill.labelers.clip_cam import ClipCam
+from maskmill.labelers.clip_cam import Config as CamConfig
+from maskmill.labelers.clip_cam import load as load_cam
+from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
+from maskmill.trainers.engine import DataConfig, SegmentationMetrics, read_artifact
+from maskmill.trainers.registry import load_artifact
 
 CAM_ARMS: dict[str, dict[str, Any]] = {
     "cam": {"affinity": False, "refine": "none"},

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data_contracts import LabelSpace, Uint8Array
-from pipelines.evaluate import overlay
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.pipelines.stages.evaluate import overlay
 
 TILE = (150, 112)  # width and height in pixels
 TITLE = 18  # height of a heading

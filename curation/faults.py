@@ -7,7 +7,7 @@ from enum import StrEnum
 import cv2
 import numpy as np
 
-from data_contracts import Uint8Array
+from maskmill.data_contracts import Uint8Array
 
 
 class Fault(StrEnum):

@@ -1,11 +1,11 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
-from data_contracts.errors import ContractError, Problem, Reason
-from data_contracts.ids import config_hash, content_id, pair_id, sample_seed
-from data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
-from data_contracts.labels import LabelClass, LabelSpace, load_label_space
-from data_contracts.manifest import Manifest, ShardEntry, package_versions
-from data_contracts.schemas import (
+from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
+from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
+from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
+from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
+from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
     NEIGHBOUR,
@@ -16,7 +16,7 @@ from data_contracts.schemas import (
     WEAK_LABEL,
     Contract,
 )
-from data_contracts.shards import (
+from maskmill.data_contracts.shards import (
     Footer,
     fingerprint,
     iter_rows,
@@ -29,7 +29,7 @@ from data_contracts.shards import (
     write_bytes,
     write_shard,
 )
-from data_contracts.validate import check_mask, check_pair, check_row, foreground_ids
+from maskmill.data_contracts.validate import check_mask, check_pair, check_row, foreground_ids
 
 __all__ = [
     "CONTRACTS",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import ContractError, Problem, Reason
 
 MAX_PIXELS = 64_000_000
 IGNORE = 255

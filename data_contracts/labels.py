@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_contracts.ids import config_hash
-from data_contracts.images import IGNORE
+from maskmill.data_contracts.ids import config_hash
+from maskmill.data_contracts.images import IGNORE
 
 SPACES = Path(__file__).parent / "spaces"
 

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import BaseModel, ConfigDict
 
-from data_contracts.shards import Footer, read_bytes, write_bytes
+from maskmill.data_contracts.shards import Footer, read_bytes, write_bytes
 
 
 class ShardEntry(BaseModel):

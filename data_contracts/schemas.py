@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import ContractError, Problem, Reason
 
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IDS = pa.list_(pa.int32())

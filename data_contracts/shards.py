@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from data_contracts.errors import ContractError, Problem, Reason
-from data_contracts.ids import content_id
-from data_contracts.schemas import Contract
+from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.ids import content_id
+from maskmill.data_contracts.schemas import Contract
 
 FOOTER_KEY = b"maskmill"
 TEMPORARY = ".maskmill-tmp-"

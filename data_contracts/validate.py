@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data_contracts.errors import ContractError, Problem, Reason
-from data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask
-from data_contracts.labels import LabelSpace
+from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask
+from maskmill.data_contracts.labels import LabelSpace
 
 
 def check_pair(image: Uint8Array, mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:

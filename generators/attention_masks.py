@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from data_contracts import IGNORE
-from generators.spans import ClassPrompt
+from maskmill.data_contracts import IGNORE
+from maskmill.generators.spans import ClassPrompt
 
 
 class MaskConfig(BaseModel):

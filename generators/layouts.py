@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array
-from generators.spans import encode
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.generators.spans import encode
 
 Colour = tuple[int, int, int]
 

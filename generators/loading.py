@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vision.starter import starter_path
+from maskmill.vision.starter import starter_path
 
 STARTER = "generator"  # folder inside starter/
 READ_FROM_DISK = (".json", ".txt", ".safetensors", ".bin", ".model")

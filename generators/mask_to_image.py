@@ -15,13 +15,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from data_contracts import LabelSpace, Problem, Uint8Array, foreground_ids
-from generators.capture import attention_layers
-from generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
-from generators.loading import load_pipeline, pick_device
-from generators.prompts import append_classes
-from generators.text_to_image import drawing_problem, generators_for, to_uint8, use_scheduler
-from generators.words import class_words, counted, joined
+from maskmill.data_contracts import LabelSpace, Problem, Uint8Array, foreground_ids
+from maskmill.generators.capture import attention_layers
+from maskmill.generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
+from maskmill.generators.loading import load_pipeline, pick_device
+from maskmill.generators.prompts import append_classes
+from maskmill.generators.text_to_image import drawing_problem, generators_for, to_uint8, use_scheduler
+from maskmill.generators.words import class_words, counted, joined
 
 
 class ControlConfig(BaseModel):

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import LabelSpace, content_id, sample_seed
-from generators.words import class_words, classes_in, counted, joined
+from maskmill.data_contracts import LabelSpace, content_id, sample_seed
+from maskmill.generators.words import class_words, classes_in, counted, joined
 
 Row = dict[str, object]
 Option = TypeVar("Option")

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from data_contracts import LabelSpace, Reason, sample_seed
-from generators.prompts import PromptConfig, Row, prompts_from_mentions
+from maskmill.data_contracts import LabelSpace, Reason, sample_seed
+from maskmill.generators.prompts import PromptConfig, Row, prompts_from_mentions
 
 PILOT = 20  # tries of a class before its keep rate is believed
 GROWTH = 1.0  # a round gives a class at most this many times the tries that it had, so a lucky start is soon corrected

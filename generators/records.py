@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_contracts import (
+from maskmill.data_contracts import (
     IGNORE,
     LabelSpace,
     Uint8Array,
@@ -19,10 +19,10 @@ from data_contracts import (
     foreground_ids,
     pair_id,
 )
-from data_contracts.manifest import package_versions
-from generators.loading import model_fingerprint
-from generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
-from generators.text_to_image import Drawn, GeneratorConfig, Request, TextToImage, text_to_image
+from maskmill.data_contracts.manifest import package_versions
+from maskmill.generators.loading import model_fingerprint
+from maskmill.generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
+from maskmill.generators.text_to_image import Drawn, GeneratorConfig, Request, TextToImage, text_to_image
 
 Row = dict[str, Any]
 PACKAGES = ("maskmill", "torch", "diffusers", "transformers", "numpy", "pillow")

@@ -11,7 +11,7 @@ from math import isinf
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array, sample_seed
+from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
 
 Float = NDArray[np.float32]
 

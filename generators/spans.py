@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_contracts import ContractError, Problem, Reason
-from generators.words import fold
+from maskmill.data_contracts import ContractError, Problem, Reason
+from maskmill.generators.words import fold
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
-from generators.attention_masks import MaskConfig, attention_mask
-from generators.capture import AttentionStore, Layer, attention_layers, choose_grid, watching
-from generators.loading import load_pipeline, pick_device
-from generators.spans import ClassPrompt, class_spans, fit_prompt
-from generators.words import spelled_out
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.generators.attention_masks import MaskConfig, attention_mask
+from maskmill.generators.capture import AttentionStore, Layer, attention_layers, choose_grid, watching
+from maskmill.generators.loading import load_pipeline, pick_device
+from maskmill.generators.spans import ClassPrompt, class_spans, fit_prompt
+from maskmill.generators.words import spelled_out
 
 
 class GeneratorConfig(BaseModel):

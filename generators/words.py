@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from data_contracts import LabelClass, LabelSpace
+from maskmill.data_contracts import LabelClass, LabelSpace
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 IRREGULAR = {

@@ -1,7 +1,7 @@
 """Weak label in, dense pseudo-label out: one sub-package a labeler behind one registry."""
 
-from labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
-from labelers.registry import LABELERS, LabelerModule, get_labeler
+from maskmill.labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.labelers.registry import LABELERS, LabelerModule, get_labeler
 
 __all__ = [
     "LABELERS",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from data_contracts import LabelSpace, Reason, Uint8Array, encode_mask, foreground_ids
+from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, encode_mask, foreground_ids
 
 
 class LabelerConfig(BaseModel):

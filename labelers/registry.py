@@ -3,17 +3,17 @@
 import importlib
 from typing import Any, Protocol, cast
 
-from data_contracts import LabelSpace
-from labelers.base import Labeler, LabelerConfig
+from maskmill.data_contracts import LabelSpace
+from maskmill.labelers.base import Labeler, LabelerConfig
 
 LABELERS = {
-    "few_shot": "labelers.few_shot",
-    "a2gnn": "labelers.a2gnn",
-    "clip_cam": "labelers.clip_cam",
-    "scribble": "labelers.scribble",
-    "co_saliency": "labelers.co_saliency",
-    "video": "labelers.video",
-    "semi_supervised": "labelers.semi_supervised",
+    "few_shot": "maskmill.labelers.few_shot",
+    "a2gnn": "maskmill.labelers.a2gnn",
+    "clip_cam": "maskmill.labelers.clip_cam",
+    "scribble": "maskmill.labelers.scribble",
+    "co_saliency": "maskmill.labelers.co_saliency",
+    "video": "maskmill.labelers.video",
+    "semi_supervised": "maskmill.labelers.semi_supervised",
 }
 
 

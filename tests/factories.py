@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     IGNORE,
     NEIGHBOUR,

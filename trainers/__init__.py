@@ -2,6 +2,6 @@
 a predictor.
 """
 
-from trainers.registry import TRAINERS, Trainer, get_trainer, load_artifact
+from maskmill.trainers.registry import TRAINERS, Trainer, get_trainer, load_artifact
 
 __all__ = ["TRAINERS", "Trainer", "get_trainer", "load_artifact"]

@@ -3,19 +3,19 @@
 import importlib
 from typing import Any, Protocol, cast
 
-from trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_artifact, read_info
+from maskmill.trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_artifact, read_info
 
 TRAINERS = {
-    "abd": "trainers.abd",
-    "few_shot": "trainers.few_shot",
-    "affinity": "trainers.affinity",
-    "dcfm": "trainers.dcfm",
-    "ftmu": "trainers.ftmu",
-    "proposals": "trainers.proposals",
-    "dfr": "trainers.dfr",
-    "scwssod": "trainers.scwssod",
-    "supervised": "trainers.supervised",
-    "weclip": "trainers.weclip",
+    "abd": "maskmill.trainers.abd",
+    "few_shot": "maskmill.trainers.few_shot",
+    "affinity": "maskmill.trainers.affinity",
+    "dcfm": "maskmill.trainers.dcfm",
+    "ftmu": "maskmill.trainers.ftmu",
+    "proposals": "maskmill.trainers.proposals",
+    "dfr": "maskmill.trainers.dfr",
+    "scwssod": "maskmill.trainers.scwssod",
+    "supervised": "maskmill.trainers.supervised",
+    "weclip": "maskmill.trainers.weclip",
 }
 
 

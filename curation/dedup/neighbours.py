@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.config import DedupConfig
-from curation.dedup.search import Float32, Pairs, find_pairs
-from data_contracts import NEIGHBOUR
+from maskmill.curation.dedup.config import DedupConfig
+from maskmill.curation.dedup.search import Float32, Pairs, find_pairs
+from maskmill.data_contracts import NEIGHBOUR
 
 SELF = "self"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.dedup.config import DedupConfig, dedup_backend
+from maskmill.curation.dedup.config import DedupConfig, dedup_backend
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

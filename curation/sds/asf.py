@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 
 IgnorePolicy = Literal["authors", "exclude"]
 

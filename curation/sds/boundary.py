@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from data_contracts import Uint8Array
+from maskmill.data_contracts import Uint8Array
 
 WORK_SIDE = 320  # longer side at which edges are measured, so that the widths below mean the same for every image
 SMOOTHING = 3.0  # standard deviation in pixels: edges of objects, not of texture

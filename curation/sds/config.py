@@ -4,11 +4,12 @@ change no score.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from curation.sds.asf import IgnorePolicy
-from curation.sds.pcs import ImageScore
-from vision.clip import CamLayer
+from maskmill.curation.base import ScorerConfig
+from maskmill.curation.sds.asf import IgnorePolicy
+from maskmill.curation.sds.pcs import ImageScore
+from maskmill.vision.clip import CamLayer
 
 MaskScore = Literal["asf", "boundary", "both"]
 
@@ -28,10 +29,10 @@ STARTER: dict[str, Any] = {  # chosen on photos, see benchmarks/sds_faults.py
 PRESETS = {"faithful": FAITHFUL, "starter": STARTER}
 
 
-class SdsConfig(BaseModel):
+class SdsConfig(ScorerConfig):
     """Options of SDS. `preset` fills in what is not given; with `faithful` nothing of our own is on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["sds"] = Field(default="sds", exclude=True)  # left out: the scorer of configs that name none
 
     preset: Literal["faithful", "starter"] = Field(default="starter", description="values for all that is not given")
     model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from curation.sds.config import SdsConfig
-from data_contracts import (
+from maskmill.curation.sds.config import SdsConfig
+from maskmill.data_contracts import (
     ContractError,
     LabelSpace,
     Problem,

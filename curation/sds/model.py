@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curation.sds.config import SdsConfig
-from curation.sds.images import Prepared
-from curation.sds.pcs import Readings, entropy, image_scores, shuffle_tiles, tile_permutations
-from data_contracts import LabelSpace
-from vision.clip import ClipBackbone, DenseFeatures, TextBank, build_text_bank, clip_response, load_clip
+from maskmill.curation.sds.config import SdsConfig
+from maskmill.curation.sds.images import Prepared
+from maskmill.curation.sds.pcs import Readings, entropy, image_scores, shuffle_tiles, tile_permutations
+from maskmill.data_contracts import LabelSpace
+from maskmill.vision.clip import ClipBackbone, DenseFeatures, TextBank, build_text_bank, clip_response, load_clip
 
 GPU_MICRO_BATCH = 16
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_contracts import sample_seed
+from maskmill.data_contracts import sample_seed
 
 ImageScore = Literal["pcs", "drop", "divergence", "shift", "evidence"]
 

@@ -15,14 +15,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from curation.sds.asf import asf_score, pseudo_label
-from curation.sds.boundary import boundary_score
-from curation.sds.config import SdsConfig
-from curation.sds.images import Prepared, Row, Unscored, prepare
-from curation.sds.model import Engine, Reading, make_engine, read_samples
-from data_contracts import SCORE, LabelSpace
-from vision.clip import ClipBackbone
-from vision.refine import CrfOptions, par, refine_many
+from maskmill.curation.sds.asf import asf_score, pseudo_label
+from maskmill.curation.sds.boundary import boundary_score
+from maskmill.curation.sds.config import SdsConfig
+from maskmill.curation.sds.images import Prepared, Row, Unscored, prepare
+from maskmill.curation.sds.model import Engine, Reading, make_engine, read_samples
+from maskmill.data_contracts import SCORE, LabelSpace
+from maskmill.vision.clip import ClipBackbone
+from maskmill.vision.refine import CrfOptions, par, refine_many
 
 OVERLAP_SHARE = 0.5  # how much of `both` hangs on the overlap: a border at chance scores 0 whatever the overlap
 COLUMNS = ["sample_id", "image", "mask", "class_ids", "prompt_class_ids"]

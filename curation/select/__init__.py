@@ -1,7 +1,7 @@
 """Selection over stored scores: gates, calibrated thresholds, quotas; one explained decision a sample."""
 
-from curation.select.config import Calibrated, SelectConfig
-from curation.select.gates import SelectionError
-from curation.select.selection import SCORE_COLUMNS, Selection, decide, select
+from maskmill.curation.select.config import Calibrated, SelectConfig
+from maskmill.curation.select.gates import SelectionError
+from maskmill.curation.select.selection import SCORE_COLUMNS, Selection, decide, select
 
 __all__ = ["SCORE_COLUMNS", "Calibrated", "SelectConfig", "Selection", "SelectionError", "decide", "select"]

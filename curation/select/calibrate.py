@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from curation.select.config import Calibrated, Threshold
+from maskmill.curation.select.config import Calibrated, Threshold
 
 Float64 = NDArray[np.float64]
 

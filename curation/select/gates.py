@@ -4,10 +4,10 @@ recorded.
 
 import polars as pl
 
-from curation.dedup import keep_best
-from curation.select.calibrate import calibrated_on, resolve
-from curation.select.config import Calibrated, SelectConfig, Threshold
-from data_contracts import Reason
+from maskmill.curation.dedup import keep_best
+from maskmill.curation.select.calibrate import calibrated_on, resolve
+from maskmill.curation.select.config import Calibrated, SelectConfig, Threshold
+from maskmill.data_contracts import Reason
 
 OPEN = pl.col("reason").is_null()  # not decided yet
 

@@ -8,7 +8,7 @@ import math
 
 import polars as pl
 
-from curation.select.config import SelectConfig
+from maskmill.curation.select.config import SelectConfig
 
 VERDICT = ["row", "stays", "rank_score", "cut", "place"]
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from curation.select import gates
-from curation.select.config import SelectConfig
-from curation.select.gates import OPEN
-from curation.select.quotas import rank, share_to_keep
-from data_contracts import Reason
+from maskmill.curation.select import gates
+from maskmill.curation.select.config import SelectConfig
+from maskmill.curation.select.gates import OPEN
+from maskmill.curation.select.quotas import rank, share_to_keep
+from maskmill.data_contracts import Reason
 
 STAGE = "select"
 SCORE_COLUMNS = (

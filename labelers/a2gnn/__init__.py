@@ -2,11 +2,11 @@
 
 import os
 
-from data_contracts import content_id, read_bytes
-from labelers.a2gnn.config import Config, SeedConfig
-from labelers.a2gnn.labeler import A2gnn, load
-from vision.clip import clip_fingerprint
-from vision.segmenters import weights_stamp
+from maskmill.data_contracts import content_id, read_bytes
+from maskmill.labelers.a2gnn.config import Config, SeedConfig
+from maskmill.labelers.a2gnn.labeler import A2gnn, load
+from maskmill.vision.clip import clip_fingerprint
+from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 3
 

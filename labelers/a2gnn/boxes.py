@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import Uint8Array
+from maskmill.data_contracts import Uint8Array
 
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_contracts import IGNORE
-from labelers.a2gnn.config import Config
-from labelers.a2gnn.losses import BoxTable, Points
+from maskmill.data_contracts import IGNORE
+from maskmill.labelers.a2gnn.config import Config
+from maskmill.labelers.a2gnn.losses import BoxTable, Points
 
 CHUNK = 65_536
 Sample = Callable[[Tensor, Tensor, Tensor], Tensor]  # image, y, x (P,) to features (P, D)

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from labelers.base import LabelerConfig
-from labelers.clip_cam import Config as CamConfig
-from vision.refine.pool import CrfOptions
-from vision.segmenters import PACKAGED_ENCODER
+from maskmill.labelers.base import LabelerConfig
+from maskmill.labelers.clip_cam import Config as CamConfig
+from maskmill.vision.refine.pool import CrfOptions
+from maskmill.vision.segmenters import PACKAGED_ENCODER
 
 Fusion = Literal["cam+grabcut", "grabcut", "cam"]
 Reseed = Literal["none", "agree", "weak"]

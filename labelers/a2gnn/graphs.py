@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from data_contracts import Uint8Array
-from labelers.a2gnn.config import Config
-from trainers.affinity import ImageGraph
-from trainers.affinity.model import STRIDE, AffinityNet
-from trainers.affinity.pairs import feature_distance, pairs_inside, to_window
-from trainers.engine import normalise
-from vision.segmenters import encoder_normalisation
+from maskmill.data_contracts import Uint8Array
+from maskmill.labelers.a2gnn.config import Config
+from maskmill.trainers.affinity import ImageGraph
+from maskmill.trainers.affinity.model import STRIDE, AffinityNet
+from maskmill.trainers.affinity.pairs import feature_distance, pairs_inside, to_window
+from maskmill.trainers.engine import normalise
+from maskmill.vision.segmenters import encoder_normalisation
 
 
 @dataclass(frozen=True, eq=False)

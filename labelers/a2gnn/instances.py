@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_contracts import Uint8Array
-from labelers.a2gnn.boxes import Bool, PixelBox
+from maskmill.data_contracts import Uint8Array
+from maskmill.labelers.a2gnn.boxes import Bool, PixelBox
 
 
 def box_instances(mask: Uint8Array, boxes: Sequence[PixelBox], claims: Sequence[Bool] = ()) -> list[Bool]:

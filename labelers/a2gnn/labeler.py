@@ -17,21 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array, foreground_ids
-from labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
-from labelers.a2gnn.config import Config
-from labelers.a2gnn.graphs import PlainGraphs
-from labelers.a2gnn.instances import box_instances
-from labelers.a2gnn.priors import fill_boxes
-from labelers.a2gnn.seeds import Confident, Seeds, box_seeds, fuse, other_seeds
-from labelers.a2gnn.solver import Problem, Solution, random_walk, solve
-from labelers.base import Instance, Labeler, LabelItem, PseudoLabel
-from labelers.clip_cam import ClipCam
-from labelers.clip_cam import load as load_cam
-from trainers.affinity import ImageGraph
-from trainers.engine import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_image
-from trainers.registry import load_artifact
-from vision.refine import refine_many
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array, foreground_ids
+from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.config import Config
+from maskmill.labelers.a2gnn.graphs import PlainGraphs
+from maskmill.labelers.a2gnn.instances import box_instances
+from maskmill.labelers.a2gnn.priors import fill_boxes
+from maskmill.labelers.a2gnn.seeds import Confident, Seeds, box_seeds, fuse, other_seeds
+from maskmill.labelers.a2gnn.solver import Problem, Solution, random_walk, solve
+from maskmill.labelers.base import Instance, Labeler, LabelItem, PseudoLabel
+from maskmill.labelers.clip_cam import ClipCam
+from maskmill.labelers.clip_cam import load as load_cam
+from maskmill.trainers.affinity import ImageGraph
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_image
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.refine import refine_many
 
 logger = logging.getLogger("maskmill.label")
 Float32 = NDArray[np.float32]

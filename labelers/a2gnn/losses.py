@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.affinity.pairs import half_offsets
+from maskmill.trainers.affinity.pairs import half_offsets
 
 EPSILON = 1e-5
 

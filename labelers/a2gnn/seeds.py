@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array, sample_seed
-from labelers.a2gnn.boxes import Bool, PixelBox
-from labelers.a2gnn.config import SeedConfig
-from labelers.base import LabelItem
-from vision.refine.pool import CrfOptions, refine_many
+from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
+from maskmill.labelers.a2gnn.boxes import Bool, PixelBox
+from maskmill.labelers.a2gnn.config import SeedConfig
+from maskmill.labelers.base import LabelItem
+from maskmill.vision.refine.pool import CrfOptions, refine_many
 
 Float32 = NDArray[np.float32]
 CAM_CRF = CrfOptions(gaussian_sxy=3, gaussian_weight=3, bilateral_sxy=80, bilateral_srgb=13, bilateral_weight=10)

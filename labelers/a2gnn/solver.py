@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE, sample_seed
-from labelers.a2gnn.attention import Tiling, dense_attention, dense_bias, make_tiling, tile_attention
-from labelers.a2gnn.check import Pixels, make_pixels, remove_seeds
-from labelers.a2gnn.config import Config
-from labelers.a2gnn.losses import (
+from maskmill.data_contracts import IGNORE, sample_seed
+from maskmill.labelers.a2gnn.attention import Tiling, dense_attention, dense_bias, make_tiling, tile_attention
+from maskmill.labelers.a2gnn.check import Pixels, make_pixels, remove_seeds
+from maskmill.labelers.a2gnn.config import Config
+from maskmill.labelers.a2gnn.losses import (
     BoxTable,
     Points,
     gated_crf_loss,
@@ -28,7 +28,7 @@ from labelers.a2gnn.losses import (
     seed_weights,
     similarity_loss,
 )
-from trainers.affinity.pairs import colour_kernel
+from maskmill.trainers.affinity.pairs import colour_kernel
 
 CRF_RADIUS = 5  # of the gated CRF's window, in cells
 ABSENT = -1e9

@@ -1,8 +1,8 @@
 """Training-free masks from image tags: CLIP's class maps, spread by its attention and refined along colour edges."""
 
-from labelers.clip_cam.config import Config
-from labelers.clip_cam.labeler import ClipCam, load
-from vision.clip import clip_fingerprint
+from maskmill.labelers.clip_cam.config import Config
+from maskmill.labelers.clip_cam.labeler import ClipCam, load
+from maskmill.vision.clip import clip_fingerprint
 
 VERSION = 2
 

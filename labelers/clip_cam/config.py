@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from labelers.base import LabelerConfig
+from maskmill.labelers.base import LabelerConfig
 
 Refine = Literal["crf", "par", "none"]
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
-from labelers.base import Labeler, LabelItem, PseudoLabel, same_size
-from labelers.clip_cam.config import Config
-from vision.clip import (
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
+from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel, same_size
+from maskmill.labelers.clip_cam.config import Config
+from maskmill.vision.clip import (
     ClassResponse,
     ClipBackbone,
     DenseFeatures,
@@ -26,7 +26,7 @@ from vision.clip import (
     clip_response,
     load_clip,
 )
-from vision.refine import CrfOptions, par, refine_many
+from maskmill.vision.refine import CrfOptions, par, refine_many
 
 Float32 = NDArray[np.float32]
 GPU_BATCH = 16

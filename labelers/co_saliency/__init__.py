@@ -1,8 +1,8 @@
 """Masks of what a group of images shares, without a class name, by a network of the trainer `dcfm`."""
 
-from labelers.co_saliency.config import Config
-from labelers.co_saliency.labeler import CoSaliency, load
-from trainers.engine import read_info
+from maskmill.labelers.co_saliency.config import Config
+from maskmill.labelers.co_saliency.labeler import CoSaliency, load
+from maskmill.trainers.engine import read_info
 
 VERSION = 1
 

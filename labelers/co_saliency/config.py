@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from labelers.base import LabelerConfig
+from maskmill.labelers.base import LabelerConfig
 
 
 class Config(LabelerConfig):

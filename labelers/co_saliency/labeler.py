@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, LabelSpace, Reason
-from labelers.base import Labeler, LabelItem, PseudoLabel
-from labelers.co_saliency.config import Config
-from trainers.dcfm.predict import GroupMap, GroupPredictor
-from trainers.engine import pick_device, read_artifact
-from trainers.registry import get_trainer
-from vision.refine import CrfOptions, par, refine_many
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason
+from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
+from maskmill.labelers.co_saliency.config import Config
+from maskmill.trainers.dcfm.predict import GroupMap, GroupPredictor
+from maskmill.trainers.engine import pick_device, read_artifact
+from maskmill.trainers.registry import get_trainer
+from maskmill.vision.refine import CrfOptions, par, refine_many
 
 TRAINER = "dcfm"
 MIN_GROUP = 2  # images that must be left for outliers to be put out

@@ -1,9 +1,9 @@
 """Masks of one new class from one or a few labelled images."""
 
-from labelers.few_shot.config import Config
-from labelers.few_shot.labeler import FewShot, load
-from labelers.few_shot.support import support_stamp
-from trainers.engine import read_info
+from maskmill.labelers.few_shot.config import Config
+from maskmill.labelers.few_shot.labeler import FewShot, load
+from maskmill.labelers.few_shot.support import support_stamp
+from maskmill.trainers.engine import read_info
 
 VERSION = 1
 

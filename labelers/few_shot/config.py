@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from labelers.base import LabelerConfig
-from trainers.few_shot.priors import PriorConfig
+from maskmill.labelers.base import LabelerConfig
+from maskmill.trainers.few_shot.priors import PriorConfig
 
 
 class Config(LabelerConfig):

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
-from labelers.base import Labeler, LabelItem, PseudoLabel
-from labelers.few_shot.config import Config
-from labelers.few_shot.support import Exemplar, read_supports
-from trainers.engine import resize_image
-from trainers.few_shot.predict import FewShotPredictor, Supports
-from trainers.few_shot.priors import ClipPriors, ClipView
-from trainers.registry import load_artifact
-from vision.refine import par
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
+from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
+from maskmill.labelers.few_shot.config import Config
+from maskmill.labelers.few_shot.support import Exemplar, read_supports
+from maskmill.trainers.engine import resize_image
+from maskmill.trainers.few_shot.predict import FewShotPredictor, Supports
+from maskmill.trainers.few_shot.priors import ClipPriors, ClipView
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.refine import par
 
 Float32 = NDArray[np.float32]
 PriorShot = tuple[ClipView, Uint8Array]

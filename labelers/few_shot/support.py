@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_contracts import IGNORE, Uint8Array, content_id, decode_image, decode_mask
+from maskmill.data_contracts import IGNORE, Uint8Array, content_id, decode_image, decode_mask
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 

@@ -2,9 +2,9 @@
 what somebody drew stays as it is.
 """
 
-from labelers.scribble.config import Config
-from labelers.scribble.labeler import ScribbleLabeler, load
-from trainers.engine import read_info
+from maskmill.labelers.scribble.config import Config
+from maskmill.labelers.scribble.labeler import ScribbleLabeler, load
+from maskmill.trainers.engine import read_info
 
 VERSION = 1
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from labelers.base import LabelerConfig
+from maskmill.labelers.base import LabelerConfig
 
 
 class Config(LabelerConfig):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
-from labelers.base import Labeler, LabelItem, PseudoLabel
-from labelers.scribble.config import Config
-from trainers.engine import PredictConfig
-from trainers.registry import load_artifact
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
+from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
+from maskmill.labelers.scribble.config import Config
+from maskmill.trainers.engine import PredictConfig
+from maskmill.trainers.registry import load_artifact
 
 Float32 = NDArray[np.float32]
 

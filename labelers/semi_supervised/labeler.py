@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from data_contracts import IGNORE, LabelSpace, Reason
-from labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
-from trainers.abd.mixing import keep_largest
-from trainers.abd.predict import AbdPredictor
-from trainers.engine import Prediction, SegmentationPredictor, read_info
-from trainers.registry import load_artifact
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason
+from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.trainers.abd.mixing import keep_largest
+from maskmill.trainers.abd.predict import AbdPredictor
+from maskmill.trainers.engine import Prediction, SegmentationPredictor, read_info
+from maskmill.trainers.registry import load_artifact
 
 VERSION = 1
 

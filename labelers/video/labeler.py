@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from data_contracts import LabelSpace, Reason, content_id, read_bytes
-from labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
-from trainers.ftmu.agent import Agent, follow
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.policies import AlwaysUpdate, Learned, NeverUpdate, Policy
-from trainers.ftmu.tracker import Outcome
-from trainers.registry import load_artifact
-from vision.video import MaskCrop, resolve_overlaps
+from maskmill.data_contracts import LabelSpace, Reason, content_id, read_bytes
+from maskmill.labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.trainers.ftmu.agent import Agent, follow
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.policies import AlwaysUpdate, Learned, NeverUpdate, Policy
+from maskmill.trainers.ftmu.tracker import Outcome
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.video import MaskCrop, resolve_overlaps
 
 VERSION = 1
 

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
 
-from pipelines.export.base import Exporter, ExportSample, ShardFiles
-from pipelines.export.coco import CocoExport
-from pipelines.export.hf import HfExport
-from pipelines.export.runner import (
+from maskmill.pipelines.core.kinds import Kinds
+from maskmill.pipelines.export.base import Exporter
+from maskmill.pipelines.export.runner import (
     ExportReport,
     ExportUnit,
     export_root,
@@ -18,49 +17,40 @@ from pipelines.export.runner import (
     why_export,
     why_finish,
 )
-from pipelines.export.step import ExportStep
-from pipelines.export.voc import VocExport
-from pipelines.export.webdataset import WebDatasetExport
-from pipelines.export.yolo import YoloExport
+from maskmill.pipelines.export.sample import ExportSample, ShardFiles
 
-ExportConfig = Annotated[
-    VocExport | CocoExport | YoloExport | WebDatasetExport | HfExport, Field(discriminator="format")
-]
-EXPORTERS: dict[str, type[Exporter]] = {
-    "voc": VocExport,
-    "coco": CocoExport,
-    "yolo": YoloExport,
-    "webdataset": WebDatasetExport,
-    "hf": HfExport,
-}
+EXPORTERS: Kinds[Exporter] = Kinds(
+    "export format",
+    "format",
+    {
+        "voc": "maskmill.pipelines.export.voc:VocExport",
+        "coco": "maskmill.pipelines.export.coco:CocoExport",
+        "yolo": "maskmill.pipelines.export.yolo:YoloExport",
+        "webdataset": "maskmill.pipelines.export.webdataset:WebDatasetExport",
+        "hf": "maskmill.pipelines.export.hf:HfExport",
+    },
+)
+ExportConfig = Annotated[SerializeAsAny[Exporter], BeforeValidator(EXPORTERS.validate)]
 
 
 def create_exporter(format: str, **options: object) -> Exporter:
     """The exporter of a format with its options, e.g. `create_exporter("coco", regions="part")`.
 
     Raises:
-        KeyError: no such format; lists them.
+        ValueError: no such format; lists them.
         pydantic.ValidationError: an option that the format does not have, or of the wrong kind.
     """
-    if format not in EXPORTERS:
-        raise KeyError(f"{format!r} is no export format; formats: {', '.join(EXPORTERS)}")
-    return EXPORTERS[format].model_validate(options)
+    return EXPORTERS.load(format).model_validate(options)
 
 
 __all__ = [
     "EXPORTERS",
-    "CocoExport",
     "ExportConfig",
     "ExportReport",
     "ExportSample",
-    "ExportStep",
     "ExportUnit",
     "Exporter",
-    "HfExport",
     "ShardFiles",
-    "VocExport",
-    "WebDatasetExport",
-    "YoloExport",
     "create_exporter",
     "export_root",
     "export_shard",

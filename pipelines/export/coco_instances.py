@@ -5,8 +5,8 @@ apart.
 import json
 from typing import Any
 
-from data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_shard, write_bytes
-from pipelines.export.coco import category_id, region_annotation
+from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_shard, write_bytes
+from maskmill.pipelines.export.coco import category_id, region_annotation
 
 Row = dict[str, Any]
 

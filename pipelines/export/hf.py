@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts import SAMPLE, LabelSpace
-from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles, by_split
-from pipelines.export.card import Facts
+from maskmill.data_contracts import SAMPLE, LabelSpace
+from maskmill.pipelines.export.base import Exporter
+from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
 
 _RAW = json.loads(SAMPLE.schema.metadata[b"huggingface"])["info"]["features"]
 _ORIGIN = {field.name: _RAW["provenance"][field.name] for field in SAMPLE.schema.field("provenance").type}

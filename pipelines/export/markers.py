@@ -15,8 +15,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import read_bytes, sweep_temporaries, write_bytes
-from pipelines.export.card import Summary
+from maskmill.data_contracts import read_bytes, sweep_temporaries, write_bytes
+from maskmill.pipelines.export.facts import Summary
 
 MARKERS = ".maskmill"
 INDEX = "index"

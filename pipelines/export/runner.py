@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from data_contracts import (
+from maskmill.data_contracts import (
     SAMPLE,
     LabelSpace,
     ShardEntry,
@@ -23,9 +23,11 @@ from data_contracts import (
     read_footer,
     read_shard,
 )
-from pipelines.export.base import Exporter, ExportSample, Record
-from pipelines.export.card import Facts, Summary, dataset_card, manifest
-from pipelines.export.markers import (
+from maskmill.pipelines.core.ledger import KEPT, build_ledger, decisions_by_shard
+from maskmill.pipelines.export.base import Exporter
+from maskmill.pipelines.export.card import dataset_card, manifest
+from maskmill.pipelines.export.facts import Facts, Summary
+from maskmill.pipelines.export.markers import (
     INDEX,
     MARKERS,
     Marker,
@@ -37,7 +39,7 @@ from pipelines.export.markers import (
     sweep_export,
     write_marker,
 )
-from pipelines.ledger import KEPT, build_ledger, decisions_by_shard
+from maskmill.pipelines.export.sample import ExportSample, Record
 
 RUNNER_VERSION = 1
 NAME = "maskmill dataset"

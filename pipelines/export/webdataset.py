@@ -6,9 +6,10 @@ import tarfile
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from data_contracts import LabelSpace, encode_mask
-from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles
-from pipelines.export.card import Facts
+from maskmill.data_contracts import LabelSpace, encode_mask
+from maskmill.pipelines.export.base import Exporter
+from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles
 
 
 class WebDatasetExport(Exporter):

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array, foreground_ids
-from pipelines.export.base import Exporter, ExportSample, Record, ShardFiles
-from pipelines.export.card import Facts
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, foreground_ids
+from maskmill.pipelines.export.base import Exporter
+from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles
 
 IntArray = NDArray[np.int32]
 

@@ -1,63 +1,32 @@
-"""Ingest: folders, VOC, COCO, Parquet, tars, volumes and Dataset Diffusion rows to Sample shards. One file a source."""
+"""Ingest: what other people have, to Sample shards. A new source = one module with one `Source`, and its line here."""
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
 
-from pipelines.ingest.base import Entry, RawSample, Source
-from pipelines.ingest.coco import CocoSource
-from pipelines.ingest.dataset_diffusion import DatasetDiffusionSource
-from pipelines.ingest.drawn import DrawnSource
-from pipelines.ingest.drawn_groups import DrawnGroupsSource
-from pipelines.ingest.folder import FolderSource
-from pipelines.ingest.groups import GroupsSource
-from pipelines.ingest.hf_parquet import HfParquetSource
-from pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
-from pipelines.ingest.video import VideoSource
-from pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
-from pipelines.ingest.volumes_h5 import H5Source
-from pipelines.ingest.volumes_nifti import NiftiSource
-from pipelines.ingest.volumes_slices import SliceSource
-from pipelines.ingest.webdataset import WebDatasetSource
+from maskmill.pipelines.core.kinds import Kinds
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source
+from maskmill.pipelines.ingest.stage import ingest_entry, ingest_stage, ingest_units
 
-SourceConfig = Annotated[
-    FolderSource
-    | VocSource
-    | CocoSource
-    | HfParquetSource
-    | WebDatasetSource
-    | DatasetDiffusionSource
-    | DrawnSource
-    | VideoSource
-    | GroupsSource
-    | DrawnGroupsSource
-    | H5Source
-    | NiftiSource
-    | SliceSource,
-    Field(discriminator="kind"),
-]
+SOURCES: Kinds[Source] = Kinds(
+    "source",
+    "kind",
+    {
+        "folder": "maskmill.pipelines.ingest.folder:FolderSource",
+        "voc": "maskmill.pipelines.ingest.voc:VocSource",
+        "coco": "maskmill.pipelines.ingest.coco:CocoSource",
+        "hf_parquet": "maskmill.pipelines.ingest.hf_parquet:HfParquetSource",
+        "webdataset": "maskmill.pipelines.ingest.webdataset:WebDatasetSource",
+        "dataset_diffusion": "maskmill.pipelines.ingest.dataset_diffusion:DatasetDiffusionSource",
+        "drawn": "maskmill.pipelines.ingest.drawn:DrawnSource",
+        "video": "maskmill.pipelines.ingest.video:VideoSource",
+        "groups": "maskmill.pipelines.ingest.groups:GroupsSource",
+        "drawn_groups": "maskmill.pipelines.ingest.drawn_groups:DrawnGroupsSource",
+        "h5": "maskmill.pipelines.ingest.volumes_h5:H5Source",
+        "nifti": "maskmill.pipelines.ingest.volumes_nifti:NiftiSource",
+        "slices": "maskmill.pipelines.ingest.volumes_slices:SliceSource",
+    },
+)
+SourceConfig = Annotated[SerializeAsAny[Source], BeforeValidator(SOURCES.validate)]
 
-__all__ = [
-    "CocoSource",
-    "DatasetDiffusionSource",
-    "DrawnGroupsSource",
-    "DrawnSource",
-    "Entry",
-    "FolderSource",
-    "GroupsSource",
-    "H5Source",
-    "HfParquetSource",
-    "NiftiSource",
-    "RawSample",
-    "SliceSource",
-    "Source",
-    "SourceConfig",
-    "VideoSource",
-    "VocObject",
-    "VocSource",
-    "WebDatasetSource",
-    "ingest_entry",
-    "ingest_stage",
-    "ingest_units",
-    "parse_voc_xml",
-]
+__all__ = ["SOURCES", "Entry", "RawSample", "Source", "SourceConfig", "ingest_entry", "ingest_stage", "ingest_units"]

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
-from data_contracts.images import MAX_PIXELS
-from pipelines.ingest.files import Root
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.data_contracts.images import MAX_PIXELS
+from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
 PILLOW_LIMIT = 178_956_970

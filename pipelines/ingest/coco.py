@@ -7,11 +7,20 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from data_contracts import IGNORE, ContractError, LabelSpace, Problem, Reason, Uint8Array, content_id, decode_image
-from pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, class_value, unknown_class
-from pipelines.ingest.coco_masks import draw_segmentation
-from pipelines.ingest.files import File, FileIndex, Root, path_problem
-from pipelines.ingest.spill import Spill, json_items
+from maskmill.data_contracts import (
+    IGNORE,
+    ContractError,
+    LabelSpace,
+    Problem,
+    Reason,
+    Uint8Array,
+    content_id,
+    decode_image,
+)
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, class_value, unknown_class
+from maskmill.pipelines.ingest.coco_masks import draw_segmentation
+from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
+from maskmill.pipelines.ingest.spill import Spill, json_items
 
 ARRAYS = frozenset(("images", "annotations", "categories"))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.ingest.base import bad_annotation
+from maskmill.pipelines.ingest.base import bad_annotation
 
 
 def draw_segmentation(segmentation: Any, height: int, width: int, where: str) -> NDArray[np.bool_]:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from data_contracts import LabelSpace, Reason
-from pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
-from pipelines.ingest.files import FileIndex, Root, without_suffix
-from pipelines.ingest.folder import missing_image, pairing_problem
-from pipelines.ingest.spill import json_rows
+from maskmill.data_contracts import LabelSpace, Reason
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
+from maskmill.pipelines.ingest.files import FileIndex, Root, without_suffix
+from maskmill.pipelines.ingest.folder import missing_image, pairing_problem
+from maskmill.pipelines.ingest.spill import json_rows
 
 
 class DatasetDiffusionSource(Source):

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from curation import faults
-from curation.faults import Fault
-from data_contracts import LabelSpace, Uint8Array, config_hash, encode_image, sample_seed
-from generators.drawn import CLASS_IDS, SceneConfig, render_scene
-from pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.curation import faults
+from maskmill.curation.faults import Fault
+from maskmill.data_contracts import LabelSpace, Uint8Array, config_hash, encode_image, sample_seed
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.starter.drawn import CLASS_IDS, SceneConfig, render_scene
 
 
 class DrawnSource(Source):

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from data_contracts import LabelSpace, config_hash, encode_image, sample_seed
-from generators.drawn import Group, SceneConfig, render_group
-from pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.data_contracts import LabelSpace, config_hash, encode_image, sample_seed
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.starter.drawn import Group, SceneConfig, render_group
 
 _drawing = threading.Lock()
 

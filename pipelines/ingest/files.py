@@ -11,8 +11,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from data_contracts import ContractError, Problem, Reason
-from pipelines.ingest.spill import Spill
+from maskmill.data_contracts import ContractError, Problem, Reason
+from maskmill.pipelines.ingest.spill import Spill
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
 MAX_FILE_BYTES = 1 << 30

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason
-from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation, unknown_class
-from pipelines.ingest.files import File, FileIndex, Root, path_problem
-from pipelines.ingest.spill import Spill, json_items
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation, unknown_class
+from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
+from maskmill.pipelines.ingest.spill import Spill, json_items
 
 
 class FolderSource(Source):

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_contracts import LabelSpace, Reason, decode_mask
-from pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
-from pipelines.ingest.files import Root
+from maskmill.data_contracts import LabelSpace, Reason, decode_mask
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.files import Root
 
 Row = dict[str, Any]
 

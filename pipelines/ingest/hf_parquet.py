@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason
-from data_contracts.schemas import PROVENANCE
-from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
-from pipelines.ingest.files import File, Root
-from pipelines.ingest.folder import check_words
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts.schemas import PROVENANCE
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.files import File, Root
+from maskmill.pipelines.ingest.folder import check_words
 
 OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
 _reading = threading.Lock()

@@ -4,8 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_contracts import IGNORE, ContractError, LabelSpace, Problem, Reason, Uint8Array, decode_image, decode_mask
-from pipelines.ingest.base import Source, class_value, rgb
+from maskmill.data_contracts import (
+    IGNORE,
+    ContractError,
+    LabelSpace,
+    Problem,
+    Reason,
+    Uint8Array,
+    decode_image,
+    decode_mask,
+)
+from maskmill.pipelines.ingest.base import Source, class_value, rgb
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
     ContractError,
@@ -23,11 +23,11 @@ from data_contracts import (
     pair_id,
     shard_name,
 )
-from pipelines.ingest.base import Entry, RawSample, Source, find_classes
-from pipelines.ingest.files import pack_problem, unpack_problem
-from pipelines.ingest.masks import MaskRule
-from pipelines.ingest.spill import Spill
-from pipelines.stage import Stage, StageResult, Unit
+from maskmill.pipelines.core.stage import Stage, StageResult, Unit
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
+from maskmill.pipelines.ingest.masks import MaskRule
+from maskmill.pipelines.ingest.spill import Spill
 
 STAGE = "ingest"
 VERSION = 1

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array, encode_image
-from pipelines.ingest.base import Entry, RawSample, Source
-from pipelines.ingest.files import File
-from vision.video import VideoLimits, count_frames, read_frames
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array, encode_image
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source
+from maskmill.pipelines.ingest.files import File
+from maskmill.vision.video import VideoLimits, count_frames, read_frames
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".ogv"))
 AHEAD = 16  # decoded frames of one file that are kept for threads that ask out of order

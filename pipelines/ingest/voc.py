@@ -9,10 +9,10 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from data_contracts import LabelSpace, Reason
-from pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
-from pipelines.ingest.files import FileIndex, Root
-from pipelines.ingest.folder import missing_image, pairing_problem, read_stems
+from maskmill.data_contracts import LabelSpace, Reason
+from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.files import FileIndex, Root
+from maskmill.pipelines.ingest.folder import missing_image, pairing_problem, read_stems
 
 
 @dataclass(frozen=True)

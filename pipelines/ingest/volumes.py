@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from data_contracts import ContractError, Problem, Reason, Uint8Array, encode_mask
-from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+from maskmill.data_contracts import ContractError, Problem, Reason, Uint8Array, encode_mask
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 
 Spacing = tuple[float, float, float]  # mm from slice to slice, row to row, column to column
 PATTERN = r"(?P<volume>(?P<group>[^/_]+)[^/]*?)(?:_slice_?(?P<index>\d+))?$"

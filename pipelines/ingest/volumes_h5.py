@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason
-from pipelines.ingest.base import Entry, RawSample
-from pipelines.ingest.files import File, Root, without_suffix
-from pipelines.ingest.volumes import (
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.pipelines.ingest.base import Entry, RawSample
+from maskmill.pipelines.ingest.files import File, Root, without_suffix
+from maskmill.pipelines.ingest.volumes import (
     Spacing,
     Volume,
     VolumeSource,

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_contracts import ContractError, LabelSpace, Problem, Reason
-from pipelines.ingest.base import Entry, RawSample, bad_annotation
-from pipelines.ingest.files import File, Root
-from pipelines.ingest.volumes import (
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.pipelines.ingest.base import Entry, RawSample, bad_annotation
+from maskmill.pipelines.ingest.files import File, Root
+from maskmill.pipelines.ingest.volumes import (
     Spacing,
     Volume,
     VolumeSource,

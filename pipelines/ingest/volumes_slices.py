@@ -7,11 +7,11 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from data_contracts import LabelSpace, Reason
-from pipelines.ingest.base import Entry, RawSample
-from pipelines.ingest.files import File, FileIndex
-from pipelines.ingest.folder import pairing_problem
-from pipelines.ingest.volumes import VolumeSource
+from maskmill.data_contracts import LabelSpace, Reason
+from maskmill.pipelines.ingest.base import Entry, RawSample
+from maskmill.pipelines.ingest.files import File, FileIndex
+from maskmill.pipelines.ingest.folder import pairing_problem
+from maskmill.pipelines.ingest.volumes import VolumeSource
 
 
 class SliceSource(VolumeSource):

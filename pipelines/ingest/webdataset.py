@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Literal
 
-from data_contracts import LabelSpace, Problem, Reason
-from pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
-from pipelines.ingest.files import File, Root, path_problem
-from pipelines.ingest.folder import check_words
+from maskmill.data_contracts import LabelSpace, Problem, Reason
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.files import File, Root, path_problem
+from maskmill.pipelines.ingest.folder import check_words
 
 Member = tuple[str, str, int, int]  # key, extension, offset of its bytes, size
 SPECIAL = "<special>"

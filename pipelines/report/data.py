@@ -12,9 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import DECISION, SAMPLE, SCORE, LabelSpace, Reason, content_id, list_shards, read_footer, read_shard
-from pipelines.ledger import KEPT
-from pipelines.report.figures import FloatArray, Threshold, histogram
+from maskmill.data_contracts import (
+    DECISION,
+    SAMPLE,
+    SCORE,
+    LabelSpace,
+    Reason,
+    content_id,
+    list_shards,
+    read_footer,
+    read_shard,
+)
+from maskmill.pipelines.core.ledger import KEPT
+from maskmill.pipelines.report.figures import FloatArray, Threshold, histogram
 
 SCORES = {  # column: (title, what it says)
     "image_score": ("Image score", "what selection ranks images by"),

@@ -3,16 +3,14 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
-from data_contracts import LabelSpace, Reason, decode_image, decode_mask
-from pipelines.downstream import SubsetResult, downstream_results
-from pipelines.ledger import KEPT, Ledger
-from pipelines.report.data import (
+from maskmill.data_contracts import LabelSpace, Reason, decode_image, decode_mask
+from maskmill.pipelines.core.ledger import KEPT, Ledger
+from maskmill.pipelines.core.pages import page_template
+from maskmill.pipelines.report.data import (
     Change,
     ReportConfig,
     Tables,
@@ -26,10 +24,10 @@ from pipelines.report.data import (
     score_figures,
     size_balance,
 )
-from pipelines.report.thumbs import class_colour, css_colour, data_uri, overlay, thumbnail
-from pipelines.report.words import explain, label
+from maskmill.pipelines.report.thumbs import class_colour, css_colour, data_uri, overlay, thumbnail
+from maskmill.pipelines.report.words import explain, label
+from maskmill.pipelines.stages.downstream import SubsetResult, downstream_results
 
-TEMPLATES = Path(__file__).parent / "templates"
 HUES = (12, 265, 38, 330, 205, 85, 300, 185, 55, 240, 0, 160)  # rejections, in the order of the reasons
 
 
@@ -112,7 +110,8 @@ class Page:
         faults, fault_reasons = fault_rows(self._tables.rows)
         reasons = [r.reason for r in self._ledger.rejections]
         colours = reason_colours([*reasons, KEPT])
-        return _template().render(
+        filters = {"label": label, "explain": explain, "percent": _percent, "number": _number}
+        return page_template("report.html.j2", filters, trim=True).render(
             title=title,
             ledger=self._ledger,
             colours=colours,
@@ -211,14 +210,6 @@ class Page:
 def _bytes(file: object) -> bytes | None:
     data = file.get("bytes") if isinstance(file, dict) else None
     return data if isinstance(data, bytes) else None
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"label": label, "explain": explain, "percent": _percent, "number": _number}
-    return environment.get_template("report.html.j2")
 
 
 def _percent(value: float) -> str:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
 
 FILL, EDGE = 105, 255  # opacity of a region and of its outline
 

@@ -1,6 +1,6 @@
 """Every outcome in words that a reader of the report understands without the code."""
 
-from data_contracts import Reason
+from maskmill.data_contracts import Reason
 
 WORDS = {
     Reason.KEPT: "Kept",

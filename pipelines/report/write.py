@@ -4,13 +4,21 @@ import json
 import re
 from typing import Any
 
-from data_contracts import LabelSpace, config_hash, content_id, list_shards, package_versions, read_bytes, read_footer
-from data_contracts import write_bytes as write_file
-from pipelines.downstream import downstream_results
-from pipelines.ledger import build_ledger
-from pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
-from pipelines.report.page import Page
-from pipelines.report.words import label
+from maskmill.data_contracts import (
+    LabelSpace,
+    config_hash,
+    content_id,
+    list_shards,
+    package_versions,
+    read_bytes,
+    read_footer,
+)
+from maskmill.data_contracts import write_bytes as write_file
+from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
+from maskmill.pipelines.report.page import Page
+from maskmill.pipelines.report.words import label
+from maskmill.pipelines.stages.downstream import downstream_results
 
 VERSION = 2
 NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import a2gnn
 from benchmarks.box_sets import Photo, object_boxes
-from data_contracts import encode_image, encode_mask
-from labelers import PseudoLabel
-from labelers.a2gnn.config import Config
+from maskmill.data_contracts import encode_image, encode_mask
+from maskmill.labelers import PseudoLabel
+from maskmill.labelers.a2gnn.config import Config
 from tests.trainers import shapes
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import abd
 from benchmarks.common import Options, is_train_key, parse_options
-from data_contracts import load_label_space
-from pipelines.evaluate_volumes import VolumesConfig, evaluate_volumes, keep_organ, read_volumes
+from maskmill.data_contracts import load_label_space
+from maskmill.pipelines.stages.evaluate_volumes import VolumesConfig, evaluate_volumes, keep_organ, read_volumes
 
 TINY = {
     "architecture": "unet",

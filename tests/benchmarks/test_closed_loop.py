@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.closed_loop import ARMS, Pair, choose, opinion, scene_spread
-from data_contracts import SCORE
+from maskmill.data_contracts import SCORE
 
 RNG = np.random.default_rng(0)
 PAIRS = [Pair(f"{i:03d}", (1 + i % 3,), float(RNG.random()), bool(i % 2)) for i in range(60)]

@@ -9,7 +9,7 @@ import torch
 
 import benchmarks.dcfm as bench
 from benchmarks.common import Options, is_train_key
-from data_contracts import encode_image, encode_mask
+from maskmill.data_contracts import encode_image, encode_mask
 
 torch.set_num_threads(1)
 

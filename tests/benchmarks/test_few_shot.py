@@ -9,14 +9,14 @@ import torch
 
 from benchmarks import few_shot
 from benchmarks.common import Record, is_train_key, parse_options
-from data_contracts import encode_image, encode_mask
+from maskmill.data_contracts import encode_image, encode_mask
+from maskmill.trainers.engine import DataConfig, Samples
+from maskmill.trainers.few_shot.base import PyramidDecoder
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.model import FewShotNet
+from maskmill.trainers.few_shot.predict import FewShotPredictor
+from maskmill.trainers.few_shot.train import featurizer_of
 from tests.trainers import shapes
-from trainers.engine import DataConfig, Samples
-from trainers.few_shot.base import PyramidDecoder
-from trainers.few_shot.config import Config
-from trainers.few_shot.model import FewShotNet
-from trainers.few_shot.predict import FewShotPredictor
-from trainers.few_shot.train import featurizer_of
 
 COARSE = ["background", "skin", "hair", "top", "bag", "hat", "footwear"]
 FINE_TO_COARSE = [0, 1, 2, 3, 3, 4, 5, 6]

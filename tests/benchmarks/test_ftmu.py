@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import ftmu
 from benchmarks.common import Options, is_train_key, parse_options
+from maskmill.vision.instances import ProposalConfig
 from tests.trainers.clips import BLUE, RED, draw
-from vision.instances import ProposalConfig
 
 NAMES = [f"clip{number}" for number in range(10)]
 TINY = ftmu.Size(

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.dfr import STEM, volume_dice
 from benchmarks.kernel_cost import half_lsc, half_potts, unfold_lsc, unfold_potts
 from benchmarks.scwssod import Saliency
-from data_contracts import IGNORE
+from maskmill.data_contracts import IGNORE
 
 
 def test_dice_is_that_of_whole_volumes_and_skips_absent_classes() -> None:

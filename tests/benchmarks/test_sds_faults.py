@@ -11,8 +11,8 @@ from PIL import Image
 from benchmarks import sds_faults
 from benchmarks.common import Options
 from benchmarks.sds_faults import Photo, PhotoSet, auroc, both_stages, draw, load_sets, plant, to_table
-from curation.faults import Fault
-from data_contracts import load_label_space
+from maskmill.curation.faults import Fault
+from maskmill.data_contracts import load_label_space
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import refine, select_million
 from benchmarks.common import parse_options
-from vision.refine import crf_backend
+from maskmill.vision.refine import crf_backend
 
 
 def test_select_million_on_few_rows(tmp_path: Path) -> None:

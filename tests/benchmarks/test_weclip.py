@@ -25,8 +25,8 @@ from benchmarks.weclip import (
     picture_rows,
 )
 from benchmarks.weclip_picture import TILE, TITLE, write_picture
-from data_contracts import encode_image, encode_mask, foreground_ids
-from labelers import LabelItem
+from maskmill.data_contracts import encode_image, encode_mask, foreground_ids
+from maskmill.labelers import LabelItem
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 SIZE = Size(scenes=4, tested_scenes=2, frames=2, horses=12, tested_photos=3, steps=2)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.select import SCORE_COLUMNS, SelectConfig
-from data_contracts import NEIGHBOUR, SCORE
+from maskmill.curation.select import SCORE_COLUMNS, SelectConfig
+from maskmill.data_contracts import NEIGHBOUR, SCORE
 
 Row = dict[str, Any]
 

@@ -5,9 +5,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curation.sds import SdsConfig, score_table
-from data_contracts import SAMPLE, LabelSpace, Uint8Array, content_id, encode_image, encode_mask, foreground_ids
-from vision.clip import load_clip
+from maskmill.curation.sds import SdsConfig, score_table
+from maskmill.data_contracts import (
+    SAMPLE,
+    LabelSpace,
+    Uint8Array,
+    content_id,
+    encode_image,
+    encode_mask,
+    foreground_ids,
+)
+from maskmill.vision.clip import load_clip
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 SPACE = LabelSpace.from_names(["cat", "dog", "horse", "bus"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.dedup import (
+from maskmill.curation.dedup import (
     DedupConfig,
     TooManyPairsError,
     clusters,
@@ -18,7 +18,7 @@ from curation.dedup import (
     neighbours,
     recall,
 )
-from data_contracts import NEIGHBOUR
+from maskmill.data_contracts import NEIGHBOUR
 from tests.curation.score_tables import pairs
 
 BACKENDS = ["exact", "faiss_flat", "faiss_ivf", "faiss_hnsw"]

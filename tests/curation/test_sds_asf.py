@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from curation.sds import asf_score, pseudo_label
-from data_contracts import Uint8Array
+from maskmill.curation.sds import asf_score, pseudo_label
+from maskmill.data_contracts import Uint8Array
 from tests.curation.sds_samples import image_of, mask_of, score, table
 
 MASKS = hnp.arrays(np.uint8, (12, 14), elements=st.sampled_from([0, 1, 2, 3, 255]))

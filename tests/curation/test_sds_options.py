@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.faults import shift_mask
-from curation.sds.boundary import boundary_score, edge_percentiles
-from curation.sds.model import make_engine, swapped_classes
-from curation.sds.pcs import ImageScore, Readings, image_scores
-from data_contracts import Uint8Array
+from maskmill.curation.faults import shift_mask
+from maskmill.curation.sds.boundary import boundary_score, edge_percentiles
+from maskmill.curation.sds.model import make_engine, swapped_classes
+from maskmill.curation.sds.pcs import ImageScore, Readings, image_scores
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.clip import DenseFeatures, load_clip
 from tests.curation.sds_samples import SPACE, TINY, config, image_of, mask_of, score, table
-from vision.clip import DenseFeatures, load_clip
 
 KINDS: tuple[ImageScore, ...] = ("pcs", "drop", "divergence", "shift", "evidence")
 OURS = {"labels": "prompt", "image_score": "evidence", "mask_score": "both", "swap_check": True, "permutations": 2}
@@ -169,7 +169,7 @@ def test_an_absent_class_that_fits_a_region_better_is_named() -> None:
 
 
 def _prepared(mask: Uint8Array, labels: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    from curation.sds.images import Prepared
+    from maskmill.curation.sds.images import Prepared
 
     image = image_of(0, *mask.shape)
     present = tuple(int(i) for i in np.unique(mask) if i)

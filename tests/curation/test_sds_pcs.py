@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.sds import entropy, shuffle_tiles, tile_permutations
-from curation.sds.images import Prepared
-from curation.sds.model import Engine, make_engine, read_samples
-from data_contracts import Uint8Array
+from maskmill.curation.sds import entropy, shuffle_tiles, tile_permutations
+from maskmill.curation.sds.images import Prepared
+from maskmill.curation.sds.model import Engine, make_engine, read_samples
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.clip import load_clip
 from tests.curation.sds_samples import SPACE, TINY, config, image_of, score, table
-from vision.clip import load_clip
 
 torch.set_num_threads(1)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from curation.faults import blur_heavily, noise_like, scramble_tiles
-from curation.sds import SdsConfig, score_table
-from curation.sds.images import resize
-from data_contracts import Uint8Array, decode_image, load_label_space
+from maskmill.curation.faults import blur_heavily, noise_like, scramble_tiles
+from maskmill.curation.sds import SdsConfig, score_table
+from maskmill.curation.sds.images import resize
+from maskmill.data_contracts import Uint8Array, decode_image, load_label_space
+from maskmill.vision.clip import load_clip
 from tests.curation.sds_samples import table
-from vision.clip import load_clip
 
 PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 NAMES = {"astronaut": 15, "cat": 8, "hopper": 15}

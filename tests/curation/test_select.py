@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curation.select import SelectConfig, SelectionError, decide, select
-from data_contracts import DECISION, Reason
+from maskmill.curation.select import SelectConfig, SelectionError, decide, select
+from maskmill.data_contracts import DECISION, Reason
 from tests.curation.score_tables import (
     NO_PAIRS,
     cleaned,

@@ -5,8 +5,8 @@ thresholds find the gap.
 import numpy as np
 import pytest
 
-from curation.select import Calibrated, decide, select
-from curation.select.calibrate import resolve
+from maskmill.curation.select import Calibrated, decide, select
+from maskmill.curation.select.calibrate import resolve
 from tests.curation.score_tables import NO_PAIRS, Row, faithful, kept, score_row, score_table
 
 

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_contracts import config_hash, content_id, load_label_space, pair_id, sample_seed
+from maskmill.data_contracts import config_hash, content_id, load_label_space, pair_id, sample_seed
 
 parts = st.lists(st.none() | st.binary(max_size=12) | st.text(max_size=8), max_size=5)
 

@@ -14,8 +14,16 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from data_contracts import ContractError, Reason, decode_image, decode_mask, encode_image, encode_mask, load_label_space
-from data_contracts.images import FORMATS
+from maskmill.data_contracts import (
+    ContractError,
+    Reason,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    load_label_space,
+)
+from maskmill.data_contracts.images import FORMATS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 VOC = load_label_space("voc")

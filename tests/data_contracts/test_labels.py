@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_contracts import IGNORE, LabelClass, LabelSpace, load_label_space
-from data_contracts.labels import SPACES, voc_colour
+from maskmill.data_contracts import IGNORE, LabelClass, LabelSpace, load_label_space
+from maskmill.data_contracts.labels import SPACES, voc_colour
 
 NAMES = sorted(p.stem for p in SPACES.glob("*.yaml"))
 

@@ -5,8 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from data_contracts import CONTRACTS, DECISION, SAMPLE, SCORE, Contract, ContractError, Reason
-from data_contracts.schemas import FILE
+from maskmill.data_contracts import CONTRACTS, DECISION, SAMPLE, SCORE, Contract, ContractError, Reason
+from maskmill.data_contracts.schemas import FILE
 
 ROW: dict[str, object] = {
     "sample_id": "ab",

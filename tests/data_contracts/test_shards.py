@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     NEIGHBOUR,
     SAMPLE,
@@ -42,7 +42,7 @@ from data_contracts import (
     write_bytes,
     write_shard,
 )
-from data_contracts.shards import TEMPORARY, content_hash
+from maskmill.data_contracts.shards import TEMPORARY, content_hash
 
 VOC = load_label_space("voc")
 
@@ -200,7 +200,7 @@ def test_sweep_takes_temporaries_only(tmp_path: Path) -> None:
 
 WRITER = """
     import sys
-    from data_contracts import write_bytes
+    from maskmill.data_contracts import write_bytes
     turn = 0
     while True:
         turn += 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from data_contracts import (
+from maskmill.data_contracts import (
     LabelSpace,
     Reason,
     check_mask,

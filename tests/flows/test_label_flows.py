@@ -8,7 +8,7 @@ import yaml
 from prefect.testing.utilities import prefect_test_harness
 
 import flows
-from data_contracts import SAMPLE, list_shards
+from maskmill.data_contracts import SAMPLE, list_shards
 from tests.trainers import shapes
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")

@@ -10,7 +10,7 @@ import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow, load_flow_from_entrypoint
 
-from pipelines.config import find_config
+from maskmill.pipelines.core.settings import find_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

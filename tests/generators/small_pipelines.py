@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from generators.starter_training.tokenizer import END, START, byte_letters, clip_merges, write_tokenizer
+from maskmill.starter.generator_training.tokenizer import END, START, byte_letters, clip_merges, write_tokenizer
 
 WIDTH = 32
 TEXT = "a photo of and the dog cat bus person dining table potted plant tv monitor aeroplane on grass sky ; ,"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from generators.attention_masks import MaskConfig, attention_mask, class_maps, label_map, minmax, spread
-from generators.spans import ClassPrompt
+from maskmill.generators.attention_masks import MaskConfig, attention_mask, class_maps, label_map, minmax, spread
+from maskmill.generators.spans import ClassPrompt
 
 
 def blob(row, column, size=32, width=4.0):

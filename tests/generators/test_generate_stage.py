@@ -6,14 +6,14 @@ import pytest
 import torch
 from small_pipelines import save_pipeline
 
-from data_contracts import DECISION, SAMPLE, check_row, load_label_space, read_shard
-from generators.attention_masks import MaskConfig
-from generators.loading import model_fingerprint
-from generators.prompts import PromptConfig, prompt_row, prompts_from_classes
-from generators.records import regenerate
-from generators.text_to_image import GeneratorConfig
-from pipelines.generate import generate_stage, generate_units, write_prompts
-from pipelines.stage import map_units, why_run
+from maskmill.data_contracts import DECISION, SAMPLE, check_row, load_label_space, read_shard
+from maskmill.generators.attention_masks import MaskConfig
+from maskmill.generators.loading import model_fingerprint
+from maskmill.generators.prompts import PromptConfig, prompt_row, prompts_from_classes
+from maskmill.generators.records import regenerate
+from maskmill.generators.text_to_image import GeneratorConfig
+from maskmill.pipelines.core.stage import map_units, why_run
+from maskmill.pipelines.stages.generate import generate_stage, generate_units, write_prompts
 
 VOC = load_label_space("voc")
 CLASSES = ("dog", "bus", "pottedplant")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from small_pipelines import full_clip_tokenizer
 
-from data_contracts import load_label_space
-from generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
-from generators.region_filter import (
+from maskmill.data_contracts import load_label_space
+from maskmill.generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
+from maskmill.generators.region_filter import (
     choose_images,
     class_mean_losses,
     filter_regions,

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from small_pipelines import save_controlnet, save_pipeline
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
     check_row,
@@ -18,14 +18,18 @@ from data_contracts import (
     read_shard,
     write_shard,
 )
-from generators.layouts import resize_nearest
-from generators.loading import load_pipeline
-from generators.mask_to_image import ControlConfig, MaskToImage, request_from_mask
-from generators.records import layout_row, regenerate
-from generators.region_filter import filter_regions
-from generators.text_to_image import generators_for
-from pipelines.generate_from_masks import FromMasksConfig, generate_from_masks_stage, generate_from_masks_units
-from pipelines.stage import map_units
+from maskmill.generators.layouts import resize_nearest
+from maskmill.generators.loading import load_pipeline
+from maskmill.generators.mask_to_image import ControlConfig, MaskToImage, request_from_mask
+from maskmill.generators.records import layout_row, regenerate
+from maskmill.generators.region_filter import filter_regions
+from maskmill.generators.text_to_image import generators_for
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.stages.generate_from_masks import (
+    FromMasksConfig,
+    generate_from_masks_stage,
+    generate_from_masks_units,
+)
 
 VOC = load_label_space("voc")
 
@@ -125,7 +129,7 @@ def test_rectified_attention_runs_changes_the_image_and_is_taken_off_again(engin
 
 
 def test_rectifier_equals_the_plain_processor_when_nothing_is_closed(engine):
-    from generators.mask_to_image import Rectify
+    from maskmill.generators.mask_to_image import Rectify
 
     layer = engine.pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
     hidden, text = torch.randn(2, 64, 16), torch.randn(2, 32, 32)

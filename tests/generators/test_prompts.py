@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from data_contracts import PROMPT, load_label_space, read_shard
-from generators.prompts import (
+from maskmill.data_contracts import PROMPT, load_label_space, read_shard
+from maskmill.generators.prompts import (
     CaptionConfig,
     PromptConfig,
     append_classes,
@@ -14,7 +14,7 @@ from generators.prompts import (
     prompts_from_captions,
     prompts_from_classes,
 )
-from pipelines.generate import write_prompts
+from maskmill.pipelines.stages.generate import write_prompts
 
 VOC = load_label_space("voc")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_contracts import load_label_space, sample_seed
-from generators.prompts import PromptConfig
-from generators.quota import (
+from maskmill.data_contracts import load_label_space, sample_seed
+from maskmill.generators.prompts import PromptConfig
+from maskmill.generators.quota import (
     GROWTH,
     LOST,
     PILOT,

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import load_label_space
-from generators.drawn.drawings import DRAWN_CLASSES
-from generators.loading import load_pipeline, resolve_model
-from generators.prompts import PromptConfig, prompts_from_classes
-from generators.spans import encode
-from generators.text_to_image import GeneratorConfig, TextToImage, request_from_row
-from generators.words import class_words
+from maskmill.data_contracts import load_label_space
+from maskmill.generators.loading import load_pipeline, resolve_model
+from maskmill.generators.prompts import PromptConfig, prompts_from_classes
+from maskmill.generators.spans import encode
+from maskmill.generators.text_to_image import GeneratorConfig, TextToImage, request_from_row
+from maskmill.generators.words import class_words
+from maskmill.starter.drawn.drawings import DRAWN_CLASSES
 
 VOC = load_label_space("voc")
 FOLDER = Path(__file__).resolve().parents[2] / "starter" / "generator"
 pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="starter/generator is not there: train it with python -m generators.starter_training"
+    not FOLDER.is_dir(),
+    reason="starter/generator is not there: train it with python -m maskmill.starter.generator_training",
 )
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from small_pipelines import save_pipeline, sd1_unet
 
-from data_contracts import ContractError, load_label_space
-from generators.attention_masks import MaskConfig
-from generators.capture import AttentionStore, attention_layers, choose_grid, watching
-from generators.loading import load_pipeline, model_fingerprint, resolve_model
-from generators.text_to_image import GeneratorConfig, Request, TextToImage, generators_for, request_from_row
+from maskmill.data_contracts import ContractError, load_label_space
+from maskmill.generators.attention_masks import MaskConfig
+from maskmill.generators.capture import AttentionStore, attention_layers, choose_grid, watching
+from maskmill.generators.loading import load_pipeline, model_fingerprint, resolve_model
+from maskmill.generators.text_to_image import GeneratorConfig, Request, TextToImage, generators_for, request_from_row
 
 NAMES = {12: "dog", 8: "cat", 16: "potted plant", 6: "bus", 15: "person"}
 

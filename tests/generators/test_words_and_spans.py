@@ -5,11 +5,11 @@ import random
 import pytest
 from small_pipelines import full_clip_tokenizer
 
-from data_contracts import ContractError, load_label_space
-from generators.spans import class_spans, encode, fit_prompt
-from generators.starter_training.models import make_tokenizer
-from generators.text_to_image import names_of
-from generators.words import class_words, classes_in, counted, plural
+from maskmill.data_contracts import ContractError, load_label_space
+from maskmill.generators.spans import class_spans, encode, fit_prompt
+from maskmill.generators.text_to_image import names_of
+from maskmill.generators.words import class_words, classes_in, counted, plural
+from maskmill.starter.generator_training.models import make_tokenizer
 
 
 @pytest.fixture(scope="module")

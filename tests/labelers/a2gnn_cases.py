@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labelers.a2gnn.config import Config
-from labelers.a2gnn.solver import Problem, Stack
+from maskmill.labelers.a2gnn.config import Config
+from maskmill.labelers.a2gnn.solver import Problem, Stack
 
 CPU = torch.device("cpu")
 
 
 def window_affinity(height: int, width: int, radius: int, seed: int = 0) -> Tensor:
     """Random symmetric affinity (1, (2r + 1)^2, h, w), 0 outside the grid, 1 in the middle."""
-    from trainers.affinity.pairs import half_offsets, pairs_inside, to_window
+    from maskmill.trainers.affinity.pairs import half_offsets, pairs_inside, to_window
 
     torch.manual_seed(seed)
     pairs = torch.rand(1, len(half_offsets(radius)), height, width).clamp(min=0.05)
@@ -43,7 +43,7 @@ def disc_problem(number: int, *, edges: bool, wrong: float = 0.0, share: float =
 
 def border_affinity(labels: Tensor, radius: int, across: float = 0.05) -> Tensor:
     """Affinity 0.9 inside a region, `across` between two: (1, (2r + 1)^2, h, w)."""
-    from trainers.affinity.pairs import pair_values, pairs_inside, to_window
+    from maskmill.trainers.affinity.pairs import pair_values, pairs_inside, to_window
 
     values = labels[None, None].float()
     same = pair_values(values, radius, lambda a, b: (a == b)[:, 0].float())

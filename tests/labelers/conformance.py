@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_contracts import PSEUDO_LABEL, LabelSpace, decode_mask
-from labelers import Labeler, LabelItem, PseudoLabel, get_labeler
+from maskmill.data_contracts import PSEUDO_LABEL, LabelSpace, decode_mask
+from maskmill.labelers import Labeler, LabelItem, PseudoLabel, get_labeler
 from tests.trainers import shapes
 
 

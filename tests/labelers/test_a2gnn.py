@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import IGNORE, LabelSpace, Reason, decode_mask
-from labelers import LabelItem, PseudoLabel, get_labeler
-from labelers.a2gnn import A2gnn, Config, load
-from labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason, decode_mask
+from maskmill.labelers import LabelItem, PseudoLabel, get_labeler
+from maskmill.labelers.a2gnn import A2gnn, Config, load
+from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
+from maskmill.trainers.affinity import ImageGraph
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.test_clip_cam import TINY
 from tests.trainers import shapes
-from trainers.affinity import ImageGraph
 
 torch.set_num_threads(1)
 
@@ -68,7 +68,7 @@ def engine(space: LabelSpace = shapes.SPACE, **changes: Any) -> A2gnn:
 
 
 def miou(labels: list[PseudoLabel], truths: list[np.ndarray]) -> float:
-    from trainers.engine import SegmentationMetrics
+    from maskmill.trainers.engine import SegmentationMetrics
 
     metrics = SegmentationMetrics(shapes.SPACE)
     for label, truth in zip(labels, truths, strict=True):

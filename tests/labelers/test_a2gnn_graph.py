@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from labelers.a2gnn.attention import Tiling, dense_attention, dense_bias, make_tiling, tile_attention
-from labelers.a2gnn.solver import random_walk, solve
+from maskmill.labelers.a2gnn.attention import Tiling, dense_attention, dense_bias, make_tiling, tile_attention
+from maskmill.labelers.a2gnn.solver import random_walk, solve
 from tests.labelers.a2gnn_cases import CPU, box_problem, disc_problem, options, stack, window_affinity
 
 torch.set_num_threads(1)

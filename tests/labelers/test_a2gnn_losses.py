@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelers.a2gnn.check import likeness, make_pixels, remove_seeds
-from labelers.a2gnn.losses import (
+from maskmill.labelers.a2gnn.check import likeness, make_pixels, remove_seeds
+from maskmill.labelers.a2gnn.losses import (
     BoxTable,
     Points,
     gated_crf_loss,
@@ -19,8 +19,8 @@ from labelers.a2gnn.losses import (
     seed_weights,
     similarity_loss,
 )
+from maskmill.trainers.affinity.pairs import colour_kernel
 from tests.labelers.a2gnn_cases import options
-from trainers.affinity.pairs import colour_kernel
 
 torch.set_num_threads(1)
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts import IGNORE
-from labelers import LabelItem
-from labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, fill_empty_boxes, pixel_boxes
-from labelers.a2gnn.config import SeedConfig
-from labelers.a2gnn.instances import box_instances
-from labelers.a2gnn.priors import fill_boxes
-from labelers.a2gnn.seeds import (
+from maskmill.data_contracts import IGNORE
+from maskmill.labelers import LabelItem
+from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, fill_empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.config import SeedConfig
+from maskmill.labelers.a2gnn.instances import box_instances
+from maskmill.labelers.a2gnn.priors import fill_boxes
+from maskmill.labelers.a2gnn.seeds import (
     Confident,
     box_maps,
     box_seeds,

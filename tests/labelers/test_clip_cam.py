@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import LabelSpace, Reason, load_label_space
-from labelers import LabelItem, get_labeler
-from labelers.clip_cam import ClipCam, Config, load
-from labelers.clip_cam.labeler import decide, with_background
+from maskmill.data_contracts import LabelSpace, Reason, load_label_space
+from maskmill.labelers import LabelItem, get_labeler
+from maskmill.labelers.clip_cam import ClipCam, Config, load
+from maskmill.labelers.clip_cam.labeler import decide, with_background
+from maskmill.vision.clip import attention_affinity, box_masks, class_cams, min_max
 from tests.labelers.conformance import LabelerConformance, difference
 from tests.trainers import shapes
-from vision.clip import attention_affinity, box_masks, class_cams, min_max
 
 DATA = Path(__file__).parents[1] / "data"
 TINY = {"model": str(DATA / "tiny_clip"), "image_side": 96, "temperature": 0.07, "min_decided": 0.0}

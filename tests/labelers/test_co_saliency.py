@@ -10,16 +10,16 @@ import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from data_contracts import IGNORE, PSEUDO_LABEL, Reason, decode_mask, encode_image, list_shards, read_shard
-from labelers import LabelItem, get_labeler
-from labelers.co_saliency import Config, CoSaliency, load, stamps
-from pipelines.cli import app
-from pipelines.label_photos import label_photos
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import IGNORE, PSEUDO_LABEL, Reason, decode_mask, encode_image, list_shards, read_shard
+from maskmill.labelers import LabelItem, get_labeler
+from maskmill.labelers.co_saliency import Config, CoSaliency, load, stamps
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.pipelines.weak.label_photos import label_photos
+from maskmill.trainers.dcfm.predict import GroupMap
+from maskmill.trainers.engine import DataConfig
 from tests.labelers.conformance import LabelerConformance, difference
 from tests.trainers import shapes
-from trainers.dcfm.predict import GroupMap
-from trainers.engine import DataConfig
 
 torch.set_num_threads(1)
 
@@ -161,7 +161,7 @@ def test_the_command_takes_folders_of_folders(artefact: str, tmp_path: Path) -> 
 def test_a_folder_around_another_is_refused_where_its_photos_would_be_torn_apart(
     artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.label_photos.SHARD_SIZE", 1)
+    monkeypatch.setattr("maskmill.pipelines.weak.label_photos.SHARD_SIZE", 1)
     write_photos(tmp_path / "photos", ["a/1", "a/b/1", "a/c"])
     photos, settings = str(tmp_path / "photos"), {"artifact": artefact}
     with pytest.raises(ValueError, match="folder 'a': expected either photos or folders"):

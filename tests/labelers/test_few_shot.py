@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data_contracts import LabelSpace, Reason, Uint8Array, encode_image, encode_mask
-from labelers import LabelItem, get_labeler
-from labelers.few_shot.labeler import ONE_SUPPORT, FewShot, TrainedEngine, best_threshold, centred
-from labelers.few_shot.support import Exemplar, read_supports, support_stamp
-from pipelines.cli import app
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, encode_image, encode_mask
+from maskmill.labelers import LabelItem, get_labeler
+from maskmill.labelers.few_shot.labeler import ONE_SUPPORT, FewShot, TrainedEngine, best_threshold, centred
+from maskmill.labelers.few_shot.support import Exemplar, read_supports, support_stamp
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig
 from tests.labelers.conformance import LabelerConformance
 from tests.trainers import shapes
 from tests.trainers.test_few_shot import SMALL
-from trainers.engine import DataConfig
 
 PRIORS = SMALL["priors"]
 LOOSE = {"par_iterations": 2, "min_share": 0.0, "min_peak": 0.0}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelers.clip_cam import Config, load
+from maskmill.labelers.clip_cam import Config, load
 from tests.trainers import shapes
 
 DATA = Path(__file__).parents[1] / "data"

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from data_contracts import IGNORE, LabelSpace, Reason
-from labelers import Labeler, LabelItem, get_labeler
-from labelers.scribble import Config, ScribbleLabeler, load
-from labelers.scribble.labeler import agreement, surest
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import IGNORE, LabelSpace, Reason
+from maskmill.labelers import Labeler, LabelItem, get_labeler
+from maskmill.labelers.scribble import Config, ScribbleLabeler, load
+from maskmill.labelers.scribble.labeler import agreement, surest
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.vision.scribbles import simulate_scribble
 from tests.labelers.conformance import LabelerConformance
 from tests.trainers import shapes
 from tests.trainers.scribble_data import write_scribbled
-from vision.scribbles import simulate_scribble
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import IGNORE, PSEUDO_LABEL, LabelSpace, Reason, list_shards, load_label_space, read_shard
-from labelers import Labeler, LabelItem, get_labeler
-from labelers.semi_supervised import Config, SemiSupervised, load, stamps
-from labelers.semi_supervised.labeler import decide
-from pipelines.label import LabelConfig, label
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import IGNORE, PSEUDO_LABEL, LabelSpace, Reason, list_shards, load_label_space, read_shard
+from maskmill.labelers import Labeler, LabelItem, get_labeler
+from maskmill.labelers.semi_supervised import Config, SemiSupervised, load, stamps
+from maskmill.labelers.semi_supervised.labeler import decide
+from maskmill.pipelines.stages.label import LabelConfig, label
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, Prediction
 from tests.labelers.conformance import LabelerConformance
 from tests.trainers import shapes
-from trainers.engine import DataConfig, Prediction
 
 torch.set_num_threads(1)
 TINY = {

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import LabelSpace
-from labelers import LabelItem
-from labelers.video import Config, VideoLabeler
+from maskmill.data_contracts import LabelSpace
+from maskmill.labelers import LabelItem
+from maskmill.labelers.video import Config, VideoLabeler
+from maskmill.trainers.ftmu import Config as AgentConfig
+from maskmill.trainers.ftmu.agent import Agent
+from maskmill.trainers.ftmu.policies import Head
+from maskmill.trainers.ftmu.state import NUMBERS
 from tests.labelers.conformance import LabelerConformance
 from tests.trainers import shapes
 from tests.trainers.clips import BLUE, RED, ColourSegmenter, Square, box_of, draw
 from tests.trainers.test_ftmu import run, segmenter
-from trainers.ftmu import Config as AgentConfig
-from trainers.ftmu.agent import Agent
-from trainers.ftmu.policies import Head
-from trainers.ftmu.state import NUMBERS
 
 __all__ = ["segmenter"]  # a fixture
 SPACE = LabelSpace.from_names(["red", "blue"])

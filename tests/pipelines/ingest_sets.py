@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_contracts import DECISION, SAMPLE, LabelSpace, Uint8Array, decode_mask, encode_mask, load_label_space
-from data_contracts import read_shard as read
-from pipelines.ingest import Source, ingest_stage, ingest_units
-from pipelines.stage import map_units
+from maskmill.data_contracts import DECISION, SAMPLE, LabelSpace, Uint8Array, decode_mask, encode_mask, load_label_space
+from maskmill.data_contracts import read_shard as read
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import Source, ingest_stage, ingest_units
 
 Row = dict[str, Any]
 VOC = load_label_space("voc")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipelines.build import BuildConfig
-from pipelines.config import CONFIGS, ConfigError, load_run_config
-from pipelines.label import LabelConfig
-from pipelines.scribbles import ScribbleConfig
-from pipelines.settings import load_settings
-from pipelines.train import TrainConfig
+from maskmill.pipelines.core.settings import CONFIGS, ConfigError, load_settings
+from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.stages.build import BuildConfig
+from maskmill.pipelines.stages.label import LabelConfig
+from maskmill.pipelines.stages.train import TrainConfig
+from maskmill.pipelines.weak.scribbles import ScribbleConfig
 
 PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from data_contracts import DECISION, read_shard
-from pipelines.config import RunConfig, load_run_config
-from pipelines.downstream import downstream_results, subset_ids
-from pipelines.run import plan, run
+from maskmill.data_contracts import DECISION, read_shard
+from maskmill.pipelines.run.config import RunConfig, load_run_config
+from maskmill.pipelines.run.run import plan, run
+from maskmill.pipelines.stages.downstream import downstream_results, subset_ids
 
 TINY_CLIP = str(Path(__file__).resolve().parent.parent / "data" / "tiny_clip_timm")
 

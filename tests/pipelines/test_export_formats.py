@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
-from pipelines.export import create_exporter, export_root, run_export
-from pipelines.export.coco import annotate
-from pipelines.export.yolo import fill, iou, polygon
+from maskmill.data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
+from maskmill.pipelines.export import create_exporter, export_root, run_export
+from maskmill.pipelines.export.coco import annotate
+from maskmill.pipelines.export.yolo import fill, iou, polygon
 from tests.factories import FakeRun, draw_mask, make_run
 
 
@@ -239,7 +239,7 @@ def test_hf_round_trip(run: FakeRun, tmp_path: Path) -> None:
 def test_hf_card_describes_the_contract(run: FakeRun) -> None:
     import datasets
 
-    from data_contracts import SAMPLE
+    from maskmill.data_contracts import SAMPLE
 
     card = Path(exported(run, "hf"), "README.md").read_text()
     header = yaml.safe_load(card.split("---\n")[1])
@@ -311,7 +311,7 @@ def test_odd_sizes_and_all_ignored(shape: tuple[int, int]) -> None:
 
 
 def test_every_class_id_survives_a_palette_png() -> None:
-    from data_contracts import encode_mask
+    from maskmill.data_contracts import encode_mask
 
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
     png = encode_mask(mask, load_label_space("voc").palette)

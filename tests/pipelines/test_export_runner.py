@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_contracts import ContractError, list_shards
-from pipelines.export import (
+from maskmill.data_contracts import ContractError, list_shards
+from maskmill.pipelines.export import (
     EXPORTERS,
     create_exporter,
     export_shard,
@@ -20,8 +20,8 @@ from pipelines.export import (
     run_export,
     why_export,
 )
-from pipelines.export.base import portable_image
-from pipelines.export.runner import why_finish
+from maskmill.pipelines.export.runner import why_finish
+from maskmill.pipelines.export.sample import portable_image
 from tests.factories import FakeRun, jpeg, make_run
 
 FORMATS = sorted(EXPORTERS)
@@ -125,9 +125,9 @@ def test_workers_and_order_change_no_byte(run: FakeRun, tmp_path: Path, name: st
 
 KILLED = """
 import sys, os, signal, threading
-from data_contracts import load_label_space
-import data_contracts.shards as shards
-from pipelines.export import create_exporter, run_export
+from maskmill.data_contracts import load_label_space
+import maskmill.data_contracts.shards as shards
+from maskmill.pipelines.export import create_exporter, run_export
 at, seen, replace, fsync = int(sys.argv[2]), [0], os.replace, os.fsync
 def count(real):
     def call(*args):
@@ -182,7 +182,7 @@ def test_bad_options_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["voc", "coco", "yolo"])
 def test_kept_sample_without_mask_is_named(tmp_path: Path, name: str) -> None:
-    from data_contracts import SAMPLE, read_shard, write_shard
+    from maskmill.data_contracts import SAMPLE, read_shard, write_shard
 
     run = make_run(tmp_path / "run", shards=1, rows=2, duplicates=False)
     run.keep(set(run.rows))
@@ -201,7 +201,7 @@ def test_images_go_out_as_they_came_in_where_loaders_agree() -> None:
 
     from PIL import Image
 
-    from data_contracts import decode_image, encode_image
+    from maskmill.data_contracts import decode_image, encode_image
 
     picture = np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8)
     plain = jpeg(picture)
@@ -220,7 +220,7 @@ def test_images_go_out_as_they_came_in_where_loaders_agree() -> None:
 
 
 def test_decisions_are_read_fast(tmp_path: Path) -> None:
-    from pipelines.ledger import decisions_by_shard
+    from maskmill.pipelines.core.ledger import decisions_by_shard
     from tests.factories import make_reject, write_decisions
 
     row = make_reject(np.random.default_rng(0), "shard-00000.parquet") | {"stage": "select"}

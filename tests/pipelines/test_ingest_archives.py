@@ -18,9 +18,13 @@ from hypothesis import strategies as st
 from ingest_sets import VOC, Row, ingest, label_map, make_folder, mask_of, photo, put, put_json, reasons
 from PIL import Image
 
-from data_contracts import encode_mask
-from pipelines.ingest import CocoSource, FolderSource, HfParquetSource, WebDatasetSource, ingest_stage, ingest_units
-from pipelines.stage import map_units
+from maskmill.data_contracts import encode_mask
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.coco import CocoSource
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
+from maskmill.pipelines.ingest.webdataset import WebDatasetSource
 
 MASK = encode_mask(label_map(3))
 

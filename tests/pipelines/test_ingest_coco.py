@@ -13,9 +13,10 @@ from ingest_sets import VOC, ingest, label_map, mask_of, photo, put, put_json, r
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from data_contracts import ContractError, encode_image, load_label_space
-from pipelines.ingest import CocoSource, ingest_units
-from pipelines.ingest.coco_masks import draw_segmentation
+from maskmill.data_contracts import ContractError, encode_image, load_label_space
+from maskmill.pipelines.ingest import ingest_units
+from maskmill.pipelines.ingest.coco import CocoSource
+from maskmill.pipelines.ingest.coco_masks import draw_segmentation
 
 COCO = load_label_space("coco")
 NAMES = {1: "person", 18: "dog", 90: "toothbrush", 200: "grass"}
@@ -230,8 +231,8 @@ def test_an_image_of_another_size_than_the_json_says(tmp_path: Path) -> None:
 
 
 def test_changed_annotations_redo_their_shard_alone(tmp_path: Path) -> None:
-    from pipelines.ingest import ingest_stage
-    from pipelines.stage import map_units
+    from maskmill.pipelines.core.stage import map_units
+    from maskmill.pipelines.ingest import ingest_stage
 
     notes = [note(1, plain(label_map() == 1), i, i) for i in (1, 2, 3)]
     root = make_coco(tmp_path / "set", notes, images=3)

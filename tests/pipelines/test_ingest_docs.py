@@ -2,16 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import yaml
 from pydantic import TypeAdapter
 
-from data_contracts import Reason
-from pipelines.ingest import Source, SourceConfig
+from maskmill.data_contracts import Reason
+from maskmill.pipelines.ingest import SOURCES, Source, SourceConfig
 
 PAGE = (Path(__file__).parents[2] / "docs/ingest.md").read_text()
-KINDS = {source.model_fields["kind"].default for source in get_args(get_args(SourceConfig)[0])}
+KINDS = set(SOURCES)
 
 
 def test_every_snippet_is_a_config() -> None:

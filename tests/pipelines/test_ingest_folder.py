@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ingest_sets import VOC, Row, ingest, label_map, make_folder, mask_of, photo, put, put_json, reasons
 from PIL import Image
 
-from data_contracts import LabelSpace, encode_image, encode_mask, load_label_space
-from pipelines.ingest import FolderSource, ingest_stage, ingest_units
-from pipelines.stage import map_units, why_run
+from maskmill.data_contracts import LabelSpace, encode_image, encode_mask, load_label_space
+from maskmill.pipelines.core.stage import map_units, why_run
+from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.folder import FolderSource
 
 
 def source(root: Path, **options: object) -> FolderSource:
@@ -190,7 +191,7 @@ def test_a_dataset_that_shrank_under_a_unit_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_process_without_a_listing_makes_its_own(tmp_path: Path) -> None:
-    from pipelines.ingest import stage
+    from maskmill.pipelines.ingest import stage
 
     make_folder(tmp_path / "set", ["a", "b", "c"])
     units = ingest_units(source(tmp_path / "set"), str(tmp_path / "run"), 2)

@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_contracts import DECISION, SAMPLE, LabelSpace, decode_mask, encode_image, encode_mask, list_shards, read_shard
-from generators.drawn import SceneConfig, render_group
-from pipelines.ingest import DrawnGroupsSource, FolderSource, GroupsSource, Source, ingest_stage, ingest_units
-from pipelines.stage import map_units
+from maskmill.data_contracts import (
+    DECISION,
+    SAMPLE,
+    LabelSpace,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    list_shards,
+    read_shard,
+)
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import Source, ingest_stage, ingest_units
+from maskmill.pipelines.ingest.drawn_groups import DrawnGroupsSource
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.groups import GroupsSource
+from maskmill.starter.drawn import SceneConfig, render_group
 
 OBJECT = LabelSpace.from_names(["object"], name="object")
 

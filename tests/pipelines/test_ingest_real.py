@@ -10,8 +10,8 @@ import pytest
 from ingest_sets import Row, ingest, mask_of, reasons
 from PIL import Image
 
-from data_contracts import LabelSpace, check_row, load_label_space
-from pipelines.ingest import FolderSource
+from maskmill.data_contracts import LabelSpace, check_row, load_label_space
+from maskmill.pipelines.ingest.folder import FolderSource
 
 FOREGROUND = load_label_space("foreground")
 

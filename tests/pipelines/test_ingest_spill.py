@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_sets import VOC
 
-from data_contracts import LabelSpace
-from pipelines.ingest import Entry, RawSample, Source, ingest_units
-from pipelines.ingest.files import path_problem, without_suffix
-from pipelines.ingest.spill import Spill, json_items, json_rows
+from maskmill.data_contracts import LabelSpace
+from maskmill.pipelines.ingest import Entry, RawSample, Source, ingest_units
+from maskmill.pipelines.ingest.files import path_problem, without_suffix
+from maskmill.pipelines.ingest.spill import Spill, json_items, json_rows
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6)
 values = st.recursive(

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_sets import VOC, ingest, label_map, mask_of, photo, put, put_json, reasons
 
-from data_contracts import ContractError, encode_mask, load_label_space
-from pipelines.ingest import DatasetDiffusionSource, VocObject, VocSource, ingest_units, parse_voc_xml
-from pipelines.ingest.dataset_diffusion import split_class_prompt
+from maskmill.data_contracts import ContractError, encode_mask, load_label_space
+from maskmill.pipelines.ingest import ingest_units
+from maskmill.pipelines.ingest.dataset_diffusion import DatasetDiffusionSource, split_class_prompt
+from maskmill.pipelines.ingest.voc import VocObject, VocSource, parse_voc_xml
 
 COCO = load_label_space("coco")
 

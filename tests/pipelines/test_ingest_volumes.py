@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from ingest_sets import Row, ingest, mask_of, put, reasons
 
-from data_contracts import LabelSpace, Uint8Array, decode_image, encode_mask, load_label_space
-from pipelines.ingest import H5Source, HfParquetSource, NiftiSource, SliceSource, Source
-from pipelines.ingest.volumes import to_grey
+from maskmill.data_contracts import LabelSpace, Uint8Array, decode_image, encode_mask, load_label_space
+from maskmill.pipelines.ingest import Source
+from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
+from maskmill.pipelines.ingest.volumes import to_grey
+from maskmill.pipelines.ingest.volumes_h5 import H5Source
+from maskmill.pipelines.ingest.volumes_nifti import NiftiSource
+from maskmill.pipelines.ingest.volumes_slices import SliceSource
 
 ACDC = load_label_space("acdc")
 Array = np.ndarray[Any, Any]

@@ -20,7 +20,7 @@ LEFT_OUT = {".lock", "config.json"}  # the lock is empty; the config names its o
 def command(run_dir: Path) -> list[str]:
     sets = {"run_dir": run_dir, "source.count": 12, "shard_size": 3, "source.scene.size": 64}
     pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "pipelines.cli", "run", "planted-faults", *pairs]
+    return [sys.executable, "-m", "maskmill", "run", "planted-faults", *pairs]
 
 
 def tree(run_dir: Path) -> dict[str, str]:

@@ -9,15 +9,15 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_footer, read_shard
-from labelers import get_labeler
-from pipelines.build import BuildConfig, build_segmenter
-from pipelines.cli import app
-from pipelines.label import LabelConfig, label, label_units
-from pipelines.label_photos import label_photos
-from pipelines.train import TrainConfig
+from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_footer, read_shard
+from maskmill.labelers import get_labeler
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.stages.build import BuildConfig, build_segmenter
+from maskmill.pipelines.stages.label import LabelConfig, label, label_units
+from maskmill.pipelines.stages.train import TrainConfig
+from maskmill.pipelines.weak.label_photos import label_photos
+from maskmill.trainers.engine import DataConfig
 from tests.trainers import shapes
-from trainers.engine import DataConfig
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 SETTINGS: dict[str, Any] = {

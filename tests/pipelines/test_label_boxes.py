@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from data_contracts import PSEUDO_LABEL, WEAK_LABEL, ContractError, decode_mask, encode_image, read_shard
-from pipelines.boxes import Box, class_names, read_boxes
-from pipelines.label_cli import app
+from maskmill.data_contracts import PSEUDO_LABEL, WEAK_LABEL, ContractError, decode_mask, encode_image, read_shard
+from maskmill.pipelines.cli.label import app
+from maskmill.pipelines.weak.boxes import Box, class_names, read_boxes
 from tests.labelers.test_a2gnn import boxed
 from tests.labelers.test_clip_cam import TINY
 from tests.trainers import shapes

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts import DECISION, SCORE, Reason, read_shard, write_shard
-from pipelines.ledger import Ledger, LedgerError, build_ledger
+from maskmill.data_contracts import DECISION, SCORE, Reason, read_shard, write_shard
+from maskmill.pipelines.core.ledger import Ledger, LedgerError, build_ledger
 from tests.factories import FakeRun, write_decisions
 
 

@@ -11,12 +11,20 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from data_contracts import IGNORE, LabelSpace, load_label_space
-from pipelines.ledger import build_ledger
-from pipelines.report import ReportConfig, Timing, report_summary_markdown, why_report, write_report
-from pipelines.report.data import changes, duplicate_groups, fault_of, fault_rows, load_tables, pick, score_figures
-from pipelines.report.figures import Threshold, histogram, ticks
-from pipelines.report.thumbs import class_colour, overlay, thumbnail
+from maskmill.data_contracts import IGNORE, LabelSpace, load_label_space
+from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.report import ReportConfig, Timing, report_summary_markdown, why_report, write_report
+from maskmill.pipelines.report.data import (
+    changes,
+    duplicate_groups,
+    fault_of,
+    fault_rows,
+    load_tables,
+    pick,
+    score_figures,
+)
+from maskmill.pipelines.report.figures import Threshold, histogram, ticks
+from maskmill.pipelines.report.thumbs import class_colour, overlay, thumbnail
 from tests.factories import FakeRun, make_run, make_sample, write_decisions
 
 VOC = load_label_space("voc")
@@ -243,7 +251,7 @@ def test_nothing_kept_and_nothing_there(tmp_path: Path) -> None:
 
 
 def test_sample_without_mask_is_shown(tmp_path: Path) -> None:
-    from data_contracts import SAMPLE, read_shard, write_shard
+    from maskmill.data_contracts import SAMPLE, read_shard, write_shard
 
     run = make_run(tmp_path / "run", shards=1, rows=3, rejects=0)
     path = f"{run.path}/samples/shard-00000.parquet"

@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from data_contracts import SCORE, list_shards, read_shard
-from pipelines.cli import app
-from pipelines.config import RunConfig, load_run_config
-from pipelines.demo import fault_outcomes
-from pipelines.regenerate import regenerate_sample
-from pipelines.run import RunLockedError, RunReport, plan, run
+from maskmill.data_contracts import SCORE, list_shards, read_shard
+from maskmill.pipelines.cli.demo import fault_outcomes
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.core.lock import RunLockedError
+from maskmill.pipelines.run.config import RunConfig, load_run_config
+from maskmill.pipelines.run.regenerate import regenerate_sample
+from maskmill.pipelines.run.run import RunReport, plan, run
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY = {"score.model": str(DATA / "tiny_clip_timm"), "score.image_side": 64, "score.refine": "none"}

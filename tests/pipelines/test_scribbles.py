@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     IGNORE,
     WEAK_LABEL,
@@ -20,10 +20,14 @@ from data_contracts import (
     load_label_space,
     read_shard,
 )
-from pipelines.ingest import FolderSource, ingest_stage, ingest_units
-from pipelines.label import LabelConfig
-from pipelines.label_scribbles import label_scribbles
-from pipelines.scribbles import (
+from maskmill.pipelines.core.settings import load_settings
+from maskmill.pipelines.core.stage import map_units, why_run
+from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.stages.label import LabelConfig
+from maskmill.pipelines.stages.train import TrainConfig
+from maskmill.pipelines.weak.label_scribbles import label_scribbles
+from maskmill.pipelines.weak.scribbles import (
     SCRIBBLESUP,
     ScribbleConfig,
     parse_scribble_xml,
@@ -33,11 +37,8 @@ from pipelines.scribbles import (
     scribbles_units,
     scribblesup_id,
 )
-from pipelines.settings import load_settings
-from pipelines.stage import map_units, why_run
-from pipelines.train import TrainConfig
+from maskmill.vision.scribbles import rasterise
 from tests.trainers import shapes
-from vision.scribbles import rasterise
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VOC = load_label_space("voc")

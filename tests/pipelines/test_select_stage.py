@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation.dedup import DedupConfig, TestSet
-from curation.select import SelectConfig
-from data_contracts import DECISION, NEIGHBOUR, SCORE, read_bytes, read_footer, read_shard, shard_name, write_shard
-from pipelines.dedup import dedup_stage, dedup_units
-from pipelines.select import select_stage, select_units
-from pipelines.stage import UnitReport, map_units, why_run
+from maskmill.curation.dedup import DedupConfig, TestSet
+from maskmill.curation.select import SelectConfig
+from maskmill.data_contracts import (
+    DECISION,
+    NEIGHBOUR,
+    SCORE,
+    read_bytes,
+    read_footer,
+    read_shard,
+    shard_name,
+    write_shard,
+)
+from maskmill.pipelines.core.stage import UnitReport, map_units, why_run
+from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
+from maskmill.pipelines.stages.select import select_stage, select_units
 
 Row = dict[str, object]
 ALL = SelectConfig(preset="faithful", rho=1, near_duplicates="best")

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipelines.config import RunConfig
-from pipelines.export import ExportStep
-from pipelines.report import ReportStep
-from pipelines.run import open_step
+from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.export_step import ExportStep
+from maskmill.pipelines.run.report_step import ReportStep
+from maskmill.pipelines.run.steps import open_step
 from tests.factories import FakeRun
 from tests.pipelines.test_export_runner import tree
 

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from data_contracts import LabelSpace, decode_image
-from pipelines.cli import app
-from pipelines.ingest import FolderSource, VideoSource
-from pipelines.label_clip import clip_space, read_boxes
+from maskmill.data_contracts import LabelSpace, decode_image
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.video import VideoSource
+from maskmill.pipelines.weak.label_clip import clip_space, read_boxes
+from maskmill.vision.video import read_frames, write_video
 from tests.pipelines.ingest_sets import ingest, put, put_json, reasons
 from tests.trainers.clips import BLUE, RED, Square, box_of, draw
 from tests.trainers.test_ftmu import run, segmenter
-from vision.video import read_frames, write_video
 
 __all__ = ["segmenter"]  # a fixture
 SPACE = LabelSpace.from_names(["object"])

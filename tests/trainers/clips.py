@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_contracts import Uint8Array
-from vision.instances import Detections, unit
-from vision.video import Boxes, MaskCrop, Region
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.instances import Detections, unit
+from maskmill.vision.video import Boxes, MaskCrop, Region
 
 SIZE = (64, 96)
 RED, BLUE, GREEN = (220, 30, 30), (30, 40, 220), (30, 200, 40)

@@ -18,11 +18,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_contracts import LabelSpace, Uint8Array
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, Loop, read_artifact
+from maskmill.trainers.registry import load_artifact
 from tests.trainers import shapes
-from trainers.engine import DataConfig, Loop, read_artifact
-from trainers.registry import load_artifact
 
 STEPS, KILLED_AT, SAVE_EVERY = 4, 3, 2
 

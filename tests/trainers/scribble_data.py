@@ -4,10 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data_contracts import SAMPLE, WEAK_LABEL, LabelSpace, content_id, encode_image, encode_mask, load_label_space
+from maskmill.data_contracts import (
+    SAMPLE,
+    WEAK_LABEL,
+    LabelSpace,
+    content_id,
+    encode_image,
+    encode_mask,
+    load_label_space,
+)
+from maskmill.trainers.engine import DataConfig
+from maskmill.vision.scribbles import simulate_scribble
 from tests.trainers import shapes
-from trainers.engine import DataConfig
-from vision.scribbles import simulate_scribble
 
 FOREGROUND = load_label_space("foreground")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     IGNORE,
     PSEUDO_LABEL,

@@ -9,12 +9,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from data_contracts import IGNORE, SAMPLE
-from pipelines.train import TrainConfig, plan_job, train
-from tests.trainers import shapes
-from tests.trainers.conformance import TrainerConformance
-from trainers.abd import Config
-from trainers.abd.hosts import (
+from maskmill.data_contracts import IGNORE, SAMPLE
+from maskmill.pipelines.stages.train import TrainConfig, plan_job, train
+from maskmill.trainers.abd import Config
+from maskmill.trainers.abd.hosts import (
     Networks,
     acts_on_labelled,
     bcp_step,
@@ -24,18 +22,20 @@ from trainers.abd.hosts import (
     teach,
     unlabelled_loss,
 )
-from trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mixed_loss, ramp, release_lr
-from trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
-from trainers.abd.networks import build_networks, freeze, hold, trim
-from trainers.abd.train import begin_self_training, ema, fuse, predict_config, split, teacher_steps
-from trainers.engine import (
+from maskmill.trainers.abd.losses import cross_entropy, cross_pseudo_loss, dice_loss, mixed_loss, ramp, release_lr
+from maskmill.trainers.abd.mixing import follow, keep_largest, largest_components, mix, paste_region
+from maskmill.trainers.abd.networks import build_networks, freeze, hold, trim
+from maskmill.trainers.abd.train import begin_self_training, ema, fuse, predict_config, split, teacher_steps
+from maskmill.trainers.engine import (
     DataConfig,
     make_optimizer,
     param_groups,
     read_info,
 )
-from trainers.registry import load_artifact
-from vision.segmenters import SegmenterConfig, build_segmenter
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter
+from tests.trainers import shapes
+from tests.trainers.conformance import TrainerConformance
 
 torch.set_num_threads(1)
 CNN = {

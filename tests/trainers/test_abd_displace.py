@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.abd.displace import Move, confidence, displace, inverse, patch_means, reliable, semantics
+from maskmill.trainers.abd.displace import Move, confidence, displace, inverse, patch_means, reliable, semantics
 
 torch.set_num_threads(1)
 GRID, SIDE, CLASSES = 4, 6, 3

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import IGNORE
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.abd import Config
+from maskmill.trainers.abd.views import DecodedSource, TwoViews, draw_hole, released_geometry, warp
+from maskmill.trainers.engine import AugmentConfig, DataConfig, Samples, SampleSource, draw_geometry
 from tests.trainers import shapes
-from trainers.abd import Config
-from trainers.abd.views import DecodedSource, TwoViews, draw_hole, released_geometry, warp
-from trainers.engine import AugmentConfig, DataConfig, Samples, SampleSource, draw_geometry
 
 torch.set_num_threads(1)
 

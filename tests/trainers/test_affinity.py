@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_contracts import IGNORE, PSEUDO_LABEL, Uint8Array, encode_mask, foreground_ids
+from maskmill.data_contracts import IGNORE, PSEUDO_LABEL, Uint8Array, encode_mask, foreground_ids
+from maskmill.trainers.affinity import Config
+from maskmill.trainers.affinity.losses import class_loss, gated_loss, pair_kinds, pair_loss
+from maskmill.trainers.affinity.model import AffinityNet
+from maskmill.trainers.affinity.pairs import colour_kernel, feature_distance, half_offsets, pairs_inside, to_window
+from maskmill.trainers.engine import DataConfig
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.affinity import Config
-from trainers.affinity.losses import class_loss, gated_loss, pair_kinds, pair_loss
-from trainers.affinity.model import AffinityNet
-from trainers.affinity.pairs import colour_kernel, feature_distance, half_offsets, pairs_inside, to_window
-from trainers.engine import DataConfig
 
 torch.set_num_threads(1)
 
@@ -180,7 +180,7 @@ def test_a_frozen_encoder_is_asked_once_a_view(tmp_path: Path, monkeypatch: pyte
     case = TestAffinity()
     config = case.run_config(case.write_data(tmp_path, 1))
     settings = {**config.settings, "steps": 12, "batch": 4, "views": 2}
-    from pipelines.train import train
+    from maskmill.pipelines.stages.train import train
 
     train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artefact"))
     assert sum(asked) == 2 * 6, "two views of six samples, though 48 went through the head"
@@ -211,7 +211,7 @@ def test_crops_that_are_no_multiple_of_the_stride_are_refused(tmp_path: Path) ->
     case = TestAffinity()
     data = case.write_data(tmp_path, 1)
     config = case.run_config(data).model_copy(update={"settings": {"weights": "random", "augment": {"size": 36}}})
-    from pipelines.train import train
+    from maskmill.pipelines.stages.train import train
 
     with pytest.raises(ValueError, match="multiple of 8"):
         train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_contracts import IGNORE, SAMPLE, ContractError
-from tests.trainers import shapes
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, SAMPLE, ContractError
+from maskmill.trainers.engine import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     AugmentConfig,
@@ -27,6 +26,7 @@ from trainers.engine import (
     jitter_colours,
     shuffled,
 )
+from tests.trainers import shapes
 
 BUSY = AugmentConfig(
     size=40, scale=(0.6, 1.6), rotate=20, quarter_turns=True, brightness=0.3, hue=0.1, blur=0.5, grey=0.2

@@ -9,17 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import SAMPLE, LabelSpace
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import SAMPLE, LabelSpace
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.dcfm import Config
+from maskmill.trainers.dcfm.model import Dcfm
+from maskmill.trainers.dcfm.predict import GroupPredictor
+from maskmill.trainers.dcfm.train import compute_losses, optimised
+from maskmill.trainers.engine import (
+    DataConfig,
+    Example,
+    GroupSource,
+    Info,
+    Item,
+    PredictConfig,
+    Samples,
+    SegmentationView,
+)
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.segmenters import IMAGENET
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.dcfm import Config
-from trainers.dcfm.model import Dcfm
-from trainers.dcfm.predict import GroupPredictor
-from trainers.dcfm.train import compute_losses, optimised
-from trainers.engine import DataConfig, Example, GroupSource, Info, Item, PredictConfig, Samples, SegmentationView
-from trainers.registry import load_artifact
-from vision.segmenters import IMAGENET
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.dcfm.enhance import FeatureEnhancement, rank_weights
-from trainers.dcfm.losses import deep_loss, map_loss
-from trainers.dcfm.metrics import SaliencyMetrics, score_maps
-from trainers.dcfm.prototypes import (
+from maskmill.trainers.dcfm.enhance import FeatureEnhancement, rank_weights
+from maskmill.trainers.dcfm.losses import deep_loss, map_loss
+from maskmill.trainers.dcfm.metrics import SaliencyMetrics, score_maps
+from maskmill.trainers.dcfm.prototypes import (
     PrototypeGeneration,
     agreement,
     group_mean,

@@ -8,13 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data_contracts import IGNORE, SAMPLE
-from pipelines.train import TrainConfig, train
-from tests.trainers import shapes
-from tests.trainers.conformance import TrainerConformance
-from tests.trainers.scribble_data import write_scribbled
-from trainers.dfr import Config
-from trainers.dfr.consistency import (
+from maskmill.data_contracts import IGNORE, SAMPLE
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.dfr import Config
+from maskmill.trainers.dfr.consistency import (
     PairSets,
     affinity_means,
     draw_labelled,
@@ -24,13 +21,16 @@ from trainers.dfr.consistency import (
     pair_loss,
     smoothness,
 )
-from trainers.dfr.kernel import KernelRule
-from trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
-from trainers.dfr.train import Grid, Regulariser
-from trainers.engine import DataConfig, read_artifact
-from trainers.scribbles import partial_ce
-from vision.segmenters import SegmenterConfig, build_segmenter
-from vision.windows import colour_kernel, feature_distances, potts_energy
+from maskmill.trainers.dfr.kernel import KernelRule
+from maskmill.trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
+from maskmill.trainers.dfr.train import Grid, Regulariser
+from maskmill.trainers.engine import DataConfig, read_artifact
+from maskmill.trainers.scribbles import partial_ce
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter
+from maskmill.vision.windows import colour_kernel, feature_distances, potts_energy
+from tests.trainers import shapes
+from tests.trainers.conformance import TrainerConformance
+from tests.trainers.scribble_data import write_scribbled
 
 TINY: dict[str, Any] = {
     "architecture": "fpn",

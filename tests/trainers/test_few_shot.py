@@ -8,18 +8,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_contracts import Uint8Array
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import Uint8Array
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, make_optimizer, read_artifact
+from maskmill.trainers.engine.optim import lr_factor
+from maskmill.trainers.few_shot import Config
+from maskmill.trainers.few_shot.model import FewShotNet
+from maskmill.trainers.few_shot.predict import FewShotPredictor
+from maskmill.trainers.few_shot.train import featurizer_of, optimizer_groups
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.clip import load_clip
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.engine import DataConfig, make_optimizer, read_artifact
-from trainers.engine.optim import lr_factor
-from trainers.few_shot import Config
-from trainers.few_shot.model import FewShotNet
-from trainers.few_shot.predict import FewShotPredictor
-from trainers.few_shot.train import featurizer_of, optimizer_groups
-from trainers.registry import load_artifact
-from vision.clip import load_clip
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 PRIORS = {"model": TINY, "match_side": 64, "text_side": 64}

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts import load_label_space
-from tests.trainers import shapes
-from trainers.engine import DataConfig, Samples
-from trainers.few_shot.config import Config
-from trainers.few_shot.episodes import (
+from maskmill.data_contracts import load_label_space
+from maskmill.trainers.engine import DataConfig, Samples
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.episodes import (
     PI_CLIP_SEEDS,
     ClassIndex,
     EpisodeConfig,
@@ -20,10 +19,11 @@ from trainers.few_shot.episodes import (
     binary_mask,
     split_classes,
 )
-from trainers.few_shot.features import canvas_target
-from trainers.few_shot.metrics import EpisodeMetrics
-from trainers.few_shot.train import EpisodeSource, featurizer_of, held_out, training_episodes
-from trainers.few_shot.train import test_episodes as held_out_episodes
+from maskmill.trainers.few_shot.features import canvas_target
+from maskmill.trainers.few_shot.metrics import EpisodeMetrics
+from maskmill.trainers.few_shot.train import EpisodeSource, featurizer_of, held_out, training_episodes
+from maskmill.trainers.few_shot.train import test_episodes as held_out_episodes
+from tests.trainers import shapes
 
 ANY = EpisodeConfig(folds=3, min_share=0.0)
 

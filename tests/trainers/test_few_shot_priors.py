@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.trainers import shapes
-from trainers.few_shot.metrics import average_precision
-from trainers.few_shot.priors import (
+from maskmill.trainers.few_shot.metrics import average_precision
+from maskmill.trainers.few_shot.priors import (
     ClipPriors,
     PriorConfig,
     contrast_match,
@@ -24,7 +23,8 @@ from trainers.few_shot.priors import (
     resize_nearest,
     transition,
 )
-from vision.clip import min_max
+from maskmill.vision.clip import min_max
+from tests.trainers import shapes
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 NAMES = {1: "red box", 2: "green disc", 3: "blue bar"}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.few_shot.base import MatchingDecoder, PyramidDecoder, distillation_loss, masked_mean, resize
-from trainers.few_shot.config import Config
-from trainers.few_shot.model import FewShotNet
-from trainers.few_shot.scl import (
+from maskmill.trainers.few_shot.base import MatchingDecoder, PyramidDecoder, distillation_loss, masked_mean, resize
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.model import FewShotNet
+from maskmill.trainers.few_shot.scl import (
     cross_entropy,
     decoded_loss,
     guide,

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import SAMPLE, Uint8Array, content_id, encode_image, encode_mask
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import SAMPLE, Uint8Array, content_id, encode_image, encode_mask
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, Samples
+from maskmill.trainers.ftmu import Config
+from maskmill.trainers.ftmu.policies import AlwaysUpdate, Head
+from maskmill.trainers.ftmu.rollout import Episode, open_clips, overlap_with_truth, walk
+from maskmill.trainers.ftmu.state import SharedState
+from maskmill.trainers.ftmu.train import begin_near_the_best
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.video import MaskCrop
 from tests.trainers import shapes
 from tests.trainers.clips import ColourSegmenter
 from tests.trainers.conformance import TrainerConformance
 from tests.trainers.test_proposals import SMALL as PROPOSALS
-from trainers.engine import DataConfig, Samples
-from trainers.ftmu import Config
-from trainers.ftmu.policies import AlwaysUpdate, Head
-from trainers.ftmu.rollout import Episode, open_clips, overlap_with_truth, walk
-from trainers.ftmu.state import SharedState
-from trainers.ftmu.train import begin_near_the_best
-from trainers.registry import load_artifact
-from vision.video import MaskCrop
 
 torch.set_num_threads(1)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from benchmarks import ftmu_toy
-from trainers.ftmu import Config
-from trainers.ftmu.policies import Head, Learned
-from trainers.ftmu.rollout import Trajectory, Walk, reward
-from trainers.ftmu.train import advantages, losses
+from maskmill.trainers.ftmu import Config
+from maskmill.trainers.ftmu.policies import Head, Learned
+from maskmill.trainers.ftmu.rollout import Trajectory, Walk, reward
+from maskmill.trainers.ftmu.train import advantages, losses
 
 torch.set_num_threads(1)
 

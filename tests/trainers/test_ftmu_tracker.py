@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from maskmill.trainers.ftmu import Config
+from maskmill.trainers.ftmu.agent import follow
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import TrackConfig
+from maskmill.trainers.ftmu.matching import Template, assign, likeness_scores, overlap_scores
+from maskmill.trainers.ftmu.policies import LIKENESS, AlwaysUpdate, Constant, NeverUpdate, Policy, Threshold, drive
+from maskmill.trainers.ftmu.state import NUMBERS, Moment, SharedState, build_encoder
+from maskmill.trainers.ftmu.tracker import METHODS, Outcome, Tracker
+from maskmill.vision.instances import Detections
+from maskmill.vision.video import MaskCrop, box_iou, mask_iou
 from tests.trainers.clips import BLUE, GREEN, RED, ColourSegmenter, Square, box_of, draw
-from trainers.ftmu import Config
-from trainers.ftmu.agent import follow
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.matching import Template, assign, likeness_scores, overlap_scores
-from trainers.ftmu.policies import LIKENESS, AlwaysUpdate, Constant, NeverUpdate, Policy, Threshold, drive
-from trainers.ftmu.state import NUMBERS, Moment, SharedState, build_encoder
-from trainers.ftmu.tracker import METHODS, Outcome, Tracker
-from vision.instances import Detections
-from vision.video import MaskCrop, box_iou, mask_iou
 
 ENCODER = SharedState()
 

@@ -13,13 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.train import plan_job, train
+from maskmill.pipelines.stages.train import plan_job, train
+from maskmill.trainers.engine import (
+    Loop,
+    TrainerConfig,
+    lr_factor,
+    make_optimizer,
+    param_groups,
+    pick_precision,
+    read_artifact,
+)
+from maskmill.trainers.engine.checkpoint import pack_tensors
+from maskmill.trainers.engine.loop import count_images
+from maskmill.trainers.registry import TRAINERS
 from tests.trainers import shapes, toy
 from tests.trainers.conformance import TrainerConformance, same_weights
-from trainers.engine import Loop, TrainerConfig, lr_factor, make_optimizer, param_groups, pick_precision, read_artifact
-from trainers.engine.checkpoint import pack_tensors
-from trainers.engine.loop import count_images
-from trainers.registry import TRAINERS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_contracts import IGNORE
-from tests.trainers.shapes import SPACE
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.engine import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PredictConfig,
@@ -15,6 +14,7 @@ from trainers.engine import (
     SegmentationPredictor,
     evaluating,
 )
+from tests.trainers.shapes import SPACE
 
 
 def test_metrics_equal_hand_counts_and_leave_ignored_pixels_out() -> None:

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import SAMPLE, Uint8Array
-from pipelines.train import TrainConfig, train
-from tests.trainers import shapes
-from tests.trainers.conformance import TrainerConformance
-from trainers.engine import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Samples
-from trainers.proposals.losses import assign, generalised_iou, mask_quality, score_loss
-from trainers.proposals.train import freeze
-from trainers.proposals.views import CropConfig, PairSource, draw_crop
-from trainers.registry import load_artifact
-from vision.instances import (
+from maskmill.data_contracts import SAMPLE, Uint8Array
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Samples
+from maskmill.trainers.proposals.losses import assign, generalised_iou, mask_quality, score_loss
+from maskmill.trainers.proposals.train import freeze
+from maskmill.trainers.proposals.views import CropConfig, PairSource, draw_crop
+from maskmill.trainers.registry import load_artifact
+from maskmill.vision.instances import (
     DetectConfig,
     Detections,
     MaskRcnn,
@@ -27,7 +25,9 @@ from vision.instances import (
     decode,
     load_mask_rcnn,
 )
-from vision.video import Region, box_iou, mask_iou
+from maskmill.vision.video import Region, box_iou, mask_iou
+from tests.trainers import shapes
+from tests.trainers.conformance import TrainerConformance
 
 torch.set_num_threads(1)
 NETWORK = {"encoder": "lcnet_035", "weights": "random", "width": 16, "prototypes": 4, "descriptor": 8}

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from pipelines.train import TrainConfig, train
-from tests.trainers import shapes
-from tests.trainers.conformance import TrainerConformance
-from tests.trainers.scribble_data import FOREGROUND, write_scribbled
-from trainers.engine import AugmentConfig, DataConfig, Samples, lr_factor, sample_rng
-from trainers.scribbles import ScribbleView, balanced_pce, scribbled
-from trainers.scwssod import Config
-from trainers.scwssod.losses import (
+from maskmill.data_contracts import IGNORE
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import AugmentConfig, DataConfig, Samples, lr_factor, sample_rng
+from maskmill.trainers.scribbles import ScribbleView, balanced_pce, scribbled
+from maskmill.trainers.scwssod import Config
+from maskmill.trainers.scwssod.losses import (
     coherence,
     coherence_kernel,
     repository_coherence,
@@ -25,9 +22,12 @@ from trainers.scwssod.losses import (
     ssim,
     structure_consistency,
 )
-from trainers.scwssod.model import Aggregate, SaliencyNet
-from trainers.scwssod.train import _norms, build, dense_ce, scribble_loss
-from vision.scribbles import resize_scribble
+from maskmill.trainers.scwssod.model import Aggregate, SaliencyNet
+from maskmill.trainers.scwssod.train import _norms, build, dense_ce, scribble_loss
+from maskmill.vision.scribbles import resize_scribble
+from tests.trainers import shapes
+from tests.trainers.conformance import TrainerConformance
+from tests.trainers.scribble_data import FOREGROUND, write_scribbled
 
 SETTINGS: dict[str, Any] = {
     "augment": {"size": 48, "fit": "squash"},

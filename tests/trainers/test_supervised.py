@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_contracts import IGNORE, SAMPLE
-from pipelines.evaluate import EvaluateConfig, evaluate_artifact
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import IGNORE, SAMPLE
+from maskmill.pipelines.stages.evaluate import EvaluateConfig, evaluate_artifact
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, PredictConfig, Samples, read_info
+from maskmill.trainers.registry import get_trainer, load_artifact
+from maskmill.trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.engine import DataConfig, PredictConfig, Samples, read_info
-from trainers.registry import get_trainer, load_artifact
-from trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
 
 SMALL = {"architecture": "fpn", "options": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts import IGNORE, LabelSpace
-from trainers.engine.volume_metrics import VolumeMetrics, border, compare, surface_distances
+from maskmill.data_contracts import IGNORE, LabelSpace
+from maskmill.trainers.engine.volume_metrics import VolumeMetrics, border, compare, surface_distances
 
 SPACE = LabelSpace.from_names(["a", "b"])
 

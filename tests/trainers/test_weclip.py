@@ -9,21 +9,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data_contracts import SAMPLE, LabelSpace
-from pipelines.train import TrainConfig, train
+from maskmill.data_contracts import SAMPLE, LabelSpace
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig, Example, PredictConfig, read_artifact
+from maskmill.trainers.engine.optim import lr_factor
+from maskmill.trainers.engine.samples import Info
+from maskmill.trainers.registry import load_artifact
+from maskmill.trainers.weclip import Config
+from maskmill.trainers.weclip.model import Weclip, clip_precision
+from maskmill.trainers.weclip.predict import WeclipPredictor
+from maskmill.trainers.weclip.refine import refined_attention
+from maskmill.trainers.weclip.train import CropView, PseudoLabeler, check
+from maskmill.trainers.weclip.views import ViewStore
+from maskmill.vision.clip import DenseFeatures, build_text_bank, clip_response, load_clip
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
-from trainers.engine import DataConfig, Example, PredictConfig, read_artifact
-from trainers.engine.optim import lr_factor
-from trainers.engine.samples import Info
-from trainers.registry import load_artifact
-from trainers.weclip import Config
-from trainers.weclip.model import Weclip, clip_precision
-from trainers.weclip.predict import WeclipPredictor
-from trainers.weclip.refine import refined_attention
-from trainers.weclip.train import CropView, PseudoLabeler, check
-from trainers.weclip.views import ViewStore
-from vision.clip import DenseFeatures, build_text_bank, clip_response, load_clip
 
 CLIPS = Path(__file__).parents[1] / "data"
 TINY = str(CLIPS / "tiny_clip")

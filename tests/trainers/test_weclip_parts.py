@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.weclip.decoder import Decoder, affinity_logits
-from trainers.weclip.losses import affinity_loss, affinity_targets, segmentation_loss, window
-from trainers.weclip.refine import Filter, kept_maps, plain_attention, pseudo_labels, refined_attention
-from vision.clip import attention_affinity, load_clip
-from vision.refine import par
+from maskmill.trainers.weclip.decoder import Decoder, affinity_logits
+from maskmill.trainers.weclip.losses import affinity_loss, affinity_targets, segmentation_loss, window
+from maskmill.trainers.weclip.refine import Filter, kept_maps, plain_attention, pseudo_labels, refined_attention
+from maskmill.vision.clip import attention_affinity, load_clip
+from maskmill.vision.refine import par
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 DILATIONS = (1, 2, 4)

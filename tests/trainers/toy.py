@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.engine import (
+from maskmill.trainers.engine import (
     Artifact,
     AugmentConfig,
     DataConfig,
@@ -24,7 +24,7 @@ from trainers.engine import (
     make_optimizer,
     save_artifact,
 )
-from trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD
+from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD
 
 VERSION = 1
 
@@ -85,7 +85,7 @@ def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
 
 def run_config(samples: str, steps: int, pause: float = 0.0, **settings: Any) -> Any:
     """A TrainConfig for the toy."""
-    from pipelines.train import TrainConfig
+    from maskmill.pipelines.stages.train import TrainConfig
     from tests.trainers.shapes import SPACE
 
     runtime = {"device": "cpu", "threads": 1, "save_every": 3, "log_every": 2, "progress": False}
@@ -96,8 +96,8 @@ def run_config(samples: str, steps: int, pause: float = 0.0, **settings: Any) ->
 
 
 if __name__ == "__main__":
-    from pipelines.train import train as run
-    from trainers.registry import TRAINERS
+    from maskmill.pipelines.stages.train import train as run
+    from maskmill.trainers.registry import TRAINERS
 
     TRAINERS["toy"] = "tests.trainers.toy"
     run(run_config(sys.argv[1], int(sys.argv[3]), float(sys.argv[4])), f"{sys.argv[2]}/run", f"{sys.argv[2]}/artefact")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vision.clip import ClipBackbone, load_clip
-from vision.clip.adapters import adapt, resize_positions
+from maskmill.vision.clip import ClipBackbone, load_clip
+from maskmill.vision.clip.adapters import adapt, resize_positions
 
 DATA = Path(__file__).parents[1] / "data"
 NATIVE, TIMM, REGISTERS, CONV = "tiny_clip", "tiny_clip_timm", "tiny_clip_registers", "tiny_clip_conv"

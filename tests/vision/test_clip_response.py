@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_contracts import load_label_space
-from vision.clip import (
+from maskmill.data_contracts import load_label_space
+from maskmill.vision.clip import (
     ClipBackbone,
     DenseFeatures,
     TextBank,

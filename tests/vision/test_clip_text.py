@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_contracts import LabelSpace, load_label_space
-from vision.clip import ClipBackbone, TextBank, build_text_bank, load_clip
+from maskmill.data_contracts import LabelSpace, load_label_space
+from maskmill.vision.clip import ClipBackbone, TextBank, build_text_bank, load_clip
 
 DATA = Path(__file__).parents[1] / "data"
 SPACE = LabelSpace.from_names(["cat", "dog", "horse"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.refine import crf_backend, dense_crf, wrapped_bgr
-from vision.refine.lattice import Lattice
+from maskmill.vision.refine import crf_backend, dense_crf, wrapped_bgr
+from maskmill.vision.refine.lattice import Lattice
 
 needs_pydensecrf = pytest.mark.skipif(crf_backend("auto") != "pydensecrf", reason="pydensecrf2 is not installed")
 

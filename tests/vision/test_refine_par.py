@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vision.refine import par
+from maskmill.vision.refine import par
 
 
 def slow_par(image: torch.Tensor, maps: torch.Tensor, iterations: int, dilations: tuple[int, ...]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision.refine import CrfOptions, dense_crf, refine_many
+from maskmill.vision.refine import CrfOptions, dense_crf, refine_many
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def test_a_wrong_item_raises_what_dense_crf_raises() -> None:
 
 
 def test_importing_the_refiners_leaves_torch_out() -> None:
-    code = "import sys, vision.refine.pool; sys.exit('torch' in sys.modules)"
+    code = "import sys, maskmill.vision.refine.pool; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -54,7 +54,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         "import multiprocessing, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import numpy as np\n"
-        "from vision.refine import refine_many\n"
+        "from maskmill.vision.refine import refine_many\n"
         "if __name__ == '__main__':\n"
         "    item = (np.zeros((8, 8, 3), np.uint8), np.ones((2, 8, 8), np.float32))\n"
         "    refine_many([item] * 4, workers=2)\n"

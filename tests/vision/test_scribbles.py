@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_contracts import IGNORE, Uint8Array
-from tests.trainers.shapes import draw_scene
-from vision.scribbles import (
+from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.vision.scribbles import (
     SimulateConfig,
     Stroke,
     grid_labels,
@@ -20,7 +19,8 @@ from vision.scribbles import (
     simulate_scribble,
     simulate_strokes,
 )
-from vision.scribbles.simulate import longest_path, skeleton
+from maskmill.vision.scribbles.simulate import longest_path, skeleton
+from tests.trainers.shapes import draw_scene
 
 
 def stroke_map(seed: int, height: int = 60, width: int = 80, line_width: int = 1) -> Uint8Array:

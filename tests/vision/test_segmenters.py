@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision import segmenters
-from vision.segmenters import (
+from maskmill.vision import segmenters
+from maskmill.vision.segmenters import (
     PACKAGED_ENCODER,
     SegmenterConfig,
     build_encoder,

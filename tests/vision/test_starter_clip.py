@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import vision.clip.towers  # noqa: F401  (registers the tower)
-from vision.clip.towers import POSITION_CHANNELS, LiteTrunk, position_channels
-from vision.starter import starter_path
+import maskmill.vision.clip.towers  # noqa: F401  (registers the tower)
+from maskmill.vision.clip.towers import POSITION_CHANNELS, LiteTrunk, position_channels
+from maskmill.vision.starter import starter_path
 
 MAX_BYTES = 30_000_000
 BACKGROUND = (

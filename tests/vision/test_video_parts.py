@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.video import (
+from maskmill.vision.video import (
     MaskCrop,
     Motion,
     RegionConfig,

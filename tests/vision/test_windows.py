@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vision.windows import (
+from maskmill.vision.windows import (
     colour_kernel,
     feature_distances,
     gate_pairs,

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.engine import AugmentConfig, TrainerConfig
-from vision.segmenters import SegmenterConfig
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.vision.segmenters import SegmenterConfig
 
 Host = Literal["supervised", "cross_teaching", "bcp"]
 

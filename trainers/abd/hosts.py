@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.abd.config import Config
-from trainers.abd.displace import Move, displace, inverse, reliable
-from trainers.abd.losses import cross_pseudo_loss, mixed_loss, ramp, supervised_loss
-from trainers.abd.mixing import largest_components, mix, paste_region
-from trainers.engine import Batch, evaluating
+from maskmill.trainers.abd.config import Config
+from maskmill.trainers.abd.displace import Move, displace, inverse, reliable
+from maskmill.trainers.abd.losses import cross_pseudo_loss, mixed_loss, ramp, supervised_loss
+from maskmill.trainers.abd.mixing import largest_components, mix, paste_region
+from maskmill.trainers.engine import Batch, evaluating
 
 
 @dataclass

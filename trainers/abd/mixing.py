@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_contracts import Uint8Array
+from maskmill.data_contracts import Uint8Array
 
 
 def paste_region(height: int, width: int, rng: np.random.Generator) -> Tensor:

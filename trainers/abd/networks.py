@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.abd.config import Config
-from trainers.abd.hosts import Networks
-from vision.segmenters import SegmenterConfig, build_segmenter, weights_stamp
+from maskmill.trainers.abd.config import Config
+from maskmill.trainers.abd.hosts import Networks
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, weights_stamp
 
 
 def build_networks(config: Config, classes: int) -> Networks:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_contracts import LabelSpace, Uint8Array
-from trainers.engine import PredictConfig, Prediction, Rgb, SegmentationPredictor
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.trainers.engine import PredictConfig, Prediction, Rgb, SegmentationPredictor
 
 
 class AbdPredictor(SegmentationPredictor):

@@ -11,14 +11,21 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from trainers.abd.config import Config
-from trainers.abd.hosts import Networks, Terms, bcp_step, cross_teaching_step, pretraining_step, supervised_step
-from trainers.abd.losses import release_lr
-from trainers.abd.mixing import follow
-from trainers.abd.networks import build_networks, hold, rebuild
-from trainers.abd.predict import AbdPredictor
-from trainers.abd.views import DecodedSource, TwoViews
-from trainers.engine import (
+from maskmill.trainers.abd.config import Config
+from maskmill.trainers.abd.hosts import (
+    Networks,
+    Terms,
+    bcp_step,
+    cross_teaching_step,
+    pretraining_step,
+    supervised_step,
+)
+from maskmill.trainers.abd.losses import release_lr
+from maskmill.trainers.abd.mixing import follow
+from maskmill.trainers.abd.networks import build_networks, hold, rebuild
+from maskmill.trainers.abd.predict import AbdPredictor
+from maskmill.trainers.abd.views import DecodedSource, TwoViews
+from maskmill.trainers.engine import (
     Artifact,
     Batch,
     Job,
@@ -32,7 +39,7 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from vision.segmenters import SegmenterConfig, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import SegmenterConfig, encoder_normalisation, weights_stamp
 
 VERSION = 2
 

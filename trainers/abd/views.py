@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array
-from trainers.abd.config import Config
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.trainers.abd.config import Config
+from maskmill.trainers.engine import (
     AugmentConfig,
     Example,
     Geometry,

@@ -1,7 +1,7 @@
 """Affinity network: from seeds (labels with 255 where nobody knows) to how alike neighbouring cells of an image are."""
 
-from trainers.affinity.model import AffinityNet, ImageGraph
-from trainers.affinity.predict import AffinityPredictor
-from trainers.affinity.train import VERSION, Config, load, stamps, train
+from maskmill.trainers.affinity.model import AffinityNet, ImageGraph
+from maskmill.trainers.affinity.predict import AffinityPredictor
+from maskmill.trainers.affinity.train import VERSION, Config, load, stamps, train
 
 __all__ = ["VERSION", "AffinityNet", "AffinityPredictor", "Config", "ImageGraph", "load", "stamps", "train"]

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.affinity.model import AffinityNet
-from trainers.affinity.pairs import colour_kernel
-from trainers.engine import IMAGENET_MEAN, IMAGENET_STD, SampleSource, SegmentationView
-from trainers.engine.batches import Batch, Item, collate
-from trainers.engine.device import autocast
-from trainers.engine.remembered import Remembered
-from trainers.engine.samples import Samples
+from maskmill.trainers.affinity.model import AffinityNet
+from maskmill.trainers.affinity.pairs import colour_kernel
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, SampleSource, SegmentationView
+from maskmill.trainers.engine.batches import Batch, Item, collate
+from maskmill.trainers.engine.device import autocast
+from maskmill.trainers.engine.remembered import Remembered
+from maskmill.trainers.engine.samples import Samples
 
 KEPT = 512  # encoded views in memory; about half a megabyte each
 

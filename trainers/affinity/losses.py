@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from trainers.affinity.pairs import pair_values
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.affinity.pairs import pair_values
 
 EPSILON = 1e-5
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.affinity.pairs import feature_distance, pairs_inside, to_window
-from vision.segmenters import build_encoder
+from maskmill.trainers.affinity.pairs import feature_distance, pairs_inside, to_window
+from maskmill.vision.segmenters import build_encoder
 
 STRIDE = 8
 HIDDEN = 256  # of the class logits

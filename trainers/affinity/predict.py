@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from data_contracts import LabelSpace, Uint8Array
-from trainers.affinity.model import STRIDE, AffinityNet, ImageGraph
-from trainers.engine import evaluating, normalise
-from trainers.engine.batches import Rgb
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.trainers.affinity.model import STRIDE, AffinityNet, ImageGraph
+from maskmill.trainers.engine import evaluating, normalise
+from maskmill.trainers.engine.batches import Rgb
 
 
 @dataclass(frozen=True)

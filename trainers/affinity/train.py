@@ -5,12 +5,12 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from trainers.affinity.cells import EncodedSource, cell_targets, encoded_levels
-from trainers.affinity.losses import class_loss, gated_loss, pair_loss
-from trainers.affinity.model import STRIDE, AffinityNet
-from trainers.affinity.pairs import feature_distance, pairs_inside
-from trainers.affinity.predict import AffinityPredictor
-from trainers.engine import (
+from maskmill.trainers.affinity.cells import EncodedSource, cell_targets, encoded_levels
+from maskmill.trainers.affinity.losses import class_loss, gated_loss, pair_loss
+from maskmill.trainers.affinity.model import STRIDE, AffinityNet
+from maskmill.trainers.affinity.pairs import feature_distance, pairs_inside
+from maskmill.trainers.affinity.predict import AffinityPredictor
+from maskmill.trainers.engine import (
     Artifact,
     AugmentConfig,
     Job,
@@ -22,9 +22,9 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from trainers.engine.config import Schedule
-from trainers.engine.device import prepare
-from vision.segmenters import PACKAGED_ENCODER, encoder_normalisation, weights_stamp
+from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.engine.device import prepare
+from maskmill.vision.segmenters import PACKAGED_ENCODER, encoder_normalisation, weights_stamp
 
 VERSION = 2
 _RELEASE: dict[str, Any] = {

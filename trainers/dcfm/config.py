@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.dcfm.prototypes import Seeds
-from trainers.engine import AugmentConfig, TrainerConfig
-from vision.segmenters import PACKAGED_ENCODER
+from maskmill.trainers.dcfm.prototypes import Seeds
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.vision.segmenters import PACKAGED_ENCODER
 
 Parts = Literal["plain", "dpg", "dpg+scl", "dcfm"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 
 
 class SaliencyMetrics:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.dcfm.config import Config
-from trainers.dcfm.enhance import FeatureEnhancement
-from trainers.dcfm.prototypes import Mined, PrototypeGeneration
-from vision.segmenters import build_encoder
+from maskmill.trainers.dcfm.config import Config
+from maskmill.trainers.dcfm.enhance import FeatureEnhancement
+from maskmill.trainers.dcfm.prototypes import Mined, PrototypeGeneration
+from maskmill.vision.segmenters import build_encoder
 
 RESPONSE_GAIN = 8.0  # brings the response channel to the size of the features beside it
 

@@ -9,12 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import LabelSpace, Uint8Array
-from trainers.dcfm.metrics import SaliencyMetrics, to_map
-from trainers.dcfm.model import Dcfm
-from trainers.dcfm.prototypes import agreement
-from trainers.engine import PredictConfig, Prediction, Samples, evaluating, fitted_size, normalise, resize_image
-from trainers.engine.batches import Rgb
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.trainers.dcfm.metrics import SaliencyMetrics, to_map
+from maskmill.trainers.dcfm.model import Dcfm
+from maskmill.trainers.dcfm.prototypes import agreement
+from maskmill.trainers.engine import (
+    PredictConfig,
+    Prediction,
+    Samples,
+    evaluating,
+    fitted_size,
+    normalise,
+    resize_image,
+)
+from maskmill.trainers.engine.batches import Rgb
 
 FAR = 30.0  # logit distance of classes that co-saliency knows nothing of
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.dcfm.config import Config
-from trainers.dcfm.losses import deep_loss, soft_iou
-from trainers.dcfm.model import Dcfm, Output
-from trainers.dcfm.predict import GroupPredictor, score_groups
-from trainers.dcfm.prototypes import self_contrast
-from trainers.engine import (
+from maskmill.trainers.dcfm.config import Config
+from maskmill.trainers.dcfm.losses import deep_loss, soft_iou
+from maskmill.trainers.dcfm.model import Dcfm, Output
+from maskmill.trainers.dcfm.predict import GroupPredictor, score_groups
+from maskmill.trainers.dcfm.prototypes import self_contrast
+from maskmill.trainers.engine import (
     Artifact,
     GroupSource,
     Job,
@@ -23,7 +23,7 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from vision.segmenters import encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
 
 VERSION = 2
 

@@ -3,7 +3,7 @@ Segmentation", arXiv 2108.01296. No code was released: head, kernel combination,
 reconstruction, and every such choice is a setting.
 """
 
-from trainers.dfr.config import Config
-from trainers.dfr.train import VERSION, load, stamps, train
+from maskmill.trainers.dfr.config import Config
+from maskmill.trainers.dfr.train import VERSION, load, stamps, train
 
 __all__ = ["VERSION", "Config", "load", "stamps", "train"]

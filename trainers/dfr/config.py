@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.dfr.kernel import Combination
-from trainers.engine import AugmentConfig, TrainerConfig
-from trainers.engine.config import Schedule
-from trainers.scribbles.view import Supervision
-from vision.segmenters import SegmenterConfig
+from maskmill.trainers.dfr.kernel import Combination
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.scribbles.view import Supervision
+from maskmill.vision.segmenters import SegmenterConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "starter": {},

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_contracts import IGNORE
-from vision.windows import partner_values
+from maskmill.data_contracts import IGNORE
+from maskmill.vision.windows import partner_values
 
 EPSILON = 1e-5
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vision.windows import colour_kernel, gate_pairs, spatial_kernel
+from maskmill.vision.windows import colour_kernel, gate_pairs, spatial_kernel
 
 Combination = Literal["product", "sum", "static"]
 

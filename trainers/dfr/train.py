@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from trainers.dfr.config import Config
-from trainers.dfr.consistency import (
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.dfr.config import Config
+from maskmill.trainers.dfr.consistency import (
     affinity_means,
     long_pair_loss,
     merged_targets,
@@ -18,9 +18,9 @@ from trainers.dfr.consistency import (
     pair_loss,
     smoothness,
 )
-from trainers.dfr.kernel import KernelRule, mean_mass
-from trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
-from trainers.engine import (
+from maskmill.trainers.dfr.kernel import KernelRule, mean_mass
+from maskmill.trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
+from maskmill.trainers.engine import (
     Artifact,
     Batch,
     Job,
@@ -34,11 +34,11 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
-from trainers.supervised.losses import dice_loss
-from vision.scribbles import grid_labels, grid_valid
-from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
-from vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
+from maskmill.trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
+from maskmill.trainers.supervised.losses import dice_loss
+from maskmill.vision.scribbles import grid_labels, grid_valid
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from maskmill.vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
 
 VERSION = 2
 

@@ -1,7 +1,14 @@
 """One engine for all trainers: settings, data, loop, checkpoints, metrics, prediction, artefacts. Knows no method."""
 
-from trainers.engine.artifact import Artifact, ArtifactInfo, is_finished, read_artifact, read_info, save_artifact
-from trainers.engine.augment import (
+from maskmill.trainers.engine.artifact import (
+    Artifact,
+    ArtifactInfo,
+    is_finished,
+    read_artifact,
+    read_info,
+    save_artifact,
+)
+from maskmill.trainers.engine.augment import (
     AugmentConfig,
     Fit,
     Geometry,
@@ -11,7 +18,7 @@ from trainers.engine.augment import (
     jitter_colours,
     resize_image,
 )
-from trainers.engine.batches import (
+from maskmill.trainers.engine.batches import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Batch,
@@ -28,15 +35,15 @@ from trainers.engine.batches import (
     sample_rng,
     shuffled,
 )
-from trainers.engine.config import Runtime, TrainerConfig
-from trainers.engine.device import evaluating, pick_device, pick_precision
-from trainers.engine.job import Job
-from trainers.engine.loop import Loop
-from trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
-from trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
-from trainers.engine.predict import PredictConfig, Prediction, SegmentationPredictor
-from trainers.engine.remembered import Remembered
-from trainers.engine.samples import DataConfig, Example, Info, Samples
+from maskmill.trainers.engine.config import Runtime, TrainerConfig
+from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision
+from maskmill.trainers.engine.job import Job
+from maskmill.trainers.engine.loop import Loop
+from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
+from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
+from maskmill.trainers.engine.predict import PredictConfig, Prediction, SegmentationPredictor
+from maskmill.trainers.engine.remembered import Remembered
+from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
-from trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
-from trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
-from trainers.engine.config import TrainerConfig
-from trainers.engine.job import Job
-from trainers.engine.predict import PredictConfig
+from maskmill.data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
+from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
+from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
+from maskmill.trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.job import Job
+from maskmill.trainers.engine.predict import PredictConfig
 
 VERSIONED = ("maskmill", "torch", "timm", "segmentation_models_pytorch", "open_clip_torch", "numpy")
 

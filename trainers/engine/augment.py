@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import IGNORE, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 
 Fit = Literal["native", "short", "long", "squash"]
 Pixels = NDArray[Any]

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_contracts import IGNORE, sample_seed
-from trainers.engine.augment import AugmentConfig, centre_geometry, draw_geometry, jitter_colours
-from trainers.engine.remembered import Remembered
-from trainers.engine.samples import Example, Samples
+from maskmill.data_contracts import IGNORE, sample_seed
+from maskmill.trainers.engine.augment import AugmentConfig, centre_geometry, draw_geometry, jitter_colours
+from maskmill.trainers.engine.remembered import Remembered
+from maskmill.trainers.engine.samples import Example, Samples
 
 Item = dict[str, Any]  # one sample: tensors, strings, numbers
 Batch = dict[str, Any]  # tensors with a batch axis, lists of the rest; may nest

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data_contracts import read_bytes, write_bytes
+from maskmill.data_contracts import read_bytes, write_bytes
 
 Json = Any  # what json.dumps takes
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_contracts import config_hash
+from maskmill.data_contracts import config_hash
 
 Schedule = Literal["constant", "poly", "linear", "cosine", "triangle"]
 

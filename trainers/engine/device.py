@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.config import TrainerConfig
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from data_contracts import write_bytes
+from maskmill.data_contracts import write_bytes
 
 Record = dict[str, Any]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from data_contracts import LabelSpace
-from trainers.engine.samples import Samples
+from maskmill.data_contracts import LabelSpace
+from maskmill.trainers.engine.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ from rich.progress import Progress as Bar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data_contracts import sample_seed
-from trainers.engine import device as devices
-from trainers.engine.batches import Batch, Source, prefetch, to_device
-from trainers.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from trainers.engine.config import TrainerConfig
-from trainers.engine.history import MetricsLog, draw_curves
-from trainers.engine.job import Job
-from trainers.engine.optim import lr_factor, set_lr
+from maskmill.data_contracts import sample_seed
+from maskmill.trainers.engine import device as devices
+from maskmill.trainers.engine.batches import Batch, Source, prefetch, to_device
+from maskmill.trainers.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from maskmill.trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.history import MetricsLog, draw_curves
+from maskmill.trainers.engine.job import Job
+from maskmill.trainers.engine.optim import lr_factor, set_lr
 
 logger = logging.getLogger("maskmill.train")
 

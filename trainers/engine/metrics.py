@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array
-from trainers.engine.samples import Samples
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.trainers.engine.samples import Samples
 
 
 class SegmentationMetrics:

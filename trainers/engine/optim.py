@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn, optim
 
-from trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.config import TrainerConfig
 
 
 @dataclass(frozen=True)

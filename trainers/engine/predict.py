@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts import LabelSpace, Uint8Array
-from trainers.engine.augment import Fit, fitted_size, resize_image
-from trainers.engine.batches import Rgb, normalise
-from trainers.engine.device import evaluating
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.trainers.engine.augment import Fit, fitted_size, resize_image
+from maskmill.trainers.engine.batches import Rgb, normalise
+from maskmill.trainers.engine.device import evaluating
 
 
 class PredictConfig(BaseModel):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_contracts import Contract, content_id, read_footer
+from maskmill.data_contracts import Contract, content_id, read_footer
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from data_contracts import (
+from maskmill.data_contracts import (
     DECISION,
     PSEUDO_LABEL,
     SAMPLE,
@@ -26,7 +26,7 @@ from data_contracts import (
     read_footer,
     read_shard,
 )
-from trainers.engine.rows import Row, RowStore
+from maskmill.trainers.engine.rows import Row, RowStore
 
 _INFO = ["sample_id", "height", "width", "class_ids", "group", "index", "mask"]
 _PIXELS = ["sample_id", "image", "mask", "spacing"]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
 
 Bool = NDArray[np.bool_]
 Convention = Literal["monai", "medpy"]

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.engine import AugmentConfig, TrainerConfig
-from trainers.engine.config import Schedule
-from trainers.few_shot.episodes import EpisodeConfig
-from trainers.few_shot.priors import PriorConfig
-from trainers.few_shot.scl import CrossIou, InterScale
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.few_shot.episodes import EpisodeConfig
+from maskmill.trainers.few_shot.priors import PriorConfig
+from maskmill.trainers.few_shot.scl import CrossIou, InterScale
 
 _RELEASES: dict[str, Any] = {
     "encoder": "resnet50",

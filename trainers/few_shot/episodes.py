@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import IGNORE, sample_seed
-from trainers.engine import Remembered, Samples, shuffled
+from maskmill.data_contracts import IGNORE, sample_seed
+from maskmill.trainers.engine import Remembered, Samples, shuffled
 
 logger = logging.getLogger("maskmill.few_shot")
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import Uint8Array, config_hash
-from trainers.engine import normalise, resize_image
-from trainers.few_shot.base import resize
-from trainers.few_shot.config import Config
-from trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
-from vision.segmenters import build_encoder, encoder_normalisation
+from maskmill.data_contracts import Uint8Array, config_hash
+from maskmill.trainers.engine import normalise, resize_image
+from maskmill.trainers.few_shot.base import resize
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
+from maskmill.vision.segmenters import build_encoder, encoder_normalisation
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, masked_mean
-from trainers.few_shot.config import Config
-from trainers.few_shot.scl import guide, second_look, support_scores
+from maskmill.trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, masked_mean
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.scl import guide, second_look, support_scores
 
 Vectors = tuple[Tensor, Tensor]  # primary and auxiliary
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import LabelSpace, Uint8Array
-from trainers.engine import Example, Prediction, Remembered, Samples, evaluating
-from trainers.few_shot.episodes import Episode, binary_mask
-from trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
-from trainers.few_shot.metrics import EpisodeMetrics
-from trainers.few_shot.model import FewShotNet, Vectors
-from trainers.few_shot.scl import weighted_sum
+from maskmill.data_contracts import LabelSpace, Uint8Array
+from maskmill.trainers.engine import Example, Prediction, Remembered, Samples, evaluating
+from maskmill.trainers.few_shot.episodes import Episode, binary_mask
+from maskmill.trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
+from maskmill.trainers.few_shot.metrics import EpisodeMetrics
+from maskmill.trainers.few_shot.model import FewShotNet, Vectors
+from maskmill.trainers.few_shot.scl import weighted_sum
 
 Fusion = Literal["cross", "mean"]
 KEPT_EXAMPLES = 256  # decoded images that an evaluation keeps

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_contracts import LabelSpace, Uint8Array, sample_seed
-from trainers.engine import (
+from maskmill.data_contracts import LabelSpace, Uint8Array, sample_seed
+from maskmill.trainers.engine import (
     Artifact,
     Job,
     Loop,
@@ -25,15 +25,15 @@ from trainers.engine import (
     pick_device,
     save_artifact,
 )
-from trainers.engine.batches import Batch, fill_colour
-from trainers.few_shot.base import MatchingDecoder, distillation_loss
-from trainers.few_shot.config import Config
-from trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, binary_mask, split_classes
-from trainers.few_shot.features import Featurizer, Shot, canvas_target
-from trainers.few_shot.model import FewShotNet
-from trainers.few_shot.predict import FewShotPredictor
-from trainers.few_shot.scl import cross_entropy, decoded_loss, scl_loss
-from vision.segmenters import weights_stamp
+from maskmill.trainers.engine.batches import Batch, fill_colour
+from maskmill.trainers.few_shot.base import MatchingDecoder, distillation_loss
+from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, binary_mask, split_classes
+from maskmill.trainers.few_shot.features import Featurizer, Shot, canvas_target
+from maskmill.trainers.few_shot.model import FewShotNet
+from maskmill.trainers.few_shot.predict import FewShotPredictor
+from maskmill.trainers.few_shot.scl import cross_entropy, decoded_loss, scl_loss
+from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 2
 KEPT_EXAMPLES = 512  # decoded images that a source keeps

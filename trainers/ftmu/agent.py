@@ -7,14 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from data_contracts import Uint8Array, content_id, read_bytes
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.config import Config, TrackConfig
-from trainers.ftmu.policies import Head, Learned, Policy, drive
-from trainers.ftmu.state import StateEncoder, build_encoder
-from trainers.ftmu.tracker import Outcome, Tracker
-from vision.instances import MASK_RCNNS, InstanceSegmenter, load_mask_rcnn
-from vision.video import Boxes
+from maskmill.data_contracts import Uint8Array, content_id, read_bytes
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import Config, TrackConfig
+from maskmill.trainers.ftmu.policies import Head, Learned, Policy, drive
+from maskmill.trainers.ftmu.state import StateEncoder, build_encoder
+from maskmill.trainers.ftmu.tracker import Outcome, Tracker
+from maskmill.vision.instances import MASK_RCNNS, InstanceSegmenter, load_mask_rcnn
+from maskmill.vision.video import Boxes
 
 
 def open_segmenter(name: str, weights: str = "hub", device: str = "cpu") -> InstanceSegmenter:
@@ -23,7 +23,7 @@ def open_segmenter(name: str, weights: str = "hub", device: str = "cpu") -> Inst
     Raises:
         FileNotFoundError: neither. ValueError: an artefact of a trainer that finds no instances.
     """
-    from trainers.registry import load_artifact
+    from maskmill.trainers.registry import load_artifact
 
     if name in MASK_RCNNS:
         return load_mask_rcnn(name, weights, device)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import Uint8Array
-from vision.instances import Detections, InstanceSegmenter
-from vision.video import Boxes, Region
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.instances import Detections, InstanceSegmenter
+from maskmill.vision.video import Boxes, Region
 
 Float32 = NDArray[np.float32]
 

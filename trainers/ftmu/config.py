@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trainers.engine import TrainerConfig
-from vision.video.region import RegionConfig
+from maskmill.trainers.engine import TrainerConfig
+from maskmill.vision.video.region import RegionConfig
 
 FAITHFUL: dict[str, Any] = {
     "state": "patches",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import Uint8Array
-from vision.instances import Detections
-from vision.video import Boxes, MaskCrop, box_iou, mask_iou
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.instances import Detections
+from maskmill.vision.video import Boxes, MaskCrop, box_iou, mask_iou
 
 Float32 = NDArray[np.float32]
 

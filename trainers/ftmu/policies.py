@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainers.ftmu.state import NUMBERS
-from trainers.ftmu.tracker import KEEP, UPDATE, Ask, Outcome
+from maskmill.trainers.ftmu.state import NUMBERS
+from maskmill.trainers.ftmu.tracker import KEEP, UPDATE, Ask, Outcome
 
 Float32 = NDArray[np.float32]
 LIKENESS = NUMBERS.index("likeness")

@@ -7,14 +7,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array
-from trainers.engine import Samples
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.config import Config, TrackConfig
-from trainers.ftmu.state import StateEncoder
-from trainers.ftmu.tracker import UPDATE, Ask, Frame, Outcome, Tracker
-from vision.instances import InstanceSegmenter
-from vision.video import Boxes, MaskCrop, mask_iou, region_similarity
+from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.trainers.engine import Samples
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import Config, TrackConfig
+from maskmill.trainers.ftmu.state import StateEncoder
+from maskmill.trainers.ftmu.tracker import UPDATE, Ask, Frame, Outcome, Tracker
+from maskmill.vision.instances import InstanceSegmenter
+from maskmill.vision.video import Boxes, MaskCrop, mask_iou, region_similarity
 
 Float32 = NDArray[np.float32]
 Act = Callable[[Float32], list[int]]

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from data_contracts import Uint8Array, content_id
-from trainers.ftmu.matching import Match, Template
-from vision.segmenters import encoder_normalisation, weights_stamp
-from vision.video import Boxes, box_iou, mask_iou
+from maskmill.data_contracts import Uint8Array, content_id
+from maskmill.trainers.ftmu.matching import Match, Template
+from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
+from maskmill.vision.video import Boxes, box_iou, mask_iou
 
 Float32 = NDArray[np.float32]
 PATCH = 224
@@ -171,7 +171,7 @@ def _patch_state(name: str, weights: str) -> PatchState:
     import timm
     from safetensors.torch import load_file
 
-    from vision.segmenters import has_packaged_weights, packaged_state
+    from maskmill.vision.segmenters import has_packaged_weights, packaged_state
 
     if not timm.is_model(name):
         raise ValueError(f"trunk {name!r}: expected a name of timm.list_models()")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.ftmu.clips import ClipDetections
-from trainers.ftmu.config import TrackConfig
-from trainers.ftmu.matching import (
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import TrackConfig
+from maskmill.trainers.ftmu.matching import (
     Match,
     Template,
     alignment,
@@ -21,9 +21,9 @@ from trainers.ftmu.matching import (
     make_match,
     overlap_scores,
 )
-from trainers.ftmu.state import Moment, StateEncoder
-from vision.instances import Detections
-from vision.video import Boxes, MaskCrop, Motion, Region, search_region
+from maskmill.trainers.ftmu.state import Moment, StateEncoder
+from maskmill.vision.instances import Detections
+from maskmill.vision.video import Boxes, MaskCrop, Motion, Region, search_region
 
 UPDATE, KEEP = 0, 1
 METHODS = ("overlap", "likeness", "appearance")  # action = 2 * method + (UPDATE or KEEP)

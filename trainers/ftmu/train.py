@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import sample_seed
-from trainers.engine import Artifact, Batch, Job, Loop, Samples, make_optimizer, save_artifact
-from trainers.ftmu.agent import Agent, open_segmenter, segmenter_stamp
-from trainers.ftmu.config import Config
-from trainers.ftmu.policies import Constant, Head, Learned
-from trainers.ftmu.rollout import Episode, TrueClip, Walk, open_clips, walk
-from trainers.ftmu.state import StateEncoder, build_encoder, state_stamp
+from maskmill.data_contracts import sample_seed
+from maskmill.trainers.engine import Artifact, Batch, Job, Loop, Samples, make_optimizer, save_artifact
+from maskmill.trainers.ftmu.agent import Agent, open_segmenter, segmenter_stamp
+from maskmill.trainers.ftmu.config import Config
+from maskmill.trainers.ftmu.policies import Constant, Head, Learned
+from maskmill.trainers.ftmu.rollout import Episode, TrueClip, Walk, open_clips, walk
+from maskmill.trainers.ftmu.state import StateEncoder, build_encoder, state_stamp
 
 VERSION = 1
 logger = logging.getLogger("maskmill.train")

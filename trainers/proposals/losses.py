@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vision.instances import GRAIN, Proposals, cell_centres, pool, shrink
+from maskmill.vision.instances import GRAIN, Proposals, cell_centres, pool, shrink
 
 CENTRAL = 0.3  # cells within this share of a box side from its centre answer for it
 MARGIN = 0.25  # a mask is judged inside its box grown by this

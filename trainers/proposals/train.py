@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from trainers.engine import Artifact, Job, Loop, TrainerConfig, make_optimizer, param_groups, save_artifact
-from trainers.proposals.losses import descriptor_loss, proposal_losses
-from trainers.proposals.views import CropConfig, PairSource
-from vision.instances import DetectConfig, ProposalConfig, ProposalNet, ProposalSegmenter
-from vision.segmenters import encoder_normalisation, weights_stamp
+from maskmill.trainers.engine import Artifact, Job, Loop, TrainerConfig, make_optimizer, param_groups, save_artifact
+from maskmill.trainers.proposals.losses import descriptor_loss, proposal_losses
+from maskmill.trainers.proposals.views import CropConfig, PairSource
+from maskmill.vision.instances import DetectConfig, ProposalConfig, ProposalNet, ProposalSegmenter
+from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
 
 VERSION = 1
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import IGNORE, Uint8Array, sample_seed
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
+from maskmill.trainers.engine import (
     AugmentConfig,
     Batch,
     Example,
@@ -24,8 +24,8 @@ from trainers.engine import (
     normalise,
     shuffled,
 )
-from vision.instances import GRAIN
-from vision.video.masks import Boxes
+from maskmill.vision.instances import GRAIN
+from maskmill.vision.video.masks import Boxes
 
 SLOTS = 6  # objects of a crop that are kept, largest first
 

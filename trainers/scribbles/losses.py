@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
+from maskmill.data_contracts import IGNORE
 
 Pce = Literal["nll", "softmax_of_prob"]
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from data_contracts import IGNORE, Uint8Array
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.trainers.engine import (
     AugmentConfig,
     Example,
     Geometry,
@@ -18,9 +18,9 @@ from trainers.engine import (
     jitter_colours,
     normalise,
 )
-from trainers.engine.batches import fill_colour
-from vision.scribbles import resize_scribble
-from vision.scribbles.maps import Resize
+from maskmill.trainers.engine.batches import fill_colour
+from maskmill.vision.scribbles import resize_scribble
+from maskmill.vision.scribbles.maps import Resize
 
 Supervision = Literal["scribbles", "masks"]
 

@@ -2,7 +2,7 @@
 Saliency Coherence", AAAI 2021, with the faults of its release mended; `preset: faithful` keeps what it does.
 """
 
-from trainers.scwssod.config import Config
-from trainers.scwssod.train import VERSION, load, stamps, train
+from maskmill.trainers.scwssod.config import Config
+from maskmill.trainers.scwssod.train import VERSION, load, stamps, train
 
 __all__ = ["VERSION", "Config", "load", "stamps", "train"]

@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from trainers.engine import AugmentConfig, TrainerConfig
-from trainers.engine.config import Schedule
-from trainers.scribbles.losses import Pce
-from trainers.scribbles.view import Supervision
-from trainers.scwssod.model import Fusion, Gate
-from vision.scribbles.maps import Resize
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.scribbles.losses import Pce
+from maskmill.trainers.scribbles.view import Supervision
+from maskmill.trainers.scwssod.model import Fusion, Gate
+from maskmill.vision.scribbles.maps import Resize
 
 _RELEASE: dict[str, Any] = {
     "encoder": "resnet50",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vision.windows import colour_kernel, l1_energy
+from maskmill.vision.windows import colour_kernel, l1_energy
 
 C1, C2 = 0.01**2, 0.03**2
 

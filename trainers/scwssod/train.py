@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_contracts import IGNORE, LabelSpace
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, LabelSpace
+from maskmill.trainers.engine import (
     Artifact,
     Batch,
     Job,
@@ -22,17 +22,17 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from trainers.scribbles import ScribbleView, balanced_pce, scribbled
-from trainers.scwssod.config import Config
-from trainers.scwssod.losses import (
+from maskmill.trainers.scribbles import ScribbleView, balanced_pce, scribbled
+from maskmill.trainers.scwssod.config import Config
+from maskmill.trainers.scwssod.losses import (
     coherence,
     coherence_kernel,
     repository_coherence,
     shrink,
     structure_consistency,
 )
-from trainers.scwssod.model import BinaryLogits, SaliencyNet
-from vision.segmenters import build_encoder, encoder_normalisation, weights_stamp
+from maskmill.trainers.scwssod.model import BinaryLogits, SaliencyNet
+from maskmill.vision.segmenters import build_encoder, encoder_normalisation, weights_stamp
 
 VERSION = 2
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from trainers.engine import Samples
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.engine import Samples
 
 Balance = Literal["none", "sqrt", "median"]
 

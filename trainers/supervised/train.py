@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from trainers.engine import (
+from maskmill.trainers.engine import (
     Artifact,
     AugmentConfig,
     Job,
@@ -21,8 +21,8 @@ from trainers.engine import (
     param_groups,
     save_artifact,
 )
-from trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
-from vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from maskmill.trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
 
 VERSION = 2
 

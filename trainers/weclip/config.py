@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.engine import AugmentConfig, TrainerConfig
-from trainers.engine.config import Schedule
-from trainers.weclip.losses import AffinityLoss
-from trainers.weclip.refine import Filter
+from maskmill.trainers.engine import AugmentConfig, TrainerConfig
+from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.weclip.losses import AffinityLoss
+from maskmill.trainers.weclip.refine import Filter
 
 _RELEASE: dict[str, Any] = {
     "model": "ViT-B-16-quickgelu",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
+from maskmill.data_contracts import IGNORE
 
 AffinityLoss = Literal["linear", "bce"]
 WINDOW_RADIUS = 8

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.engine import IMAGENET_MEAN, IMAGENET_STD
-from trainers.engine.batches import Rgb
-from trainers.engine.device import pick_precision
-from trainers.weclip.config import Config
-from trainers.weclip.decoder import Decoded, Decoder
-from vision.clip import ClipBackbone, DenseFeatures, load_clip
-from vision.clip.backbone import Precision
-from vision.segmenters import build_encoder, encoder_normalisation
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD
+from maskmill.trainers.engine.batches import Rgb
+from maskmill.trainers.engine.device import pick_precision
+from maskmill.trainers.weclip.config import Config
+from maskmill.trainers.weclip.decoder import Decoded, Decoder
+from maskmill.vision.clip import ClipBackbone, DenseFeatures, load_clip
+from maskmill.vision.clip.backbone import Precision
+from maskmill.vision.segmenters import build_encoder, encoder_normalisation
 
 SECOND_STRIDE = 16
 

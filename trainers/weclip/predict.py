@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import Uint8Array
-from trainers.engine import PredictConfig, Prediction, SegmentationPredictor
-from vision.refine import CrfOptions, refine_many
+from maskmill.data_contracts import Uint8Array
+from maskmill.trainers.engine import PredictConfig, Prediction, SegmentationPredictor
+from maskmill.vision.refine import CrfOptions, refine_many
 
 TEST_CRF = CrfOptions(gaussian_sxy=3, gaussian_weight=3, bilateral_sxy=64, bilateral_srgb=5, bilateral_weight=4)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from vision.refine import par
+from maskmill.data_contracts import IGNORE
+from maskmill.vision.refine import par
 
 Filter = Literal["signed", "absolute", "none"]
 PLAIN_MAPS = 8  # attention maps that are averaged before the kick-in

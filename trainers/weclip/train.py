@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed
-from trainers.engine import (
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed
+from maskmill.trainers.engine import (
     Artifact,
     Example,
     Item,
@@ -27,14 +27,14 @@ from trainers.engine import (
     pick_device,
     save_artifact,
 )
-from trainers.weclip.config import Config
-from trainers.weclip.decoder import affinity_logits
-from trainers.weclip.losses import affinity_loss, segmentation_loss
-from trainers.weclip.model import Weclip
-from trainers.weclip.predict import WeclipPredictor
-from trainers.weclip.refine import PLAIN_MAPS, plain_attention, pseudo_labels, refined_attention
-from trainers.weclip.views import ViewStore
-from vision.clip import (
+from maskmill.trainers.weclip.config import Config
+from maskmill.trainers.weclip.decoder import affinity_logits
+from maskmill.trainers.weclip.losses import affinity_loss, segmentation_loss
+from maskmill.trainers.weclip.model import Weclip
+from maskmill.trainers.weclip.predict import WeclipPredictor
+from maskmill.trainers.weclip.refine import PLAIN_MAPS, plain_attention, pseudo_labels, refined_attention
+from maskmill.trainers.weclip.views import ViewStore
+from maskmill.vision.clip import (
     DenseFeatures,
     TextBank,
     attention_affinity,
@@ -42,7 +42,7 @@ from vision.clip import (
     clip_fingerprint,
     clip_response,
 )
-from vision.segmenters import weights_stamp
+from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 3
 

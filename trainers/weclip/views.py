@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trainers.weclip.model import Weclip
-from vision.clip import DenseFeatures
+from maskmill.trainers.weclip.model import Weclip
+from maskmill.vision.clip import DenseFeatures
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """CLIP models: backbones, text banks and class responses."""
 
-from vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
-from vision.clip.response import (
+from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
+from maskmill.vision.clip.response import (
     CamLayer,
     ClassResponse,
     attention_affinity,
@@ -12,7 +12,7 @@ from vision.clip.response import (
     spread,
     with_background,
 )
-from vision.clip.text import ORIGAMI, TextBank, build_text_bank
+from maskmill.vision.clip.text import ORIGAMI, TextBank, build_text_bank
 
 __all__ = [
     "ORIGAMI",

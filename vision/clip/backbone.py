@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_contracts import content_id
-from vision.clip.adapters import Grid, Tower, adapt
+from maskmill.data_contracts import content_id
+from maskmill.vision.clip.adapters import Grid, Tower, adapt
 
 Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt"})
@@ -193,7 +193,7 @@ def load_clip(
 def _load(model: str, pretrained: str | None, device: str, precision: Precision) -> ClipBackbone:
     import open_clip
 
-    import vision.clip.towers  # noqa: F401  (registers the starter's tower with timm)
+    import maskmill.vision.clip.towers  # noqa: F401  (registers the starter's tower with timm)
 
     address = _address(model)
     _check_activation(address, pretrained, open_clip.get_model_config(address))
@@ -220,7 +220,7 @@ def clip_fingerprint(model: str, pretrained: str | None = None, precision: Preci
 
 def _address(model: str) -> str:
     if model == "starter":
-        from vision.starter import starter_path
+        from maskmill.vision.starter import starter_path
 
         return f"local-dir:{starter_path('clip')}"
     if ":" not in model and (Path(model) / "open_clip_config.json").is_file():

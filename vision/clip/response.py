@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from vision.clip.backbone import ClipBackbone, DenseFeatures
-from vision.clip.text import TextBank
+from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures
+from maskmill.vision.clip.text import TextBank
 
 CamLayer = Literal["norm", "output"]
 SINKHORN_ROUNDS = 3

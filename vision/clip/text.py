@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_contracts import LabelSpace, content_id, read_bytes, write_bytes
-from vision.clip.backbone import ClipBackbone
+from maskmill.data_contracts import LabelSpace, content_id, read_bytes, write_bytes
+from maskmill.vision.clip.backbone import ClipBackbone
 
 ORIGAMI = ("a clean origami {}.",)  # the one template of CLIP-ES, SDS and WeCLIP
 

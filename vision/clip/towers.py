@@ -2,7 +2,7 @@
 
 Importing this module registers the tower with timm, after which `open_clip` builds it like any other timm tower:
 
-    import vision.clip.towers  # registers "vit_hybrid_lite0_16" model, _, preprocess =
+    import maskmill.vision.clip.towers  # registers "vit_hybrid_lite0_16" model, _, preprocess =
     open_clip.create_model_and_transforms("local-dir:starter/clip")
 
 The tower is a timm `VisionTransformer` with standard attribute names (`patch_embed`, `blocks[i].norm1`, `.attn.qkv`,

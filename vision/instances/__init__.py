@@ -1,9 +1,18 @@
 """Instance segmenters behind one interface: a small class-agnostic one of our own, and torchvision's Mask R-CNN."""
 
-from vision.instances.base import Detections, InstanceSegmenter, unit
-from vision.instances.mask_rcnn import MASK_RCNNS, MaskRcnn, load_mask_rcnn
-from vision.instances.net import CELL, GRAIN, ProposalConfig, ProposalNet, Proposals, cell_centres, pool, shrink
-from vision.instances.proposals import DetectConfig, ProposalSegmenter, decode
+from maskmill.vision.instances.base import Detections, InstanceSegmenter, unit
+from maskmill.vision.instances.mask_rcnn import MASK_RCNNS, MaskRcnn, load_mask_rcnn
+from maskmill.vision.instances.net import (
+    CELL,
+    GRAIN,
+    ProposalConfig,
+    ProposalNet,
+    Proposals,
+    cell_centres,
+    pool,
+    shrink,
+)
+from maskmill.vision.instances.proposals import DetectConfig, ProposalSegmenter, decode
 
 __all__ = [
     "CELL",

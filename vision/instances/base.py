@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import Uint8Array
-from vision.video.masks import Boxes, MaskCrop
-from vision.video.region import Region
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.video.masks import Boxes, MaskCrop
+from maskmill.vision.video.region import Region
 
 Float32 = NDArray[np.float32]
 

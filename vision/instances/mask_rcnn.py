@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_contracts import Uint8Array, content_id, read_bytes
-from vision.instances.base import Detections, Float32, unit
-from vision.segmenters import PACKAGED_ENCODER, build_encoder, encoder_normalisation, weights_stamp
-from vision.video.masks import Boxes, MaskCrop
-from vision.video.region import Region, whole_frame
+from maskmill.data_contracts import Uint8Array, content_id, read_bytes
+from maskmill.vision.instances.base import Detections, Float32, unit
+from maskmill.vision.segmenters import PACKAGED_ENCODER, build_encoder, encoder_normalisation, weights_stamp
+from maskmill.vision.video.masks import Boxes, MaskCrop
+from maskmill.vision.video.region import Region, whole_frame
 
 MASK_RCNNS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 

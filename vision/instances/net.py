@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vision.segmenters import PACKAGED_ENCODER, build_encoder
+from maskmill.vision.segmenters import PACKAGED_ENCODER, build_encoder
 
 CELL = 16  # pixels of a cell
 GRAIN = 4  # pixels of a prototype pixel

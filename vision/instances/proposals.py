@@ -8,11 +8,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from data_contracts import Uint8Array
-from vision.instances.base import Detections, Float32, unit
-from vision.instances.net import CELL, GRAIN, ProposalNet, Proposals, pool, shrink
-from vision.video.masks import Boxes, MaskCrop
-from vision.video.region import Region, whole_frame
+from maskmill.data_contracts import Uint8Array
+from maskmill.vision.instances.base import Detections, Float32, unit
+from maskmill.vision.instances.net import CELL, GRAIN, ProposalNet, Proposals, pool, shrink
+from maskmill.vision.video.masks import Boxes, MaskCrop
+from maskmill.vision.video.region import Region, whole_frame
 
 Rgb = tuple[float, float, float]
 MULTIPLE = 32

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.refine.lattice import Lattice
+from maskmill.vision.refine.lattice import Lattice
 
 CrfBackend = Literal["auto", "pydensecrf", "mean_field"]
 Float32 = NDArray[np.float32]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import cv2
 
-from vision.refine.crf import CrfBackend, Float32, Uint8, dense_crf
+from maskmill.vision.refine.crf import CrfBackend, Float32, Uint8, dense_crf
 
 _pools: dict[int, ProcessPoolExecutor] = {}
 _lock = threading.Lock()

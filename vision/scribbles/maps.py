@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 
 Resize = Literal["any", "nearest"]
 

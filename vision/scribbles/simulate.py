@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_contracts import IGNORE, Uint8Array, sample_seed
-from vision.scribbles.strokes import Stroke, rasterise
+from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
+from maskmill.vision.scribbles.strokes import Stroke, rasterise
 
 Bools = NDArray[np.bool_]
 Cell = tuple[int, int]

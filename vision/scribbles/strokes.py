@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts import IGNORE, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 
 FAR = 30_000  # OpenCV draws with 16-bit coordinates inside; strokes that leave the image are clipped well before
 

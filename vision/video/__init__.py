@@ -1,7 +1,7 @@
 """Clips: masks and boxes inside a frame, search regions, DAVIS measures, video files in and out."""
 
-from vision.video.files import VideoLimits, count_frames, read_frames, write_video
-from vision.video.masks import (
+from maskmill.vision.video.files import VideoLimits, count_frames, read_frames, write_video
+from maskmill.vision.video.masks import (
     Binary,
     Boxes,
     MaskCrop,
@@ -11,7 +11,7 @@ from vision.video.masks import (
     resolve_overlaps,
     union_box,
 )
-from vision.video.metrics import (
+from maskmill.vision.video.metrics import (
     ClipScore,
     Summary,
     boundary_accuracy,
@@ -20,7 +20,7 @@ from vision.video.metrics import (
     summarise,
     summarise_objects,
 )
-from vision.video.region import Motion, Region, RegionConfig, growth, search_region, whole_frame
+from maskmill.vision.video.region import Motion, Region, RegionConfig, growth, search_region, whole_frame
 
 __all__ = [
     "Binary",

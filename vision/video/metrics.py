@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.video.masks import Binary
+from maskmill.vision.video.masks import Binary
 
 Curve = NDArray[np.float64]
 BOUND = 0.008  # tolerance of a boundary, in image diagonals

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from vision.video.masks import Boxes, box_iou, union_box
+from maskmill.vision.video.masks import Boxes, box_iou, union_box
 
 LADDER = 2 ** (1 / 3)  # ratio of neighbouring crop sides
 STEPS = 8  # corners lie on a grid of side / STEPS

@@ -2,9 +2,9 @@
 slices inside the image, and gradients by hand.
 """
 
-from vision.windows.energies import l1_energy, potts_energy
-from vision.windows.kernels import colour_kernel, feature_distances, gate_pairs, spatial_kernel
-from vision.windows.pairs import half_offsets, narrowed, pair_slices, partner_values
+from maskmill.vision.windows.energies import l1_energy, potts_energy
+from maskmill.vision.windows.kernels import colour_kernel, feature_distances, gate_pairs, spatial_kernel
+from maskmill.vision.windows.pairs import half_offsets, narrowed, pair_slices, partner_values
 
 __all__ = [
     "colour_kernel",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vision.windows.kernels import feature_distances
-from vision.windows.pairs import all_pairs, blocks, empty_stack
+from maskmill.vision.windows.kernels import feature_distances
+from maskmill.vision.windows.pairs import all_pairs, blocks, empty_stack
 
 
 class _Potts(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vision.windows.pairs import all_pairs, blocks, empty_stack, half_offsets, partner_values
+from maskmill.vision.windows.pairs import all_pairs, blocks, empty_stack, half_offsets, partner_values
 
 
 def spatial_factors(radius: int, sigma: float) -> list[float]:

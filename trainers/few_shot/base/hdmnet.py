@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.few_shot.base.parts import Decoded, conv, resize
+from maskmill.trainers.few_shot.base.parts import Decoded, conv, resize
 
 HEADS = (2, 4, 8)
 PRIOR_GAIN = 10.0  # of the priors in the query's merge

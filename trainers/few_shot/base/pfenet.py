@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.few_shot.base.parts import Decoded, Grid, classifier, conv, resize
+from maskmill.trainers.few_shot.base.parts import Decoded, Grid, classifier, conv, resize
 
 Path = Literal["query", "support"]
 

@@ -1,9 +1,9 @@
 """Training-free priors: PFENet's plain one, and PI-CLIP's VVP, VTP and PIR."""
 
-from trainers.few_shot.priors.clip import ClipPriors, ClipView, resize_nearest
-from trainers.few_shot.priors.config import PriorConfig
-from trainers.few_shot.priors.matching import contrast_match, masked_match, plain_prior
-from trainers.few_shot.priors.pir import diffuse, high_order, refine, transition
+from maskmill.trainers.few_shot.priors.clip import ClipPriors, ClipView, resize_nearest
+from maskmill.trainers.few_shot.priors.config import PriorConfig
+from maskmill.trainers.few_shot.priors.matching import contrast_match, masked_match, plain_prior
+from maskmill.trainers.few_shot.priors.pir import diffuse, high_order, refine, transition
 
 __all__ = [
     "ClipPriors",

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import Uint8Array
-from trainers.engine import IMAGENET_MEAN, IMAGENET_STD, resize_image
-from trainers.few_shot.priors.config import PriorConfig
-from trainers.few_shot.priors.matching import contrast_match, masked_match
-from trainers.few_shot.priors.pir import refine
-from vision.clip import DenseFeatures, TextBank, class_cams, load_clip
+from maskmill.data_contracts import Uint8Array
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, resize_image
+from maskmill.trainers.few_shot.priors.config import PriorConfig
+from maskmill.trainers.few_shot.priors.matching import contrast_match, masked_match
+from maskmill.trainers.few_shot.priors.pir import refine
+from maskmill.vision.clip import DenseFeatures, TextBank, class_cams, load_clip
 
 Float32 = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vision.clip import CamLayer, clip_fingerprint
+from maskmill.vision.clip import CamLayer, clip_fingerprint
 
 Prompts = Literal["target", "target+base", "oracle"]
 

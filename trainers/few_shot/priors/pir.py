@@ -6,7 +6,7 @@ Source: PI-CLIP, CVPR 2024, after CLIP-ES, CVPR 2023, which averages D and its t
 import torch
 from torch import Tensor
 
-from vision.clip import box_masks, min_max
+from maskmill.vision.clip import box_masks, min_max
 
 EPSILON = 1e-12
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from trainers.few_shot.base import Decoded, PyramidDecoder
-from trainers.few_shot.scl.guided import Guide, InterScale, guide
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.few_shot.base import Decoded, PyramidDecoder
+from maskmill.trainers.few_shot.scl.guided import Guide, InterScale, guide
 
 logger = logging.getLogger("maskmill.few_shot")
 

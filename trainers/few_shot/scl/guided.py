@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainers.few_shot.base import Decoded, PyramidDecoder, masked_mean
+from maskmill.trainers.few_shot.base import Decoded, PyramidDecoder, masked_mean
 
 InterScale = Literal["initial", "current"]
 

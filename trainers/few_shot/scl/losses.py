@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_contracts import IGNORE
-from trainers.few_shot.base import Decoded, resize
+from maskmill.data_contracts import IGNORE
+from maskmill.trainers.few_shot.base import Decoded, resize
 
 
 def cross_entropy(logits: Tensor, target: Tensor, object_weight: float = 1.0) -> Tensor:

@@ -1,0 +1,37 @@
+"""The scorers by name. A new one is a module with the four names of `ScorerModule`, and one line here."""
+
+import importlib
+from typing import Any, Protocol, cast
+
+from maskmill.curation.base import Scorer, ScorerConfig
+from maskmill.data_contracts import LabelSpace
+
+SCORERS = {
+    "sds": "maskmill.curation.sds",
+}
+
+
+class ScorerModule(Protocol):
+    """What the module of a scorer offers.
+
+    `VERSION` rises whenever a change of code changes scores. `identity` names all that a score depends on beside
+    sample, seed and label space: options, weights of models. `load` gives the engine.
+    """
+
+    VERSION: int
+    Config: type[ScorerConfig]
+
+    def identity(self, config: Any) -> dict[str, Any]: ...
+
+    def load(self, config: Any, space: LabelSpace) -> Scorer: ...
+
+
+def get_scorer(name: str) -> ScorerModule:
+    """The scorer's module, imported only now.
+
+    Raises:
+        ValueError: unknown name; lists the valid ones.
+    """
+    if name not in SCORERS:
+        raise ValueError(f"scorer {name!r}: expected one of {', '.join(sorted(SCORERS))}")
+    return cast(ScorerModule, importlib.import_module(SCORERS[name]))

@@ -1,0 +1,154 @@
+"""One stage, one shape: a function of (input shards, config, engines) to output shards, skipped when its
+fingerprint is there already.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from maskmill.data_contracts import Contract, Footer, fingerprint, read_footer, sweep_temporaries, write_shard
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The work on one shard. `stamps` are further fingerprints that the result depends on, e.g. of source files."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    stamps: tuple[str, ...] = ()
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One table per output, and how many samples came in, by reason (`kept` for those that went on)."""
+
+    tables: tuple[pa.Table, ...]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is: its name, its output contracts, and the function that does one unit.
+
+    Raise `version` whenever a change of code changes results: it is part of every fingerprint. `config_hash` covers
+    the config and the engines (model weights) that the result depends on.
+    """
+
+    name: str
+    version: int
+    contracts: tuple[Contract, ...]
+    config_hash: str
+    process: Callable[[Unit], StageResult]
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """How one unit ended: `status` is `written` or `skipped`."""
+
+    unit: Unit
+    status: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def unit_inputs(unit: Unit) -> tuple[str, ...]:
+    """Fingerprints that the unit's result depends on: contents of its input shards, then its stamps.
+
+    Raises:
+        FileNotFoundError: an input shard is not there; names it.
+    """
+    found = []
+    for path in unit.inputs:
+        if (footer := read_footer(path)) is None:
+            raise FileNotFoundError(f"{path}: no finished shard there; run the stage that makes it first")
+        found.append(footer.content)
+    return (*found, *unit.stamps)
+
+
+def wanted_fingerprints(stage: Stage, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """The fingerprint that each output will carry."""
+    return tuple(fingerprint(c, stage.name, stage.version, stage.config_hash, inputs) for c in stage.contracts)
+
+
+def why_run(stage: Stage, unit: Unit) -> str | None:
+    """Why this unit must run, in words; None when every output is there with the right fingerprint."""
+    try:
+        return _why_run(stage, unit, unit_inputs(unit))
+    except FileNotFoundError:
+        return "its input is not there yet"
+
+
+def _why_run(stage: Stage, unit: Unit, inputs: tuple[str, ...]) -> str | None:
+    for path, wanted in zip(unit.outputs, wanted_fingerprints(stage, inputs), strict=True):
+        footer = read_footer(path)
+        if footer is None:
+            return "not done yet"
+        if footer.fingerprint != wanted:
+            return _difference(footer, stage, inputs)
+    return None
+
+
+def _difference(footer: Footer, stage: Stage, inputs: tuple[str, ...]) -> str:
+    if footer.config_hash != stage.config_hash:
+        return "its config or model changed"
+    if footer.inputs != inputs:
+        return "its input changed"
+    return "the code or the contract changed"
+
+
+def run_unit(stage: Stage, unit: Unit) -> UnitReport:
+    """Do one unit unless it is done. Outputs are written in order, each atomically."""
+    inputs = unit_inputs(unit)
+    if _why_run(stage, unit, inputs) is None:
+        return UnitReport(unit, "skipped", footer_counts(unit))
+    wanted = wanted_fingerprints(stage, inputs)
+    result = stage.process(unit)
+    for path, table, contract, name in zip(unit.outputs, result.tables, stage.contracts, wanted, strict=True):
+        write_shard(
+            path,
+            table,
+            contract,
+            stage=stage.name,
+            fingerprint=name,
+            config_hash=stage.config_hash,
+            inputs=inputs,
+            counts=result.counts,
+        )
+    return UnitReport(unit, "written", result.counts)
+
+
+def footer_counts(unit: Unit) -> dict[str, int]:
+    """Counts by reason as the finished unit's footer has them."""
+    footer = read_footer(unit.outputs[0])
+    return {} if footer is None else footer.counts
+
+
+def map_units(
+    stage: Stage,
+    units: Sequence[Unit],
+    *,
+    workers: int = 1,
+    progress: Callable[[UnitReport], None] | None = None,
+) -> list[UnitReport]:
+    """Run a stage over its units with resume, on `workers` threads; `progress` is called after each. Order of
+    results = order of units.
+    """
+    for folder in _folders(units):
+        sweep_temporaries(folder)
+
+    def one(unit: Unit) -> UnitReport:
+        report = run_unit(stage, unit)
+        if progress is not None:
+            progress(report)
+        return report
+
+    if workers <= 1:
+        return [one(unit) for unit in units]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, units))
+
+
+def _folders(units: Iterable[Unit]) -> list[str]:
+    return sorted({path.rsplit("/", 1)[0] for unit in units for path in unit.outputs})

@@ -1,0 +1,99 @@
+"""One kept sample on its way out, and what a shard of them becomes."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from maskmill.data_contracts import (
+    ContractError,
+    Problem,
+    Reason,
+    Uint8Array,
+    decode_image,
+    decode_mask,
+    encode_image,
+)
+
+Record = dict[str, Any]  # what the index files need to know of one sample; plain JSON with `sample_id` and `split`
+ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True)
+class ExportSample:
+    """One kept sample on its way out. `image` are the bytes to write, `suffix` (".jpg", ".png") says what they are."""
+
+    sample_id: str
+    split: str
+    row: dict[str, Any]
+
+    @cached_property
+    def _portable(self) -> tuple[bytes, str]:
+        return portable_image(self.row["image"]["bytes"], f"sample {self.sample_id}")
+
+    @property
+    def image(self) -> bytes:
+        return self._portable[0]
+
+    @property
+    def suffix(self) -> str:
+        return self._portable[1]
+
+    @property
+    def image_name(self) -> str:
+        return self.sample_id + self.suffix
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height, width in pixels."""
+        return int(self.row["height"]), int(self.row["width"])
+
+    @cached_property
+    def mask(self) -> Uint8Array:
+        """Class ids, uint8 (H, W), 255 = ignore.
+
+        Raises:
+            ContractError: the sample has no mask.
+        """
+        file = self.row["mask"]
+        if file is None or file["bytes"] is None:
+            problem = Problem(
+                Reason.MISSING_MASK, "a mask", "none", "label the sample first, or export as hf or webdataset"
+            )
+            raise ContractError(f"sample {self.sample_id}", problem)
+        return decode_mask(file["bytes"], f"mask of sample {self.sample_id}")
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """What one sample shard becomes: files by path (relative to the export folder), and one record a sample."""
+
+    files: dict[str, bytes]
+    records: list[Record]
+
+
+def portable_image(data: bytes, where: str = "image") -> tuple[bytes, str]:
+    """The bytes to export, and their suffix.
+
+    Bytes go out as they came in when every loader sees the pixels that the pipeline saw: an upright JPEG or PNG, grey
+    or RGB. Others (WebP, TIFF, turned by EXIF, transparent, palette, CMYK, 16 bits) are decoded as the pipeline does
+    and written as PNG, without loss.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        upright = image.getexif().get(ORIENTATION, 1) == 1
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "")
+    if suffix and upright and plain:
+        return data, suffix
+    return encode_image(decode_image(data, where)), ".png"
+
+
+def by_split(records: list[Record], splits: Iterable[str]) -> dict[str, list[Record]]:
+    """Records of each split, empty splits included."""
+    dealt: dict[str, list[Record]] = {name: [] for name in splits}
+    for record in records:
+        dealt[str(record["split"])].append(record)
+    return dealt

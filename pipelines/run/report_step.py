@@ -1,0 +1,29 @@
+"""The report as a step of a run: one unit."""
+
+from maskmill.pipelines.core.step import Outcome
+from maskmill.pipelines.report.write import why_report, write_report
+from maskmill.pipelines.run.config import RunConfig
+
+
+class ReportStep:
+    """Writes RUN/report/index.html unless the one that is there shows this very run."""
+
+    name = "report"
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def count(self) -> int:
+        return 1
+
+    def why(self, index: int) -> str | None:
+        config = self._config
+        return why_report(config.run_dir, config.report, config.space, config.model_dump(mode="json"), config.name)
+
+    def run(self, index: int) -> Outcome:
+        if self.why(index) is None:
+            return Outcome("skipped")
+        config = self._config
+        run_config = config.model_dump(mode="json")
+        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
+        return Outcome("written")

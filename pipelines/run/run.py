@@ -1,0 +1,210 @@
+"""One run, end to end, as plain functions: ingest → score → deduplicate → select → export → report. No server needed.
+
+A run is a list of steps; a step is a list of units; a unit is done or it is not. Flows call the same steps
+with a server around them, so whatever started a run can be finished by anything else.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from maskmill.data_contracts import (
+    Manifest,
+    ShardEntry,
+    config_hash,
+    list_shards,
+    package_versions,
+    read_footer,
+    sweep_temporaries,
+    write_bytes,
+)
+from maskmill.pipelines.core.ledger import Ledger, build_ledger
+from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.step import Outcome, ShardStep, Step
+from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.rounds import Rounds
+from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did: units by outcome, samples by reason, wall seconds."""
+
+    name: str
+    written: int
+    skipped: int
+    counts: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did, and where every sample went."""
+
+    steps: tuple[StepReport, ...]
+    ledger: Ledger
+
+    @property
+    def idle(self) -> bool:
+        """True when everything had been done before."""
+        return all(step.written == 0 for step in self.steps)
+
+
+Progress = Callable[[str, int, int, Outcome], None]  # step, units done, units in all, outcome of the last
+
+
+def passes(config: RunConfig) -> Iterator[tuple[str, ...]]:
+    """Steps to do, pass by pass: once for pairs that exist; round after round, then the rest, for pairs that are made.
+
+    Do the steps of a pass before you ask for the next one: it is planned from what came out.
+    """
+    if config.generate is None:
+        yield steps_of(config)
+        return
+    steps = steps_of(config)
+    rounds = rounds_of(config)
+    while rounds.open():
+        yield tuple(name for name in steps if STEPS[name].every_round)
+        rounds.close()
+    yield tuple(name for name in steps if not STEPS[name].every_round)
+
+
+def rounds_of(config: RunConfig) -> Rounds:
+    """The generation rounds of a run.
+
+    Raises:
+        ValueError: the run generates nothing.
+    """
+    if config.generate is None:
+        raise ValueError(f"{config.name}: this run ingests its pairs; it has no generation rounds")
+    judged = config.model_dump(mode="json", include={"score", "dedup", "select", "label_space"})
+    args = (config.generate, config.run_dir, config.space, config.seed, config.shard_size)
+    return Rounds(*args, stamp=config_hash(judged))
+
+
+def run(config: RunConfig, *, until: str | None = None, progress: Progress | None = None) -> RunReport:
+    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
+
+    Raises:
+        RunLockedError: another process is working in this run folder.
+    """
+    with lock(config.run_dir):
+        save_config(config)
+        reports: list[StepReport] = []
+        for name in (name for steps in passes(config) for name in steps):
+            reports.append(run_step(config, name, progress))
+            if name == until:
+                break
+        return RunReport(tuple(reports), finish(config))
+
+
+def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> StepReport:
+    """Run one step over all its units, `config.workers` at a time."""
+    started = time.perf_counter()
+    step = open_step(config, name)
+    prepare(config, step)
+    total = step.count()
+    done: list[Outcome] = []
+
+    def one(index: int) -> None:
+        done.append(outcome := step.run(index))
+        if progress is not None:
+            progress(name, len(done), total, outcome)
+
+    with ThreadPoolExecutor(config.workers) as pool:
+        list(pool.map(one, range(total)))
+    counts: dict[str, int] = {}
+    for outcome in done:
+        for reason, number in outcome.counts.items():
+            counts[reason] = counts.get(reason, 0) + number
+    written = sum(outcome.status == "written" for outcome in done)
+    return StepReport(name, written, total - written, counts, time.perf_counter() - started)
+
+
+def prepare(config: RunConfig, step: Step) -> None:
+    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank)."""
+    sweep_temporaries(config.run_dir)
+    if isinstance(step, ShardStep):
+        for folder in step.folders():
+            sweep_temporaries(folder)
+        step.drop_orphans(config.run_dir)
+
+
+def finish(config: RunConfig) -> Ledger:
+    """Check that every sample is accounted for, and write ledger and manifest.
+
+    Raises:
+        LedgerError: in ≠ kept + rejected somewhere; names the shard.
+    """
+    ledger = build_ledger(config.run_dir)
+    ledger.write(f"{config.run_dir}/ledger.json")
+    manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    return ledger
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """What a step would do: how many units of how many, and why, by reason."""
+
+    step: str
+    units: int
+    to_run: int
+    why: dict[str, int]
+
+
+def plan(config: RunConfig) -> list[PlanLine]:
+    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
+    waiting for it.
+    """
+    lines: list[PlanLine] = []
+    waiting_for: str | None = None
+    for name in steps_of(config):
+        if waiting_for is not None:
+            lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
+            continue
+        step = open_step(config, name)
+        reasons: dict[str, int] = {}
+        for index in range(step.count()):
+            if (why := step.why(index)) is not None:
+                reasons[why] = reasons.get(why, 0) + 1
+        lines.append(PlanLine(name, step.count(), sum(reasons.values()), reasons))
+        if reasons:
+            waiting_for = name
+    return lines
+
+
+def save_config(config: RunConfig) -> str:
+    """Write the resolved config beside the data, for readers and for tasks in other processes; returns its path."""
+    path = f"{config.run_dir}/config.json"
+    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
+    return path
+
+
+def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
+    """The manifest of a run folder as it stands."""
+    entries = []
+    for path in list_shards(f"{config.run_dir}/samples"):
+        if (footer := read_footer(path)) is not None:
+            entries.append(ShardEntry.of(f"samples/{path.rsplit('/', 1)[-1]}", footer))
+    lineage = []
+    for name, folder in ((steps_of(config)[0], "samples"), ("score", "scores")):
+        if paths := list_shards(f"{config.run_dir}/{folder}"):
+            footer = read_footer(paths[0])
+            lineage.append(f"{name}@{footer.config_hash if footer else '?'}")
+    for name, file in (("dedup", "neighbours"), ("select", "decisions")):
+        if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
+            lineage.append(f"{name}@{footer.config_hash}")
+    return Manifest(
+        name=config.name,
+        rows=ledger.rows_in,
+        counts=ledger.counts,
+        class_counts=ledger.class_counts(config.space),
+        shards=entries,
+        label_space=config.space.name,
+        config=(settings := config.model_dump(mode="json", exclude={"run_dir", "workers"})),
+        config_hash=config_hash(settings),
+        versions=package_versions(),
+        licences=ledger.licences,
+        lineage=lineage,
+    )

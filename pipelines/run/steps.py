@@ -1,0 +1,126 @@
+"""The steps of a run, in order, in one table: name → how it is opened. A new stage is one module and one row here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from maskmill.pipelines.core.step import ShardStep, Step
+from maskmill.pipelines.run.config import RunConfig
+
+# Engines are imported where a step is opened: each brings its own along, and most commands need few of them.
+
+
+def _generate(config: RunConfig) -> Step:
+    from maskmill.pipelines.stages.generate import generate_stage, generate_units
+
+    assert config.generate is not None
+    stage = generate_stage(config.generate.generator, config.space, config.seed)
+    return ShardStep(stage, generate_units(config.run_dir))
+
+
+def _ingest(config: RunConfig) -> Step:
+    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units
+
+    assert config.source is not None
+    stage = ingest_stage(config.source, config.space)
+    return ShardStep(stage, ingest_units(config.source, config.run_dir, config.shard_size))
+
+
+def _score(config: RunConfig) -> Step:
+    from maskmill.pipelines.stages.score import score_stage, score_units
+
+    return ShardStep(score_stage(config.score, config.space, config.seed), score_units(config.run_dir))
+
+
+def _dedup(config: RunConfig) -> Step:
+    from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
+
+    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir))
+
+
+def _select(config: RunConfig) -> Step:
+    from maskmill.pipelines.stages.select import select_stage, select_units
+
+    return ShardStep(select_stage(config.select), select_units(config.run_dir))
+
+
+def _downstream_data(config: RunConfig) -> Step:
+    from maskmill.pipelines.stages.downstream import test_stage, test_units
+
+    assert config.downstream is not None
+    return ShardStep(test_stage(config.downstream, config.space), test_units(config.downstream, config.run_dir))
+
+
+def _downstream(config: RunConfig) -> Step:
+    from maskmill.pipelines.run.downstream_step import DownstreamStep
+
+    assert config.downstream is not None
+    return DownstreamStep(config, config.downstream)
+
+
+def _export(config: RunConfig) -> Step:
+    from maskmill.pipelines.run.export_step import ExportStep
+
+    return ExportStep(config)
+
+
+def _report(config: RunConfig) -> Step:
+    from maskmill.pipelines.run.report_step import ReportStep
+
+    return ReportStep(config)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step: how it is opened, which runs have it, and what else must be known of it."""
+
+    open: Callable[[RunConfig], Step]
+    command: str = ""  # what `maskmill NAME` says of itself; empty: the step has no command of its own
+    wanted: Callable[[RunConfig], bool] = lambda config: True
+    every_round: bool = False  # done again in each round of a run that makes its pairs
+    model: bool = False  # loads models: under a server it waits for the GPU limit
+
+
+STEPS: dict[str, Row] = {
+    "generate": Row(_generate, wanted=lambda config: config.generate is not None, every_round=True, model=True),
+    "ingest": Row(
+        _ingest,
+        "Read the source into Sample shards; bad samples are recorded with their reasons, the rest goes on.",
+        wanted=lambda config: config.source is not None,
+    ),
+    "score": Row(
+        _score,
+        "Score every sample with SDS (image: PCS, annotation: ASF); store scores and embedding. Runs `ingest` first.",
+        every_round=True,
+        model=True,
+    ),
+    "dedup": Row(
+        _dedup,
+        "Find near-duplicates by CLIP embedding, within the set and against test sets. Runs the steps before first.",
+        every_round=True,
+    ),
+    "select": Row(
+        _select,
+        "Decide over stored scores: one reason a sample. Loads no model once scores are there.",
+        every_round=True,
+    ),
+    "downstream-data": Row(_downstream_data, wanted=lambda config: config.downstream is not None),
+    "downstream": Row(_downstream, wanted=lambda config: config.downstream is not None, model=True),
+    "export": Row(_export, "Write the kept samples as VOC, COCO, YOLO, WebDataset or Hugging Face Parquet."),
+    "report": Row(_report, "Write the HTML report: ledger, histograms, galleries by reason, class balance."),
+}
+
+
+def steps_of(config: RunConfig) -> tuple[str, ...]:
+    """Names of a run's steps, in order."""
+    return tuple(name for name, row in STEPS.items() if row.wanted(config))
+
+
+def open_step(config: RunConfig, name: str) -> Step:
+    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit runs.
+
+    Raises:
+        KeyError: no such step; lists them.
+    """
+    if name not in steps_of(config):
+        raise KeyError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
+    return STEPS[name].open(config)

@@ -1,0 +1,77 @@
+"""Train any registered trainer on contract shards; a run whose artefact is there already is skipped."""
+
+import logging
+import os
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from maskmill.data_contracts import LabelSpace, content_id, load_label_space
+from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig, is_finished
+from maskmill.trainers.registry import get_trainer
+
+logger = logging.getLogger("maskmill.train")
+
+
+class TrainConfig(BaseModel):
+    """One training run: who trains, on what, with which settings (those of the trainer's own config)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trainer: str = "supervised"
+    label_space: LabelSpace | str = "voc"  # a built-in name, a YAML file, or the classes themselves
+    data: DataConfig
+    val: DataConfig | None = None  # true masks to evaluate on
+    settings: dict[str, Any] = {}
+
+    @property
+    def space(self) -> LabelSpace:
+        return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
+
+    def trainer_config(self) -> TrainerConfig:
+        """The settings as the trainer's own config.
+
+        Raises:
+            ValueError: unknown trainer; pydantic.ValidationError: a setting that it does not have.
+        """
+        return get_trainer(self.trainer).Config.model_validate(self.settings)
+
+
+def plan_job(config: TrainConfig, run_dir: str, out_dir: str) -> Job:
+    """The job with its fingerprint. Reads ids and footers, no pixels."""
+    trainer, settings = get_trainer(config.trainer), config.trainer_config()
+    cache, memory = os.path.join(run_dir, "cache"), settings.runtime.memory_mb
+    data = Samples.open(config.data, cache, memory)
+    val = None if config.val is None else Samples.open(config.val, cache, memory)
+    fingerprint = content_id(
+        config.trainer,
+        str(trainer.VERSION),
+        settings.fingerprint,
+        config.space.fingerprint,
+        data.fingerprint,
+        None if val is None else val.fingerprint,
+        *trainer.stamps(settings),
+    )
+    return Job(config.trainer, fingerprint, config.space, data, val, run_dir, out_dir)
+
+
+def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
+    """Train, or skip, or go on where a killed run stopped; returns the artefact folder.
+
+    `run_dir` (local) keeps the checkpoint while training and metrics.jsonl; `out_dir` gets config.json,
+    model.safetensors, metrics.json and curves.png. The checkpoint goes once the artefact is complete.
+
+    Raises:
+        FileNotFoundError, ContractError: data that is not there or breaks its contract.
+        ValueError: unknown trainer or setting, or no usable sample.
+    """
+    job = plan_job(config, run_dir, out_dir)
+    if is_finished(out_dir, job.fingerprint):
+        logger.info("%s: already trained with this config on this data", out_dir)
+        return out_dir
+    os.makedirs(run_dir, exist_ok=True)
+    path = get_trainer(config.trainer).train(config.trainer_config(), job)
+    checkpoint = os.path.join(run_dir, "checkpoint.safetensors")
+    if os.path.exists(checkpoint):
+        os.unlink(checkpoint)
+    return path

@@ -1,0 +1,194 @@
+"""A folder of frames or a video file, and boxes in its first frame, to masks: contract shards, PNG files, a video."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maskmill.data_contracts import (
+    PSEUDO_LABEL,
+    SAMPLE,
+    WEAK_LABEL,
+    LabelClass,
+    LabelSpace,
+    Uint8Array,
+    content_id,
+    decode_image,
+    decode_mask,
+    encode_mask,
+    list_shards,
+    read_bytes,
+    read_shard,
+    shard_name,
+    write_bytes,
+    write_shard,
+)
+from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.video import VideoSource
+from maskmill.pipelines.stages.label import LabelConfig, label
+from maskmill.vision.video import write_video
+
+MOST_FRAMES = 2000  # a clip is labelled in one go: all its frames lie in memory
+Row = dict[str, Any]
+
+
+class GivenBox(BaseModel):
+    """One object of the first frame: its name and its box in pixels, x0 <= x < x1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "object"
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """What came out of one clip."""
+
+    frames: int
+    labelled: int
+    objects: tuple[str, ...]
+
+
+def read_boxes(path: str) -> list[GivenBox]:
+    """Boxes from a JSON list such as [{"name": "dog", "box": [10, 20, 90, 120]}].
+
+    Raises:
+        ValueError: not such a list, or a box without area; says which.
+    """
+    try:
+        boxes = [GivenBox.model_validate(entry) for entry in json.loads(read_bytes(path))]
+    except (json.JSONDecodeError, ValidationError, TypeError) as error:
+        expected = '[{"name": "dog", "box": [x0, y0, x1, y1]}, …]'
+        raise ValueError(f"{path}: expected a JSON list {expected}, found something else: {error}") from error
+    for number, given in enumerate(boxes):
+        x0, y0, x1, y1 = given.box
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"{path}: box {number} ({given.name}): expected x0 < x1 and y0 < y1, found {given.box}")
+    if not boxes:
+        raise ValueError(f"{path}: expected at least one box, found none")
+    return boxes
+
+
+def clip_space(boxes: Sequence[GivenBox]) -> LabelSpace:
+    """One class an object, ids 1, 2, … in the order of the boxes; names that repeat are numbered."""
+    names = [given.name for given in boxes]
+    seen = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    unique = [name if names.count(name) == 1 else f"{name} {n}" for name, n in zip(names, seen, strict=True)]
+    return LabelSpace(name="clip", classes=tuple(LabelClass(id=i, name=n) for i, n in enumerate(unique, start=1)))
+
+
+def label_clip(clip: str, boxes: str, out: str, agent: str, *, policy: str = "learned", rate: int = 12) -> ClipReport:
+    """Follow the boxes through a clip. A second run takes up what is done.
+
+    Writes OUT/masks/NAME.png (palette PNG of object ids, exclusive, every frame present), OUT/overlay.mp4,
+    OUT/objects.json, and the contract shards OUT/samples, OUT/weak and OUT/labels.
+
+    Raises:
+        FileNotFoundError: no such clip, box file or agent. ValueError: unusable boxes, or a clip without frames.
+    """
+    given = read_boxes(boxes)
+    space = clip_space(given)
+    source = _source(clip)
+    map_units(ingest_stage(source, space), ingest_units(source, out, MOST_FRAMES + 1))
+    rows = _frames(out, clip)
+    _write_weak(out, rows, given)
+    config = LabelConfig(
+        labeler="video",
+        label_space=space,
+        samples=f"{out}/samples",
+        weak=f"{out}/weak",
+        settings={"agent": agent, "policy": policy},
+    )
+    label(config, f"{out}/labels")
+    names = {c.id: c.name for c in space.classes}
+    write_bytes(f"{out}/objects.json", (json.dumps(names, indent=1) + "\n").encode())
+    labelled = _write_masks(out, rows, space)
+    write_video(f"{out}/overlay.mp4", _overlays(out, rows, space), rate)
+    return ClipReport(len(rows), labelled, tuple(names.values()))
+
+
+def _source(clip: str) -> FolderSource | VideoSource:
+    path = Path(clip)
+    if path.is_dir():
+        return FolderSource(root=clip, images="", masks=None, group_by="parent")
+    if path.is_file():
+        return VideoSource(root=clip, max_frames=MOST_FRAMES)
+    raise FileNotFoundError(f"{clip}: expected a folder of frames or a video file, found none")
+
+
+def _frames(out: str, clip: str) -> list[Row]:
+    """The clip's Sample rows without pixels, in order.
+
+    Raises:
+        ValueError: no frame, more than one clip, or too many frames.
+    """
+    columns = ["sample_id", "group", "index", "height", "width", "provenance"]
+    rows = [row for path in list_shards(f"{out}/samples") for row in read_shard(path, SAMPLE, columns).to_pylist()]
+    groups = {row["group"] for row in rows}
+    if len(groups) != 1 or len(rows) > MOST_FRAMES:
+        raise ValueError(
+            f"{clip}: expected 1 to {MOST_FRAMES} frames of one clip, found {len(rows)} frames in {len(groups)} folders"
+        )
+    return sorted(rows, key=lambda row: (row["index"] or 0, row["provenance"]["source_path"]))
+
+
+def _write_weak(out: str, rows: Sequence[Row], given: Sequence[GivenBox]) -> None:
+    """One WEAK_LABEL row a frame; the first holds the boxes, clipped to the frame."""
+    boxes = [
+        {"class_id": number, **dict(zip(("x0", "y0", "x1", "y1"), one.box, strict=True))}
+        for number, one in enumerate(given, start=1)
+    ]
+    weak: list[Row] = [
+        {"sample_id": row["sample_id"], "class_ids": [b["class_id"] for b in boxes], "boxes": [] if i else boxes}
+        for i, row in enumerate(rows)
+    ]
+    name = shard_name(0)
+    stamp = content_id(json.dumps(weak, sort_keys=True))
+    write_shard(f"{out}/weak/{name}", WEAK_LABEL.table(weak), WEAK_LABEL, stage="boxes", fingerprint=stamp)
+
+
+def _labels(out: str) -> dict[str, Row]:
+    rows = [row for path in list_shards(f"{out}/labels") for row in read_shard(path, PSEUDO_LABEL).to_pylist()]
+    return {row["sample_id"]: row for row in rows}
+
+
+def _mask(found: Row, row: Row) -> Uint8Array:
+    """The frame's object ids; all background where it has no label."""
+    if found["mask"] is None:
+        return np.zeros((row["height"], row["width"]), np.uint8)
+    return decode_mask(found["mask"]["bytes"], row["sample_id"])
+
+
+def _write_masks(out: str, rows: Sequence[Row], space: LabelSpace) -> int:
+    labels = _labels(out)
+    for row in rows:
+        mask = _mask(labels[row["sample_id"]], row)
+        write_bytes(f"{out}/masks/{_name(row)}.png", encode_mask(mask, space.palette))
+    return sum(found["mask"] is not None for found in labels.values())
+
+
+def _name(row: Row) -> str:
+    path, _, frame = str(row["provenance"]["source_path"]).partition("#")
+    return frame or Path(path).stem
+
+
+def _overlays(out: str, rows: Sequence[Row], space: LabelSpace) -> Iterator[Uint8Array]:
+    """The frames in order with the objects in the palette's colours."""
+    from maskmill.pipelines.stages.evaluate import overlay
+
+    labels = _labels(out)
+    place = {row["sample_id"]: i for i, row in enumerate(rows)}
+    images: dict[int, bytes] = {}
+    for path in list_shards(f"{out}/samples"):
+        for row in read_shard(path, SAMPLE, ["sample_id", "image"]).to_pylist():
+            images[place[row["sample_id"]]] = row["image"]["bytes"]
+    for number, row in enumerate(rows):
+        mask = _mask(labels[row["sample_id"]], row)
+        yield overlay(decode_image(images[number], row["sample_id"]), mask, space)

@@ -1,0 +1,1 @@
+"""The small models that ship, how each is made (`clip_training`, `generator_training`), and the `drawn` world."""

@@ -1,0 +1,55 @@
+"""Train the starter generator, turn by turn.
+
+    python -m maskmill.starter.generator_training autoencoder --work DIR --minutes 11
+    # as often as there is time for
+    python -m maskmill.starter.generator_training diffusion --work DIR --minutes 11
+    # about half of the whole time: the learning rate falls to 0
+    python -m maskmill.starter.generator_training diffusion --work DIR --minutes 30 --last
+    python -m maskmill.starter.generator_training export --work DIR
+
+Every turn resumes from DIR. SIGTERM ends a turn early and keeps its steps; a turn that is killed loses its own only.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from maskmill.starter.generator_training import autoencoder, diffusion
+from maskmill.starter.generator_training.export import export
+from maskmill.starter.generator_training.loop import Turn, stop_on_request
+from maskmill.starter.generator_training.world import load_world
+
+SCENES = 16_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the starter generator on the drawn world.")
+    parser.add_argument("part", choices=("autoencoder", "diffusion", "export"))
+    parser.add_argument("--work", type=Path, required=True, help="folder for scenes and checkpoints")
+    parser.add_argument("--minutes", type=float, default=11.0)
+    parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("starter/generator"), help="where export writes its folder")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    stop_on_request()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.part == "autoencoder":
+        world = load_world(work / "scenes", min(arguments.scenes, 6000))
+        turn = Turn.begin(arguments.minutes, arguments.last)
+        autoencoder.train(world.images, work / "autoencoder.pt", turn)
+        model = autoencoder.load_autoencoder(work / "autoencoder.pt")
+        print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
+    elif arguments.part == "diffusion":
+        world = load_world(work / "scenes", arguments.scenes)
+        diffusion.train(world, work, arguments.minutes, arguments.last)
+    else:
+        world = load_world(work / "scenes", arguments.scenes)
+        print(f"{arguments.out}: {export(world, work, arguments.out) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The parts of the starter generator, from their configs: sizes that two CPU cores can train within the hour.
+
+64 px pictures, 4x autoencoder, latents 8 x 16 x 16. Cross- and self-attention at 16 and 8, so that attention masks
+have a useful grid.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from maskmill.data_contracts import LabelSpace, load_label_space
+from maskmill.generators.words import NUMBERS, class_words, plural
+from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
+from maskmill.starter.generator_training.tokenizer import write_tokenizer
+
+IMAGE_SIZE = 64
+LATENT_SIZE = 16
+LATENT_CHANNELS = 8
+PATCH_VALUES = 48  # red, green and blue of a 4 x 4 patch
+TEXT_WIDTH = 128
+MAX_TOKENS = 32
+
+
+def known_words() -> list[str]:
+    """Words kept whole by the starter's tokenizer: class names of VOC and COCO, background words, what prompts say."""
+    spaces: list[LabelSpace] = [load_label_space("voc"), load_label_space("coco")]
+    names = [w for space in spaces for w in class_words(space).values()]
+    names += [label.name for space in spaces for label in space.classes]
+    names += [s for space in spaces for label in space.classes for s in label.synonyms]
+    said = [
+        "a",
+        "an",
+        "photo",
+        "picture",
+        "drawing",
+        "image",
+        "of",
+        "the",
+        "and",
+        "with",
+        "in",
+        "on",
+        "at",
+        "near",
+        "small",
+    ]
+    said += ["large", "big", "background"]
+    phrases = [*names, *(plural(n) for n in names), *BACKGROUND_WORDS, *NUMBERS.values(), *said, ",", ".", ";"]
+    return sorted({word for phrase in phrases for word in phrase.lower().split()})
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """Write the starter's tokenizer to `folder` and load it."""
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder, known_words(), MAX_TOKENS)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def make_text_encoder(tokenizer: Any) -> Any:
+    """Two causal layers, width 128."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def make_autoencoder() -> Any:
+    """Convolutional autoencoder without normalisation layers, 4x smaller. Its encoder is linear and is not trained."""
+    import diffusers
+
+    make: Any = diffusers.AutoencoderTiny  # its constructor carries no types
+    return make(
+        encoder_block_out_channels=(PATCH_VALUES,) * 3,
+        decoder_block_out_channels=(32, 32, 32),
+        num_encoder_blocks=(0, 0, 0),
+        num_decoder_blocks=(2, 1, 0),
+        latent_channels=LATENT_CHANNELS,
+        upsampling_scaling_factor=2,
+    )
+
+
+def make_unet() -> Any:
+    """UNet with cross- and self-attention at 16 (on the way up alone), 8 and, in the middle, 4.
+
+    One, two and four heads: attention over 256 places costs by the head, and capture reads every head.
+    """
+    import diffusers
+
+    make: Any = diffusers.UNet2DConditionModel  # its constructor carries no types
+    return make(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128, 256),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=(1, 2, 4),  # diffusers reads this as the number of heads in UNets of this family
+    )
+
+
+def make_scheduler() -> Any:
+    """Deterministic DDIM on velocities, noise schedule rescaled to end in pure noise."""
+    import diffusers
+
+    make: Any = diffusers.DDIMScheduler  # its constructor carries no types
+    return make(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,  # not used with trailing spacing; diffusers warns of any other value
+    )

@@ -1,0 +1,111 @@
+"""What the starter generator learns from: drawn scenes of the known styles, with the captions that prompt sets use.
+
+OpenMoji is never drawn here: it is the unseen style of the benchmarks.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskmill.data_contracts import load_label_space, sample_seed
+from maskmill.generators.prompts import append_classes
+from maskmill.generators.words import class_words, counted, joined
+from maskmill.starter.drawn.scenes import Scene, SceneConfig, render_scene
+from maskmill.starter.generator_training.models import IMAGE_SIZE
+
+SEED = 20_260
+# What is said of a scene names its style: a small model need not average three drawings of a class.
+STYLE_WORDS = {"noto": "photo", "twemoji": "drawing", "fluent": "picture"}
+STYLES = ("noto", "twemoji", "fluent", "noto", "twemoji", "noto", "fluent")  # cycled through scene by scene
+OBJECTS = (1, 1, 1, 1, 2)  # number of objects, cycled through as well
+BARE = 0.1  # share of captions that are the class words alone: any style
+
+
+@dataclass(frozen=True)
+class World:
+    """`images` uint8 (N, 64, 64, 3), `masks` uint8 (N, 64, 64) of VOC ids, one caption and one class prompt each."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    captions: list[str]
+    class_prompts: list[str]
+
+
+def scene_config(index: int) -> SceneConfig:
+    """Clean, large drawings near the middle, the most typical one of each class and style, as it was drawn: what a
+    small model can learn to draw.
+    """
+    objects = OBJECTS[index % len(OBJECTS)]
+    return SceneConfig(
+        size=IMAGE_SIZE,
+        styles=(STYLES[index % len(STYLES)],),
+        min_objects=objects,
+        max_objects=objects,
+        max_drawings=1,
+        min_length=0.7,
+        max_length=0.95,
+        roam=1.0 if objects > 1 else 0.5,
+        mirror=0.0,
+        turn=0.0,
+        colour_jitter=0.08,
+        hue_jitter=0.0,
+        shadow=0.0,
+        noise=0.0,
+        repeat_class=0.0,
+        seed=SEED,
+    )
+
+
+def caption_of(scene: Scene, index: int) -> tuple[str, str]:
+    """(caption with the class words appended, class words), in the words of the prompt sets."""
+    words = class_words(load_label_space("voc"))
+    rng = np.random.default_rng(sample_seed(SEED, str(index), "caption"))
+    counts = Counter(one.class_id for one in scene.instances)
+    ids = [int(i) for i in rng.permutation(sorted(counts))]
+    class_prompt = " ".join(words[i] for i in ids)
+    if rng.random() < BARE:
+        return class_prompt, class_prompt
+    things = joined([counted(words[i], counts[i]) for i in ids])
+    caption = f"a {STYLE_WORDS[scene.instances[0].style]} of {things}"
+    if rng.random() < 0.8:
+        caption = f"{caption}, {scene.background}"
+    return append_classes(caption, class_prompt), class_prompt
+
+
+def render_world(first: int, count: int) -> World:
+    """Scenes `first` … `first + count - 1`; a scene depends on its number only."""
+    scenes = [render_scene(scene_config(i), i) for i in range(first, first + count)]
+    texts = [caption_of(scene, i) for i, scene in enumerate(scenes, start=first)]
+    return World(
+        np.stack([s.image for s in scenes]),
+        np.stack([s.mask for s in scenes]),
+        [caption for caption, _ in texts],
+        [words for _, words in texts],
+    )
+
+
+def load_world(folder: Path, count: int, part: int = 2000) -> World:
+    """The first `count` scenes, rendered once and kept in `folder` in parts of `part` scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for first in range(0, count, part):
+        path = folder / f"scenes-{first:06d}.npz"
+        if not path.exists():
+            world = render_world(first, part)
+            texts = np.array([world.captions, world.class_prompts])
+            temporary = path.with_suffix(".part.npz")
+            np.savez(temporary, images=world.images, masks=world.masks, texts=texts)
+            temporary.rename(path)
+        with np.load(path) as data:
+            parts.append(
+                (data["images"], data["masks"], [str(t) for t in data["texts"][0]], [str(t) for t in data["texts"][1]])
+            )
+    return World(
+        np.concatenate([p[0] for p in parts])[:count],
+        np.concatenate([p[1] for p in parts])[:count],
+        [t for p in parts for t in p[2]][:count],
+        [t for p in parts for t in p[3]][:count],
+    )
