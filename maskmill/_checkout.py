@@ -39,4 +39,4 @@ def _roots(room: str) -> Sequence[str]:
 
 
 if (HERE / "data_contracts").is_symlink():
-    sys.meta_path.insert(0, _SameModule())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _SameModule())

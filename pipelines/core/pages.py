@@ -1,6 +1,6 @@
 """HTML pages from templates, with everything that comes from data escaped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def page_template(
-    name: str, filters: dict[str, Callable[..., Any]] | None = None, *, trim: bool = False
+    name: str, filters: Mapping[str, Callable[..., Any]] | None = None, *, trim: bool = False
 ) -> jinja2.Template:
     """The template `name` of pipelines/templates/; `trim` takes away the line ends and indents of its blocks."""
     loader = jinja2.FileSystemLoader(TEMPLATES)
