@@ -1,11 +1,12 @@
 """What a step of a run is: units that are done or not, and words for why one must run."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import fsspec
+from pydantic import BaseModel
 
-from maskmill.data_contracts import list_shards
+from maskmill.data_contracts import LabelSpace, list_shards
 from maskmill.pipelines.core.stage import Stage, Unit, run_unit, why_run
 
 
@@ -62,3 +63,24 @@ class ShardStep:
             for path in list_shards(folder):
                 if path.rsplit("/", 1)[-1] not in {w.rsplit("/", 1)[-1] for w in wanted}:
                     fs.rm_file(path)
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """What a stage may know of the run that it is part of: its folder, its classes, its seed."""
+
+    run_dir: str
+    space: LabelSpace
+    seed: int
+
+
+class StageModule(Protocol):
+    """What the module of a stage offers whose options stand in a run config as `stages: {NAME: …}`.
+
+    `Config` holds the options; `open_step` gives the step, mostly a `ShardStep`. A run has the step if its config names
+    it.
+    """
+
+    Config: type[BaseModel]
+
+    def open_step(self, config: Any, place: RunPlace) -> Step: ...

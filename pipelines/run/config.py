@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from maskmill.curation.dedup import DedupConfig
 from maskmill.curation.sds import SdsConfig
@@ -39,6 +39,13 @@ class RunConfig(BaseModel):
     )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+    stages: dict[str, dict[str, Any]] = Field(default={}, description="further stages by name, each with its options")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_stages(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without further stages keep the hashes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.stages else {key: value for key, value in dumped.items() if key != "stages"}
 
     @model_validator(mode="after")
     def _one_origin(self) -> "RunConfig":

@@ -24,7 +24,7 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.step import Outcome, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,11 @@ def run(config: RunConfig, *, until: str | None = None, progress: Progress | Non
     """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
         save_config(config)
         reports: list[StepReport] = []
