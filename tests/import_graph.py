@@ -41,6 +41,17 @@ def upward(graph: Graph, layers: list[list[str]]) -> list[str]:
     ]
 
 
+def top_level_names(path: Path) -> set[str]:
+    """Top-level names of all that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
 def _sources(package: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(package, followlinks=True):
         yield from (Path(folder) / name for name in names if name.endswith(".py"))

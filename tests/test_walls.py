@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from maskmill.data_contracts import PSEUDO_LABEL, list_shards, read_shard
-from tests.import_graph import Graph, among_siblings, check_no_circle, import_graph, upward
+from tests.import_graph import Graph, among_siblings, check_no_circle, import_graph, top_level_names, upward
 
 ROOT = Path(__file__).resolve().parent.parent
 THROWAWAY = Path(__file__).parent / "throwaway"
@@ -96,6 +96,12 @@ def test_no_import_goes_up(graph: Graph) -> None:
         rooms = among_siblings(graph, parent)
         assert {name for layer in floors for name in layer} >= {name for name in rooms if not name.startswith("_")}
         assert upward(rooms, floors) == []
+
+
+def test_flows_hold_prefect_and_nothing_but_pipelines(graph: Graph) -> None:
+    assert among_siblings(graph, "maskmill")["flows"] == {"pipelines"}
+    allowed = {"maskmill", "prefect", "prefect_ray", "pydantic"} | sys.stdlib_module_names
+    assert top_level_names(ROOT / "flows.py") <= allowed
 
 
 @pytest.mark.parametrize(

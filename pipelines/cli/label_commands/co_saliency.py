@@ -19,7 +19,7 @@ console = Console()
 def command(
     images: Annotated[str, typer.Option(help="a folder of photos that share one thing, or folders of such folders")],
     out: Annotated[str, typer.Option(help="where masks, overlays and the page go")],
-    model: Annotated[str, typer.Option(help="artefact folder that `maskmill train configs/build/dcfm.yaml` left")],
+    model: Annotated[str, typer.Option(help="artefact folder that `maskmill train train/dcfm` left")],
     name: Annotated[str, typer.Option(help="what the shared thing is called in classes.json")] = "object",
     overrides: Annotated[
         list[str] | None,
