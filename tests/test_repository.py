@@ -26,7 +26,7 @@ def test_readme_promises_the_two_commands() -> None:
 
 
 def test_pictures_and_links_in_the_docs_exist() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
