@@ -169,7 +169,7 @@ class Root:
 
 
 class FileIndex:
-    """Files of a folder by stem (path inside the folder, without suffix), kept on disk. Stems match in any Unicode form."""
+    """Files of a folder by stem (path inside the folder, without suffix, in any Unicode form), kept on disk."""
 
     def __init__(self, root: Root, folder: str, suffixes: frozenset[str]) -> None:
         self.folder = folder.strip("/")
@@ -192,8 +192,8 @@ class FileIndex:
         return sorted(exact or found, key=lambda f: f.path)
 
     def find_path(self, name: str) -> File | None:
-        """The file that a list or annotation calls `name`: its path inside the folder, inside the root, or an absolute one
-        that leads there; with either slash, in any Unicode form, with its suffix in either case.
+        """The file that a list or annotation calls `name`: its path inside the folder, inside the root, or an absolute
+        one that leads there; with either slash, in any Unicode form, with its suffix in either case.
         """
         for wanted in self._spellings(name):
             found = self.find(without_suffix(wanted))

@@ -33,7 +33,7 @@ ADVICE = {
 
 
 class PassedOver:
-    """Paths that walks through a root met and left alone, on disk, each with its problem where it has one of its own."""
+    """Paths that walks through a root met and left alone, on disk, each with its problem where it has its own."""
 
     def __init__(self) -> None:
         self.walks: list[tuple[str, frozenset[str]]] = []  # folders that were walked, and the suffixes that were read

@@ -12,7 +12,7 @@ Found = tuple[str, "os.DirEntry[str] | None", Problem | None]  # path relative t
 
 
 def walk_local(base: str, top: str, follow_links: bool) -> Iterator[Found]:
-    """Everything under `top` in no particular order; a folder that is not entered is one thing, its path ends in "/"."""
+    """Everything under `top`, in no particular order; the path of a folder that is not entered ends in "/"."""
     folders = [top]
     while folders:
         folder = folders.pop()
