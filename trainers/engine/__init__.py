@@ -44,6 +44,7 @@ from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer
 from maskmill.trainers.engine.predict import PredictConfig, Prediction, SegmentationPredictor
 from maskmill.trainers.engine.remembered import Remembered
 from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
+from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -77,14 +78,17 @@ __all__ = [
     "TrainerConfig",
     "View",
     "centre_geometry",
+    "check_crops",
     "class_name",
     "collate",
+    "describe_segmenter",
     "draw_geometry",
     "evaluate",
     "evaluating",
     "fitted_size",
     "is_finished",
     "jitter_colours",
+    "load_segmenter",
     "lr_factor",
     "make_optimizer",
     "normalise",
