@@ -1,4 +1,4 @@
-"""Archives, read in place: members of tars and zips by name and place. Nothing is ever extracted to a name of theirs."""
+"""Archives, read in place: members of tars and zips by name and place. Nothing is extracted to a name of theirs."""
 
 import bz2
 import gzip

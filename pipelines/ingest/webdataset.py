@@ -130,7 +130,7 @@ class WebDatasetSource(Source):
         return None
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
-        root, fields = self.reader(), entry.fields
+        root = self.reader()
         parts = {name: _read(root, entry, name) for name in ("image", "mask", *NOTES)}
         notes = _notes(parts["json"], entry.key)
         words = notes.get("prompt_class_ids")
