@@ -18,7 +18,13 @@ console = Console()
 
 def command(
     images: Annotated[str, typer.Option(help="folder of photos, with any folders in it")],
-    boxes: Annotated[str, typer.Option(help="folder of VOC XML files, COCO .json, or .csv: file,class,x0,y0,x1,y1")],
+    boxes: Annotated[
+        str,
+        typer.Option(
+            help="folder of VOC XML files, COCO .json, .csv: file,class,x0,y0,x1,y1, or "
+            'JSON [{"file": "a.jpg", "name": "dog", "box": [x0, y0, x1, y1]}, …]'
+        ),
+    ],
     out: Annotated[str, typer.Option(help="where masks, instances, overlays and the page go")],
     label_space: Annotated[
         str | None, typer.Option(help="built-in label space or YAML file; without it: the names in the boxes")

@@ -13,7 +13,13 @@ console = Console()
 
 def command(
     clip: Annotated[str, typer.Option(help="folder of frames (one clip, in order of their names), or a video file")],
-    boxes: Annotated[str, typer.Option(help='JSON: [{"name": "dog", "box": [x0, y0, x1, y1]}, …] of the first frame')],
+    boxes: Annotated[
+        str,
+        typer.Option(
+            help='boxes of the first frame: JSON [{"name": "dog", "box": [x0, y0, x1, y1]}, …], or VOC XML, COCO .json '
+            "or .csv that name it"
+        ),
+    ],
     out: Annotated[str, typer.Option(help="where masks, overlay video and shards go")],
     agent: Annotated[str, typer.Option(help="artefact folder of the trainer ftmu (see docs/ftmu.md)")],
     policy: Annotated[str, typer.Option(help="learned, always_update or never_update")] = "learned",
