@@ -30,9 +30,9 @@ from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classe
 from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
 from maskmill.pipelines.ingest.masks import MaskRule
 from maskmill.pipelines.ingest.spill import Spill
+from maskmill.pipelines.ingest.unite import unite
 
 STAGE = "ingest"
-VERSION = 1
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
 
@@ -57,7 +57,7 @@ class Listing:
         first = self.chunk(0, 3)
         if not first:
             return "the folders that the config names are empty. Fix: name the folders in which the files lie"
-        if not all(_not_read(entry) for entry in first[:1]):
+        if not _not_read(first[0]) or first[0].stamp:  # a stamp: the source itself says why it reads none of this
             return None
         seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)
         return f"{len(self)} files lie there, and none is read. {seen}"
@@ -162,7 +162,7 @@ def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
     rule = MaskRule.of(source, space)
     return Stage(
         name=STAGE,
-        version=VERSION,
+        version=source.version,
         contracts=(SAMPLE, DECISION),
         config_hash=config_hash({"source": source.model_dump(mode="json", exclude=NOT_IN_HASH), "space": _ids(space)}),
         process=partial(_process, source, space, rule),
@@ -231,6 +231,8 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
     if raw.mask is not None:
         foreground = None if raw.foreground is None else space.find(raw.foreground).id
         mask = rule.read(raw.mask, entry.key, foreground)
+    if raw.parts:
+        mask = unite(raw.parts, rule, space)
     if mask is not None and (problem := check_pair(image, mask, space, allow_empty=source.allow_empty)) is not None:
         raise ContractError(entry.key, problem)
     encoded = None if mask is None else encode_mask(mask, space.palette)
