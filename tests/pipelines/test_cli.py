@@ -1,7 +1,6 @@
 """The command line: errors in words on stderr, exit statuses, JSON, and what is said without a terminal."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
