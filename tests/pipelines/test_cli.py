@@ -160,7 +160,6 @@ def stopped(code: str, presses: int) -> tuple[int, float, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ,
     )
     assert process.stdout is not None
     process.stdout.readline()
