@@ -162,7 +162,7 @@ def _from_coco(top: Any, where: str) -> Rows:
 
 def _no_boxes(where: str, found: str) -> Exception:
     expected = f"a COCO file of images, categories and annotations with bbox, or a JSON list {LISTED}"
-    return bad_annotation(where, expected, found, f"mend the JSON, or give {FORMATS}")
+    return bad_annotation(where, expected, found, "mend the JSON; a .csv and VOC XML files are read as well")
 
 
 def _box(name: str | None, corners: list[Any], where: str) -> Box:
