@@ -52,7 +52,7 @@ def test_strangers_are_counted() -> None:
     assert problem is not None
     assert problem.reason is Reason.UNKNOWN_MASK_ID
     assert problem.found == "id 99 on 5 pixels, id 200 on 1 pixels"
-    assert "{99: 255}" in problem.fix
+    assert "{99: ignore}" in problem.fix
 
 
 @pytest.mark.parametrize("value", [0, 255])
