@@ -1,7 +1,7 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
-from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
+from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, encode_image, encode_mask
 from maskmill.data_contracts.instances import Instance, check_instances, read_instances
 from maskmill.data_contracts.label_files import decode_mask
@@ -77,6 +77,7 @@ __all__ = [
     "read_shard",
     "sample_seed",
     "shard_name",
+    "storable",
     "sweep_temporaries",
     "write_bytes",
     "write_shard",

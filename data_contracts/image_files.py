@@ -1,10 +1,11 @@
 """Image files opened with limits, one page of them, and what their headers say: the only place that opens one."""
 
+import importlib
 import io
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,11 @@ ORIENTATION = 0x0112  # EXIF tag
 
 # The formats that data sets come in. Others that Pillow knows start programs (EPS) or are containers with odd decoders.
 Image.init()
-FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF") if f in Image.OPEN)
+with suppress(ImportError):  # photos of telephones: `pip install pillow-heif` is all it takes
+    importlib.import_module("pillow_heif").register_heif_opener()
+KNOWN = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+FORMATS = tuple(f for f in KNOWN if f in Image.OPEN)
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 # The limit below is ours and stricter; it is reported per sample, so Pillow's warning on stderr has nothing to add.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 

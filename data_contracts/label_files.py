@@ -87,7 +87,7 @@ def _lossy(image: Image.Image, data: bytes) -> str | None:
     """The format, where its compression changes values."""
     if image.format in ("JPEG", "MPO"):
         return "JPEG"
-    if image.format == "AVIF" or (image.format == "WEBP" and b"VP8L" not in data):
+    if image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and b"VP8L" not in data):
         return str(image.format)
     return "TIFF with JPEG inside" if image.format == "TIFF" and image.info.get("compression") == "jpeg" else None
 

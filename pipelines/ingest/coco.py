@@ -1,7 +1,6 @@
 """COCO: instance JSON (polygons, RLE, crowds) or panoptic JSON with its PNGs, drawn as one label map per image."""
 
 import json
-import unicodedata
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +13,7 @@ from maskmill.pipelines.ingest.coco_draw import Drawing, Rules, draw_notes
 from maskmill.pipelines.ingest.coco_panoptic import paint_segments
 from maskmill.pipelines.ingest.coco_read import Catalogue, Row, plain_path, read_catalogue
 from maskmill.pipelines.ingest.coco_values import flag, identity, length, named
-from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
+from maskmill.pipelines.ingest.files import File, FileIndex, path_problem
 
 NUMBER = "number the images (and their annotations) anew: files were joined with the same ids"
 
@@ -46,7 +45,7 @@ class CocoSource(Source):
         masks = root.index(self.panoptic) if self.panoptic is not None else None
         for image_id, images in _grouped(found.images):
             for image in images if _clash(images) else images[:1]:
-                entry = self._entry(image_id, image, found, root, files, masks)
+                entry = self._entry(image_id, image, found, files, masks)
                 yield entry if len(images) == 1 or not _clash(images) else _faulty(entry, _clash(images))
         last = None
         for image_id, note in found.notes:
@@ -58,22 +57,19 @@ class CocoSource(Source):
         for place, problem in found.problems():
             yield Entry(f"{self.annotations}{place}", str(problem), problem=problem)
 
-    def _entry(
-        self, image_id: str, image: Row, found: Catalogue, root: Root, files: FileIndex, masks: FileIndex | None
-    ) -> Entry:
+    def _entry(self, image_id: str, image: Row, found: Catalogue, files: FileIndex, masks: FileIndex | None) -> Entry:
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
             error = bad_annotation(image_id, "an image with a file_name", json.dumps(image)[:80], "mend the JSON")
             return Entry(f"{self.annotations}#image={image_id}", json.dumps(image), problem=error.problem)
-        inside = _inside(name, root, files.folder)
-        file = _find(files, inside)
+        file = files.find_path(name)
         mine = _once(found.notes.get(image_id))
-        problem = _photo_clash(plain_path(name), mine, found) or path_problem(inside)
-        problem = problem or (file.problem if file else _absent(f"{files.folder}/{inside}", Reason.MISSING_IMAGE))
+        absent = path_problem(name) or _absent(f"{files.folder}/{name}", Reason.MISSING_IMAGE, files.instead(name))
+        problem = _photo_clash(plain_path(name), mine, found) or (file.problem if file else absent)
         fields: Row = {"size": [image.get("height"), image.get("width")], "notes": mine}
         stamps = [file.stamp if file else ""]
         if masks is not None:
-            mask, fault = _panoptic_file(mine, masks, root)
+            mask, fault = _panoptic_file(mine, masks)
             problem = problem or fault
             fields["mask"] = mask.path if mask else None
             stamps.append(mask.stamp if mask else "")
@@ -83,7 +79,7 @@ class CocoSource(Source):
         if any(flag(one.get("iscrowd")) is not False for one in _parts(mine)):
             fields["crowds"] = found.crowds
         stamp = content_id(*stamps, json.dumps(fields, sort_keys=True))
-        return Entry(file.path if file else f"{self.images}/{inside}", stamp, fields, problem)
+        return Entry(file.path if file else f"{self.images}/{name}", stamp, fields, problem)
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root, fields = self.reader(), entry.fields
@@ -186,36 +182,22 @@ def _once(notes: list[Row]) -> list[Row]:
     return list({json.dumps(note, sort_keys=True): note for note in notes}.values())
 
 
-def _inside(name: str, root: Root, folder: str) -> str:
-    """A file name of the JSON as a path inside the images' folder: also where it is given from the root on."""
-    path = plain_path(name)
-    for before in (f"{plain_path(root.base)}/", f"{folder}/"):
-        if before != "/" and path.startswith(before) and (root.local or path is not name):
-            path = path[len(before) :]
-    return path
+def _absent(path: str, reason: Reason, instead: str) -> Problem:
+    return Problem(
+        reason, f"a file {path}", instead, "add the file, mend its name in the JSON, or take it out of there"
+    )
 
 
-def _find(files: FileIndex, inside: str) -> File | None:
-    """The file at a path, whichever way its letters are composed, also below a folder named like the images' own."""
-    tries = [form for kind in ("NFC", "NFD") for form in (unicodedata.normalize(kind, inside),)]
-    tries += [f"{files.folder}/{form}" for form in tries]
-    return next((file for path in tries if (file := files.find_path(path)) is not None), None)
-
-
-def _absent(path: str, reason: Reason) -> Problem:
-    return Problem(reason, f"a file {path}", "none", "add the file, or take it out of the JSON")
-
-
-def _panoptic_file(notes: list[Row], masks: FileIndex, root: Root) -> tuple[File | None, Problem | None]:
+def _panoptic_file(notes: list[Row], masks: FileIndex) -> tuple[File | None, Problem | None]:
     """The PNG of an image's one panoptic annotation, and what is wrong with it."""
     names = [note.get("file_name") for note in notes]
     if len(names) != 1 or not isinstance(names[0], str):
         reason = Reason.BAD_ANNOTATION if names else Reason.MISSING_MASK
         return None, Problem(reason, "one panoptic annotation with a file_name", repr(names)[:80], "mend the JSON")
-    inside = _inside(names[0], root, masks.folder)
-    file = _find(masks, inside)
+    file = masks.find_path(names[0])
     if file is None:
-        return None, path_problem(inside) or _absent(f"{masks.folder}/{inside}", Reason.MISSING_MASK)
+        absent = _absent(f"{masks.folder}/{names[0]}", Reason.MISSING_MASK, masks.instead(names[0]))
+        return None, path_problem(names[0]) or absent
     return file, file.problem
 
 

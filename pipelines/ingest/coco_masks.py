@@ -93,7 +93,7 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
         raise _bad(where, POLYGON, repr(part)[:60])
     if len(flat) == 4:
         fix = "draw the object, or move the four numbers to `bbox`, leave `segmentation` empty and choose with `boxes`"
-        raise bad_annotation(where, POLYGON, f"{where}: four numbers {flat!r:.60}, a box perhaps", fix)
+        raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
     return flat
@@ -138,4 +138,4 @@ def _whole(value: object) -> object:
 
 
 def _bad(where: str, expected: str, found: str) -> Exception:
-    return bad_annotation(where, expected, f"{where}: {found}", "mend the segmentation, or remove the annotation")
+    return bad_annotation(where, expected, found, "mend the segmentation, or remove the annotation")

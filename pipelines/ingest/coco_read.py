@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from maskmill.data_contracts import Problem
+from maskmill.data_contracts import Problem, storable
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.coco_masks import is_empty, is_runs
-from maskmill.pipelines.ingest.coco_values import COCO_CROWDS, MAKER, flag, identity, printable
+from maskmill.pipelines.ingest.coco_values import COCO_CROWDS, MAKER, flag, identity
 from maskmill.pipelines.ingest.files import Root
 from maskmill.pipelines.ingest.spill import Spill, json_items
 
@@ -93,7 +93,7 @@ class Catalogue:
     def _category(self, item: Row) -> None:
         if (number := identity(item.get("id"))) is None:
             return
-        name = printable(str(item.get("name")))
+        name = storable(str(item.get("name")))
         if name not in (names := self.names.setdefault(number, [])):
             names.append(name)
 
@@ -107,7 +107,7 @@ def read_catalogue(root: Root, path: str) -> Catalogue:
     """Read a COCO file.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is no JSON object in UTF-8; says where.
+        FileNotFoundError: no such file. ValueError: it is no JSON object; says where.
     """
     found, numbers = Catalogue(), Counter[str]()
     try:
@@ -118,21 +118,16 @@ def read_catalogue(root: Root, path: str) -> Catalogue:
                     numbers[key] += 1
                 elif key == "info" and isinstance(item, dict) and item.get("description") == MAKER:
                     found.seen["known"] += 1
-    except UnicodeDecodeError as error:
-        fix = "save it in UTF-8, e.g. iconv -f GBK -t UTF-8"
-        raise ValueError(f"{root.url}/{path}: expected JSON in UTF-8, found {error}. Fix: {fix}") from error
-    except (ValueError, RecursionError) as error:
-        expected = "one JSON object with images, annotations and categories"
-        hint = "; a list of results has no image names: join it with its annotation file" if "'['" in str(error) else ""
-        raise ValueError(
-            f"{root.url}/{path}: expected {expected}, found {type(error).__name__} {error}{hint}"
-        ) from error
+    except ValueError as error:
+        if "found '['" not in str(error):
+            raise
+        raise ValueError(f"{error}. A list of results names no images: join it with its annotation file") from error
     return found
 
 
 def plain_path(name: str) -> str:
     """A file name as the JSON has it, in one form: slashes forward, no "./" before it, composed letters."""
-    path = unicodedata.normalize("NFC", printable(name)).replace("\\", "/")
+    path = unicodedata.normalize("NFC", storable(name)).replace("\\", "/")
     while path.startswith("./"):
         path = path[2:]
     return path

@@ -3,6 +3,8 @@
 import math
 from typing import Any, Literal
 
+from maskmill.data_contracts import storable
+
 YES = frozenset(("1", "1.0", "true", "yes", "y", "t"))
 NO = frozenset(("", "0", "0.0", "false", "no", "n", "f", "none", "null"))
 COCO_CROWDS = 900_100_000_000  # COCO numbers its own crowds from here on
@@ -15,7 +17,7 @@ def identity(value: object) -> str | None:
         return None
     if isinstance(value, str):
         number = _number(value)
-        return identity(number) if number is not None else printable(value.strip()) or None
+        return identity(number) if number is not None else storable(value.strip()) or None
     if isinstance(value, float):
         return str(int(value)) if math.isfinite(value) and value.is_integer() else None
     return str(value)
@@ -28,11 +30,6 @@ def _number(text: str) -> int | float | None:
         return int(plain) if len(plain) < 20 and str(int(plain)) == plain else None
     whole, dot, rest = plain.partition(".")
     return _number(whole) if dot and rest and set(rest) == {"0"} else None
-
-
-def printable(text: str) -> str:
-    """A text that can be stored; halves of surrogate pairs are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def flag(value: object) -> bool | None:
@@ -61,4 +58,4 @@ def length(value: object) -> int | Literal[False] | None:
 def named(note: Any) -> str:
     """How messages name an annotation."""
     number = note.get("id") if isinstance(note, dict) else None
-    return f"annotation {printable(str(number))[:40]}" if number is not None else "an annotation without an id"
+    return f"annotation {storable(str(number))[:40]}" if number is not None else "an annotation without an id"
