@@ -59,9 +59,10 @@ def _segments(note: Row, rules: Rules) -> dict[str, Row]:
         raise bad_annotation(rules.where, "segments_info as a list", f"{infos!r:.60}", "mend the JSON")
     known: dict[str, Row] = {}
     for number, info in enumerate(infos):
-        segment = identity(info.get("id")) if isinstance(info, dict) else None
-        if segment is None:
-            there = f"{info!r:.60} at place {number}"
+        given = info.get("id") if isinstance(info, dict) else None
+        segment = identity(given)
+        if segment is None or isinstance(given, str):
+            there = f"{info!r:.60} at place {number}" + (", an id as text" if isinstance(given, str) else "")
             raise bad_annotation(rules.where, "segments with an id (a whole number)", there, "mend segments_info")
         if segment in known and known[segment] != info:
             raise bad_annotation(

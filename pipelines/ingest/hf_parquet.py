@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ class HfParquetSource(Source):
     """
 
     kind: Literal["hf_parquet"] = "hf_parquet"
+    version: ClassVar[int] = 2
     folder: str = ""
     image: str = "image"
     mask: str | None = "mask"

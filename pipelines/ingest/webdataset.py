@@ -4,7 +4,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maskmill.data_contracts import LabelSpace, Problem, Reason
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
@@ -24,6 +24,7 @@ class WebDatasetSource(Source):
     """
 
     kind: Literal["webdataset"] = "webdataset"
+    version: ClassVar[int] = 2
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     masks: tuple[str, ...] | None = ("mask.png", "seg.png")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.data_contracts import IGNORE, LabelSpace, Reason, decode_mask
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason
 from maskmill.labelers import LabelItem, PseudoLabel, get_labeler
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
