@@ -7,6 +7,7 @@ from maskmill.data_contracts.instances import Instance, check_instances, read_in
 from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
+from maskmill.data_contracts.presets import WithPresets
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
@@ -54,6 +55,7 @@ __all__ = [
     "Reason",
     "ShardEntry",
     "Uint8Array",
+    "WithPresets",
     "check_instances",
     "check_mask",
     "check_pair",

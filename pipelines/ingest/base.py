@@ -34,10 +34,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MaskPart:
+    """One of several masks of a photo. `word` is the class (name or id) of all that is not 0 in it; without one, the
+    file holds class ids of its own. `where` is its path or place.
+    """
+
+    data: bytes
+    where: str
+    word: str | int | None = None
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One sample as its source has it.
 
-    `mask` is an encoded file in the source's own values; `drawn` a label map uint8 (H, W) of contract ids.
+    `mask` is an encoded file in the source's own values, `parts` are several of them for one photo; `drawn` is a label
+    map uint8 (H, W) of contract ids.
     `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
     foreground value of the mask stands for. `instances` are the objects of the mask, where the source tells them apart;
     `notes` count what was read by a rule that people may want to check (crowds as ignore, …).
@@ -45,6 +57,7 @@ class RawSample:
 
     image: bytes
     mask: bytes | None = None
+    parts: tuple[MaskPart, ...] = ()
     drawn: Uint8Array | None = None
     words: tuple[str | int, ...] | None = None
     foreground: str | None = None

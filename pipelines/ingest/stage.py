@@ -34,6 +34,7 @@ from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
 from maskmill.pipelines.ingest.masks import Labels, MaskRule
 from maskmill.pipelines.ingest.orientation import lay_on
 from maskmill.pipelines.ingest.spill import Spill
+from maskmill.pipelines.ingest.unite import unite
 
 STAGE = "ingest"
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
@@ -60,7 +61,7 @@ class Listing:
         first = self.chunk(0, 3)
         if not first:
             return "the folders that the config names are empty. Fix: name the folders in which the files lie"
-        if not all(_not_read(entry) for entry in first[:1]):
+        if not _not_read(first[0]) or first[0].stamp:  # a stamp: the source itself says why it reads none of this
             return None
         seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)
         return f"{len(self)} files lie there, and none is read. {seen}"
@@ -242,6 +243,8 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
     if raw.mask is not None:
         foreground = None if raw.foreground is None else space.find(raw.foreground).id
         labels = rule.read(raw.mask, entry.key, foreground)
+    if raw.parts:
+        labels = unite(raw.parts, rule, space)
     labels, notes = lay_on(photo, labels, source.masks_drawn_on, entry.key)
     mask = None if labels is None else labels.mask
     if (
