@@ -1,10 +1,11 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
-from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
+from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
+from maskmill.data_contracts.presets import WithPresets
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
@@ -51,6 +52,7 @@ __all__ = [
     "Reason",
     "ShardEntry",
     "Uint8Array",
+    "WithPresets",
     "check_mask",
     "check_pair",
     "check_row",
@@ -72,6 +74,7 @@ __all__ = [
     "read_shard",
     "sample_seed",
     "shard_name",
+    "storable",
     "sweep_temporaries",
     "write_bytes",
     "write_shard",

@@ -1,9 +1,14 @@
 """The trainers by name. A new one is a sub-package with the five names of `Trainer`, and one line here."""
 
-import importlib
-from typing import Any, Protocol, cast
+from __future__ import annotations
 
-from maskmill.trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_artifact, read_info
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from maskmill.data_contracts.words import did_you_mean
+
+if TYPE_CHECKING:
+    from maskmill.trainers.engine import Artifact, Job, TrainerConfig
 
 TRAINERS = {
     "abd": "maskmill.trainers.abd",
@@ -45,7 +50,8 @@ def get_trainer(name: str) -> Trainer:
         ValueError: unknown name; lists the valid ones.
     """
     if name not in TRAINERS:
-        raise ValueError(f"trainer {name!r}: expected one of {', '.join(sorted(TRAINERS))}")
+        known = ", ".join(sorted(TRAINERS))
+        raise ValueError(f"trainer {name!r}: expected one of {known}{did_you_mean(name, TRAINERS)}")
     return cast(Trainer, importlib.import_module(TRAINERS[name]))
 
 
@@ -56,5 +62,7 @@ def load_artifact(path: str, device: str = "auto") -> Any:
         FileNotFoundError: no finished artefact there.
         ValueError: damaged weights, or a trainer that this version does not know.
     """
+    from maskmill.trainers.engine import pick_device, read_artifact, read_info
+
     trainer = get_trainer(read_info(path).trainer)
     return trainer.load(read_artifact(path), pick_device(device))

@@ -3,9 +3,10 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -32,16 +33,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MaskPart:
+    """One of several masks of a photo. `word` is the class (name or id) of all that is not 0 in it; without one, the
+    file holds class ids of its own. `where` is its path or place.
+    """
+
+    data: bytes
+    where: str
+    word: str | int | None = None
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One sample as its source has it.
 
-    `mask` is an encoded file in the source's own values; `drawn` a label map uint8 (H, W) of contract ids.
+    `mask` is an encoded file in the source's own values, `parts` are several of them for one photo; `drawn` is a label
+    map uint8 (H, W) of contract ids.
     `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
     foreground value of the mask stands for.
     """
 
     image: bytes
     mask: bytes | None = None
+    parts: tuple[MaskPart, ...] = ()
     drawn: Uint8Array | None = None
     words: tuple[str | int, ...] | None = None
     foreground: str | None = None
@@ -51,10 +65,14 @@ class RawSample:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+_opened: ContextVar[list[Root] | None] = ContextVar("roots opened while a source is listed", default=None)
+
+
 class Source(BaseModel):
     """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    version: ClassVar[int] = 1
 
     kind: str
     root: str  # local folder (or file) or fsspec URL
@@ -92,13 +110,27 @@ class Source(BaseModel):
             ContractError: the sample is at fault; says how.
         """
 
+    def everything(self) -> Iterator[Entry]:
+        """All entries, and then what lies in the folders that were walked and was not read: no source can forget it."""
+        roots: list[Root] = []
+        token = _opened.set(roots)
+        try:
+            yield from self.entries()
+        finally:
+            _opened.reset(token)
+        for root in roots:
+            yield from (Entry(path, "", problem=problem) for path, problem in root.passed.problems())
+
     def group_of(self, entry: Entry) -> str | None:
         """The group of an entry as far as its listing tells; groups whose entries are neighbours can stay whole."""
         return None
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""
-        return Root(self.root, self.follow_links)
+        root = Root(self.root, self.follow_links)
+        if (opened := _opened.get()) is not None:
+            opened.append(root)
+        return root
 
     def reader(self) -> Root:
         """The root, opened once a process: for loading."""

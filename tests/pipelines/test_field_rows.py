@@ -1,0 +1,325 @@
+"""One bad row is one bad row, and nothing that lies there disappears: what people's disks and files really hold."""
+
+import base64
+import io
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ingest_sets import VOC, ingest, label_map, make_folder, mask_of, photo, put, put_json, reasons
+
+from maskmill.data_contracts import encode_mask
+from maskmill.pipelines.ingest import ingest_units
+from maskmill.pipelines.ingest.coco import CocoSource
+from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
+from maskmill.pipelines.ingest.spill import TOO_DEEP, json_items
+from maskmill.pipelines.ingest.volumes_nifti import NiftiSource
+from maskmill.pipelines.ingest.webdataset import WebDatasetSource
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def link(path: Path, target: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def details(rejects: list[dict[str, object]]) -> dict[str, str]:
+    return {str(row["source_path"]): str(row["detail"]) for row in rejects}
+
+
+def test_dead_links_and_circles_are_rows(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    link(root / "images/annex.png", "../.git/annex/objects/X/gone.png")
+    link(root / "masks/annex.png", "../.git/annex/objects/Y/gone.png")
+    link(root / "images/dead.jpg", "nowhere.jpg")
+    link(root / "images/circle.jpg", "circle.jpg")
+    link(root / "images/folder", "no_such_folder")
+    samples, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert len(samples) == 1
+    assert set(reasons(rejects).values()) == {"not_read"}
+    words = details(rejects)
+    assert set(words) == {"images/annex.png", "images/circle.jpg", "images/dead.jpg", "images/folder"}
+    assert "datalad get" in words["images/annex.png"]
+    assert "nowhere.jpg, where there is none" in words["images/dead.jpg"]
+
+
+def test_files_in_suffixes_that_nobody_reads_are_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / "images/b.xcf", "a painting")
+    put(root / "images/.DS_Store", "x")
+    put(root / "masks/notes", "x")
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    words = details(rejects)
+    assert set(words) == {"images/b.xcf", "images/.DS_Store", "masks/notes"}
+    assert "found one in .xcf. Fix: save it as PNG" in words["images/b.xcf"]
+    assert "hidden .DS_Store" in words["images/.DS_Store"]
+
+
+def test_stray_files_come_last_and_move_no_shard(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["b", "c", "d"])
+    source = FolderSource(root=str(root))
+    before = ingest_units(source, str(tmp_path / "run"), 2)
+    put(root / "images/a.txt", "sorts before all others")
+    after = ingest_units(source, str(tmp_path / "run"), 2)
+    assert [unit.stamps for unit in after][:1] == [unit.stamps for unit in before][:1]
+    _, rejects = ingest(source, tmp_path / "run", shard_size=2)
+    assert reasons(rejects) == {"images/a.txt": "not_read"}
+
+
+def test_a_folder_of_nothing_that_is_read_says_what_lies_there_and_what_is_read(tmp_path: Path) -> None:
+    for name in ("a.nrrd", "a.mha", "b.dcm"):
+        put(tmp_path / "set" / name, "x")
+    with pytest.raises(ValueError, match=r"3 files lie there.*a\.mha.*\.nii.*dcm2niix|3 files.*\.nii"):
+        ingest_units(NiftiSource(root=str(tmp_path / "set")), str(tmp_path / "run"))
+
+
+def coco(root: Path, **changes: object) -> Path:
+    """A photo and a JSON with one rectangle on it; `changes` go into the annotation."""
+    put(root / "images/a.png", photo(kind="PNG"))
+    note = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[3, 3, 9, 3, 9, 8, 3, 8]], "bbox": [3, 3, 6, 5]}
+    image = {"id": 1, "file_name": "a.png", "width": 16, "height": 12}
+    put_json(
+        root / "a.json",
+        {"images": [image], "annotations": [{**note, **changes}], "categories": [{"id": 1, "name": "cat"}]},
+    )
+    return root
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "cp1252", "latin-1"])
+def test_another_encoding_is_named_with_its_file(tmp_path: Path, encoding: str) -> None:
+    root = coco(tmp_path / "set")
+    name = "狗" if encoding == "gbk" else "Bär"
+    text = json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": name}]}, ensure_ascii=False)
+    put(root / "a.json", text.encode(encoding))
+    with pytest.raises(ValueError, match=r"a\.json: expected text in UTF-8, found the byte 0x.*Fix: save it as UTF-8"):
+        ingest_units(CocoSource(root=str(root), annotations="a.json"), str(tmp_path / "run"))
+
+
+def test_utf_16_with_its_mark_is_read(tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    put(root / "a.json", (root / "a.json").read_text().encode("utf-16"))
+    samples, _ = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
+    assert [row["class_ids"] for row in samples] == [[VOC.find("cat").id]]
+
+
+def test_a_tags_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / "tags.json", "a: [cat]")
+    with pytest.raises(ValueError, match=r"tags\.json: JSON: expected '{', found 'a: \[cat\]'"):
+        ingest_units(FolderSource(root=str(root), tags="tags.json"), str(tmp_path / "run"))
+
+
+def test_what_is_nested_too_deeply_is_passed_over(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.json", '{"a": {"x": ' + DEEP + ', "y": "]}"}, "b": [' + DEEP + ", 2]}")
+    with path.open() as handle:
+        assert list(json_items(handle, frozenset("b"))) == [("a", TOO_DEEP), ("b", TOO_DEEP), ("b", 2)]
+
+
+def test_half_a_character_in_names_and_tags_is_one_bad_row(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a", "b"])
+    put(root / "tags.json", '{"a": ["c\\ud83d"], "\\ud83d": [1], "b": [1]}')
+    samples, rejects = ingest(FolderSource(root=str(root), tags="tags.json"), tmp_path / "run")
+    assert len(samples) == 1
+    assert reasons(rejects) == {"images/a.jpg": "unknown_class_name"}
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e999", "-" + "9" * 30])
+def test_huge_numbers_are_one_bad_row(tmp_path: Path, number: str) -> None:
+    root = make_folder(tmp_path / "set", ["a", "b"])
+    put(root / "tags.json", f'{{"a": [{number}], "b": [1]}}')
+    samples, rejects = ingest(FolderSource(root=str(root), tags="tags.json"), tmp_path / "run")
+    assert len(samples) == 1
+    assert set(reasons(rejects)) == {"images/a.jpg"}
+
+
+def test_a_name_that_is_too_long_is_one_bad_row(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / "list.txt", "a\n" + "x" * 5000 + "\n")
+    samples, rejects = ingest(FolderSource(root=str(root), stems="list.txt"), tmp_path / "run")
+    assert len(samples) == 1
+    assert [row["reason"] for row in rejects] == ["missing_image"]
+
+
+def test_the_place_inside_a_sample_is_in_the_words(tmp_path: Path) -> None:
+    root = coco(tmp_path / "set", id=77, segmentation=[[1, 2, 3]])
+    _, (lost,) = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
+    assert lost["detail"].startswith("bad_annotation at annotation 77")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_a_row(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a", "shut/b"])
+    (root / "images/shut").chmod(0)
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert reasons(rejects)["images/shut/"] == "not_read"
+
+
+def test_spare_masks_of_unread_photos_keep_both_words(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / "images/b.xcf", "x")
+    put(root / "masks/b.png", encode_mask(label_map()))
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert reasons(rejects) == {"masks/b.png": "missing_image", "images/b.xcf": "not_read"}
+
+
+def write_rows(path: Path, rows: list[dict[str, object]], features: dict[str, object] | None = None) -> Path:
+    table = pa.Table.from_pylist(rows)
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+def cell(seed: int = 0) -> dict[str, object]:
+    return {"bytes": photo(seed), "path": None}
+
+
+MASK = {"bytes": encode_mask(label_map(1)), "path": None}
+
+
+def test_a_parquet_file_without_the_column_is_one_reject(tmp_path: Path) -> None:
+    write_rows(tmp_path / "set/train.parquet", [{"image": cell(), "mask": MASK}])
+    write_rows(tmp_path / "set/test.parquet", [{"image": cell(1)}])
+    samples, rejects = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert len(samples) == 1
+    assert "columns mask, found only image" in details(rejects)["test.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (base64.b64encode(photo()).decode(), "looks like base64"),
+        ({"data": photo()}, "found the keys data"),
+        ([photo(), photo(1)], "a list of 2"),
+        (7, "int 7"),
+    ],
+)
+def test_a_cell_that_is_no_image_says_what_it_is(tmp_path: Path, image: object, words: str) -> None:
+    write_rows(tmp_path / "set/x.parquet", [{"image": image, "mask": MASK}])
+    _, (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert lost["reason"] == "missing_image"
+    assert words in lost["detail"]
+
+
+def test_a_list_of_masks_is_told_and_the_advice_reads_it(tmp_path: Path) -> None:
+    small = np.zeros((12, 16), np.uint8)
+    small[4:6, 5:7] = 255
+    masks = [MASK, {"bytes": encode_mask(small), "path": None}]
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(), "mask": masks, "categories": [3, 8]}])
+    _, (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert "a list of 2 masks, beside columns image, mask, categories" in lost["detail"]
+    assert "source.mask_classes" in lost["detail"]
+    (row,), _ = ingest(HfParquetSource(root=str(tmp_path / "set"), mask_classes="categories"), tmp_path / "again")
+    wanted = np.where(small == 255, 8, label_map(3))
+    assert np.array_equal(mask_of(row), wanted)
+
+
+def write_members(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def pair(key: str, seed: int = 0) -> list[tuple[str, bytes]]:
+    return [(f"{key}.jpg", photo(seed)), (f"{key}.seg.png", encode_mask(label_map(1)))]
+
+
+def tars(root: Path, **options: object) -> WebDatasetSource:
+    return WebDatasetSource.model_validate({"root": str(root), **options})
+
+
+def test_dotted_keys_are_told_one_by_one_and_the_advice_reads_them(tmp_path: Path) -> None:
+    write_members(tmp_path / "set/x.tar", [*pair("img.001"), *pair("img.002", 1)])
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert not samples
+    assert [row["reason"] for row in rejects] == ["not_read"] * 2
+    assert "dots in the key: img.002.{jpg,seg.png}" in rejects[1]["detail"]
+    assert "source.dots_in_keys: true" in rejects[0]["detail"]
+    samples, rejects = ingest(tars(tmp_path / "set", dots_in_keys=True), tmp_path / "again")
+    assert [row["provenance"]["source_path"] for row in samples] == ["x.tar/img.001", "x.tar/img.002"]
+    assert not rejects
+
+
+def test_members_may_lie_apart_and_twice_is_told(tmp_path: Path) -> None:
+    (a, mask_a), (b, mask_b) = pair("a"), pair("b", 1)
+    write_members(tmp_path / "set/x.tar", [a, b, mask_a, mask_b, a, ("a.depth.npy", b"x"), ("b.depth.npy", b"x")])
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert len(samples) == 2
+    assert sorted(reasons(rejects).values()) == ["duplicate_id", "not_read"]
+    assert "2 others, e.g. a.depth.npy, b.depth.npy" in details(rejects)["x.tar/*.depth.npy"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [(".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.bz2", "w:bz2"), (".tar.xz", "w:xz")]
+)
+def test_packed_tars_are_read(tmp_path: Path, suffix: str, mode: str) -> None:
+    write_members(tmp_path / f"set/y{suffix}", [*pair("a"), *pair("b", 1)], mode)
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert [row["image"]["bytes"] for row in samples] == [photo(0), photo(1)]
+    assert not rejects
+
+
+def test_zips_are_read(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set/y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (*pair("a"), *pair("d/b", 1)):
+            archive.writestr(name, data)
+    samples, _ = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert [row["provenance"]["source_path"] for row in samples] == ["y.zip/a", "y.zip/d/b"]
+    assert np.array_equal(mask_of(samples[1]), label_map(1))
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip", ".tar.zst"])
+def test_archives_that_are_none_are_one_reject(tmp_path: Path, suffix: str) -> None:
+    put(tmp_path / f"set/x{suffix}", b"no archive at all" * 100)
+    write_members(tmp_path / "set/good.tar", pair("a"))
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert len(samples) == 1
+    assert reasons(rejects) == {f"x{suffix}/": "bad_annotation"}
+
+
+@pytest.mark.parametrize("cut", [200, 512, -1])
+def test_a_cut_tar_says_that_members_may_be_lost(tmp_path: Path, cut: int) -> None:
+    """Cut inside a header, cut at a header, and a header that is damaged: tarfile takes each for the end."""
+    whole = write_members(tmp_path / "x.tar", [*pair("a"), *pair("b", 1)]).read_bytes()
+    start = whole.index(b"b.jpg")
+    put(
+        tmp_path / "set/x.tar",
+        whole[: start + cut] if cut == 200 else whole[:start] if cut == 512 else whole[:start] + b"\xff" * 600,
+    )
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert len(samples) == 1
+    assert reasons(rejects) == {"x.tar/": "bad_annotation"}
+    assert "is lost" in rejects[0]["detail"]
+
+
+@pytest.mark.parametrize("note", [b'{"prompt": "a cat \\ud83d"}', b'{"group": "\\udc00"}'])
+def test_half_a_character_in_a_tar_is_kept_as_a_question_mark(tmp_path: Path, note: bytes) -> None:
+    write_members(tmp_path / "set/x.tar", [*pair("a"), ("a.json", note), *pair("b", 1)])
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert len(samples) == 2
+    assert not rejects
+    assert "?" in (samples[0]["provenance"]["prompt"] or samples[0]["group"])
+
+
+@pytest.mark.parametrize(
+    "note", [b'{"index": ' + b"9" * 5000 + b"}", b'{"x": ' + DEEP.encode() + b"}", b"\xff\xfe", b'{"index": 1e400}']
+)
+def test_odd_notes_in_a_tar_are_one_bad_row(tmp_path: Path, note: bytes) -> None:
+    write_members(tmp_path / "set/x.tar", [*pair("a"), ("a.json", note), *pair("b", 1)])
+    samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert len(samples) == 1
+    assert reasons(rejects) == {"x.tar/a": "bad_annotation"}
