@@ -52,9 +52,9 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     """Decide on every row of `scores`, whatever their order. Needs `SCORE_COLUMNS` and `shard` (the file name of the
     sample shard).
 
-    Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap, ASF floor; then
-    the best of each near-duplicates, then ranking in groups. What is turned away although a *kept* sample is nearly the
-    same is a near-duplicate of that one; nothing is ever called a duplicate of a sample that was itself turned away.
+    Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap, ASF floor;
+    then the best of samples that are nearly the same, then ranking in groups. What is turned away although a *kept* sample is
+    nearly the same is a near-duplicate of that one; nothing is called a duplicate of a sample that was turned away.
     `neighbours` are rows of the NEIGHBOUR contract; `scores` may carry `clip`: see `twins.pairs_that_count`.
 
     Each decision has one reason, the score that decided and what it was held against. A sample_id that several shards

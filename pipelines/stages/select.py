@@ -15,7 +15,7 @@ READERS = 8
 
 
 def select_units(run_dir: str) -> list[Unit]:
-    """One unit: every score shard, RUN/neighbours.parquet and the sample shards (of which only clip and frame are read) to
+    """One unit: every score shard, RUN/neighbours.parquet and the sample shards (only clip and frame are read) to
     RUN/decisions.parquet. [] before anything is scored.
     """
     shards = list_shards(f"{run_dir}/scores")
