@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ class FolderSource(Source):
     """
 
     kind: Literal["folder"] = "folder"
+    version: ClassVar[int] = 2
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""  # what a mask's stem has after the image's, e.g. "_mask"
