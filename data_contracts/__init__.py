@@ -1,6 +1,13 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
-from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import (
+    ContractError,
+    DamagedError,
+    Problem,
+    Reason,
+    is_transient,
+    raise_transient,
+)
 from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
@@ -16,18 +23,28 @@ from maskmill.data_contracts.schemas import (
     WEAK_LABEL,
     Contract,
 )
+from maskmill.data_contracts.seal import bytes_hash, file_hash
 from maskmill.data_contracts.shards import (
     Footer,
     fingerprint,
+    footer_fault,
+    is_sealed,
     iter_rows,
     list_shards,
-    read_bytes,
     read_footer,
     read_shard,
+    shard_fault,
     shard_name,
-    sweep_temporaries,
-    write_bytes,
     write_shard,
+)
+from maskmill.data_contracts.storage import (
+    TEMPORARY,
+    read_bytes,
+    sweep_temporaries,
+    sweep_tree,
+    where_writable,
+    write_bytes,
+    write_if_changed,
 )
 from maskmill.data_contracts.validate import check_mask, check_pair, check_row, foreground_ids
 
@@ -40,9 +57,11 @@ __all__ = [
     "PSEUDO_LABEL",
     "SAMPLE",
     "SCORE",
+    "TEMPORARY",
     "WEAK_LABEL",
     "Contract",
     "ContractError",
+    "DamagedError",
     "Footer",
     "LabelClass",
     "LabelSpace",
@@ -51,6 +70,7 @@ __all__ = [
     "Reason",
     "ShardEntry",
     "Uint8Array",
+    "bytes_hash",
     "check_mask",
     "check_pair",
     "check_row",
@@ -60,19 +80,28 @@ __all__ = [
     "decode_mask",
     "encode_image",
     "encode_mask",
+    "file_hash",
     "fingerprint",
+    "footer_fault",
     "foreground_ids",
+    "is_sealed",
+    "is_transient",
     "iter_rows",
     "list_shards",
     "load_label_space",
     "package_versions",
     "pair_id",
+    "raise_transient",
     "read_bytes",
     "read_footer",
     "read_shard",
     "sample_seed",
+    "shard_fault",
     "shard_name",
     "sweep_temporaries",
+    "sweep_tree",
+    "where_writable",
     "write_bytes",
+    "write_if_changed",
     "write_shard",
 ]

@@ -86,7 +86,11 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
             rate = sum(step.counts.values()) / step.seconds
             console.print(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
     if report.idle:
-        console.print("Nothing to do: every shard was there already, with the fingerprint that it would get now.")
+        same = "source, config, models and code are those that it was made from"
+        console.print(
+            f"Nothing to do: every shard was there already, with the fingerprint that it would get now ({same}).",
+            soft_wrap=True,
+        )
     if until is None:
         console.print(f"report: [bold]{config.run_dir}/report/index.html[/]")
     return report

@@ -1,27 +1,39 @@
 """Files of a dataset under one root (local folder or fsspec URL): listed with stamps, opened only inside the root."""
 
+import errno
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
+import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import NO_SUCH_FILE
 from maskmill.pipelines.ingest.spill import Spill
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
 MAX_FILE_BYTES = 1 << 30
 ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+SMALL = 1 << 16  # bytes up to which a local file's stamp is its content: masks can change and keep size and time
+content_stamps: ContextVar[bool] = ContextVar("content_stamps", default=True)  # off: size and time, as runs before had
+
+
+class MissingFileError(ContractError):
+    """A file that a listing, a list or an annotation speaks of is not there."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: its path relative to the root, and a stamp that changes with its content (size and time, or etag)."""
+    """One file: its path relative to the root, and a stamp that changes with its content (a hash of it where the file
+    is small, else size and time; an etag on object stores).
+    """
 
     path: str
     stamp: str
@@ -81,7 +93,7 @@ class Root:
                     elif entry.is_dir():
                         folders.append(entry.path)
                     elif entry.is_file():
-                        yield File(self._relative(entry.path), _stat_stamp(entry.stat()))
+                        yield File(self._relative(entry.path), _local_stamp(entry.path, entry.stat()))
 
     def _local_problem(self, entry: "os.DirEntry[str]") -> Problem | None:
         if _printable(entry.name) != entry.name:
@@ -114,25 +126,30 @@ class Root:
 
     def stamp(self, path: str) -> str:
         """Stamp of one file of the root."""
-        info = self.fs.info(f"{self.base}/{path}")
-        return _stat_stamp(os.stat(f"{self.base}/{path}")) if self.local else _info_stamp(info)
+        full = f"{self.base}/{path}"
+        return _local_stamp(full, os.stat(full)) if self.local else _info_stamp(self.fs.info(full))
 
     def read(self, path: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:
         """Bytes of the file at `path`, relative to the root.
 
         Raises:
-            ContractError: the path leads out of the root, no file is there, or it is over 1 GiB.
+            ContractError: the path leads out of the root, no file is there (MissingFileError), or it is over 1 GiB.
+            OSError: the disk or the network failed; a file that was read in part is one of these.
         """
         full = self.locate(path)
         try:
-            if (size := self.fs.size(full)) > MAX_FILE_BYTES:
+            if (size := self.fs.size(full) or 0) > MAX_FILE_BYTES:
                 found = f"{size} bytes"
                 problem = Problem(Reason.IMAGE_TOO_LARGE, "a file of at most 1 GiB", found, "shrink or remove it")
                 raise ContractError(path, problem)
             data: bytes = self.fs.cat_file(full)
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE and not isinstance(error, FileNotFoundError):
+                raise
             problem = Problem(missing, f"a file {path}", "none", "put the file there, or drop the sample")
-            raise ContractError(path, problem) from error
+            raise MissingFileError(path, problem) from error
+        if len(data) < size:
+            raise OSError(errno.EIO, f"read {len(data)} of {size} bytes", full)
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -237,8 +254,14 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _stat_stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+def _local_stamp(path: str, stat: os.stat_result) -> str:
+    if stat.st_size > SMALL or not content_stamps.get():
+        return f"{stat.st_size}:{stat.st_mtime_ns}"
+    try:
+        with open(path, "rb") as handle:
+            return f"{stat.st_size}:{xxhash.xxh3_128_hexdigest(handle.read())}"
+    except OSError:  # whoever loads the file says what is wrong with it
+        return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _info_stamp(info: dict[str, Any]) -> str:

@@ -1,11 +1,14 @@
 """The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
 
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from maskmill.data_contracts import (
     DECISION,
@@ -20,27 +23,34 @@ from maskmill.data_contracts import (
     decode_image,
     encode_mask,
     foreground_ids,
+    is_transient,
     pair_id,
     shard_name,
 )
-from maskmill.pipelines.core.stage import Stage, StageResult, Unit
+from maskmill.pipelines.core.stage import Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
-from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
+from maskmill.pipelines.ingest.files import MissingFileError, content_stamps, pack_problem, unpack_problem
 from maskmill.pipelines.ingest.masks import MaskRule
 from maskmill.pipelines.ingest.spill import Spill
 
+Row = dict[str, Any]
 STAGE = "ingest"
 VERSION = 1
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
+PAUSES = (0.2, 1.0, 3.0)  # seconds before a fault of the machine is met again; after the last one the run stops
+logger = logging.getLogger("maskmill.ingest")
+
+
+class SourceFaultError(OSError, RuntimeError):
+    """The source cannot be read just now, or changed while it was read. Nothing is recorded against its samples."""
 
 
 class Listing:
     """All entries of a source, sorted by key, on disk. A key that is listed twice is a fault of its second entry."""
 
     def __init__(self, source: Source) -> None:
-        self._entries = Spill()
-        self._entries.add((e.key, [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.entries())
+        self._entries = _patiently(lambda: _spilled(source), source.root, f"list {source.root}")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -62,6 +72,36 @@ class Listing:
             return list(_unpack(self._entries.slice(0, count), 0, None))
         pairs = self._entries.slice(start - 1, count + 1)  # one more, to see a key listed twice across the cut
         return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
+
+
+def _spilled(source: Source) -> Spill:
+    entries = Spill()
+    entries.add((e.key, [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.entries())
+    return entries
+
+
+def _patiently(work: Callable[[], Any], where: str, what: str) -> Any:
+    """The result of `work`, tried again after a pause where the machine was at fault (memory, disk, network).
+
+    Raises:
+        SourceFaultError: it still fails; names the file.
+    """
+    for pause in PAUSES:
+        try:
+            return work()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.warning("%s: cannot %s: %r; trying again in %g s", where, what, error, pause)
+            time.sleep(pause)
+    try:
+        return work()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        found = f"{type(error).__name__}: {error}"
+        fix = "mend disk, network or memory and run again; nothing was recorded against this sample"
+        raise SourceFaultError(f"{where}: cannot {what}, tried {len(PAUSES) + 1} times: {found}. {fix}") from error
 
 
 def _together(group: str | None, other: str | None) -> bool:
@@ -93,7 +133,7 @@ _lock = threading.Lock()
 
 def _listing(source: Source, fresh: bool) -> Listing:
     """The listing of a source, made once a process unless a fresh one is asked for; the last four are kept."""
-    key = source.model_dump_json()
+    key = f"{source.model_dump_json()} {content_stamps.get()}"
     with _lock:
         if fresh or key not in _listings:
             _listings.pop(key, None)
@@ -126,6 +166,22 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     return units
 
 
+def settled_units(stage: Stage, units: list[Unit], source: Source, run_dir: str, shard_size: int) -> list[Unit]:
+    """The units, with the stamps of size and time of earlier versions where a finished shard carries those and they
+    still hold: what is finished stays so. Lists the source once more only where some unit has something to do.
+    """
+    if all(why_run(stage, unit) is None for unit in units):
+        return units
+    earlier = copy_context().run(_units_by_time, source, run_dir, shard_size)
+    pairs = zip(units, [*earlier, *units[len(earlier) :]], strict=False)
+    return [old if why_run(stage, new) and why_run(stage, old) is None else new for new, old in pairs]
+
+
+def _units_by_time(source: Source, run_dir: str, shard_size: int) -> list[Unit]:
+    content_stamps.set(False)
+    return ingest_units(source, run_dir, shard_size)
+
+
 def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
     """The stage that makes Sample shards with masks of `space`'s ids from a source's entries.
 
@@ -155,6 +211,13 @@ def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> S
     entries = _entries_of(source, unit)
     with ThreadPoolExecutor(source.threads) as pool:
         made = list(pool.map(lambda entry: _attempt(entry, source, space, rule), entries))
+    if any(isinstance(outcome, _Missing) for outcome in made):
+        _listing(source, fresh=True)
+        entries = _entries_of(source, unit)  # raises where a listed file is gone
+        made = [
+            _attempt(entry, source, space, rule) if isinstance(outcome, _Missing) else outcome
+            for entry, outcome in zip(entries, made, strict=True)
+        ]
     kept: dict[str, dict[str, Any]] = {}
     rejects = []
     for entry, outcome in zip(entries, made, strict=True):
@@ -176,21 +239,34 @@ def _entries_of(source: Source, unit: Unit) -> list[Entry]:
         entries = _listing(source, fresh).chunk(start, count)
         if chunk_stamp(entries) == unit.stamps[0]:
             return entries
-    raise RuntimeError(f"{source.root}: files changed since they were listed; run again to list them anew")
+    names = f"{entries[0].key} … {entries[-1].key}" if entries else "all of them"
+    raise SourceFaultError(
+        f"{source.root}: files changed since they were listed ({names}); run again to list them anew"
+    )
 
 
-def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> dict[str, Any] | Problem:
+def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> Row | Problem:
     """The Sample row of one entry, or what is wrong with it."""
     return _attempt(entry, source, space, MaskRule.of(source, space))
 
 
-def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any] | Problem:
+def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row | Problem:
     if entry.problem is not None:
         return entry.problem
     try:
-        return _row(entry, source.load(entry, space), source, space, rule)
+        return cast(Row, _patiently(lambda: _loaded(entry, source, space, rule), entry.key, "read it"))
+    except MissingFileError as error:
+        return _Missing(**vars(error.problem))
     except ContractError as error:
         return error.problem
+
+
+class _Missing(Problem):
+    """A file that was not there when its sample was loaded: listed and gone since, or only ever named by data."""
+
+
+def _loaded(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row:
+    return _row(entry, source.load(entry, space), source, space, rule)
 
 
 def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
