@@ -8,7 +8,7 @@ from maskmill.data_contracts.errors import (
     is_transient,
     raise_transient,
 )
-from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
+from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
@@ -98,6 +98,7 @@ __all__ = [
     "sample_seed",
     "shard_fault",
     "shard_name",
+    "storable",
     "sweep_temporaries",
     "sweep_tree",
     "where_writable",

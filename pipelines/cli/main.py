@@ -20,7 +20,7 @@ from maskmill.pipelines.cli.console import readable_errors
 from maskmill.pipelines.cli.label import app as label_app
 from maskmill.pipelines.cli.train import train_command
 from maskmill.pipelines.core.settings import parse_pairs
-from maskmill.pipelines.core.step import Outcome
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import RunReport
 from maskmill.pipelines.run.run import plan as plan_run
@@ -49,6 +49,16 @@ SetOption = Annotated[
     typer.Option("--set", "-s", help="override one key, e.g. --set select.pcs_tau=0.2 (repeatable; values are YAML)"),
 ]
 
+RecheckOption = Annotated[
+    bool, typer.Option("--recheck", help="read the whole source and every byte of every shard again; make what differs")
+]
+RetryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retry", help="try samples again that were rejected for this reason, e.g. missing_image (repeatable)"
+    ),
+]
+
 
 def _load(config: str, overrides: list[str] | None) -> RunConfig:
     return load_run_config(config, parse_pairs(overrides))
@@ -68,7 +78,7 @@ class _Bars:
         self._progress.update(self._bars[step], completed=done, note=note)
 
 
-def execute(config: RunConfig, until: str | None = None) -> RunReport:
+def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING) -> RunReport:
     """Run with progress bars, then print the ledger and where to look."""
     columns = (
         TextColumn("{task.description:>15}"),
@@ -79,7 +89,7 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        report = run_all(config, until=until, progress=_Bars(progress))
+        report = run_all(config, until=until, progress=_Bars(progress), again=again)
     console.print(report.ledger.rich_table())
     for step in report.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
@@ -97,10 +107,12 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
 
 
 @app.command()
-def run(config: ConfigArgument, overrides: SetOption = None) -> None:
+def run(
+    config: ConfigArgument, overrides: SetOption = None, recheck: RecheckOption = False, retry: RetryOption = None
+) -> None:
     """Run everything: source → scores → duplicates → selection → export → report."""
     with readable_errors(console):
-        execute(_load(config, overrides))
+        execute(_load(config, overrides), again=asked(recheck, retry))
 
 
 @app.command()
@@ -115,9 +127,11 @@ def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
 
 
 def _step_command(name: str, text: str) -> None:
-    def command(config: ConfigArgument, overrides: SetOption = None) -> None:
+    def command(
+        config: ConfigArgument, overrides: SetOption = None, recheck: RecheckOption = False, retry: RetryOption = None
+    ) -> None:
         with readable_errors(console):
-            execute(_load(config, overrides), until=name)
+            execute(_load(config, overrides), until=name, again=asked(recheck, retry))
 
     command.__doc__ = text
     app.command(name)(command)

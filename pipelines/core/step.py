@@ -1,10 +1,11 @@
 """What a step of a run is: units that are done or not, and words for why one must run."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from maskmill.data_contracts import read_footer, shard_fault
+from maskmill.data_contracts import Reason, read_footer, shard_fault
 from maskmill.pipelines.core.belongings import Belongings
 from maskmill.pipelines.core.stage import Stage, Unit, run_unit, why_run
 from maskmill.pipelines.core.touched import is_touched
@@ -24,6 +25,19 @@ class Again:
 
 
 NOTHING = Again()
+
+
+def asked(recheck: bool, retry: Iterable[str] | None) -> Again:
+    """What a person asks to be done again.
+
+    Raises:
+        ValueError: a reason that no reject can have; lists them.
+    """
+    reasons = frozenset(retry or ())
+    if unknown := reasons - set(Reason):
+        known = ", ".join(reason for reason in Reason if reason is not Reason.KEPT)
+        raise ValueError(f"--retry {min(unknown)}: no such reason; reasons: {known}")
+    return Again(recheck=recheck, retry=reasons)
 
 
 @dataclass(frozen=True)

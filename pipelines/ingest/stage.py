@@ -1,14 +1,11 @@
 """The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
 
-import logging
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from maskmill.data_contracts import (
     DECISION,
@@ -23,124 +20,24 @@ from maskmill.data_contracts import (
     decode_image,
     encode_mask,
     foreground_ids,
-    is_transient,
     pair_id,
     shard_name,
+    storable,
 )
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
-from maskmill.pipelines.ingest.files import MissingFileError, content_stamps, pack_problem, unpack_problem
+from maskmill.pipelines.ingest.files import MissingFileError
+from maskmill.pipelines.ingest.listing import _listings as _listings  # a process may forget them
+from maskmill.pipelines.ingest.listing import chunk_stamp, listing_of
 from maskmill.pipelines.ingest.masks import MaskRule
-from maskmill.pipelines.ingest.spill import Spill
+from maskmill.pipelines.ingest.patience import SourceFaultError, patiently
+from maskmill.pipelines.ingest.stamps import content_stamps
 
 Row = dict[str, Any]
 STAGE = "ingest"
 VERSION = 1
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
-PAUSES = (0.2, 1.0, 3.0)  # seconds before a fault of the machine is met again; after the last one the run stops
-logger = logging.getLogger("maskmill.ingest")
-
-
-class SourceFaultError(OSError, RuntimeError):
-    """The source cannot be read just now, or changed while it was read. Nothing is recorded against its samples."""
-
-
-class Listing:
-    """All entries of a source, sorted by key, on disk. A key that is listed twice is a fault of its second entry."""
-
-    def __init__(self, source: Source) -> None:
-        self._entries = _patiently(lambda: _spilled(source), source.root, f"list {source.root}")
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def chunks(self, size: int, group_of: Callable[[Entry], str | None] | None = None) -> Iterator[list[Entry]]:
-        """The entries, `size` at a time, in one pass; with `group_of`, more where neighbours share a group."""
-        chunk: list[Entry] = []
-        for entry in _unpack(self._entries, 0, None):
-            if len(chunk) >= size and not (group_of and _together(group_of(chunk[-1]), group_of(entry))):
-                yield chunk
-                chunk = []
-            chunk.append(entry)
-        if chunk:
-            yield chunk
-
-    def chunk(self, start: int, count: int) -> list[Entry]:
-        """`count` entries from position `start` on."""
-        if start == 0:
-            return list(_unpack(self._entries.slice(0, count), 0, None))
-        pairs = self._entries.slice(start - 1, count + 1)  # one more, to see a key listed twice across the cut
-        return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
-
-
-def _spilled(source: Source) -> Spill:
-    entries = Spill()
-    entries.add((e.key, [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.entries())
-    return entries
-
-
-def _patiently(work: Callable[[], Any], where: str, what: str) -> Any:
-    """The result of `work`, tried again after a pause where the machine was at fault (memory, disk, network).
-
-    Raises:
-        SourceFaultError: it still fails; names the file.
-    """
-    for pause in PAUSES:
-        try:
-            return work()
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            logger.warning("%s: cannot %s: %r; trying again in %g s", where, what, error, pause)
-            time.sleep(pause)
-    try:
-        return work()
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        found = f"{type(error).__name__}: {error}"
-        fix = "mend disk, network or memory and run again; nothing was recorded against this sample"
-        raise SourceFaultError(f"{where}: cannot {what}, tried {len(PAUSES) + 1} times: {found}. {fix}") from error
-
-
-def _together(group: str | None, other: str | None) -> bool:
-    return group is not None and group == other
-
-
-def _unpack(pairs: Iterable[tuple[str, Any]], start: int, before: str | None) -> Iterator[Entry]:
-    """Entries of listed pairs; `start` is the position of the first, `before` the key in front of it."""
-    for position, (key, (stamp, fields, problem)) in enumerate(pairs, start):
-        entry = Entry(key, stamp, fields, unpack_problem(problem))
-        yield _listed_again(entry, position) if key == before else entry
-        before = key
-
-
-def _listed_again(entry: Entry, position: int) -> Entry:
-    problem = Problem(Reason.DUPLICATE_ID, "every sample listed once", f"{entry.key} again", "remove it from the list")
-    return Entry(f"{entry.key}#{position}", entry.stamp, problem=problem)
-
-
-def chunk_stamp(entries: Sequence[Entry]) -> str:
-    """Hash of keys, stamps and listed faults: what the shard of these entries depends on."""
-    parts = ((e.key, e.stamp, "" if e.problem is None else str(e.problem)) for e in entries)
-    return content_id(*(part for entry in parts for part in entry))
-
-
-_listings: dict[str, Listing] = {}
-_lock = threading.Lock()
-
-
-def _listing(source: Source, fresh: bool) -> Listing:
-    """The listing of a source, made once a process unless a fresh one is asked for; the last four are kept."""
-    key = f"{source.model_dump_json()} {content_stamps.get()}"
-    with _lock:
-        if fresh or key not in _listings:
-            _listings.pop(key, None)
-            _listings[key] = Listing(source)
-            while len(_listings) > 4:
-                del _listings[next(iter(_listings))]
-        return _listings[key]
 
 
 def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Unit]:
@@ -154,9 +51,9 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     """
     if shard_size < 1:
         raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
-    listing = _listing(source, fresh=True)
-    if not len(listing):
-        raise ValueError(f"{source.root}: nothing to ingest; check the folders that the config names: {source!r}")
+    listing = listing_of(source, fresh=True)
+    if (fault := listing.emptiness()) is not None:
+        raise ValueError(f"{source.root}: nothing to ingest: {fault}")
     units, start = [], 0
     for index, entries in enumerate(listing.chunks(shard_size, source.group_of if source.whole_groups else None)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
@@ -212,7 +109,7 @@ def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> S
     with ThreadPoolExecutor(source.threads) as pool:
         made = list(pool.map(lambda entry: _attempt(entry, source, space, rule), entries))
     if any(isinstance(outcome, _Missing) for outcome in made):
-        _listing(source, fresh=True)
+        listing_of(source, fresh=True)
         entries = _entries_of(source, unit)  # raises where a listed file is gone
         made = [
             _attempt(entry, source, space, rule) if isinstance(outcome, _Missing) else outcome
@@ -236,7 +133,7 @@ def _entries_of(source: Source, unit: Unit) -> list[Entry]:
     """The unit's entries; lists the source again where this process has not, or has an older listing."""
     start, count = (int(part) for part in unit.stamps[1].split("+"))
     for fresh in (False, True):
-        entries = _listing(source, fresh).chunk(start, count)
+        entries = listing_of(source, fresh).chunk(start, count)
         if chunk_stamp(entries) == unit.stamps[0]:
             return entries
     names = f"{entries[0].key} … {entries[-1].key}" if entries else "all of them"
@@ -254,11 +151,17 @@ def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) ->
     if entry.problem is not None:
         return entry.problem
     try:
-        return cast(Row, _patiently(lambda: _loaded(entry, source, space, rule), entry.key, "read it"))
+        return patiently(lambda: _loaded(entry, source, space, rule), entry.key, "read it")
     except MissingFileError as error:
         return _Missing(**vars(error.problem))
     except ContractError as error:
-        return error.problem
+        return _placed(error, entry.key)
+
+
+def _placed(error: ContractError, key: str) -> Problem:
+    """The problem of an error, with the place inside the sample that the error names."""
+    where = error.where.removeprefix(key).lstrip(", :") if error.where != key else ""
+    return error.problem if error.problem.where or not where else replace(error.problem, where=where)
 
 
 class _Missing(Problem):
@@ -280,7 +183,8 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         raise ContractError(entry.key, problem)
     encoded = None if mask is None else encode_mask(mask, space.palette)
     defaults = {"source": source.kind, "source_path": entry.key, "licence": source.licence or space.licence}
-    given = {name: value for name, value in raw.provenance.items() if value is not None}
+    stated = {name: value for name, value in raw.provenance.items() if value is not None}
+    given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
     return {
         "sample_id": pair_id(raw.image, encoded, raw.group, raw.index),
         "image": {"bytes": raw.image, "path": entry.key},
@@ -289,7 +193,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "width": image.shape[1],
         "class_ids": [] if mask is None else foreground_ids(mask, space),
         "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
-        "group": raw.group,
+        "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
         "spacing": None if raw.spacing is None else list(raw.spacing),
         "provenance": {**defaults, **given},
@@ -307,7 +211,7 @@ def _reject(entry: Entry, problem: Problem, duplicate_of: str | None = None) -> 
         "stage": STAGE,
         "kept": False,
         "reason": str(problem.reason),
-        "detail": str(problem),
+        "detail": storable(str(problem)),
         "duplicate_of": duplicate_of,
         "source_path": entry.key,
     }
