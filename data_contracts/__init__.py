@@ -12,6 +12,7 @@ from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
+from maskmill.data_contracts.presets import WithPresets
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
@@ -70,6 +71,7 @@ __all__ = [
     "Reason",
     "ShardEntry",
     "Uint8Array",
+    "WithPresets",
     "bytes_hash",
     "check_mask",
     "check_pair",

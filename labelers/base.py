@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, encode_mask, foreground_ids
+from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, WithPresets, encode_mask, foreground_ids
 
 
-class LabelerConfig(BaseModel):
+class LabelerConfig(WithPresets):
     """Options that a pseudo-label depends on. A labeler's own config inherits from this."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -21,6 +21,8 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts.shards import content_hash
 
+INPUT_CHANGED = "its input changed"
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -109,7 +111,7 @@ def _difference(footer: Footer, stage: Stage, inputs: tuple[str, ...]) -> str:
     if footer.config_hash != stage.config_hash:
         return "its config or model changed"
     if footer.inputs != inputs:
-        return "its input changed"
+        return INPUT_CHANGED
     return "the code or the contract changed"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -33,16 +33,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MaskPart:
+    """One of several masks of a photo. `word` is the class (name or id) of all that is not 0 in it; without one, the
+    file holds class ids of its own. `where` is its path or place.
+    """
+
+    data: bytes
+    where: str
+    word: str | int | None = None
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One sample as its source has it.
 
-    `mask` is an encoded file in the source's own values; `drawn` a label map uint8 (H, W) of contract ids.
+    `mask` is an encoded file in the source's own values, `parts` are several of them for one photo; `drawn` is a label
+    map uint8 (H, W) of contract ids.
     `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
     foreground value of the mask stands for.
     """
 
     image: bytes
     mask: bytes | None = None
+    parts: tuple[MaskPart, ...] = ()
     drawn: Uint8Array | None = None
     words: tuple[str | int, ...] | None = None
     foreground: str | None = None
@@ -59,6 +72,7 @@ class Source(BaseModel):
     """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    version: ClassVar[int] = 1
 
     kind: str
     root: str  # local folder (or file) or fsspec URL

@@ -30,7 +30,7 @@ class Listing:
         first = self.chunk(0, 3)
         if not first:
             return "the folders that the config names are empty. Fix: name the folders in which the files lie"
-        if not all(is_not_read(entry) for entry in first[:1]):
+        if not is_not_read(first[0]) or first[0].stamp:  # a stamp: the source itself says why it reads none of this
             return None
         seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)
         return f"{len(self)} files lie there, and none is read. {seen}"

@@ -24,7 +24,7 @@ from maskmill.data_contracts import (
     shard_name,
     storable,
 )
-from maskmill.pipelines.core.stage import Stage, StageResult, Unit, why_run
+from maskmill.pipelines.core.stage import INPUT_CHANGED, Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
 from maskmill.pipelines.ingest.files import MissingFileError
 from maskmill.pipelines.ingest.listing import _listings as _listings  # a process may forget them
@@ -32,10 +32,10 @@ from maskmill.pipelines.ingest.listing import chunk_stamp, listing_of
 from maskmill.pipelines.ingest.masks import MaskRule
 from maskmill.pipelines.ingest.patience import SourceFaultError, patiently
 from maskmill.pipelines.ingest.stamps import content_stamps
+from maskmill.pipelines.ingest.unite import unite
 
 Row = dict[str, Any]
 STAGE = "ingest"
-VERSION = 1
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
 
@@ -67,7 +67,7 @@ def settled_units(stage: Stage, units: list[Unit], source: Source, run_dir: str,
     """The units, with the stamps of size and time of earlier versions where a finished shard carries those and they
     still hold: what is finished stays so. Lists the source once more only where some unit has something to do.
     """
-    if all(why_run(stage, unit) is None for unit in units):
+    if all(why_run(stage, unit) != INPUT_CHANGED for unit in units):
         return units
     earlier = copy_context().run(_units_by_time, source, run_dir, shard_size)
     pairs = zip(units, [*earlier, *units[len(earlier) :]], strict=False)
@@ -90,7 +90,7 @@ def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
     rule = MaskRule.of(source, space)
     return Stage(
         name=STAGE,
-        version=VERSION,
+        version=source.version,
         contracts=(SAMPLE, DECISION),
         config_hash=config_hash({"source": source.model_dump(mode="json", exclude=NOT_IN_HASH), "space": _ids(space)}),
         process=partial(_process, source, space, rule),
@@ -179,6 +179,8 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
     if raw.mask is not None:
         foreground = None if raw.foreground is None else space.find(raw.foreground).id
         mask = rule.read(raw.mask, entry.key, foreground)
+    if raw.parts:
+        mask = unite(raw.parts, rule, space)
     if mask is not None and (problem := check_pair(image, mask, space, allow_empty=source.allow_empty)) is not None:
         raise ContractError(entry.key, problem)
     encoded = None if mask is None else encode_mask(mask, space.palette)
