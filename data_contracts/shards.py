@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts.errors import ContractError, DamagedError, Problem, Reason, raise_transient
 from maskmill.data_contracts.ids import content_id
+from maskmill.data_contracts.instances import upgrade_entries
 from maskmill.data_contracts.schemas import CONTRACTS, Contract
 from maskmill.data_contracts.seal import SEAL_KEY, Tail, data_fault, read_tail, seal
 from maskmill.data_contracts.storage import TEMPORARY, read_bytes, sweep_temporaries, write_bytes
@@ -182,9 +183,14 @@ def shard_fault(path: str) -> str | None:
     if contract is None or contract.version != footer.version:
         return None
     try:
-        found = content_hash(_table(path, None).cast(contract.schema))  # Parquet names the items of lists otherwise
-    except (DamagedError, pa.ArrowException) as error:
+        table = _table(path, None)
+    except DamagedError as error:
         return str(error)
+    fields = [contract.schema.field(name) for name in table.column_names if name in contract.schema.names]
+    try:
+        found = content_hash(table.cast(pa.schema(fields)))  # Parquet names the items of lists otherwise
+    except (pa.ArrowException, ValueError):  # a column that had another layout then
+        return None
     return None if found == footer.content else "rows that are not those that were written"
 
 
@@ -204,7 +210,9 @@ def _table(path: str, columns: list[str] | None) -> pa.Table:
         if fault := read_tail(path).fault:
             raise DamagedError(path, fault)
         with fs.open(target, "rb") as handle:
-            return pq.read_table(handle, columns=columns, page_checksum_verification=True)
+            there = pq.read_schema(handle).names
+            wanted = None if columns is None else [name for name in columns if name in there]
+            return pq.read_table(handle, columns=wanted, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise_transient(error)
         if isinstance(error, FileNotFoundError):
@@ -227,8 +235,24 @@ def read_shard(path: str, contract: Contract, columns: list[str] | None = None) 
         raise ContractError(
             path, Problem(Reason.BAD_ANNOTATION, f"{contract.name} version {contract.version}", found, fix)
         )
+    table = _as_now(table, contract, contract.schema.names if columns is None else columns)
     if columns is None:
         contract.check(table, path)
+    return table
+
+
+def _as_now(table: pa.Table, contract: Contract, columns: list[str]) -> pa.Table:
+    """Columns that came later as nulls, and `instances` in today's layout, for shards from before."""
+    for name in contract.later:
+        if name in columns and name not in table.column_names:
+            field = contract.schema.field(name)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    if "instances" in table.column_names and table.schema.field("instances").type != (
+        kind := contract.schema.field("instances").type
+    ):
+        entries = [upgrade_entries(row) for row in table.column("instances").to_pylist()]
+        place = table.column_names.index("instances")
+        table = table.set_column(place, contract.schema.field("instances"), pa.array(entries, kind))
     return table
 
 

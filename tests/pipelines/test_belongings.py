@@ -14,8 +14,8 @@ from maskmill.data_contracts import SAMPLE, DamagedError, list_shards, read_shar
 from maskmill.pipelines.core.belongings import ForeignFileError
 from maskmill.pipelines.core.settings import ConfigError
 from maskmill.pipelines.core.step import Again
-from maskmill.pipelines.ingest import stage as ingest_module
 from maskmill.pipelines.ingest import stamps
+from maskmill.pipelines.ingest.files import Root
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import RunReport, plan, run
 from tests.pipelines.ingest_sets import make_folder, photo, put
@@ -153,11 +153,11 @@ def test_rejects_of_a_reason_are_tried_again(
 ) -> None:
     from maskmill.data_contracts import ContractError, Problem, Reason
 
-    def undecodable(data: bytes, where: str, *rest: object) -> None:
-        raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "x", "y", "z"))
+    def undecodable(root: Root, path: str, *rest: object) -> None:
+        raise ContractError(path, Problem(Reason.UNDECODABLE_IMAGE, "x", "y", "z"))
 
     put(tmp_path / "set/images/a.jpg", photo(7))
-    monkeypatch.setattr(ingest_module, "decode_image", undecodable)
+    monkeypatch.setattr(Root, "read", undecodable)
     assert ingest(finished).ledger.ingested == 2
     monkeypatch.undo()
     assert ingest(finished, Again(retry=frozenset({"size_mismatch"}))).idle
