@@ -27,8 +27,8 @@ class RunConfig(BaseModel):
     run_dir: str = Field(description="folder (or fsspec URL) of everything that the run writes")
     label_space: str | LabelSpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     seed: int = 0
-    shard_size: int = Field(default=64, ge=1, description="samples per shard, the unit of work")
-    workers: int = Field(default=1, ge=1, description="shards in work at once")
+    shard_size: int = Field(default=64, ge=1, le=2**31 - 1, description="samples per shard, the unit of work")
+    workers: int = Field(default=1, ge=1, le=1024, description="shards in work at once")
     source: SourceConfig | None = Field(default=None, description="pairs that exist: where to ingest them from")
     generate: GenerateConfig | None = Field(default=None, description="pairs to make: with what, and how many")
     score: ScoreConfig = SdsConfig()

@@ -106,6 +106,8 @@ def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> 
     prepare(config, step)
     total = step.count()
     done: list[Outcome] = []
+    if progress is not None:
+        progress(name, 0, total, Outcome("started"))
 
     def one(index: int) -> None:
         done.append(outcome := step.run(index))
