@@ -23,8 +23,8 @@ class Match:
 @dataclass(frozen=True)
 class PairRule:
     """`pattern` must fit a whole name without suffix (with its folders, if it holds a "/"). Its groups: `key` (and
-    `key2`) is what photo and mask have in common; `image` and `mask` are what only one of them has; `class` is the class
-    of a mask, a name or an id.
+    `key2`) is what photo and mask have in common; `image` and `mask` are what only one of them has; `class` is the
+    class of a mask, a name or an id.
     """
 
     pattern: str
@@ -90,18 +90,16 @@ def _edit(photo: str, mask: str) -> tuple[str, str, str] | None:
     one, two = photo.rsplit("/", 1)[-1], mask.rsplit("/", 1)[-1]
     start, end = _common(one, two), _common(one[::-1], two[::-1])
     if start >= end:
-        place, left, right = "end", one[start:], two[start:]
-        seams = [(one[:start], left), (two[:start], right)]
-    else:
-        place, left, right = "start", one[: len(one) - end], two[: len(two) - end]
-        seams = [(left, one[len(one) - end :]), (right, two[len(two) - end :])]
-    return (place, left, right) if max(start, end) and all(_is_seam(*seam) for seam in seams) else None
+        cut = next((n for n in range(start, 0, -1) if _is_seam(one, n) and _is_seam(two, n)), 0)
+        return ("end", one[cut:], two[cut:]) if cut else None
+    cut = next((n for n in range(end, 0, -1) if _is_seam(one, len(one) - n) and _is_seam(two, len(two) - n)), 0)
+    return ("start", one[: len(one) - cut], two[: len(two) - cut]) if cut else None
 
 
-def _is_seam(left: str, right: str) -> bool:
+def _is_seam(name: str, at: int) -> bool:
     """Whether a name may be cut there: neither inside a word nor inside a number."""
-    around = left[-1:] + right[:1]
-    return len(around) < 2 or not (around.isalpha() or around.isdigit())
+    around = name[max(at - 1, 0) : at + 1]
+    return not 0 < at < len(name) or not (around.isalpha() or around.isdigit())
 
 
 def _common(one: str, two: str) -> int:
