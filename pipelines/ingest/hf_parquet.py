@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
@@ -32,6 +32,7 @@ class HfParquetSource(Source):
     """
 
     version: ClassVar[int] = 2  # since then ClassLabel numbers are read by name
+    later: ClassVar[frozenset[str]] = Source.later | {"mask_classes"}
 
     kind: Literal["hf_parquet"] = "hf_parquet"
     folder: str = ""

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.files import Root
 
 MASK_SUFFIXES = IMAGE_SUFFIXES | {".npy"}

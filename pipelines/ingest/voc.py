@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -36,6 +36,7 @@ class VocSource(Source):
     """
 
     kind: Literal["voc"] = "voc"
+    version: ClassVar[int] = 2
     split: str = "trainval"
     lists: str = "ImageSets/Segmentation"
     images: str = "JPEGImages"

@@ -11,7 +11,7 @@ from ingest_sets import VOC, Row, ingest, make_folder, mask_of, photo, put, put_
 from PIL import Image
 
 from maskmill.data_contracts import LabelSpace, encode_mask
-from maskmill.data_contracts.images import FORMATS
+from maskmill.data_contracts.image_files import FORMATS
 from maskmill.pipelines.ingest.cityscapes import CLASSES, CityscapesSource
 from maskmill.pipelines.ingest.coco import CocoSource
 from maskmill.pipelines.ingest.folder import FolderSource
