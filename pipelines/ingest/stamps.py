@@ -6,7 +6,7 @@ from typing import Any
 
 import xxhash
 
-ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+ETAGS = ("ETag", "etag", "checksum", "CRC", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
 SMALL = 1 << 16  # bytes up to which a local file's stamp is its content: masks can change and keep size and time
 content_stamps: ContextVar[bool] = ContextVar("content_stamps", default=True)  # off: size and time, as runs before had
 
