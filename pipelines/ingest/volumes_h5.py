@@ -108,7 +108,7 @@ def _slice_axis(shape: Shape, label: Shape | None, wanted: int | None, where: st
     """The axis that counts slices: the first, unless another one is at most half as long as both others.
 
     Raises:
-        ContractError: nobody says which, and another axis than the first is shorter, but not by half, or may hold colours.
+        ContractError: nobody says which, and another axis is shorter than the first, but not by half, or holds colours.
     """
     if wanted is not None:
         return wanted
