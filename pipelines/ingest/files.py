@@ -22,7 +22,7 @@ from maskmill.pipelines.ingest.spill import JsonError, Spill
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
 MAX_FILE_BYTES = 1 << 30
-ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+ETAGS = ("ETag", "etag", "checksum", "CRC", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Root:
         if self.fs.isfile(self.base):
             self.base, self._only = self.base.rsplit("/", 1)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the root is one file."""
+        return bool(self._only)
+
     def walk(self, folder: str, suffixes: frozenset[str]) -> Iterator[File]:
         """Files under `folder` whose names end in one of the suffixes, in no particular order. What else lies there is
         kept in `passed`.
@@ -78,6 +83,10 @@ class Root:
         """Whether there is such a folder under the root."""
         return bool(self.fs.isdir(f"{self.base}/{folder}"))
 
+    def has_file(self, path: str) -> bool:
+        """Whether there is such a file under the root."""
+        return bool(self.fs.isfile(f"{self.base}/{path}"))
+
     def _folder(self, folder: str) -> str:
         top = f"{self.base}/{folder}" if folder else self.base
         if not self.fs.isdir(top):
@@ -97,7 +106,8 @@ class Root:
                     yield File(self._relative(f"{folder}/{name}"), _info_stamp(info), problem)
 
     def _relative(self, path: str) -> str:
-        return path[len(self.base) + 1 :].replace(os.sep, "/") if self.local else path[len(self.base) + 1 :]
+        inside = path[len(self.base) + 1 :] if self.base else path.lstrip("/")  # an archive has no folder above it
+        return inside.replace(os.sep, "/") if self.local else inside
 
     def stamp(self, path: str) -> str:
         """Stamp of one file of the root."""
