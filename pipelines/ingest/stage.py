@@ -232,8 +232,17 @@ def _provenance(
     stated = {name: value for name, value in raw.provenance.items() if value is not None}
     given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
     if told:
-        given["extra"] = json.dumps({**json.loads(given.get("extra", "{}")), **told}, sort_keys=True)
+        given["extra"] = json.dumps({**_object(given.get("extra")), **told}, sort_keys=True)
     return {**defaults, **given}
+
+
+def _object(extra: str | None) -> dict[str, Any]:
+    """The JSON object in a provenance; a text that is none stays as one under `extra`."""
+    try:
+        found = json.loads(extra or "{}")
+    except (ValueError, RecursionError):
+        found = extra
+    return found if isinstance(found, dict) else {"extra": extra}
 
 
 def _twin_problem(twin: dict[str, Any]) -> Problem:
