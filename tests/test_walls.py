@@ -32,7 +32,7 @@ ONE_FILE = {  # what → where it goes
 ONE_LINE = (  # table, the row that comes after, the row that is added
     ("pipelines/ingest/__init__.py", "folder", '"stripes": "maskmill.pipelines.ingest.stripes:StripesSource",'),
     ("curation/registry.py", "sds", '"area": "maskmill.curation.area",'),
-    ("pipelines/run/steps.py", "export", '"sizes": Row("maskmill.pipelines.stages.sizes", "Count pixels."),'),
+    ("pipelines/run/steps.py", "export", '"sizes": Row("maskmill.pipelines.stages.sizes"),'),
     ("pipelines/export/__init__.py", "voc", '"names": "maskmill.pipelines.export.names:NamesExport",'),
     ("labelers/registry.py", "clip_cam", '"bright": "maskmill.labelers.bright",'),
     ("trainers/registry.py", "supervised", '"pixelwise": "maskmill.trainers.pixelwise",'),
@@ -51,7 +51,7 @@ LABEL = {"labeler": "bright", "samples": "run/samples", "settings": {"above": 50
 TRAIN = {"trainer": "pixelwise", "data": {"samples": "run/samples"}, "settings": {"steps": 2, "batch": 2}}
 COMMANDS = (
     ("run", "new.yaml"),
-    ("sizes", "new.yaml"),
+    ("run", "new.yaml"),
     ("label", "shards", "label.yaml", "--out", "labels"),
     ("label", "bright", "photos"),
     ("train", "train.yaml", "--out", "trained"),
@@ -173,7 +173,7 @@ def test_a_source_a_scorer_and_an_exporter_are_one_file_and_one_line_each(used: 
 def test_a_stage_is_one_file_and_one_line_and_reads_its_options(used: Path) -> None:
     sizes = pl.concat([pl.read_parquet(path) for path in list_shards(str(used / "run" / "sizes"))])
     assert sizes["pixels"].to_list() == [10 * 32 * 32] * 5
-    assert "Nothing to do" in (used / "said.txt").read_text()  # `maskmill sizes`, after `maskmill run`
+    assert "Nothing to do" in (used / "said.txt").read_text()  # of the second `maskmill run`
 
 
 def test_a_labeler_and_its_command_are_a_file_each_and_one_line(used: Path) -> None:

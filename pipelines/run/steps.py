@@ -7,71 +7,80 @@ from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
+from maskmill.pipelines.core.further import RunPlace, StageModule
 from maskmill.pipelines.core.settings import ConfigError, explain_errors
-from maskmill.pipelines.core.step import RunPlace, ShardStep, StageModule, Step
+from maskmill.pipelines.core.step import NOTHING, Again, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 
 # Engines are imported where a step is opened: each brings its own along, and most commands need few of them.
 
 
-def _generate(config: RunConfig) -> Step:
+def _generate(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.generate import generate_stage, generate_units
 
     assert config.generate is not None
     stage = generate_stage(config.generate.generator, config.space, config.seed)
-    return ShardStep(stage, generate_units(config.run_dir))
+    return ShardStep(stage, generate_units(config.run_dir), config.run_dir, again)
 
 
-def _ingest(config: RunConfig) -> Step:
-    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units
+def _ingest(config: RunConfig, again: Again) -> Step:
+    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units, settled_units
 
     assert config.source is not None
-    stage = ingest_stage(config.source, config.space)
-    return ShardStep(stage, ingest_units(config.source, config.run_dir, config.shard_size))
+    stage, place = ingest_stage(config.source, config.space), (config.run_dir, config.shard_size)
+    units = ingest_units(config.source, *place)
+    return ShardStep(stage, settled_units(stage, units, config.source, *place), config.run_dir, again)
 
 
-def _score(config: RunConfig) -> Step:
+def _score(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.score import score_stage, score_units
 
-    return ShardStep(score_stage(config.score, config.space, config.seed), score_units(config.run_dir))
+    return ShardStep(
+        score_stage(config.score, config.space, config.seed), score_units(config.run_dir), config.run_dir, again
+    )
 
 
-def _dedup(config: RunConfig) -> Step:
+def _dedup(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
 
-    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir))
+    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir), config.run_dir, again)
 
 
-def _select(config: RunConfig) -> Step:
+def _select(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.select import select_stage, select_units
 
-    return ShardStep(select_stage(config.select), select_units(config.run_dir))
+    return ShardStep(select_stage(config.select), select_units(config.run_dir), config.run_dir, again)
 
 
-def _downstream_data(config: RunConfig) -> Step:
+def _downstream_data(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.downstream import test_stage, test_units
 
     assert config.downstream is not None
-    return ShardStep(test_stage(config.downstream, config.space), test_units(config.downstream, config.run_dir))
+    return ShardStep(
+        test_stage(config.downstream, config.space),
+        test_units(config.downstream, config.run_dir),
+        config.run_dir,
+        again,
+    )
 
 
-def _downstream(config: RunConfig) -> Step:
+def _downstream(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.downstream_step import DownstreamStep
 
     assert config.downstream is not None
-    return DownstreamStep(config, config.downstream)
+    return DownstreamStep(config, config.downstream, again)
 
 
-def _export(config: RunConfig) -> Step:
+def _export(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.export_step import ExportStep
 
-    return ExportStep(config)
+    return ExportStep(config, again)
 
 
-def _report(config: RunConfig) -> Step:
+def _report(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.report_step import ReportStep
 
-    return ReportStep(config)
+    return ReportStep(config, again)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Row:
     run config, and runs that name it there have it.
     """
 
-    open: Callable[[RunConfig], Step] | str
+    open: Callable[[RunConfig, Again], Step] | str
     command: str = ""  # what `maskmill NAME` says of itself; empty: the step has no command of its own
     wanted: Callable[[RunConfig], bool] = lambda config: True
     every_round: bool = False  # done again in each round of a run that makes its pairs
@@ -138,15 +147,18 @@ def steps_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def check_step(config: RunConfig, name: str) -> None:
-    """Raises:
-    ConfigError: the run has no step `name`; lists those that it has.
+    """Nothing, where the run has the step `name`.
+
+    Raises:
+        ConfigError: it has not; lists those that it has.
     """
     if name not in steps_of(config):
         raise ConfigError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
 
 
-def open_step(config: RunConfig, name: str) -> Step:
-    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit runs.
+def open_step(config: RunConfig, name: str, again: Again = NOTHING) -> Step:
+    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit
+    runs. `again`: what to do again though it is done.
 
     Raises:
         ConfigError: the run has no such step; lists those that it has.
@@ -154,8 +166,8 @@ def open_step(config: RunConfig, name: str) -> Step:
     check_step(config, name)
     opener = STEPS[name].open
     if not isinstance(opener, str):
-        return opener(config)
-    return _module(name).open_step(_options(config, name), RunPlace(config.run_dir, config.space, config.seed))
+        return opener(config, again)
+    return _module(name).open_step(_options(config, name), RunPlace(config.run_dir, config.space, config.seed, again))
 
 
 def _module(name: str) -> StageModule:

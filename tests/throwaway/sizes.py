@@ -4,8 +4,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from maskmill.data_contracts import SAMPLE, Contract, config_hash, list_shards, read_shard
+from maskmill.pipelines.core.further import RunPlace
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
-from maskmill.pipelines.core.step import RunPlace, ShardStep, Step
+from maskmill.pipelines.core.step import Step
 
 SIZES = Contract("sizes", 1, pa.schema([("sample_id", pa.string()), ("pixels", pa.int64())]))
 
@@ -29,4 +30,4 @@ def open_step(config: Config, place: RunPlace) -> Step:
     shards = list_shards(f"{place.run_dir}/samples")
     outputs = [f"{place.run_dir}/sizes/{path.rsplit('/', 1)[1]}" for path in shards]
     units = [Unit((path,), (out,), index=i) for i, (path, out) in enumerate(zip(shards, outputs, strict=True))]
-    return ShardStep(Stage("sizes", 1, (SIZES,), config_hash(config), process), units)
+    return place.step(Stage("sizes", 1, (SIZES,), config_hash(config), process), units)
