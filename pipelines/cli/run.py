@@ -5,6 +5,7 @@ from typing import Any
 from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
 from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.cli.reasons import say_reasons
 from maskmill.pipelines.core.settings import check_names, parse_pairs
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import RunReport
@@ -32,6 +33,7 @@ def execute(config: RunConfig, until: str | None = None) -> RunReport:
     with progress() as report:
         done = run_all(config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status))
     say(done.ledger.rich_table())
+    say_reasons(done.ledger)
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds

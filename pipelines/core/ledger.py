@@ -18,6 +18,7 @@ from maskmill.data_contracts import (
     read_shard,
     write_bytes,
 )
+from maskmill.pipelines.core.examples import Example, first_examples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +66,7 @@ class Ledger(BaseModel):
     classes_in: dict[int, int]  # ingested samples that show the class
     classes_kept: dict[int, int]
     licences: list[str]
+    examples: tuple[Example, ...] = ()  # the first few samples of each reason, with the words that were recorded
 
     @property
     def rows_in(self) -> int:
@@ -81,6 +83,11 @@ class Ledger(BaseModel):
     @property
     def undecided(self) -> int:
         return sum(s.undecided for s in self.shards)
+
+    @property
+    def not_read(self) -> int:
+        """What lies in the source's folders and nothing read; `rows_in` counts it."""
+        return sum(r.rows for r in self.rejections if r.reason == Reason.NOT_READ)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
@@ -139,7 +146,7 @@ class Ledger(BaseModel):
                 cells = [str(found.get((r.stage, r.reason), 0)) for r in self.rejections]
                 table.add_row(s.shard, *cells, str(s.rows_in), str(s.kept))
             return table
-        table = Table("stage", "", title="Ledger: in = kept + rejected")
+        table = Table("stage", "", title="Ledger: in = kept + rejected + not read")
         table.add_column("samples", justify="right")
         table.add_column("share", justify="right")
         for stage, what, rows, share in self.lines():
@@ -192,6 +199,7 @@ def build_ledger(run_dir: str) -> Ledger:
         classes_in=dict(sorted(classes_in.items())),
         classes_kept=dict(sorted(classes_kept.items())),
         licences=sorted(licences),
+        examples=first_examples(run_dir),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from maskmill.data_contracts import (
@@ -77,6 +78,10 @@ class Listing:
         if chunk:
             yield chunk
 
+    def after(self, start: int) -> Iterator[Entry]:
+        """The entries from position `start` on, a batch in memory at a time."""
+        return islice(_unpack(self._entries, 0, None), start, None)
+
     def chunk(self, start: int, count: int) -> list[Entry]:
         """`count` entries from position `start` on."""
         if start == 0:
@@ -130,6 +135,11 @@ def _listing(source: Source, fresh: bool) -> Listing:
             while len(_listings) > 4:
                 del _listings[next(iter(_listings))]
         return _listings[key]
+
+
+def listing_of(source: Source) -> Listing:
+    """The listing of a source, made anew unless this process has one."""
+    return _listing(source, fresh=False)
 
 
 def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Unit]:
