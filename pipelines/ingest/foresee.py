@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from maskmill.data_contracts import LabelSpace, Problem
 from maskmill.pipelines.core.examples import SHOWN, Example
 from maskmill.pipelines.ingest.base import Entry, Source
-from maskmill.pipelines.ingest.stage import STAGE, ingest_entry, listing_of
+from maskmill.pipelines.ingest.listing import listing_of
+from maskmill.pipelines.ingest.stage import STAGE, ingest_entry
 
 FIRST = 100  # entries that are loaded
 
@@ -31,7 +32,7 @@ def foresee(source: Source, space: LabelSpace, first: int = FIRST) -> Foresight:
     Raises:
         FileNotFoundError, ValueError: as `ingest_units`.
     """
-    listing = listing_of(source)
+    listing = listing_of(source, fresh=False)
     entries = listing.chunk(0, first)
     with ThreadPoolExecutor(source.threads) as pool:
         made = list(pool.map(lambda entry: ingest_entry(entry, source, space), entries))
