@@ -14,3 +14,4 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="one JSON object on stdout; words go to stderr", callback=hear("as_json"))
 ]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="fill a run folder anew that another source filled")]

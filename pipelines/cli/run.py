@@ -3,7 +3,7 @@
 from typing import Any
 
 from maskmill.pipelines.cli.console import result, say
-from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
+from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, ReplaceOption, SetOption
 from maskmill.pipelines.cli.progress import progress
 from maskmill.pipelines.core.settings import check_names, parse_pairs
 from maskmill.pipelines.run.config import RunConfig, load_run_config
@@ -22,15 +22,18 @@ def load_config(config: str, overrides: list[str] | None) -> RunConfig:
     return loaded
 
 
-def run(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def run(
+    config: ConfigArgument, overrides: SetOption = None, replace: ReplaceOption = False, as_json: JsonOption = False
+) -> None:
     """Run everything: source → scores → duplicates → selection → export → report."""
-    execute(load_config(config, overrides))
+    execute(load_config(config, overrides), replace=replace)
 
 
-def execute(config: RunConfig, until: str | None = None) -> RunReport:
+def execute(config: RunConfig, until: str | None = None, replace: bool = False) -> RunReport:
     """Run with progress, then say where every sample went and where to look."""
     with progress() as report:
-        done = run_all(config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status))
+        tell = lambda step, n, total, one: report(step, n, total, one.status)  # noqa: E731
+        done = run_all(config, until=until, replace=replace, progress=tell)
     say(done.ledger.rich_table())
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):

@@ -22,6 +22,7 @@ from maskmill.data_contracts import (
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.step import Outcome, ShardStep, Step
+from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
@@ -83,13 +84,18 @@ def rounds_of(config: RunConfig) -> Rounds:
     return Rounds(*args, stamp=config_hash(judged))
 
 
-def run(config: RunConfig, *, until: str | None = None, progress: Progress | None = None) -> RunReport:
-    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
+def run(
+    config: RunConfig, *, until: str | None = None, progress: Progress | None = None, replace: bool = False
+) -> RunReport:
+    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done. With
+    `replace`, a run folder that another source filled is filled anew.
 
     Raises:
         RunLockedError: another process is working in this run folder.
+        ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
     with lock(config.run_dir):
+        check_start(config, replace)
         save_config(config)
         reports: list[StepReport] = []
         for name in (name for steps in passes(config) for name in steps):
@@ -125,7 +131,13 @@ def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> 
 
 
 def prepare(config: RunConfig, step: Step) -> None:
-    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank)."""
+    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank);
+    look at the first masks where something is to be ingested.
+
+    Raises:
+        ConfigError: none of these masks would pass; says the line that mends it.
+    """
+    foresee(config, step)
     sweep_temporaries(config.run_dir)
     if isinstance(step, ShardStep):
         for folder in step.folders():
@@ -159,6 +171,7 @@ def plan(config: RunConfig) -> list[PlanLine]:
     """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
     waiting for it.
     """
+    named_space(config)
     lines: list[PlanLine] = []
     waiting_for: str | None = None
     for name in steps_of(config):
@@ -166,6 +179,7 @@ def plan(config: RunConfig) -> list[PlanLine]:
             lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
             continue
         step = open_step(config, name)
+        foresee(config, step)
         reasons: dict[str, int] = {}
         for index in range(step.count()):
             if (why := step.why(index)) is not None:
