@@ -2,7 +2,9 @@
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
 from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
-from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
+from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, encode_image, encode_mask
+from maskmill.data_contracts.instances import Instance, check_instances, read_instances
+from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
 from maskmill.data_contracts.presets import WithPresets
@@ -45,6 +47,7 @@ __all__ = [
     "Contract",
     "ContractError",
     "Footer",
+    "Instance",
     "LabelClass",
     "LabelSpace",
     "Manifest",
@@ -53,6 +56,7 @@ __all__ = [
     "ShardEntry",
     "Uint8Array",
     "WithPresets",
+    "check_instances",
     "check_mask",
     "check_pair",
     "check_row",
@@ -71,6 +75,7 @@ __all__ = [
     "pair_id",
     "read_bytes",
     "read_footer",
+    "read_instances",
     "read_shard",
     "sample_seed",
     "shard_name",

@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
 from maskmill.data_contracts.ids import content_id
+from maskmill.data_contracts.instances import upgrade_entries
 from maskmill.data_contracts.schemas import Contract
 
 FOOTER_KEY = b"maskmill"
@@ -181,7 +182,8 @@ def read_shard(path: str, contract: Contract, columns: list[str] | None = None) 
     """
     fs, target = fsspec.core.url_to_fs(path)
     with fs.open(target, "rb") as handle:
-        table = pq.read_table(handle, columns=columns)
+        there = pq.read_schema(handle).names
+        table = pq.read_table(handle, columns=None if columns is None else [c for c in columns if c in there])
     footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"null"))
     if footer is None or (footer["contract"], footer["version"]) != (contract.name, contract.version):
         found = "no footer" if footer is None else f"{footer['contract']} version {footer['version']}"
@@ -189,8 +191,24 @@ def read_shard(path: str, contract: Contract, columns: list[str] | None = None) 
         raise ContractError(
             path, Problem(Reason.BAD_ANNOTATION, f"{contract.name} version {contract.version}", found, fix)
         )
+    table = _as_now(table, contract, contract.schema.names if columns is None else columns)
     if columns is None:
         contract.check(table, path)
+    return table
+
+
+def _as_now(table: pa.Table, contract: Contract, columns: list[str]) -> pa.Table:
+    """Columns that came later as nulls, and `instances` in today's layout, for shards from before."""
+    for name in contract.later:
+        if name in columns and name not in table.column_names:
+            field = contract.schema.field(name)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    if "instances" in table.column_names and table.schema.field("instances").type != (
+        kind := contract.schema.field("instances").type
+    ):
+        entries = [upgrade_entries(row) for row in table.column("instances").to_pylist()]
+        place = table.column_names.index("instances")
+        table = table.set_column(place, contract.schema.field("instances"), pa.array(entries, kind))
     return table
 
 

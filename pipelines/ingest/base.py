@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
-from maskmill.data_contracts.images import MAX_PIXELS
+from maskmill.data_contracts import ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.data_contracts.image_files import MAX_PIXELS
+from maskmill.data_contracts.tone import Tone
 from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
@@ -50,7 +51,8 @@ class RawSample:
     `mask` is an encoded file in the source's own values, `parts` are several of them for one photo; `drawn` is a label
     map uint8 (H, W) of contract ids.
     `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
-    foreground value of the mask stands for.
+    foreground value of the mask stands for. `instances` are the objects of the mask, where the source tells them apart;
+    `notes` count what was read by a rule that people may want to check (crowds as ignore, …).
     """
 
     image: bytes
@@ -63,23 +65,34 @@ class RawSample:
     index: int | None = None
     spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
+    instances: tuple[Instance, ...] | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
 
 _opened: ContextVar[list[Root] | None] = ContextVar("roots opened while a source is listed", default=None)
 
 
 class Source(BaseModel):
-    """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
+    """Options that all sources share. A source is its own config: what it is given says all about what it yields.
+
+    Raise a source's `version` whenever a change of its code changes rows: it is part of their shards' fingerprints.
+    Options in `later` came after shards were written: left at their default they are no part of any fingerprint.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: ClassVar[int] = 1
+    later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step"))
 
     kind: str
     root: str  # local folder (or file) or fsspec URL
     licence: str | None = None
     remap: dict[int, int | str] = Field(default={})  # mask value -> class id, class name, "background" or "ignore"
     colours: dict[str, int | str] = Field(default={})  # "r,g,b" -> the same, for masks that are painted in colours
+    instance_step: int | None = Field(default=None, ge=2)  # mask values from here on are class * step + number
     allow_empty: bool = False  # let masks without any foreground pass
+    tone: Tone = "auto"  # how photos of more than 8 bits become 8: see `tone_range`
+    page: int | None = Field(default=None, ge=0)  # of files with several pages; null = such files are turned away
+    masks_drawn_on: Literal["upright", "stored"] | None = None  # pixels of photos that EXIF turns; null = upright
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT)
     follow_links: bool = False  # let symbolic links lead out of the root
     whole_groups: bool = False  # let a shard outgrow its size rather than cut a group; no effect on rows

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
@@ -19,6 +19,7 @@ class DatasetDiffusionSource(Source):
     """
 
     kind: Literal["dataset_diffusion"] = "dataset_diffusion"
+    version: ClassVar[int] = 2
     rows: str = "prompts.json"
     images: str = "images"
     masks: str | None = "masks"

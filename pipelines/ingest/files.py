@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ class FolderSource(Source):
     """
 
     kind: Literal["folder"] = "folder"
+    version: ClassVar[int] = 2
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""  # what a mask's stem has after the image's, e.g. "_mask"
@@ -83,7 +84,7 @@ class FolderSource(Source):
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root = self.reader()
-        group, index = self._place(entry.fields["stem"], entry.key)
+        group, index = self.place(entry.fields["stem"], entry.key)
         name = self._name(group, space, entry.key)
         words = entry.fields.get("words")
         mask = entry.fields["mask"]
@@ -99,11 +100,11 @@ class FolderSource(Source):
     def group_of(self, entry: Entry) -> str | None:
         """The folder, or what the pattern finds."""
         try:
-            return self._place(entry.fields["stem"], entry.key)[0] if "stem" in entry.fields else None
+            return self.place(entry.fields["stem"], entry.key)[0] if "stem" in entry.fields else None
         except ContractError:
             return None
 
-    def _place(self, stem: str, where: str) -> tuple[str | None, int | None]:
+    def place(self, stem: str, where: str) -> tuple[str | None, int | None]:
         """Group and index of a stem."""
         if self.group_by == "parent":
             digits = re.search(r"\d+$", stem)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class GroupsSource(Source):
     """
 
     kind: Literal["groups"] = "groups"
+    version: ClassVar[int] = 2
     index: str = "co_groups/groups.json"
     shared: str | None = None
     only: tuple[str, ...] | None = None  # names of the groups to take; null = all

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root

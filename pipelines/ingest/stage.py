@@ -1,5 +1,6 @@
 """The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,20 +16,23 @@ from maskmill.data_contracts import (
     LabelSpace,
     Problem,
     Reason,
+    check_instances,
     check_pair,
     config_hash,
     content_id,
-    decode_image,
+    encode_image,
     encode_mask,
     foreground_ids,
     pair_id,
     shard_name,
     storable,
 )
+from maskmill.data_contracts.images import Photo, decode_photo
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
 from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
-from maskmill.pipelines.ingest.masks import MaskRule
+from maskmill.pipelines.ingest.masks import Labels, MaskRule
+from maskmill.pipelines.ingest.orientation import lay_on
 from maskmill.pipelines.ingest.spill import Spill
 from maskmill.pipelines.ingest.unite import unite
 
@@ -164,9 +168,15 @@ def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
         name=STAGE,
         version=source.version,
         contracts=(SAMPLE, DECISION),
-        config_hash=config_hash({"source": source.model_dump(mode="json", exclude=NOT_IN_HASH), "space": _ids(space)}),
+        config_hash=config_hash({"source": _options(source), "space": _ids(space)}),
         process=partial(_process, source, space, rule),
     )
+
+
+def _options(source: Source) -> dict[str, object]:
+    """What of a source's options shapes its rows."""
+    unset = {name for name in source.later if getattr(source, name) == type(source).model_fields[name].default}
+    return source.model_dump(mode="json", exclude=NOT_IN_HASH | unset)
 
 
 def _ids(space: LabelSpace) -> dict[str, object]:
@@ -225,33 +235,57 @@ def _placed(error: ContractError, key: str) -> Problem:
 
 
 def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
-    """The Sample row of one loaded sample; the image's bytes stay as they are."""
-    image = decode_image(raw.image, entry.key, source.max_pixels)
-    mask = raw.drawn
+    """The Sample row of one loaded sample. The image's bytes stay as they are, unless the config asks for one of their
+    pages or for another tone: no later reader would know of that.
+    """
+    photo = decode_photo(raw.image, entry.key, source.max_pixels, source.tone, source.page)
+    labels = Labels(raw.drawn, raw.instances) if raw.drawn is not None else None
     if raw.mask is not None:
         foreground = None if raw.foreground is None else space.find(raw.foreground).id
-        mask = rule.read(raw.mask, entry.key, foreground)
+        labels = rule.read(raw.mask, entry.key, foreground)
     if raw.parts:
-        mask = unite(raw.parts, rule, space)
-    if mask is not None and (problem := check_pair(image, mask, space, allow_empty=source.allow_empty)) is not None:
+        labels = unite(raw.parts, rule, space)
+    labels, notes = lay_on(photo, labels, source.masks_drawn_on, entry.key)
+    mask = None if labels is None else labels.mask
+    if (
+        mask is not None
+        and (problem := check_pair(photo.pixels, mask, space, allow_empty=source.allow_empty)) is not None
+    ):
         raise ContractError(entry.key, problem)
+    instances = None if labels is None else labels.instances
+    if mask is not None and instances and (problem := check_instances(instances, mask, space)) is not None:
+        raise ContractError(entry.key, problem)
+    redone = photo.page is not None or (photo.tone is not None and source.tone != "auto")
+    image = encode_image(photo.pixels) if redone else raw.image
     encoded = None if mask is None else encode_mask(mask, space.palette)
-    defaults = {"source": source.kind, "source_path": entry.key, "licence": source.licence or space.licence}
-    stated = {name: value for name, value in raw.provenance.items() if value is not None}
-    given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
     return {
-        "sample_id": pair_id(raw.image, encoded, raw.group, raw.index),
-        "image": {"bytes": raw.image, "path": entry.key},
+        "sample_id": pair_id(image, encoded, raw.group, raw.index),
+        "image": {"bytes": image, "path": entry.key},
         "mask": None if encoded is None else {"bytes": encoded, "path": None},
-        "height": image.shape[0],
-        "width": image.shape[1],
+        "height": photo.pixels.shape[0],
+        "width": photo.pixels.shape[1],
         "class_ids": [] if mask is None else foreground_ids(mask, space),
         "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
         "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
         "spacing": None if raw.spacing is None else list(raw.spacing),
-        "provenance": {**defaults, **given},
+        "provenance": _provenance(entry, raw, source, space, photo, Counter(raw.notes) + notes),
+        "instances": None if instances is None else [one.row() for one in instances],
     }
+
+
+def _provenance(
+    entry: Entry, raw: RawSample, source: Source, space: LabelSpace, photo: Photo, notes: Counter[str]
+) -> dict[str, Any]:
+    """Where a row comes from, and what was done to it on the way in."""
+    done = {"tone": photo.tone, "page": photo.page, "notes": dict(sorted(notes.items())) or None}
+    told = {name: value for name, value in done.items() if value is not None}
+    defaults = {"source": source.kind, "source_path": entry.key, "licence": source.licence or space.licence}
+    stated = {name: value for name, value in raw.provenance.items() if value is not None}
+    given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
+    if told:
+        given["extra"] = json.dumps({**json.loads(given.get("extra", "{}")), **told}, sort_keys=True)
+    return {**defaults, **given}
 
 
 def _twin_problem(twin: dict[str, Any]) -> Problem:

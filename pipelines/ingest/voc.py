@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -31,6 +31,7 @@ class VocSource(Source):
     """
 
     kind: Literal["voc"] = "voc"
+    version: ClassVar[int] = 2
     split: str = "trainval"
     lists: str = "ImageSets/Segmentation"
     images: str = "JPEGImages"

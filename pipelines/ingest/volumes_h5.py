@@ -5,7 +5,7 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,7 @@ class H5Source(VolumeSource):
     """
 
     kind: Literal["h5"] = "h5"
+    version: ClassVar[int] = 2
     folder: str = ""
     image: str = Field(default="image", min_length=1)
     label: str | None = Field(default="label", min_length=1)  # null: images without masks

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class NiftiSource(VolumeSource):
     """
 
     kind: Literal["nifti"] = "nifti"
+    version: ClassVar[int] = 2
     images: str = ""
     masks: str | None = ""  # null: images without masks
     mask_suffix: str = "_gt"

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -20,6 +20,7 @@ class SliceSource(VolumeSource):
     """
 
     kind: Literal["slices"] = "slices"
+    version: ClassVar[int] = 2
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""

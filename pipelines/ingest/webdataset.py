@@ -27,6 +27,7 @@ class WebDatasetSource(Source):
     """
 
     kind: Literal["webdataset"] = "webdataset"
+    version: ClassVar[int] = 2
     archive_roots: ClassVar[bool] = False
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     masks: tuple[str, ...] | None = ("mask.png", "seg.png")

@@ -8,7 +8,7 @@ import pytest
 from ingest_sets import VOC, ingest, mask_of, photo, put, put_json
 from PIL import Image
 
-from maskmill.data_contracts.images import FORMATS
+from maskmill.data_contracts.image_files import FORMATS
 from maskmill.pipelines.ingest.coco import CocoSource
 
 NFC, NFD = "\u00fcber.png", "u\u0308ber.png"
