@@ -1,11 +1,12 @@
 """One YAML file, one run: the config of every stage, checked before anything starts."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from maskmill.curation.dedup import DedupConfig
 from maskmill.curation.sds import SdsConfig
@@ -66,6 +67,24 @@ class RunConfig(BaseModel):
             raw.setdefault("run_dir", f"runs/{_name_of(str(root))}")
         return raw
 
+    @field_validator("run_dir")
+    @classmethod
+    def _a_folder(cls, run_dir: str) -> str:
+        if not run_dir.strip() or not run_dir.strip().strip("/"):
+            raise ValueError(f"expected a folder of its own for the run, found {run_dir!r}; name one, e.g. runs/mine")
+        return run_dir
+
+    @model_validator(mode="after")
+    def _sources_lie_elsewhere(self) -> "RunConfig":
+        tested = None if self.downstream is None else self.downstream.test
+        for key, source in (("source", self.source), ("downstream.test", tested)):
+            if source is not None and source.root and _inside(source.root, self.run_dir):
+                fix = "copy the data elsewhere, or name another run_dir"
+                raise ValueError(
+                    f"{key}.root {source.root} lies in run_dir {self.run_dir}, where the run writes; {fix}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _one_origin(self) -> "RunConfig":
         if (self.source is None) == (self.generate is None):
@@ -92,6 +111,16 @@ class RunConfig(BaseModel):
         if self.label_space is None:
             raise ConfigError("label_space: not given; `maskmill plan` shows which ids the masks hold and what to say")
         return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a path or URL is a folder or lies in it, links followed."""
+    inner, outer = (_place(url.removeprefix("file://")) for url in (path, folder))
+    return f"{inner}/".startswith(f"{outer}/")
+
+
+def _place(url: str) -> str:
+    return url.rstrip("/") if "://" in url else os.path.realpath(url)
 
 
 def load_run_config(path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from maskmill.data_contracts import LabelSpace, load_label_space
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.core.settings import ConfigError
+from maskmill.pipelines.core.step import Again
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.scan import remarks, scan_masks, table
 from maskmill.pipelines.run.config import load_run_config
@@ -123,4 +124,4 @@ def test_a_folder_of_another_source_is_refused_unless_it_may_be_replaced(tmp_pat
         run(dogs, until="ingest")
     assert "cats" in (tmp_path / "run" / "config.json").read_text()
     run(cats, until="ingest")
-    assert run(dogs, until="ingest", replace=True).ledger.rows_in == 2
+    assert run(dogs, until="ingest", again=Again(replace=True)).ledger.rows_in == 2
