@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from maskmill.data_contracts import ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
 from maskmill.data_contracts.image_files import MAX_PIXELS
 from maskmill.data_contracts.tone import Tone
+from maskmill.pipelines.ingest.archive_root import ArchiveRoot, is_archive
 from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
@@ -82,6 +83,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: ClassVar[int] = 1
     later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step"))
+    archive_roots: ClassVar[bool] = True  # whether a root that is an archive stands for the folder that is packed in it
 
     kind: str
     root: str  # local folder (or file) or fsspec URL
@@ -140,19 +142,24 @@ class Source(BaseModel):
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""
-        root = Root(self.root, self.follow_links)
+        root = _open(self.root, self.follow_links, self.archive_roots)
         if (opened := _opened.get()) is not None:
             opened.append(root)
         return root
 
     def reader(self) -> Root:
         """The root, opened once a process: for loading."""
-        return _reader(self.root, self.follow_links)
+        return _reader(self.root, self.follow_links, self.archive_roots)
 
 
 @lru_cache(maxsize=16)
-def _reader(root: str, follow_links: bool) -> Root:
-    return Root(root, follow_links)
+def _reader(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    return _open(root, follow_links, archive_roots)
+
+
+def _open(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    plain = Root(root, follow_links)
+    return ArchiveRoot(root, follow_links) if archive_roots and plain.is_file and is_archive(root) else plain
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ class HfParquetSource(Source):
     """
 
     version: ClassVar[int] = 2  # since then ClassLabel numbers are read by name
+    later: ClassVar[frozenset[str]] = Source.later | {"mask_classes"}
 
     kind: Literal["hf_parquet"] = "hf_parquet"
     folder: str = ""

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample
 from maskmill.pipelines.ingest.files import File, FileIndex
-from maskmill.pipelines.ingest.folder import pairing_problem
+from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.volumes import VolumeSource
 
 

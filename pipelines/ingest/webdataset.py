@@ -28,6 +28,7 @@ class WebDatasetSource(Source):
 
     kind: Literal["webdataset"] = "webdataset"
     version: ClassVar[int] = 2
+    later: ClassVar[frozenset[str]] = Source.later | {"dots_in_keys"}
     archive_roots: ClassVar[bool] = False
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     masks: tuple[str, ...] | None = ("mask.png", "seg.png")
