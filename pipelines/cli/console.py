@@ -5,6 +5,7 @@ else; what is said on the way goes to stderr.
 """
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
@@ -56,6 +57,30 @@ def say(*words: Any) -> None:
 def warn(message: str) -> None:
     """Something that a person must read: on stderr, whatever was asked for."""
     err.print(f"[bold yellow]warning:[/] {escape(message)}")
+
+
+class Spoken(logging.Handler):
+    """What the stages log: warnings on stderr, the rest where other words go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            say(escape(record.getMessage()))
+
+
+@contextmanager
+def spoken_log() -> Iterator[None]:
+    """While a command runs, maskmill's log is said aloud."""
+    logger, handler = logging.getLogger("maskmill"), Spoken()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def result(data: Any) -> None:

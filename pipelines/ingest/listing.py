@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from maskmill.data_contracts import Problem, Reason, content_id
@@ -46,6 +47,10 @@ class Listing:
             chunk.append(entry)
         if chunk:
             yield chunk
+
+    def after(self, start: int) -> Iterator[Entry]:
+        """The entries from position `start` on, a batch in memory at a time."""
+        return islice(_unpack(self._entries, 0, None), start, None)
 
     def chunk(self, start: int, count: int) -> list[Entry]:
         """`count` entries from position `start` on."""

@@ -28,6 +28,7 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
@@ -100,8 +101,10 @@ def run(
     Raises:
         RunLockedError: another process is working in this run folder.
         DamagedError: a damaged file that this run did not make.
+        ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
     with lock(config.run_dir):
+        check_start(config, again.replace)
         open_run(config)
         try:
             return _work(config, until, progress, again)
@@ -145,7 +148,13 @@ def run_step(config: RunConfig, name: str, progress: Progress | None = None, aga
 
 
 def prepare(config: RunConfig, step: Step) -> None:
-    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank)."""
+    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank);
+    look at the first masks where something is to be ingested.
+
+    Raises:
+        ConfigError: none of these masks would pass; says the line that mends it.
+    """
+    foresee(config, step)
     sweep_temporaries(config.run_dir)
     if isinstance(step, ShardStep):
         for folder in step.folders():
@@ -183,6 +192,7 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
     """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
     waiting for it.
     """
+    named_space(config)
     lines: list[PlanLine] = []
     waiting_for: str | None = None
     for name in steps_of(config):
@@ -190,6 +200,7 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
             lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
             continue
         step = open_step(config, name, again)
+        foresee(config, step)
         reasons: dict[str, int] = {}
         for index in range(step.count()):
             if (why := step.why(index)) is not None:
