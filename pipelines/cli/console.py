@@ -5,6 +5,7 @@ else; what is said on the way goes to stderr.
 """
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
@@ -46,6 +47,30 @@ def warn(message: str) -> None:
     err.print(f"[bold yellow]warning:[/] {escape(message)}")
 
 
+class Spoken(logging.Handler):
+    """What the stages log: warnings on stderr, the rest where other words go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            say(escape(record.getMessage()))
+
+
+@contextmanager
+def spoken_log() -> Iterator[None]:
+    """While a command runs, maskmill's log is said aloud."""
+    logger, handler = logging.getLogger("maskmill"), Spoken()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def result(data: Any) -> None:
     """The command's result for programs: one JSON object on stdout, with `--json` only."""
     if voice.as_json:
@@ -69,8 +94,11 @@ def readable_errors(console: Console | None = None) -> Iterator[None]:
 
 
 def _stop(message: str, status: int, cause: Exception) -> None:
+    from maskmill.data_contracts.secrets import redact
+
+    message = redact(message)
     if voice.verbose:
-        err.print(escape("".join(traceback.format_exception(cause))))
+        err.print(escape(redact("".join(traceback.format_exception(cause)))))
     if voice.as_json:
         sys.stdout.write(json.dumps({"error": message, "exit": int(status)}) + "\n")
     err.print(f"[bold red]error:[/] {escape(message)}")

@@ -3,8 +3,16 @@
 from typing import Any
 
 from maskmill.pipelines.cli.console import result, say
-from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, RecheckOption, RetryOption, SetOption
+from maskmill.pipelines.cli.options import (
+    ConfigArgument,
+    JsonOption,
+    RecheckOption,
+    ReplaceOption,
+    RetryOption,
+    SetOption,
+)
 from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.cli.reasons import say_reasons
 from maskmill.pipelines.core.settings import check_names, parse_pairs
 from maskmill.pipelines.core.step import NOTHING, Again, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
@@ -28,10 +36,11 @@ def run(
     overrides: SetOption = None,
     recheck: RecheckOption = False,
     retry: RetryOption = None,
+    replace: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run everything: source → scores → duplicates → selection → export → report."""
-    execute(load_config(config, overrides), again=asked(recheck, retry))
+    execute(load_config(config, overrides), again=asked(recheck, retry, replace))
 
 
 def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING) -> RunReport:
@@ -41,6 +50,7 @@ def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING)
             config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status), again=again
         )
     say(done.ledger.rich_table())
+    say_reasons(done.ledger)
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds
