@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import ContractError, Problem, Reason, raise_transient
 
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF tag
@@ -42,6 +42,7 @@ def faults(data: bytes, where: str, reason: Reason) -> Iterator[None]:
             where, Problem(Reason.IMAGE_TOO_LARGE, "an image that Pillow opens", str(error), fix)
         ) from error
     except Exception as error:  # on corrupt data decoders raise anything: OSError, struct.error, IndexError, ...
+        raise_transient(error)
         found = f"{len(data)} bytes: {_no_address(str(error))}"
         problem = Problem(reason, "a complete image file", found, "replace or remove the file")
         raise ContractError(where, problem) from error

@@ -14,3 +14,10 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="one JSON object on stdout; words go to stderr", callback=hear("as_json"))
 ]
+RecheckOption = Annotated[
+    bool, typer.Option("--recheck", help="read the whole source and every byte of every shard again; make what differs")
+]
+RetryOption = Annotated[
+    list[str] | None,
+    typer.Option("--retry", help="try samples again that were rejected for this reason, e.g. missing_image"),
+]

@@ -17,7 +17,7 @@ from maskmill.data_contracts import (
     read_bytes,
     read_footer,
     read_shard,
-    write_bytes,
+    write_if_changed,
 )
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Ledger(BaseModel):
         return [(stage, what, rows, rows / total if total else 0.0) for stage, what, rows in raw]
 
     def write(self, path: str) -> None:
-        """Write as JSON, atomically."""
-        write_bytes(path, (self.model_dump_json(indent=2) + "\n").encode())
+        """Write as JSON, atomically, unless it is there."""
+        write_if_changed(path, (self.model_dump_json(indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: str) -> "Ledger":

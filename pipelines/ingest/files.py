@@ -1,6 +1,7 @@
 """Files of a dataset under one root (local folder or fsspec URL): listed with stamps, opened only inside the root."""
 
 import codecs
+import errno
 import io
 import os
 import posixpath
@@ -16,18 +17,25 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import NO_SUCH_FILE
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
+from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
 MAX_FILE_BYTES = 1 << 30
-ETAGS = ("ETag", "etag", "checksum", "CRC", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+
+
+class MissingFileError(ContractError):
+    """A file that a listing, a list or an annotation speaks of is not there."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: its path relative to the root, and a stamp that changes with its content (size and time, or etag)."""
+    """One file: its path relative to the root, and a stamp that changes with its content (a hash of it where the file
+    is small, else size and time; an etag on object stores).
+    """
 
     path: str
     stamp: str
@@ -96,14 +104,14 @@ class Root:
 
     def _walk_local(self, top: str) -> Iterator[File]:
         for path, entry, problem in walk_local(self.base, top, self.follow_links):
-            yield File(path, "" if problem or entry is None else _stat_stamp(entry.stat()), problem)
+            yield File(path, "" if problem or entry is None else local_stamp(entry.path, entry.stat()), problem)
 
     def _walk_remote(self, top: str) -> Iterator[File]:
         for folder, _, files in self.fs.walk(top, detail=True):
             for name, info in files.items():
                 problem = hidden(name) if name.startswith(".") else None
                 if name:
-                    yield File(self._relative(f"{folder}/{name}"), _info_stamp(info), problem)
+                    yield File(self._relative(f"{folder}/{name}"), info_stamp(info), problem)
 
     def _relative(self, path: str) -> str:
         inside = path[len(self.base) + 1 :] if self.base else path.lstrip("/")  # an archive has no folder above it
@@ -111,25 +119,30 @@ class Root:
 
     def stamp(self, path: str) -> str:
         """Stamp of one file of the root."""
-        info = self.fs.info(f"{self.base}/{path}")
-        return _stat_stamp(os.stat(f"{self.base}/{path}")) if self.local else _info_stamp(info)
+        full = f"{self.base}/{path}"
+        return local_stamp(full, os.stat(full)) if self.local else info_stamp(self.fs.info(full))
 
     def read(self, path: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:
         """Bytes of the file at `path`, relative to the root.
 
         Raises:
-            ContractError: the path leads out of the root, no file is there, or it is over 1 GiB.
+            ContractError: the path leads out of the root, no file is there (MissingFileError), or it is over 1 GiB.
+            OSError: the disk or the network failed; a file that was read in part is one of these.
         """
         full = self.locate(path)
         try:
-            if (size := self.fs.size(full)) > MAX_FILE_BYTES:
+            if (size := self.fs.size(full) or 0) > MAX_FILE_BYTES:
                 found = f"{size} bytes"
                 problem = Problem(Reason.IMAGE_TOO_LARGE, "a file of at most 1 GiB", found, "shrink or remove it")
                 raise ContractError(path, problem)
             data: bytes = self.fs.cat_file(full)
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE and not isinstance(error, FileNotFoundError):
+                raise
             problem = Problem(missing, f"a file {path}", "none", "put the file there, or drop the sample")
-            raise ContractError(path, problem) from error
+            raise MissingFileError(path, problem) from error
+        if len(data) < size:
+            raise OSError(errno.EIO, f"read {len(data)} of {size} bytes", full)
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -293,13 +306,3 @@ def _other_encoding(error: UnicodeDecodeError) -> str:
     odd = f"found the byte 0x{error.object[error.start]:02x}"
     fix = "save it as UTF-8, e.g. `iconv -f gbk -t utf-8` for Chinese, `-f cp1252` for Western Windows"
     return f"expected text in UTF-8, {odd}, which stands in another encoding. Fix: {fix}"
-
-
-def _stat_stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _info_stamp(info: dict[str, Any]) -> str:
-    """Size and whatever the store says about the content; times only where it has no hash."""
-    found = next((str(info[name]) for name in ETAGS if info.get(name)), "")
-    return f"{info.get('size')}:{found}"

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from maskmill.data_contracts import ContractError, Problem, Reason, Uint8Array, encode_image, encode_mask
+from maskmill.data_contracts import (
+    ContractError,
+    Problem,
+    Reason,
+    Uint8Array,
+    encode_image,
+    encode_mask,
+    raise_transient,
+)
 from maskmill.data_contracts.label_files import ROUNDING
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 
@@ -169,6 +177,7 @@ def same_shape(image: tuple[int, ...], label: tuple[int, ...], where: str) -> No
 
 
 def undecodable(where: str, what: str, error: Exception) -> ContractError:
-    """The error for a file that its decoder does not understand."""
+    """The error for a file that its decoder does not understand; a fault of the machine is raised as it is."""
+    raise_transient(error)
     found = f"{type(error).__name__}: {error}"[:200]
     return ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, what, found, "replace or remove the file"))
