@@ -43,4 +43,3 @@ def whole(instances: Sequence[Instance], mask: Uint8Array) -> list[tuple[Instanc
     if not np.array_equal(again, mask):
         return seen(instances, mask)
     return [(one, area) for _, area, one in sorted(_drawn(instances), key=lambda item: item[0]) if area.any()]
-
