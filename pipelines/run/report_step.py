@@ -3,6 +3,7 @@
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.report.write import why_report, write_report
 from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.fit import note_fit
 
 
 class ReportStep:
@@ -25,6 +26,7 @@ class ReportStep:
         if self.why(index) is None:
             return Outcome("skipped")
         config = self._config
+        note_fit(config)
         run_config = config.model_dump(mode="json")
         write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
         return Outcome("written")

@@ -27,8 +27,11 @@ from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.report.alarms import Alarm, alarms_of
+from maskmill.pipelines.report.data import load_tables
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
 
@@ -167,6 +170,7 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
+    note_fit(config)
     ledger = build_ledger(config.run_dir)
     ledger.write(f"{config.run_dir}/ledger.json")
     manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
@@ -175,6 +179,11 @@ def finish(config: RunConfig) -> Ledger:
     tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
     close([*shards, *tables], f"{config.run_dir}/manifest.json")
     return ledger
+
+
+def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
+    """What went wrong as a whole in a run folder as it stands, the worst first."""
+    return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
 
 
 @dataclass(frozen=True)
