@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import yaml
+
 from maskmill.data_contracts import (
     DamagedError,
     Manifest,
@@ -28,7 +30,7 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
 
@@ -219,10 +221,15 @@ def open_run(config: RunConfig) -> str:
 
 
 def save_config(config: RunConfig) -> str:
-    """Write RUN/config.json unless it says so already; returns its path."""
+    """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
+    returns the path of the former.
+    """
     path = f"{config.run_dir}/config.json"
     with where_writable():
         write_if_changed(path, (config.model_dump_json(indent=2) + "\n").encode())
+        if config.label_space == FROM_SOURCE:
+            text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+            write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
     return path
 
 
