@@ -106,8 +106,11 @@ def readable_errors(console: Console | None = None) -> Iterator[None]:
 
 
 def _stop(message: str, status: int, cause: Exception) -> None:
+    from maskmill.data_contracts.secrets import redact
+
+    message = redact(message)
     if voice.verbose:
-        err.print(escape("".join(traceback.format_exception(cause))))
+        err.print(escape(redact("".join(traceback.format_exception(cause)))))
     if voice.as_json:
         sys.stdout.write(json.dumps({"error": message, "exit": int(status)}) + "\n")
     err.print(f"[bold red]error:[/] {escape(message)}")

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from maskmill.data_contracts import Problem, Reason, content_id
+from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.ingest.base import Entry, Source
 from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
 from maskmill.pipelines.ingest.patience import patiently
@@ -21,7 +22,7 @@ class Listing:
     """
 
     def __init__(self, source: Source) -> None:
-        self._entries = patiently(lambda: _spilled(source), source.root, f"list {source.root}")
+        self._entries = patiently(lambda: _spilled(source), redact(source.root), "list it")
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -119,8 +119,8 @@ class RunConfig(BaseModel):
             return _own_space(self.source.kind, self.source.model_dump_json())
         if self.label_space is None:
             raise ConfigError(
-                "label_space: not given; `maskmill plan` shows which ids the masks hold and what to say. Where the data "
-                "name their classes themselves: label_space: from_source"
+                "label_space: not given; `maskmill plan` shows which ids the masks hold and what to say. "
+                "Where the data name their classes themselves: label_space: from_source"
             )
         return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
 

@@ -23,10 +23,11 @@ from maskmill.data_contracts import (
     sweep_temporaries,
     sweep_tree,
     where_writable,
-    write_if_changed,
 )
+from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
@@ -224,13 +225,12 @@ def save_config(config: RunConfig) -> str:
     """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
     returns the path of the former.
     """
-    path = f"{config.run_dir}/config.json"
     with where_writable():
-        write_if_changed(path, (config.model_dump_json(indent=2) + "\n").encode())
+        save_settings(config, config.run_dir)
         if config.label_space == FROM_SOURCE:
             text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
             write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
-    return path
+    return f"{config.run_dir}/config.json"
 
 
 def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
@@ -248,13 +248,13 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
             lineage.append(f"{name}@{footer.config_hash}")
     return Manifest(
-        name=config.name,
+        name=public(config.name),
         rows=ledger.rows_in,
         counts=ledger.counts,
         class_counts=ledger.class_counts(config.space),
         shards=entries,
         label_space=config.space.name,
-        config=(settings := config.model_dump(mode="json", exclude={"run_dir", "workers"})),
+        config=(settings := published(config, exclude={"run_dir", "workers"})),
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,
