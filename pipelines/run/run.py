@@ -23,6 +23,7 @@ from maskmill.data_contracts import (
     sweep_temporaries,
     sweep_tree,
     where_writable,
+    write_if_changed,
 )
 from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
