@@ -7,7 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from maskmill.curation.dedup import DedupConfig
 from maskmill.curation.sds import SdsConfig
@@ -51,6 +59,13 @@ class RunConfig(BaseModel):
     )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+    stages: dict[str, dict[str, Any]] = Field(default={}, description="further stages by name, each with its options")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_stages(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without further stages keep the hashes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.stages else {key: value for key, value in dumped.items() if key != "stages"}
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 
 logger = logging.getLogger("maskmill")
 
@@ -102,10 +102,13 @@ def run(
     be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
         DamagedError: a damaged file that this run did not make.
         ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
         check_start(config, again.replace)
         open_run(config)
