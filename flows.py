@@ -19,6 +19,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from maskmill.pipelines.core.deployment import deployed
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import load_settings, save_settings
 from maskmill.pipelines.report.alarms import markdown
@@ -85,7 +86,8 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
     """Source or generator → score → deduplicate → select → (train on what was kept) → export → report. Returns
     samples by reason.
     """
-    config = load_run_config(parameters.config, parameters.overrides)
+    with deployed():
+        config = load_run_config(parameters.config, parameters.overrides)
     runner = task_runner(parameters.ray_address, config.workers)
     with lock(config.run_dir):
         path = open_run(config)
@@ -116,7 +118,8 @@ def label_one(config_path: str, out_dir: str, index: int) -> dict[str, int]:
 @flow(name="pseudo-label", persist_result=False)
 def pseudo_label(parameters: LabelParameters) -> dict[str, int]:
     """Weak labels → PseudoLabel shards by any labeler, one task a shard. Returns images by reason."""
-    config = load_settings(parameters.config, LabelConfig, parameters.overrides)
+    with deployed():
+        config = load_settings(parameters.config, LabelConfig, parameters.overrides)
     path = save_settings(config, parameters.out_dir)
     total = len(label_units(config, parameters.out_dir))
     runner = task_runner(parameters.ray_address, parameters.workers)
@@ -163,7 +166,9 @@ def evaluate_one(config_path: str, out_dir: str) -> dict[str, float]:
 @flow(name="build-segmenter", persist_result=False)
 def build_segmenter(parameters: BuildParameters) -> dict[str, float]:
     """Pseudo-labels → trained segmenter → metrics. Returns the metrics."""
-    path = save_settings(load_settings(parameters.config, BuildConfig, parameters.overrides), parameters.out_dir)
+    with deployed():
+        config = load_settings(parameters.config, BuildConfig, parameters.overrides)
+    path = save_settings(config, parameters.out_dir)
     artefact = train_one(path, parameters.out_dir)
     metrics = evaluate_one(path, parameters.out_dir)
     lines = [f"| {name} | {value:.4f} |" for name, value in metrics.items()]

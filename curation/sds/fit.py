@@ -1,4 +1,4 @@
-"""Do class names fit the photos at all? A label that ranks below "grass", "wall" and "sky" in its own photo says nothing."""
+"""Do class names fit the photos at all? A label that ranks below "grass" and "wall" in its own photo says nothing."""
 
 import numpy as np
 import pyarrow as pa

@@ -15,6 +15,7 @@ from maskmill.pipelines.cli.options import (
     SetOption,
 )
 from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.cli.reasons import say_reasons
 from maskmill.pipelines.core.settings import check_names, parse_pairs
 from maskmill.pipelines.core.step import NOTHING, Again, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
@@ -52,6 +53,7 @@ def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING)
             config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status), again=again
         )
     say(done.ledger.rich_table())
+    say_reasons(done.ledger)
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds

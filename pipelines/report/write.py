@@ -121,7 +121,7 @@ def read_timings(run_dir: str) -> list[Timing]:
 
 
 def report_summary_markdown(run_dir: str, space: LabelSpace | None = None) -> str:
-    """The run in one screen of Markdown: alarms (with the label space), ledger, planted faults, where the report lies."""
+    """The run in one screen of Markdown: alarms (with a label space), ledger, planted faults, where the report lies."""
     ledger = build_ledger(run_dir)
     share = ledger.kept / ledger.rows_in if ledger.rows_in else 0.0
     parts = [f"**{ledger.kept:,} of {ledger.rows_in:,} samples kept ({share:.1%})**", ledger.markdown().rstrip()]

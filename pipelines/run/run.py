@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import yaml
+
 from maskmill.data_contracts import (
     DamagedError,
     Manifest,
@@ -23,17 +25,19 @@ from maskmill.data_contracts import (
     where_writable,
     write_if_changed,
 )
+from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.report.alarms import Alarm, alarms_of
 from maskmill.pipelines.report.data import load_tables
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 
 logger = logging.getLogger("maskmill")
 
@@ -101,10 +105,13 @@ def run(
     be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
         DamagedError: a damaged file that this run did not make.
         ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
         check_start(config, again.replace)
         open_run(config)
@@ -228,11 +235,15 @@ def open_run(config: RunConfig) -> str:
 
 
 def save_config(config: RunConfig) -> str:
-    """Write RUN/config.json unless it says so already; returns its path."""
-    path = f"{config.run_dir}/config.json"
+    """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
+    returns the path of the former.
+    """
     with where_writable():
-        write_if_changed(path, (config.model_dump_json(indent=2) + "\n").encode())
-    return path
+        save_settings(config, config.run_dir)
+        if config.label_space == FROM_SOURCE:
+            text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+            write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
+    return f"{config.run_dir}/config.json"
 
 
 def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
@@ -250,13 +261,13 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
             lineage.append(f"{name}@{footer.config_hash}")
     return Manifest(
-        name=config.name,
+        name=public(config.name),
         rows=ledger.rows_in,
         counts=ledger.counts,
         class_counts=ledger.class_counts(config.space),
         shards=entries,
         label_space=config.space.name,
-        config=(settings := config.model_dump(mode="json", exclude={"run_dir", "workers"})),
+        config=(settings := published(config, exclude={"run_dir", "workers"})),
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,

@@ -45,7 +45,13 @@ def tables(rows: list[tuple[int, str, float]]) -> Tables:
             "image_score": [score for *_, score in rows],
             "asf": [0.5 for _ in rows],
         },
-        schema_overrides={"class_ids": pl.List(pl.Int32), "image_score": pl.Float32, "asf": pl.Float32},
+        schema={
+            "class_ids": pl.List(pl.Int32),
+            "reason": pl.String,
+            "kept": pl.Boolean,
+            "image_score": pl.Float32,
+            "asf": pl.Float32,
+        },
     )
     return Tables(frame, frame.head(0))
 
@@ -112,7 +118,7 @@ def test_a_run_that_keeps_nothing_ends_with_3_and_says_so_on_its_page(tmp_path: 
     words = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     done = CliRunner().invoke(app, ["run", "folder", *words, "--json"])
     assert done.exit_code == 3, done.output
-    assert [alarm["kind"] for alarm in json.loads(done.stdout)["alarms"]][0] == "nothing_kept"
+    assert json.loads(done.stdout)["alarms"][0]["kind"] == "nothing_kept"
     assert "warning: nothing was kept" in done.stderr
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert page.index("nothing was kept") < page.index('id="ledger"')
