@@ -5,7 +5,8 @@ from typing import Any
 
 import typer
 
-from maskmill.pipelines.cli.console import Exit, result, say, warn
+from maskmill.pipelines.cli.console import result, say, warn
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.options import (
     ConfigArgument,
     JsonOption,
