@@ -2,7 +2,16 @@
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
 from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
-from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask, encode_image, encode_mask
+from maskmill.data_contracts.images import (
+    IGNORE,
+    Uint8Array,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+    image_pixels,
+    mask_pixels,
+)
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
 from maskmill.data_contracts.schemas import (
@@ -62,9 +71,11 @@ __all__ = [
     "encode_mask",
     "fingerprint",
     "foreground_ids",
+    "image_pixels",
     "iter_rows",
     "list_shards",
     "load_label_space",
+    "mask_pixels",
     "package_versions",
     "pair_id",
     "read_bytes",

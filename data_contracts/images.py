@@ -67,10 +67,12 @@ def decode_image(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS
         ContractError: undecodable, truncated, or more than `max_pixels` pixels.
     """
     with _faults(data, where, Reason.UNDECODABLE_IMAGE):
-        return _to_rgb(ImageOps.exif_transpose(_open(data, where, max_pixels)))
+        return image_pixels(_open(data, where, max_pixels))
 
 
-def _to_rgb(image: Image.Image) -> Uint8Array:
+def image_pixels(image: Image.Image) -> Uint8Array:
+    """uint8 (H, W, 3) RGB of an open Pillow image, by the rules of `decode_image`."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -88,6 +90,15 @@ def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) 
     """
     with _faults(data, where, Reason.UNDECODABLE_MASK):
         image = _open(data, where, max_pixels)
+    return mask_pixels(image, where)
+
+
+def mask_pixels(image: Image.Image, where: str = "mask") -> Uint8Array:
+    """uint8 (H, W) of an open Pillow image: palette index or grey value, never a colour.
+
+    Raises:
+        ContractError: coloured (no single channel), or ids above 255.
+    """
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
         problem = Problem(
             Reason.WRONG_MASK_FORMAT,

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from maskmill.pipelines.cli.console import readable_errors
+from maskmill.pipelines.cli.init import init_command
 from maskmill.pipelines.cli.label import app as label_app
 from maskmill.pipelines.cli.train import train_command
 from maskmill.pipelines.core.settings import parse_pairs
@@ -105,8 +106,7 @@ def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
     with readable_errors(console):
         table = Table("step", "shards", "to do", "to skip", "why", title=f"plan for {config}")
         for line in plan_run(_load(config, overrides)):
-            why = "; ".join(f"{number}× {reason}" for reason, number in line.why.items()) or "all done"
-            table.add_row(line.step, str(line.units), str(line.to_run), str(line.units - line.to_run), why)
+            table.add_row(line.step, str(line.units), str(line.to_run), str(line.units - line.to_run), line.words)
         console.print(table)
 
 
@@ -162,3 +162,4 @@ def demo(
 
 app.add_typer(label_app, name="label")
 app.command("train")(train_command)
+app.command("init")(init_command)

@@ -28,14 +28,41 @@ def load_settings(path: str, model: type[Model], overrides: Sequence[str] | Mapp
     Raises:
         ConfigError: no such file or preset, an unknown key or a wrong value; lists each with what was found.
     """
-    raw = _read(path)
+    raw = read_settings(path)
     pairs = overrides if isinstance(overrides, Mapping) else parse_pairs(overrides)
     for key, value in pairs.items():
         _put(raw, key, value)
+    return check_settings(raw, model, path)
+
+
+def read_settings(config: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a YAML file, of a preset, or of a mapping that has been read already, laid over what it extends.
+
+    Raises:
+        ConfigError: no such file or preset, or no mapping of keys in it.
+    """
+    if isinstance(config, Mapping):
+        raw = dict(config)
+        return raw if (parent := raw.pop("extends", None)) is None else merge(read_settings(str(parent)), raw)
+    found = find_config(config)
+    raw = yaml.safe_load(os.path.expandvars(found.read_text(encoding="utf-8")))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
+    if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
+        raw["extends"] = str(beside)
+    return read_settings(raw)
+
+
+def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Model:
+    """Keys as a config model; `where` is what an error calls them.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; lists each with what was found.
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: this config cannot be used:\n{explain_errors(error)}") from error
+        raise ConfigError(f"{where}: this config cannot be used:\n{explain_errors(error)}") from error
 
 
 def save_settings(config: BaseModel, folder: str) -> str:
@@ -89,17 +116,6 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         )
         merged[key] = merge(old, value) if same_kind and isinstance(old, dict) else value
     return merged
-
-
-def _read(path: str) -> dict[str, Any]:
-    found = find_config(path)
-    raw = yaml.safe_load(os.path.expandvars(found.read_text(encoding="utf-8")))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
-    if (parent := raw.pop("extends", None)) is None:
-        return raw
-    beside = found.parent / str(parent)
-    return merge(_read(str(beside) if beside.is_file() else str(parent)), raw)
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
