@@ -25,8 +25,9 @@ from PIL import Image, ImageDraw
 
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, load_label_space, sample_seed
+from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.prompts import PromptConfig, prompts_from_classes
-from maskmill.generators.text_to_image import Drawn, GeneratorConfig, TextToImage, request_from_row
+from maskmill.generators.text_to_image import Drawn, TextToImage, request_from_row
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
 from maskmill.starter.drawn.drawings import DRAWN_CLASSES, KNOWN_STYLES
 from maskmill.starter.drawn.scenes import Scene, SceneConfig, render_scene

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
-from benchmarks.weclip_picture import row, write_picture
+from benchmarks.pictures.weclip import row, write_picture
 from maskmill.data_contracts import (
     SAMPLE,
     LabelSpace,

@@ -1,7 +1,7 @@
 """What may pass between rooms: Arrow schemas, label spaces, shards and manifests. Knows no other room."""
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
-from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed
+from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
 from maskmill.data_contracts.images import (
     IGNORE,
     Uint8Array,
@@ -83,6 +83,7 @@ __all__ = [
     "read_shard",
     "sample_seed",
     "shard_name",
+    "storable",
     "sweep_temporaries",
     "write_bytes",
     "write_shard",

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     BAD_ANNOTATION = "bad_annotation"
     UNSAFE_PATH = "unsafe_path"
+    NOT_READ = "not_read"  # lies in a folder of the source, and nothing there reads it
     # generation
     BAD_PROMPT = "bad_prompt"
     GENERATION_FAILED = "generation_failed"
@@ -45,15 +46,20 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of one sample: what was expected, what was found, and what to do about it."""
+    """One fault of one sample: what was expected, what was found, and what to do about it.
+
+    `where` is the place inside the sample or its annotations (a file, an id, a line), where there is more than one.
+    """
 
     reason: Reason
     expected: str
     found: str
     fix: str
+    where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.reason}: expected {self.expected}, found {self.found}. Fix: {self.fix}"
+        place = f" at {self.where}" if self.where else ""
+        return f"{self.reason}{place}: expected {self.expected}, found {self.found}. Fix: {self.fix}"
 
 
 class ContractError(ValueError):

@@ -20,10 +20,15 @@ def content_id(*parts: bytes | str | None) -> str:
         if part is None:
             digest.update(b"\xff" * 8)
             continue
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def storable(text: str) -> str:
+    """`text` as UTF-8 can hold it: halves of a character (JSON's lone surrogates) become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def pair_id(image: bytes, mask: bytes | None, group: str | None = None, index: int | None = None) -> str:

@@ -1,10 +1,11 @@
 """Pixels in and out of bytes, with limits: the only place that opens an image file."""
 
+import importlib
 import io
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,11 @@ Uint8Array = NDArray[np.uint8]
 
 # The formats that data sets come in. Others that Pillow knows start programs (EPS) or are containers with odd decoders.
 Image.init()
-FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF") if f in Image.OPEN)
+with suppress(ImportError):  # photos of telephones: `pip install pillow-heif` is all it takes
+    importlib.import_module("pillow_heif").register_heif_opener()
+KNOWN = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+FORMATS = tuple(f for f in KNOWN if f in Image.OPEN)
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 # The limit below is ours and stricter; it is reported per sample, so Pillow's warning on stderr has nothing to add.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 

@@ -11,30 +11,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from maskmill.data_contracts import IGNORE
+from maskmill.generators.config import MaskConfig
 from maskmill.generators.spans import ClassPrompt
-
-
-class MaskConfig(BaseModel):
-    """How maps become masks. A resolution of None takes the finest grid that is at most 16 (cross) or 32 (self)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cross_resolution: int | None = None
-    self_resolution: int | None = None
-    power: int = Field(default=4, ge=0)
-    foreground: float = Field(default=0.6, gt=0, le=1)  # alpha
-    uncertain: float = Field(default=0.5, ge=0, le=1)  # beta
-    first_step: float = Field(default=0.0, ge=0, lt=1)  # share of the steps, from the noisiest, whose maps are left out
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "MaskConfig":
-        if self.uncertain > self.foreground:
-            raise ValueError(f"uncertain ({self.uncertain}) must not be above foreground ({self.foreground})")
-        return self
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -20,9 +20,10 @@ from maskmill.data_contracts import (
     pair_id,
 )
 from maskmill.data_contracts.manifest import package_versions
+from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
-from maskmill.generators.text_to_image import Drawn, GeneratorConfig, Request, TextToImage, text_to_image
+from maskmill.generators.text_to_image import Drawn, Request, TextToImage, text_to_image
 
 Row = dict[str, Any]
 PACKAGES = ("maskmill", "torch", "diffusers", "transformers", "numpy", "pillow")

@@ -14,33 +14,14 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
-from maskmill.generators.attention_masks import MaskConfig, attention_mask
+from maskmill.generators.attention_masks import attention_mask
 from maskmill.generators.capture import AttentionStore, Layer, attention_layers, choose_grid, watching
+from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.loading import load_pipeline, pick_device
 from maskmill.generators.spans import ClassPrompt, class_spans, fit_prompt
 from maskmill.generators.words import spelled_out
-
-
-class GeneratorConfig(BaseModel):
-    """How images are drawn. `height` and `width` None: the model's own size; `scheduler` None: the one in its
-    folder.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = "starter"
-    height: int | None = Field(default=None, ge=8)
-    width: int | None = Field(default=None, ge=8)
-    steps: int = Field(default=20, ge=1)
-    guidance: float = Field(default=3.0, ge=0)  # suits the starter; Stable Diffusion is used to 7.5
-    scheduler: str | None = None  # class name in diffusers, e.g. UniPCMultistepScheduler
-    batch_size: int = Field(default=8, ge=1)
-    device: str = "auto"
-    dtype: str = "auto"
-    mask: MaskConfig = MaskConfig()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
-from maskmill.pipelines.report.thumbs import class_colour, edges
+from maskmill.pipelines.report.thumbs import class_colour, css_colour, edges
 
 PANEL = 2.0  # inches
 ACROSS = 3  # samples in a row
@@ -73,8 +73,6 @@ def overlay(mask: Uint8Array, space: LabelSpace) -> Uint8Array:
 
 def _legend(sheet: Figure, masks: Sequence[Uint8Array], space: LabelSpace) -> None:
     present = sorted({int(value) for mask in masks for value in np.unique(mask)} & set(space.ids))[:MOST_NAMES]
-    patches = [
-        Patch(color=[channel / 255 for channel in class_colour(space, i)], label=space.by_id[i].name) for i in present
-    ]
+    patches = [Patch(color=css_colour(class_colour(space, i)), label=space.by_id[i].name) for i in present]
     if patches:
         sheet.legend(handles=patches, loc="outside lower left", ncols=min(len(patches), 6), fontsize=8, frameon=False)

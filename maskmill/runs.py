@@ -153,8 +153,8 @@ class Run:
             kept, dropped = (pick(rows.filter(kept=way)["sample_id"].to_list(), n, seed) for way in (True, False))
             half = min(len(kept), max((n + 1) // 2, n - len(dropped)))
             ids = [*kept[:half], *dropped[: n - half]]
-        order = {"by": ["kept", "reason", "sample_id"], "descending": [True, False, False]}
-        return rows.filter(pl.col("sample_id").is_in(ids)).sort(**order)
+        shown = rows.filter(pl.col("sample_id").is_in(ids))
+        return shown.sort(["kept", "reason", "sample_id"], descending=[True, False, False])
 
     def _decoded(self, ids: Sequence[str]) -> dict[str, tuple[Uint8Array, Uint8Array | None]]:
         """Image and mask of the samples that have pixels, by id."""

@@ -33,6 +33,15 @@ def test_pictures_and_links_in_the_docs_exist() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
+def test_benchmarks_that_the_docs_name_can_be_run() -> None:
+    for path in tracked_files():
+        if path.suffix not in (".md", ".py") or path.relative_to(ROOT).parts[0] in ("tests", "maskmill"):
+            continue
+        for name in re.findall(r"python -m (benchmarks(?:\.\w+)+)", path.read_text()):
+            place = ROOT / name.replace(".", "/")
+            assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), f"{path}: {name}"
+
+
 def test_no_large_file_and_a_small_checkout() -> None:
     sizes = {path: path.stat().st_size for path in tracked_files()}
     assert max(sizes.values()) < 40e6

@@ -1,9 +1,12 @@
 """The trainers by name. A new one is a sub-package with the five names of `Trainer`, and one line here."""
 
-import importlib
-from typing import Any, Protocol, cast
+from __future__ import annotations
 
-from maskmill.trainers.engine import Artifact, Job, TrainerConfig, pick_device, read_artifact, read_info
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from maskmill.trainers.engine import Artifact, Job, TrainerConfig
 
 TRAINERS = {
     "abd": "maskmill.trainers.abd",
@@ -56,5 +59,7 @@ def load_artifact(path: str, device: str = "auto") -> Any:
         FileNotFoundError: no finished artefact there.
         ValueError: damaged weights, or a trainer that this version does not know.
     """
+    from maskmill.trainers.engine import pick_device, read_artifact, read_info
+
     trainer = get_trainer(read_info(path).trainer)
     return trainer.load(read_artifact(path), pick_device(device))

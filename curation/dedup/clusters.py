@@ -2,8 +2,6 @@
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 DROPPED = {"sample_id": pl.String, "other_id": pl.String, "similarity": pl.Float32, "other_set": pl.String}
 
@@ -68,6 +66,9 @@ def _one_a_component(edges: pl.DataFrame, size: int) -> list[tuple[int, int, flo
 
 
 def _components(a: np.ndarray, b: np.ndarray, size: int) -> np.ndarray:
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(size, size))
     labels: np.ndarray = connected_components(graph, directed=False)[1]
     return labels

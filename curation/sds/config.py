@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from maskmill.curation.base import ScorerConfig
 from maskmill.curation.sds.asf import IgnorePolicy
-from maskmill.curation.sds.pcs import ImageScore
 from maskmill.vision.clip import CamLayer
 
+ImageScore = Literal["pcs", "drop", "divergence", "shift", "evidence"]
 MaskScore = Literal["asf", "boundary", "both"]
 
 FAITHFUL: dict[str, Any] = {}  # the defaults below are the authors' (with the slips of their code mended)

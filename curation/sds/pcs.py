@@ -5,16 +5,14 @@ Tang et al., "A Training-Free Synthetic Data Selection Method for Semantic Segme
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskmill.curation.sds.config import ImageScore
 from maskmill.data_contracts import sample_seed
-
-ImageScore = Literal["pcs", "drop", "divergence", "shift", "evidence"]
 
 
 def tile_permutations(seed: int, sample_id: str, rounds: int, grid: int) -> NDArray[np.int64]:

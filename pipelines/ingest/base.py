@@ -3,6 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -51,6 +52,9 @@ class RawSample:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+_opened: ContextVar[list[Root] | None] = ContextVar("roots opened while a source is listed", default=None)
+
+
 class Source(BaseModel):
     """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
 
@@ -92,13 +96,27 @@ class Source(BaseModel):
             ContractError: the sample is at fault; says how.
         """
 
+    def everything(self) -> Iterator[Entry]:
+        """All entries, and then what lies in the folders that were walked and was not read: no source can forget it."""
+        roots: list[Root] = []
+        token = _opened.set(roots)
+        try:
+            yield from self.entries()
+        finally:
+            _opened.reset(token)
+        for root in roots:
+            yield from (Entry(path, "", problem=problem) for path, problem in root.passed.problems())
+
     def group_of(self, entry: Entry) -> str | None:
         """The group of an entry as far as its listing tells; groups whose entries are neighbours can stay whole."""
         return None
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""
-        return Root(self.root, self.follow_links)
+        root = Root(self.root, self.follow_links)
+        if (opened := _opened.get()) is not None:
+            opened.append(root)
+        return root
 
     def reader(self) -> Root:
         """The root, opened once a process: for loading."""

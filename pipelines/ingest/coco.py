@@ -89,9 +89,8 @@ class CocoSource(Source):
             return Entry(f"{self.annotations}#image={image_id}", json.dumps(image), problem=error.problem)
         file = files.find_path(name)
         mine = notes.get(image_id)
-        problem = path_problem(name) or (
-            file.problem if file else _absent(f"{files.folder}/{name}", Reason.MISSING_IMAGE)
-        )
+        absent = path_problem(name) or _absent(f"{files.folder}/{name}", Reason.MISSING_IMAGE, files.instead(name))
+        problem = file.problem if file else absent
         fields: dict[str, Any] = {"size": [image.get("height"), image.get("width")], "notes": mine}
         stamps = [file.stamp if file else ""]
         if masks is not None:
@@ -162,8 +161,10 @@ class CocoSource(Source):
         raise unknown_class(name if name is not None else f"category {category}", space, entry.key)
 
 
-def _absent(path: str, reason: Reason) -> Problem:
-    return Problem(reason, f"a file {path}", "none", "add the file, or take it out of the JSON")
+def _absent(path: str, reason: Reason, instead: str) -> Problem:
+    return Problem(
+        reason, f"a file {path}", instead, "add the file, mend its name in the JSON, or take it out of there"
+    )
 
 
 def _panoptic_file(notes: list[dict[str, Any]], masks: FileIndex) -> tuple[File | None, Problem | None]:
@@ -174,7 +175,8 @@ def _panoptic_file(notes: list[dict[str, Any]], masks: FileIndex) -> tuple[File 
         return None, Problem(reason, "one panoptic annotation with a file_name", repr(names)[:80], "mend the JSON")
     file = masks.find_path(names[0])
     if file is None:
-        return None, path_problem(names[0]) or _absent(f"{masks.folder}/{names[0]}", Reason.MISSING_MASK)
+        absent = _absent(f"{masks.folder}/{names[0]}", Reason.MISSING_MASK, masks.instead(names[0]))
+        return None, path_problem(names[0]) or absent
     return file, file.problem
 
 

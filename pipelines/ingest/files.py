@@ -1,20 +1,26 @@
 """Files of a dataset under one root (local folder or fsspec URL): listed with stamps, opened only inside the root."""
 
+import codecs
 import io
 import os
+import posixpath
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.pipelines.ingest.spill import Spill
+from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.pipelines.ingest.not_read import PassedOver
+from maskmill.pipelines.ingest.spill import JsonError, Spill
+from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"))
 MAX_FILE_BYTES = 1 << 30
 ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
 
@@ -40,22 +46,33 @@ class Root:
         self.fs.invalidate_cache()  # object stores cache their listings for the life of the process
         if not self.fs.exists(self.base):
             raise FileNotFoundError(f"{url}: no such folder or file; check `root` in the ingest config")
+        self.passed = PassedOver()
         self._only = ""
         if self.fs.isfile(self.base):
             self.base, self._only = self.base.rsplit("/", 1)
 
     def walk(self, folder: str, suffixes: frozenset[str]) -> Iterator[File]:
-        """Files under `folder` with one of the suffixes, hidden ones left out, in no particular order.
+        """Files under `folder` whose names end in one of the suffixes, in no particular order. What else lies there is
+        kept in `passed`.
 
         Raises:
             FileNotFoundError: no such folder under the root; lists what is there.
         """
+        self.passed.walks.append((folder, suffixes))
+        for file in self._all(folder):
+            unread = file.problem is not None and file.problem.reason == Reason.NOT_READ
+            if _is_hidden(file) or (unread and file.path.endswith("/")):
+                self.passed.add(file.path, file.problem)
+            elif file.path.lower().endswith((*suffixes, "/")):
+                yield file
+            else:
+                self.passed.add(file.path, file.problem)
+
+    def _all(self, folder: str) -> Iterator[File]:
         if self._only:
-            found: Iterator[File] = iter([File(self._only, self.stamp(self._only))])
-        else:
-            top = self._folder(folder)
-            found = self._walk_local(top) if self.local else self._walk_remote(top)
-        return (f for f in found if PurePosixPath(f.path).suffix.lower() in suffixes or f.path.endswith("/"))
+            return iter([File(self._only, self.stamp(self._only))])
+        top = self._folder(folder)
+        return self._walk_local(top) if self.local else self._walk_remote(top)
 
     def has_folder(self, folder: str) -> bool:
         """Whether there is such a folder under the root."""
@@ -69,45 +86,15 @@ class Root:
         return top
 
     def _walk_local(self, top: str) -> Iterator[File]:
-        folders = [top]
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if problem := self._local_problem(entry):
-                        is_folder = entry.is_dir()
-                        yield File(_printable(self._relative(entry.path)) + "/" * is_folder, "", problem)
-                    elif entry.is_dir():
-                        folders.append(entry.path)
-                    elif entry.is_file():
-                        yield File(self._relative(entry.path), _stat_stamp(entry.stat()))
-
-    def _local_problem(self, entry: "os.DirEntry[str]") -> Problem | None:
-        if _printable(entry.name) != entry.name:
-            return Problem(Reason.UNSAFE_PATH, "a file name in UTF-8", repr(entry.name), "rename the file")
-        if not entry.is_symlink():
-            return None
-        if entry.is_dir():
-            inside = os.path.realpath(entry.path)
-            if self.follow_links and not os.path.realpath(os.path.dirname(entry.path)).startswith(inside):
-                return None
-            fix = "remove the link: it leads to a folder above it" if self.follow_links else "set follow_links: true"
-            return Problem(Reason.UNSAFE_PATH, "a folder, no link to one", f"{entry.name} -> {inside}", fix)
-        return None if self.follow_links else self._escape(entry.path)
-
-    def _escape(self, path: str) -> Problem | None:
-        target = os.path.realpath(path)
-        if target.startswith(os.path.realpath(self.base) + os.sep):
-            return None
-        fix = "copy the file into the folder, or set follow_links: true"
-        return Problem(Reason.UNSAFE_PATH, "a file inside the root", f"a link to {target}", fix)
+        for path, entry, problem in walk_local(self.base, top, self.follow_links):
+            yield File(path, "" if problem or entry is None else _stat_stamp(entry.stat()), problem)
 
     def _walk_remote(self, top: str) -> Iterator[File]:
         for folder, _, files in self.fs.walk(top, detail=True):
             for name, info in files.items():
-                if name and not name.startswith("."):
-                    yield File(self._relative(f"{folder}/{name}"), _info_stamp(info))
+                problem = hidden(name) if name.startswith(".") else None
+                if name:
+                    yield File(self._relative(f"{folder}/{name}"), _info_stamp(info), problem)
 
     def _relative(self, path: str) -> str:
         return path[len(self.base) + 1 :].replace(os.sep, "/") if self.local else path[len(self.base) + 1 :]
@@ -149,23 +136,32 @@ class Root:
         problem = path_problem(path)
         full = f"{self.base}/{path}"
         if problem is None and self.local and not self.follow_links:
-            problem = self._escape(full)
+            problem = escape(full, self.base)
         if problem is not None:
             raise ContractError(path, problem)
         return full
 
     @contextmanager
     def text(self, path: str) -> Iterator[IO[str]]:
-        """A text file of the root (UTF-8, with or without a byte-order mark), opened for streaming.
+        """A text file of the root, opened for streaming: UTF-8, or UTF-16 that begins with its byte-order mark.
 
         Raises:
             FileNotFoundError: names the file; a list or annotation file that the config speaks of must be there.
+            ValueError: other encodings, or broken JSON; names the file.
         """
         full = f"{self.base}/{path}"
         if not self.fs.isfile(full):
             raise FileNotFoundError(f"{self.url}: no file {path!r} in there; check the ingest config")
-        with self.fs.open(full, "rb") as handle, io.TextIOWrapper(handle, encoding="utf-8-sig") as text:
-            yield text
+        with self.fs.open(full, "rb") as handle:
+            encoding = "utf-16" if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            handle.seek(0)
+            with io.TextIOWrapper(handle, encoding=encoding) as text:
+                try:
+                    yield text
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{self.url}/{path}: {_other_encoding(error)}") from error
+                except JsonError as error:
+                    raise ValueError(f"{self.url}/{path}: {error}") from error
 
     def index(self, folder: str, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> "FileIndex":
         """The files under `folder` by stem, on disk."""
@@ -173,30 +169,81 @@ class Root:
 
 
 class FileIndex:
-    """Files of a folder by stem (path inside the folder, without suffix), kept on disk."""
+    """Files of a folder by stem (path inside the folder, without suffix, in any Unicode form), kept on disk."""
 
     def __init__(self, root: Root, folder: str, suffixes: frozenset[str]) -> None:
         self.folder = folder.strip("/")
+        self._root = root
         self._files = Spill()
-        self._files.add((self.stem(f.path), pack_file(f)) for f in root.walk(self.folder, suffixes))
+        self._files.add((_loose(self.stem(f.path)), pack_file(f)) for f in root.walk(self.folder, suffixes))
+
+    def inside(self, path: str) -> str:
+        """A path of the root as a path of this folder."""
+        return path[len(self.folder) + 1 :] if self.folder else path
 
     def stem(self, path: str) -> str:
         """Path inside the folder, without its suffix."""
-        inside = path[len(self.folder) + 1 :] if self.folder else path
-        return without_suffix(inside)
+        return without_suffix(self.inside(path))
 
     def find(self, stem: str) -> list[File]:
-        """Files with this stem, sorted by path."""
-        return sorted((unpack_file(raw) for raw in self._files.get(stem)), key=lambda f: f.path)
+        """Files with this stem, sorted by path; those in another Unicode form where none is spelt so."""
+        found = [f for f in self._near(stem) if _folded(self.stem(f.path)) == _folded(stem)]
+        exact = [f for f in found if self.stem(f.path) == stem]
+        return sorted(exact or found, key=lambda f: f.path)
 
-    def find_path(self, inside: str) -> File | None:
-        """The file at a path inside the folder."""
-        wanted = f"{self.folder}/{inside}" if self.folder else inside
-        return next((f for f in self.find(without_suffix(inside)) if f.path == wanted), None)
+    def find_path(self, name: str) -> File | None:
+        """The file that a list or annotation calls `name`: its path inside the folder, inside the root, or an absolute
+        one that leads there; with either slash, in any Unicode form, with its suffix in either case.
+        """
+        for wanted in self._spellings(name):
+            found = self.find(without_suffix(wanted))
+            same = [f for f in found if _folded(self.inside(f.path)) == _folded(wanted)]
+            same = same or [f for f in found if _loose(self.inside(f.path)) == _loose(wanted)]
+            if len(same) == 1:
+                return same[0]
+        return None
+
+    def _spellings(self, name: str) -> list[str]:
+        """Paths inside the folder that `name` may mean, the most literal first; none where it climbs out."""
+        paths = [name, name.replace("\\", "/"), unquote(name)]
+        paths = [path for path in dict.fromkeys(paths) if ".." not in path.split("/") and "\0" not in path]
+        tidy = [posixpath.normpath(path) for path in paths if path]
+        ours = [path.removeprefix(f"{self._root.base}/") for path in tidy if path.startswith(f"{self._root.base}/")]
+        below = [path.strip("/") for path in (*tidy, *ours)]
+        if self.folder:
+            below += [path.removeprefix(f"{self.folder}/") for path in below if path.startswith(f"{self.folder}/")]
+        return list(dict.fromkeys((*paths, *below)))
+
+    def instead(self, name: str) -> str:
+        """What lies there in place of a file that is missing, in words: "none", and whatever comes near."""
+        stem = without_suffix(name.replace("\\", "/"))
+        near = [f.path for f in (*self._near(stem), *self._near(name))]
+        if near:
+            return f"none, but {', '.join(sorted(near)[:3])}"
+        place = f"{self.folder}/{stem}".lstrip("/")
+        unread = self._root.passed.beginning(f"{place}.")
+        return f"none that is read, but {', '.join(unread)}" if unread else "none"
+
+    def _near(self, stem: str) -> list[File]:
+        """Files whose stem is this one, in any Unicode form and any case."""
+        return [unpack_file(raw) for raw in self._files.get(_loose(stem))]
 
     def __iter__(self) -> Iterator[tuple[str, File]]:
-        for stem, raw in self._files:
-            yield stem, unpack_file(raw)
+        for _, raw in self._files:
+            file = unpack_file(raw)
+            yield self.stem(file.path), file
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
+def _loose(path: str) -> str:
+    return _folded(path).casefold()
+
+
+def _is_hidden(file: File) -> bool:
+    return file.path.rstrip("/").rsplit("/", 1)[-1].startswith(".")
 
 
 def pack_file(file: File) -> list[Any]:
@@ -208,11 +255,11 @@ def unpack_file(raw: list[Any]) -> File:
 
 
 def pack_problem(problem: Problem | None) -> list[str] | None:
-    return None if problem is None else [problem.reason, problem.expected, problem.found, problem.fix]
+    return None if problem is None else [problem.reason, problem.expected, problem.found, problem.fix, problem.where]
 
 
 def unpack_problem(raw: list[str] | None) -> Problem | None:
-    return None if raw is None else Problem(Reason(raw[0]), raw[1], raw[2], raw[3])
+    return None if raw is None else Problem(Reason(raw[0]), *raw[1:])
 
 
 def path_problem(path: str) -> Problem | None:
@@ -232,9 +279,10 @@ def without_suffix(path: str) -> str:
     return str(pure.with_suffix("")) if pure.name else path
 
 
-def _printable(name: str) -> str:
-    """A name as text that can be stored; bytes that are no UTF-8 are escaped."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _other_encoding(error: UnicodeDecodeError) -> str:
+    odd = f"found the byte 0x{error.object[error.start]:02x}"
+    fix = "save it as UTF-8, e.g. `iconv -f gbk -t utf-8` for Chinese, `-f cp1252` for Western Windows"
+    return f"expected text in UTF-8, {odd}, which stands in another encoding. Fix: {fix}"
 
 
 def _stat_stamp(stat: os.stat_result) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts.images import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
@@ -36,6 +37,7 @@ class HfParquetSource(Source):
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
+        root.passed.walks.append((self.folder, IMAGE_SUFFIXES))  # rows may name them; whether they do, loading tells
         for file in root.walk(self.folder, frozenset((".parquet",))):
             yield from self._file_entries(root, file)
 

@@ -1,13 +1,23 @@
 """Sorted lists that live on disk, and JSON read piece by piece: what keeps memory flat however large a dataset is."""
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
+from maskmill.data_contracts import storable
+
 BATCH = 2_000
 CHUNK = 1 << 16
+MOST_DIGITS = 400  # of a whole number; longer ones are read as floats, most of them as infinite
+TOO_DEEP = "JSON that is nested too deeply to be read"  # stands where such a value was
+BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
+
+
+class JsonError(ValueError):
+    """Text that is no JSON, or not laid out as it should be."""
 
 
 class Spill:
@@ -25,19 +35,24 @@ class Spill:
 
     def add(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Append `(key, value)` pairs; values must survive JSON."""
-        rows = ((key, json.dumps(value, separators=(",", ":"))) for key, value in pairs)
+        rows = ((storable(key), _packed(value)) for key, value in pairs)
         with self._lock:
             self._db.executemany("INSERT INTO entries VALUES (?, ?)", rows)
 
     def get(self, key: str) -> list[Any]:
         """Every value of a key; [] for a key that is not there."""
-        rows = self._query("SELECT value FROM entries WHERE key = ? ORDER BY rowid", (key,))
+        rows = self._query("SELECT value FROM entries WHERE key = ? ORDER BY rowid", (storable(key),))
         return [json.loads(value) for (value,) in rows]
 
     def slice(self, start: int, count: int) -> list[tuple[str, Any]]:
         """`count` pairs of the sorted list from position `start` on."""
         rows = self._query("SELECT key, value FROM entries ORDER BY key, rowid LIMIT ? OFFSET ?", (count, start))
         return [(key, json.loads(value)) for key, value in rows]
+
+    def slice_from(self, key: str, count: int) -> list[tuple[str, Any]]:
+        """`count` pairs of the sorted list, from the first key on that is not below `key`."""
+        statement = "SELECT key, value FROM entries WHERE key >= ? ORDER BY key, rowid LIMIT ?"
+        return [(found, json.loads(value)) for found, value in self._query(statement, (storable(key), count))]
 
     def __len__(self) -> int:
         return int(self._query("SELECT COUNT(*) FROM entries", ())[0][0])
@@ -59,13 +74,20 @@ class Spill:
             return self._db.execute(statement, values).fetchall()
 
 
+def _packed(value: Any) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except RecursionError:
+        return json.dumps(TOO_DEEP)
+
+
 def json_items(handle: IO[str], arrays: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any]]:
     """Items of the object that a JSON file holds, one in memory at a time.
 
     An array under one of the names in `arrays` is given element by element, each with the array's name.
 
     Raises:
-        ValueError: the file is not one JSON object.
+        JsonError: the file is not one JSON object.
     """
     scan = _Scanner(handle)
     for _ in scan.members("{", "}"):
@@ -82,7 +104,7 @@ def json_rows(handle: IO[str]) -> Iterator[Any]:
     """Elements of a JSON array, or the values of a JSON-lines file, one in memory at a time.
 
     Raises:
-        ValueError: the file is not valid JSON.
+        JsonError: the file is not valid JSON.
     """
     scan = _Scanner(handle)
     if scan.peek() == "[":
@@ -100,7 +122,7 @@ class _Scanner:
         self._handle = handle
         self._text = ""
         self._at = 0
-        self._decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+        self._decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=_whole).raw_decode
 
     def peek(self) -> str:
         """The next character that is not blank; "" at the end."""
@@ -114,7 +136,8 @@ class _Scanner:
 
     def expect(self, wanted: str) -> None:
         if (found := self.peek()) != wanted:
-            raise ValueError(f"JSON: expected {wanted!r}, found {found or 'the end of the file'!r}")
+            seen = repr(self._text[self._at : self._at + 40]) if found else "the end of the file"
+            raise JsonError(f"JSON: expected {wanted!r}, found {seen}. Fix: write the file again as JSON")
         self._at += 1
 
     def members(self, opening: str, closing: str) -> Iterator[None]:
@@ -138,10 +161,35 @@ class _Scanner:
                     return value
             except json.JSONDecodeError as error:
                 if not self._fill(size):
-                    raise ValueError(f"JSON: {error.msg} near {self._text[self._at : self._at + 40]!r}") from error
+                    raise JsonError(f"JSON: {error.msg} near {self._text[self._at : self._at + 40]!r}") from error
+            except RecursionError:
+                return self._skip(size)
             size *= 2
+
+    def _skip(self, size: int) -> str:
+        """Pass over a value that is nested too deeply, bracket by bracket."""
+        while (end := _end_of_value(self._text, self._at)) is None:
+            if not self._fill(size):
+                raise JsonError("JSON: cut off in brackets that are nested too deeply")
+            size *= 2
+        self._at = end
+        return TOO_DEEP
 
     def _fill(self, size: int) -> bool:
         piece = self._handle.read(size)
         self._text, self._at = self._text[self._at :] + piece, 0
         return bool(piece)
+
+
+def _end_of_value(text: str, start: int) -> int | None:
+    """Where the array or object that begins at `start` ends."""
+    depth = 0
+    for found in BRACKETS.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found.group(), 0)
+        if depth == 0:
+            return found.end()
+    return None
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)

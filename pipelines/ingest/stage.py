@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from maskmill.data_contracts import (
     foreground_ids,
     pair_id,
     shard_name,
+    storable,
 )
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
@@ -35,15 +37,30 @@ VERSION = 1
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
 
 
+LAST = "\U0010ffff"  # sorts what was not read behind all samples, so that stray files move no shard
+
+
 class Listing:
-    """All entries of a source, sorted by key, on disk. A key that is listed twice is a fault of its second entry."""
+    """All entries of a source, sorted by key, on disk; what was not read comes last. A key that is listed twice is a
+    fault of its second entry.
+    """
 
     def __init__(self, source: Source) -> None:
         self._entries = Spill()
-        self._entries.add((e.key, [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.entries())
+        self._entries.add((_place(e), [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.everything())
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def emptiness(self) -> str | None:
+        """Why there is nothing to ingest, in words; None where there is something."""
+        first = self.chunk(0, 3)
+        if not first:
+            return "the folders that the config names are empty. Fix: name the folders in which the files lie"
+        if not all(_not_read(entry) for entry in first[:1]):
+            return None
+        seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)
+        return f"{len(self)} files lie there, and none is read. {seen}"
 
     def chunks(self, size: int, group_of: Callable[[Entry], str | None] | None = None) -> Iterator[list[Entry]]:
         """The entries, `size` at a time, in one pass; with `group_of`, more where neighbours share a group."""
@@ -64,6 +81,14 @@ class Listing:
         return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
 
 
+def _place(entry: Entry) -> str:
+    return f"{LAST}{entry.key}" if _not_read(entry) else entry.key
+
+
+def _not_read(entry: Entry) -> bool:
+    return entry.problem is not None and entry.problem.reason == Reason.NOT_READ
+
+
 def _together(group: str | None, other: str | None) -> bool:
     return group is not None and group == other
 
@@ -71,14 +96,14 @@ def _together(group: str | None, other: str | None) -> bool:
 def _unpack(pairs: Iterable[tuple[str, Any]], start: int, before: str | None) -> Iterator[Entry]:
     """Entries of listed pairs; `start` is the position of the first, `before` the key in front of it."""
     for position, (key, (stamp, fields, problem)) in enumerate(pairs, start):
-        entry = Entry(key, stamp, fields, unpack_problem(problem))
+        entry = Entry(key.removeprefix(LAST), stamp, fields, unpack_problem(problem))
         yield _listed_again(entry, position) if key == before else entry
         before = key
 
 
 def _listed_again(entry: Entry, position: int) -> Entry:
-    problem = Problem(Reason.DUPLICATE_ID, "every sample listed once", f"{entry.key} again", "remove it from the list")
-    return Entry(f"{entry.key}#{position}", entry.stamp, problem=problem)
+    twice = Problem(Reason.DUPLICATE_ID, "every sample listed once", f"{entry.key} again", "remove it from the list")
+    return Entry(f"{entry.key}#{position}", entry.stamp, problem=entry.problem if _not_read(entry) else twice)
 
 
 def chunk_stamp(entries: Sequence[Entry]) -> str:
@@ -115,8 +140,8 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     if shard_size < 1:
         raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
     listing = _listing(source, fresh=True)
-    if not len(listing):
-        raise ValueError(f"{source.root}: nothing to ingest; check the folders that the config names: {source!r}")
+    if (fault := listing.emptiness()) is not None:
+        raise ValueError(f"{source.root}: nothing to ingest: {fault}")
     units, start = [], 0
     for index, entries in enumerate(listing.chunks(shard_size, source.group_of if source.whole_groups else None)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
@@ -190,7 +215,13 @@ def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) ->
     try:
         return _row(entry, source.load(entry, space), source, space, rule)
     except ContractError as error:
-        return error.problem
+        return _placed(error, entry.key)
+
+
+def _placed(error: ContractError, key: str) -> Problem:
+    """The problem of an error, with the place inside the sample that the error names."""
+    where = error.where.removeprefix(key).lstrip(", :") if error.where != key else ""
+    return error.problem if error.problem.where or not where else replace(error.problem, where=where)
 
 
 def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
@@ -204,7 +235,8 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         raise ContractError(entry.key, problem)
     encoded = None if mask is None else encode_mask(mask, space.palette)
     defaults = {"source": source.kind, "source_path": entry.key, "licence": source.licence or space.licence}
-    given = {name: value for name, value in raw.provenance.items() if value is not None}
+    stated = {name: value for name, value in raw.provenance.items() if value is not None}
+    given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
     return {
         "sample_id": pair_id(raw.image, encoded, raw.group, raw.index),
         "image": {"bytes": raw.image, "path": entry.key},
@@ -213,7 +245,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "width": image.shape[1],
         "class_ids": [] if mask is None else foreground_ids(mask, space),
         "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
-        "group": raw.group,
+        "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
         "spacing": None if raw.spacing is None else list(raw.spacing),
         "provenance": {**defaults, **given},
@@ -231,7 +263,7 @@ def _reject(entry: Entry, problem: Problem, duplicate_of: str | None = None) -> 
         "stage": STAGE,
         "kept": False,
         "reason": str(problem.reason),
-        "detail": str(problem),
+        "detail": storable(str(problem)),
         "duplicate_of": duplicate_of,
         "source_path": entry.key,
     }

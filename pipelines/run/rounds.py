@@ -24,10 +24,9 @@ from maskmill.data_contracts import (
     read_shard,
     write_bytes,
 )
+from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.prompts import PromptConfig, prompts_from_classes
 from maskmill.generators.quota import HardClass, Outcome, QuotaState, hard_classes, next_round, outcomes_of, tally
-from maskmill.generators.text_to_image import GeneratorConfig
-from maskmill.pipelines.stages.generate import write_prompts
 
 
 class GenerateConfig(BaseModel):
@@ -76,6 +75,8 @@ class Rounds:
         """Write the prompts of the round that is due; False when there is none. A round that was cut off comes
         again.
         """
+        from maskmill.pipelines.stages.generate import write_prompts  # brings the generator along
+
         finished, state, shards = self._finished()
         rows = self._prompts(finished, state)
         if not rows:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.pipelines.stages.evaluate import EvaluateConfig, evaluate_artifact, is_evaluated
 from maskmill.pipelines.stages.train import TrainConfig, plan_job, train
-from maskmill.trainers.engine import DataConfig, is_finished
+from maskmill.trainers.engine import DataConfig
 
 
 class BuildConfig(BaseModel):
@@ -51,6 +51,8 @@ def build_segmenter(config: BuildConfig, out_dir: str) -> BuildResult:
 
 def why_build(config: BuildConfig, out_dir: str) -> str | None:
     """Why there is something to train or to test, in words; None when all is done. Loads no model, reads no pixels."""
+    from maskmill.trainers.engine import is_finished  # brings torch along
+
     job = plan_job(config.train, os.path.join(out_dir, "run"), os.path.join(out_dir, "artefact"))
     if not is_finished(job.out_dir, job.fingerprint):
         return "not trained on this data with these settings"

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,17 +18,11 @@ from maskmill.data_contracts import (
     read_bytes,
     write_bytes,
 )
-from maskmill.trainers.engine import (
-    ArtifactInfo,
-    DataConfig,
-    PredictConfig,
-    Samples,
-    evaluate,
-    fitted_size,
-    read_info,
-    resize_image,
-)
+from maskmill.trainers.engine import DataConfig, PredictConfig, Samples
 from maskmill.trainers.registry import load_artifact
+
+if TYPE_CHECKING:
+    from maskmill.trainers.engine import ArtifactInfo  # with torch: what needs it imports it where it runs
 
 VERSION = 1
 
@@ -53,6 +48,8 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
         FileNotFoundError: no artefact or no shards.
         ValueError: no sample with a mask.
     """
+    from maskmill.trainers.engine import evaluate, read_info
+
     info = read_info(config.artifact)
     samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
     fingerprint = _fingerprint(config, info, samples)
@@ -78,11 +75,13 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
 
 def is_evaluated(config: EvaluateConfig, out_dir: str) -> bool:
     """Whether `out_dir` holds the metrics of exactly this artefact on exactly these samples. Reads no pixels."""
+    from maskmill.trainers.engine import read_info
+
     samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
     return _finished(out_dir, _fingerprint(config, read_info(config.artifact), samples)) is not None
 
 
-def _fingerprint(config: EvaluateConfig, info: ArtifactInfo, samples: Samples) -> str:
+def _fingerprint(config: EvaluateConfig, info: "ArtifactInfo", samples: Samples) -> str:
     settings = config_hash(config.model_dump(mode="json", exclude={"artifact", "data", "device"}))
     return content_id("evaluate", str(VERSION), info.fingerprint, info.weights, samples.fingerprint, settings)
 
@@ -119,6 +118,8 @@ def overlay(image: Uint8Array, labels: Uint8Array, space: LabelSpace, opacity: f
 
 
 def _square(panel: Uint8Array, side: int) -> Uint8Array:
+    from maskmill.trainers.engine import fitted_size, resize_image
+
     height, width = fitted_size(panel.shape[0], panel.shape[1], "long", side)
     canvas = np.zeros((side, side, 3), np.uint8)
     canvas[:height, :width] = resize_image(panel, height, width)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from maskmill.data_contracts import LabelSpace, content_id, load_label_space
-from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig, is_finished
+from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig
 from maskmill.trainers.registry import get_trainer
 
 logger = logging.getLogger("maskmill.train")
@@ -65,6 +65,8 @@ def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
         FileNotFoundError, ContractError: data that is not there or breaks its contract.
         ValueError: unknown trainer or setting, or no usable sample.
     """
+    from maskmill.trainers.engine import is_finished  # brings torch along
+
     job = plan_job(config, run_dir, out_dir)
     if is_finished(out_dir, job.fingerprint):
         logger.info("%s: already trained with this config on this data", out_dir)

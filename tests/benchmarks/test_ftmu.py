@@ -1,6 +1,8 @@
-"""The benchmark of clips: its split, and a whole run on tiny videos."""
+"""The benchmark of clips: its split, a whole run on tiny videos, and the two commands."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import ftmu
 from benchmarks.common import Options, is_train_key, parse_options
+from benchmarks.ftmu import training
+from benchmarks.ftmu.arms import ARMS
+from benchmarks.ftmu.clips import split
+from benchmarks.ftmu.run import run
 from maskmill.vision.instances import ProposalConfig
 from tests.trainers.clips import BLUE, RED, draw
 
 NAMES = [f"clip{number}" for number in range(10)]
-TINY = ftmu.Size(
+TINY = training.Size(
     segmenter_steps=2,
     stills=2,
     drawn=1,
@@ -49,22 +54,22 @@ def options(data: Path, *more: str) -> Options:
 
 
 def test_nothing_tested_is_learnt_from(data: Path) -> None:
-    first, others, tested = ftmu.split(options(data))
+    first, others, tested = split(options(data))
     assert first
     assert others
     assert tested
     assert sorted([*first, *others, *tested]) == sorted(NAMES)
     assert not any(is_train_key(name) for name in tested)
-    first, others, tested = ftmu.split(options(data, "--test-data", str(data)))
+    first, others, tested = split(options(data, "--test-data", str(data)))
     assert sorted([*first, *others]) == sorted(NAMES) == tested
 
 
 def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ftmu.SIZES, "small", TINY)
-    monkeypatch.setattr(ftmu, "LEVELS", (0.5,))
-    ftmu.run(options(data))
+    monkeypatch.setitem(training.SIZES, "small", TINY)
+    monkeypatch.setattr(training, "LEVELS", (0.5,))
+    run(options(data))
     found = json.loads((data.parent / "found.json").read_text())
-    assert set(found["metrics"]) == set(ftmu.ARMS)
+    assert set(found["metrics"]) == set(ARMS)
     for arm, metrics in found["metrics"].items():
         assert {"j", "f", "fps", "update_rate", "whole_rate", "crossing_j", "kept_apart"} <= metrics.keys()
         assert 0 <= metrics["j"]["mean"] <= 100
@@ -75,3 +80,12 @@ def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, m
     assert found["metrics"]["never_update"]["update_rate"]["mean"] == 0
     assert not (data.parent / "found.json.work").exists()
     assert Image.open(data.parent / "found.png").size == (6 * 160, 160)
+
+
+@pytest.mark.parametrize("name", ["ftmu", "ftmu_toy"])
+def test_both_commands_run(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert done.value.code == 0
+    assert f"python -m benchmarks.{name} " in capsys.readouterr().out

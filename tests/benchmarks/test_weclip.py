@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmarks import label_cost
 from benchmarks.common import Options, is_train_key
+from benchmarks.pictures.weclip import TILE, TITLE, write_picture
 from benchmarks.weclip import (
     CAM_ARMS,
     CAM_SETTINGS,
@@ -24,7 +25,6 @@ from benchmarks.weclip import (
     photo_world,
     picture_rows,
 )
-from benchmarks.weclip_picture import TILE, TITLE, write_picture
 from maskmill.data_contracts import encode_image, encode_mask, foreground_ids
 from maskmill.labelers import LabelItem
 

@@ -76,8 +76,8 @@ def nasty_folder(root: Path) -> dict[str, str]:
     put(root / "images/again.jpg", (root / "images/good1.jpg").read_bytes())
     put(root / "masks/again.png", sound)
     (root / "images/away").symlink_to(root.parent, target_is_directory=True)
-    put(root / "images/notes.txt", "not an image, not an entry")
-    put(root / "images/.hidden.jpg", "nor this")
+    put(root / "images/notes.txt", "not an image")
+    put(root / "images/.hidden.jpg", "nor this for us")
     return {
         "images/no_mask.jpg": "missing_mask",
         "masks/no_image.png": "missing_image",
@@ -94,6 +94,8 @@ def nasty_folder(root: Path) -> dict[str, str]:
         "images/wide.jpg": "wrong_mask_format",
         "images/good1.jpg": "duplicate_id",  # "again" sorts before it
         "images/away/": "unsafe_path",
+        "images/notes.txt": "not_read",
+        "images/.hidden.jpg": "not_read",
     }
 
 

@@ -228,6 +228,7 @@ def faulty_h5(root: Path) -> dict[str, str]:
         "soft.h5": "unsafe_path",
         "external.h5": "unsafe_path",
         "virtual.h5": "unsafe_path",
+        "secret.bin": "not_read",
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ftmu_toy
+from benchmarks.ftmu import toy
 from maskmill.trainers.ftmu import Config
 from maskmill.trainers.ftmu.policies import Head, Learned
 from maskmill.trainers.ftmu.rollout import Trajectory, Walk, reward
@@ -85,11 +85,11 @@ def test_a_policy_of_one_action_is_noticed() -> None:
 
 @pytest.mark.parametrize(("seed", "hint"), [(0, False), (1, False), (2, False), (0, True)])
 def test_learns_when_to_update_in_a_toy_world(seed: int, hint: bool) -> None:
-    config = ftmu_toy.settings(120, seed)
-    fixed = {name: ftmu_toy.measure(policy, n, config)["j"] for name, (policy, n) in ftmu_toy.FIXED.items()}
-    found = ftmu_toy.measure(Learned(ftmu_toy.learn(config, hint)), ftmu_toy.PATIENCE, config, hint)
+    config = toy.settings(120, seed)
+    fixed = {name: toy.measure(policy, n, config)["j"] for name, (policy, n) in toy.FIXED.items()}
+    found = toy.measure(Learned(toy.learn(config, hint)), toy.PATIENCE, config, hint)
     margin = 0.10 if hint else 0.08  # without the hint 0.11 to 0.13 here; kernels of other machines round differently
     assert found["j"] >= max(fixed.values()) + margin, (found, fixed)
-    assert found["j"] >= ftmu_toy.best_threshold(config)["j"] - (0.02 if hint else 0.04)
+    assert found["j"] >= toy.best_threshold(config)["j"] - (0.02 if hint else 0.04)
     assert found["whole_rate"] < 0.4
     assert 0.02 < found["update_rate"] < 0.98

@@ -1,49 +1,53 @@
 """One engine for all trainers: settings, data, loop, checkpoints, metrics, prediction, artefacts. Knows no method."""
 
-from maskmill.trainers.engine.artifact import (
-    Artifact,
-    ArtifactInfo,
-    is_finished,
-    read_artifact,
-    read_info,
-    save_artifact,
-)
-from maskmill.trainers.engine.augment import (
-    AugmentConfig,
-    Fit,
-    Geometry,
-    centre_geometry,
-    draw_geometry,
-    fitted_size,
-    jitter_colours,
-    resize_image,
-)
-from maskmill.trainers.engine.batches import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Batch,
-    GroupSource,
-    Item,
-    JointSource,
-    Rgb,
-    SampleSource,
-    SegmentationView,
-    Source,
-    View,
-    collate,
-    normalise,
-    sample_rng,
-    shuffled,
-)
-from maskmill.trainers.engine.config import Runtime, TrainerConfig
-from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision
-from maskmill.trainers.engine.job import Job
-from maskmill.trainers.engine.loop import Loop
-from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
-from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
-from maskmill.trainers.engine.predict import PredictConfig, Prediction, SegmentationPredictor
-from maskmill.trainers.engine.remembered import Remembered
-from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
+from typing import TYPE_CHECKING
+
+from maskmill.data_contracts.lazy import lazily
+
+if TYPE_CHECKING:
+    from maskmill.trainers.engine.artifact import (
+        Artifact,
+        ArtifactInfo,
+        is_finished,
+        read_artifact,
+        read_info,
+        save_artifact,
+    )
+    from maskmill.trainers.engine.augment import (
+        AugmentConfig,
+        Geometry,
+        centre_geometry,
+        draw_geometry,
+        fitted_size,
+        jitter_colours,
+        resize_image,
+    )
+    from maskmill.trainers.engine.batches import (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        Batch,
+        GroupSource,
+        Item,
+        JointSource,
+        Rgb,
+        SampleSource,
+        SegmentationView,
+        Source,
+        View,
+        collate,
+        normalise,
+        sample_rng,
+        shuffled,
+    )
+    from maskmill.trainers.engine.config import Fit, PredictConfig, Runtime, TrainerConfig
+    from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision
+    from maskmill.trainers.engine.job import Job
+    from maskmill.trainers.engine.loop import Loop
+    from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
+    from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
+    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor
+    from maskmill.trainers.engine.remembered import Remembered
+    from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -98,3 +102,20 @@ __all__ = [
     "save_artifact",
     "shuffled",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    "config",
+    "samples",
+    "job",
+    "augment",
+    "device",
+    "batches",
+    "artifact",
+    "checkpoint",
+    "loop",
+    "metrics",
+    "optim",
+    "predict",
+    "remembered",
+)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from maskmill.data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
 from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
-from maskmill.trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.config import PredictConfig, TrainerConfig
 from maskmill.trainers.engine.job import Job
-from maskmill.trainers.engine.predict import PredictConfig
 
 VERSIONED = ("maskmill", "torch", "timm", "segmentation_models_pytorch", "open_clip_torch", "numpy")
 

@@ -1,7 +1,7 @@
 """Geometric and photometric augmentation as pure functions of an image and a NumPy generator."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.trainers.engine.config import Fit
 
-Fit = Literal["native", "short", "long", "squash"]
 Pixels = NDArray[Any]
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maskmill.data_contracts import config_hash
 
+Fit = Literal["native", "short", "long", "squash"]
 Schedule = Literal["constant", "poly", "linear", "cosine", "triangle"]
 
 
@@ -59,3 +60,18 @@ class TrainerConfig(BaseModel):
     def fingerprint(self) -> str:
         """Hash of everything that decides the result: all settings but `runtime`."""
         return config_hash(self.model_dump(mode="json", exclude={"runtime"}))
+
+
+class PredictConfig(BaseModel):
+    """How images reach the network. The training fit is the default of every artefact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fit: Fit = "native"
+    size: int = Field(default=128, ge=8)  # what `fit` refers to
+    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)  # logits are averaged over them
+    flip: bool = False  # average with the mirrored image
+    window: int | None = Field(default=None, ge=8)  # side of a sliding window; None = the whole image at once
+    overlap: float = Field(default=0.25, ge=0, lt=1)  # of neighbouring windows
+    multiple: int = Field(default=32, ge=1)  # inputs are padded to multiples of this; the padding is cut off again
+    batch: int = Field(default=8, ge=1)

@@ -7,29 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
-from maskmill.trainers.engine.augment import Fit, fitted_size, resize_image
+from maskmill.trainers.engine.augment import fitted_size, resize_image
 from maskmill.trainers.engine.batches import Rgb, normalise
+from maskmill.trainers.engine.config import PredictConfig
 from maskmill.trainers.engine.device import evaluating
-
-
-class PredictConfig(BaseModel):
-    """How images reach the network. The training fit is the default of every artefact."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    fit: Fit = "native"
-    size: int = Field(default=128, ge=8)  # what `fit` refers to
-    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)  # logits are averaged over them
-    flip: bool = False  # average with the mirrored image
-    window: int | None = Field(default=None, ge=8)  # side of a sliding window; None = the whole image at once
-    overlap: float = Field(default=0.25, ge=0, lt=1)  # of neighbouring windows
-    multiple: int = Field(default=32, ge=1)  # inputs are padded to multiples of this; the padding is cut off again
-    batch: int = Field(default=8, ge=1)
 
 
 @dataclass(frozen=True)

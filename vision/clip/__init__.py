@@ -1,18 +1,23 @@
 """CLIP models: backbones, text banks and class responses."""
 
-from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
-from maskmill.vision.clip.response import (
-    CamLayer,
-    ClassResponse,
-    attention_affinity,
-    box_masks,
-    class_cams,
-    clip_response,
-    min_max,
-    spread,
-    with_background,
-)
-from maskmill.vision.clip.text import ORIGAMI, TextBank, build_text_bank
+from typing import TYPE_CHECKING
+
+from maskmill.data_contracts.lazy import lazily
+
+if TYPE_CHECKING:
+    from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
+    from maskmill.vision.clip.options import CamLayer
+    from maskmill.vision.clip.response import (
+        ClassResponse,
+        attention_affinity,
+        box_masks,
+        class_cams,
+        clip_response,
+        min_max,
+        spread,
+        with_background,
+    )
+    from maskmill.vision.clip.text import ORIGAMI, TextBank, build_text_bank
 
 __all__ = [
     "ORIGAMI",
@@ -32,3 +37,5 @@ __all__ = [
     "spread",
     "with_background",
 ]
+
+__getattr__ = lazily(__name__, "options", "backbone", "text", "response")

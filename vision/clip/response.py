@@ -8,7 +8,6 @@ once; no result of a pair depends on the other pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures
+from maskmill.vision.clip.options import CamLayer
 from maskmill.vision.clip.text import TextBank
 
-CamLayer = Literal["norm", "output"]
 SINKHORN_ROUNDS = 3
 EPSILON = 1e-7
 

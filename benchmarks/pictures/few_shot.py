@@ -1,6 +1,6 @@
 """The picture of docs/few_shot.md: one labelled scene each, what the training-free priors see in another, and the mask.
 
-    python -m benchmarks.few_shot_picture --out docs/pictures/few_shot.png
+    python -m benchmarks.pictures.few_shot --out docs/pictures/few_shot.png
 
 Columns: support with its object outlined, query, plain cosine prior, VVP, VTP with PIR, the labeler's mask.
 """

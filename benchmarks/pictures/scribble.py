@@ -1,7 +1,8 @@
 """A picture of strokes and what became of them: rows of photo, strokes, pseudo-label and true mask, from artefacts that
 training left behind.
 
-    python -m benchmarks.scribble_picture --data DIR --dfr runs/dfr/artefact --scwssod runs/scwssod/artefact --out P.png
+    python -m benchmarks.pictures.scribble --data DIR --dfr runs/dfr/artefact --scwssod runs/scwssod/artefact \\
+        --out docs/pictures/scribbles.png
 
 Shows slices and photos of the tested part alone; the labels are those of the labeler `scribble`, given the strokes.
 """

@@ -1,6 +1,6 @@
 """The picture of docs/a2gnn.md: boxes, seeds, GrabCut, the labels of `a2gnn` and the truth on one tested photo a set.
 
-python -m benchmarks.a2gnn_picture --data DIR --out docs/pictures/a2gnn.png
+python -m benchmarks.pictures.a2gnn --data DIR --out docs/pictures/a2gnn.png
 """
 
 import argparse

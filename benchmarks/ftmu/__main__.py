@@ -1,0 +1,5 @@
+"""`python -m benchmarks.ftmu`."""
+
+from benchmarks.ftmu.run import main
+
+main()
