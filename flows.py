@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import load_settings, save_settings
 from maskmill.pipelines.run.config import load_run_config
-from maskmill.pipelines.run.run import finish, passes, prepare, save_config
+from maskmill.pipelines.run.run import finish, open_run, passes, prepare
 from maskmill.pipelines.run.steps import STEPS, open_step
 from maskmill.pipelines.stages.build import BuildConfig, evaluate_step, train_step
 from maskmill.pipelines.stages.label import LabelConfig, label_shard, label_units
@@ -85,7 +85,7 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
     config = load_run_config(parameters.config, parameters.overrides)
     runner = task_runner(parameters.ray_address, config.workers)
     with lock(config.run_dir):
-        path = save_config(config)
+        path = open_run(config)
         for name in (name for steps in passes(config) for name in steps):
             run_step.with_options(task_runner=runner.duplicate())(path, name)
         return close_run(path)

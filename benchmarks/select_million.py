@@ -85,8 +85,9 @@ def measure(folder: str, config: SelectConfig) -> dict[str, float]:
     started = time.perf_counter()
     report = run_unit(select_stage(config), unit)
     stage_s = time.perf_counter() - started
-    scores = read_scores(list(unit.inputs[:-1]))
-    neighbours = pl.DataFrame(read_shard(unit.inputs[-1], NEIGHBOUR))
+    *shards, pairs = unit.inputs
+    scores = read_scores(shards)
+    neighbours = pl.DataFrame(read_shard(pairs, NEIGHBOUR))
     started = time.perf_counter()
     decide(scores, neighbours, config)
     decide_s = time.perf_counter() - started

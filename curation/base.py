@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from maskmill.data_contracts import WithPresets
 
 
-class ScorerConfig(BaseModel):
+class ScorerConfig(WithPresets):
     """Options that a score depends on. A scorer's own config inherits from this and has `kind: Literal["name"]`.
 
     Selection reads `image_score` (how well the image shows its classes), `asf` (how well the mask fits) and `embedding`

@@ -5,6 +5,7 @@ from typing import Any, Protocol, cast
 
 from maskmill.curation.base import Scorer, ScorerConfig
 from maskmill.data_contracts import LabelSpace
+from maskmill.data_contracts.words import did_you_mean
 
 SCORERS = {
     "sds": "maskmill.curation.sds",
@@ -33,5 +34,5 @@ def get_scorer(name: str) -> ScorerModule:
         ValueError: unknown name; lists the valid ones.
     """
     if name not in SCORERS:
-        raise ValueError(f"scorer {name!r}: expected one of {', '.join(sorted(SCORERS))}")
+        raise ValueError(f"scorer {name!r}: expected one of {', '.join(sorted(SCORERS))}{did_you_mean(name, SCORERS)}")
     return cast(ScorerModule, importlib.import_module(SCORERS[name]))

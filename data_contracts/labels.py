@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maskmill.data_contracts.ids import config_hash
 from maskmill.data_contracts.images import IGNORE
+from maskmill.data_contracts.words import did_you_mean
 
 SPACES = Path(__file__).parent / "spaces"
 
@@ -99,7 +100,8 @@ class LabelSpace(BaseModel):
             return self._by_word[_fold(word)]
         except KeyError:
             names = ", ".join(c.name for c in self.classes)
-            raise KeyError(f"{word!r} is no class of label space {self.name}; known: {names}") from None
+            hint = did_you_mean(str(word), (known for c in self.classes for known in (c.name, *c.synonyms)))
+            raise KeyError(f"{word!r} is no class of label space {self.name}{hint}; known: {names}") from None
 
     def find_id(self, value: int) -> int:
         """Class id for an id in the dataset's own numbering (COCO's 91 numbers), or the id itself where there is
@@ -152,6 +154,7 @@ def load_label_space(name_or_path: str) -> LabelSpace:
     if not path.exists():
         path = Path(name_or_path)
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-        raise FileNotFoundError(f"label space {name_or_path!r}: no such file, and not one of: {known}")
+        known = sorted(p.stem for p in SPACES.glob("*.yaml"))
+        hint = did_you_mean(name_or_path, known)
+        raise FileNotFoundError(f"label space {name_or_path!r}: no such file{hint}; not one of: {', '.join(known)}")
     return LabelSpace.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

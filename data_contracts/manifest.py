@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import BaseModel, ConfigDict
 
-from maskmill.data_contracts.shards import Footer, read_bytes, write_bytes
+from maskmill.data_contracts.shards import Footer
+from maskmill.data_contracts.storage import read_bytes, write_if_changed
 
 
 class ShardEntry(BaseModel):
@@ -43,8 +44,8 @@ class Manifest(BaseModel):
     lineage: list[str]  # stages with their config hashes, in the order in which data passed them
 
     def write(self, path: str) -> None:
-        """Write as JSON, atomically."""
-        write_bytes(path, (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
+        """Write as JSON, atomically, unless it is there."""
+        write_if_changed(path, (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
 
     @classmethod
     def read(cls, path: str) -> "Manifest":

@@ -30,13 +30,22 @@ PROVENANCE = pa.struct(
 BOX = pa.struct([("class_id", pa.int32()), *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1"))])
 POINT = pa.struct([("class_id", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
 CLASS_SCORE = pa.struct([("class_id", pa.int32()), ("iou", pa.float32())])
-INSTANCE = pa.struct([("class_id", pa.int32()), ("box", BOX), ("mask", FILE)])
+INSTANCE = pa.struct(
+    [
+        ("class_id", pa.int32()),
+        ("box", pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])),  # pixels, x0 <= x < x1
+        ("rle", pa.string()),  # COCO's compressed run lengths, height x width of the row; null = only the box is known
+        ("score", pa.float32()),
+        ("crowd", pa.bool_()),  # a region of many objects: ignore in the mask
+        ("source_id", pa.string()),  # its id in the source's own files
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Contract:
     """A named, versioned table layout. `files` are the columns that hold encoded images, `required` those without
-    nulls.
+    nulls, `later` those that shards from before lack: read back, they are null.
 
     Arrow fields stay nullable: `datasets` does not see an image in a struct column that is not.
     """
@@ -46,6 +55,7 @@ class Contract:
     schema: pa.Schema
     files: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     def table(self, rows: list[dict[str, object]]) -> pa.Table:
         """Rows to a table of exactly this schema.
@@ -85,11 +95,13 @@ class Contract:
         return ContractError(where, Problem(Reason.BAD_ANNOTATION, expected, found, fix))
 
 
-def _contract(name: str, version: int, fields: list[pa.Field], files: tuple[str, ...] = ()) -> Contract:
+def _contract(
+    name: str, version: int, fields: list[pa.Field], files: tuple[str, ...] = (), later: tuple[str, ...] = ()
+) -> Contract:
     features = {field.name: _feature(field.type, field.name in files) for field in fields}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
     schema = pa.schema([field.with_nullable(True) for field in fields], metadata=metadata)
-    return Contract(name, version, schema, files, tuple(field.name for field in fields if not field.nullable))
+    return Contract(name, version, schema, files, tuple(field.name for field in fields if not field.nullable), later)
 
 
 def _feature(kind: pa.DataType, is_file: bool = False) -> dict[str, object]:
@@ -127,8 +139,10 @@ SAMPLE = _contract(
         pa.field("index", pa.int32()),  # frame or slice inside the group
         pa.field("spacing", pa.list_(pa.float32())),  # mm per pixel (slice, row, column), volumes only
         _required("provenance", PROVENANCE),
+        pa.field("instances", pa.list_(INSTANCE)),  # objects told apart; null where nobody did
     ],
     files=("image", "mask"),
+    later=("instances",),
 )
 WEAK_LABEL = _contract(
     "weak_label",
@@ -186,7 +200,7 @@ PSEUDO_LABEL = _contract(
         pa.field("mask", FILE),  # PNG of class ids, 255 = abstained
         pa.field("confidence", FILE),  # grey PNG, 255 = certain
         _required("class_ids", IDS),
-        pa.field("instances", pa.list_(INSTANCE)),
+        pa.field("instances", pa.list_(INSTANCE)),  # objects told apart; null where the labeler does not
         _required("labeler", pa.string()),
         _required("labeler_version", pa.string()),
         pa.field("reason", pa.string()),  # set when the labeler abstained from the whole sample

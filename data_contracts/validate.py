@@ -3,7 +3,9 @@
 import numpy as np
 
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
-from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, decode_mask
+from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image
+from maskmill.data_contracts.instances import check_instances, read_instances
+from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelSpace
 
 
@@ -29,16 +31,24 @@ def check_mask(mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False
             Reason.UNKNOWN_MASK_ID,
             f"ids of label space {space.name} (or {IGNORE} = ignore)",
             found,
-            f"add the class to the label space, or map it with ingest's `remap`, e.g. {{{strangers[0]}: {IGNORE}}}",
+            f"add the class to the label space, or map it with ingest's `remap`, e.g. {{{strangers[0]}: ignore}}",
         )
     if not allow_empty and not foreground_ids(mask, space):
         return Problem(
             Reason.EMPTY_FOREGROUND,
             "at least one foreground pixel",
             f"only ids {[int(i) for i in np.flatnonzero(counts)]}",
-            "drop the sample, or set allow_empty in the ingest config",
+            _empty_fix(bool(counts[IGNORE]), space),
         )
     return None
+
+
+def _empty_fix(ignored: bool, space: LabelSpace) -> str:
+    fix = "drop the sample, or set allow_empty in the ingest config"
+    if not ignored or not space.classes:
+        return fix
+    name = space.classes[0].name
+    return f"255 means ignore; if it is your object, set remap: {{255: {name}}}; if nothing is to be seen, {fix}"
 
 
 def foreground_ids(mask: Uint8Array, space: LabelSpace) -> list[int]:
@@ -65,7 +75,13 @@ def check_row(row: dict[str, object], space: LabelSpace) -> Problem | None:
         return Problem(
             Reason.BAD_ANNOTATION, f"height, width, class_ids {found}", str(stated), "ingest the sample again"
         )
-    return None
+    try:
+        instances = read_instances(row, *mask.shape)
+    except ValueError as error:
+        return Problem(
+            Reason.BAD_ANNOTATION, f"run lengths of {mask.shape}", f"instances with {error}", "ingest the sample again"
+        )
+    return None if instances is None else check_instances(instances, mask, space)
 
 
 def _bytes(file: object) -> bytes:

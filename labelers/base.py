@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, encode_mask, foreground_ids
+from maskmill.data_contracts import Instance, LabelSpace, Reason, Uint8Array, WithPresets, encode_mask, foreground_ids
 
 
-class LabelerConfig(BaseModel):
+class LabelerConfig(WithPresets):
     """Options that a pseudo-label depends on. A labeler's own config inherits from this."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,22 +30,6 @@ class LabelItem:
     scribble: Uint8Array | None = None  # (H, W) class ids, 255 = not annotated
     group: str | None = None
     index: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Instance:
-    """One object: its class, its box (x0, y0, x1, y1) in pixels, x0 <= x < x1, and its pixels."""
-
-    class_id: int
-    box: tuple[float, float, float, float]
-    mask: NDArray[np.bool_]  # (H, W)
-
-    def row(self) -> dict[str, Any]:
-        """The entry in a PSEUDO_LABEL row; the mask is a PNG of 0 and 255."""
-        x0, y0, x1, y1 = self.box
-        box = {"class_id": self.class_id, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
-        png = encode_mask(self.mask.astype(np.uint8) * np.uint8(255))
-        return {"class_id": self.class_id, "box": box, "mask": {"bytes": png, "path": None}}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import importlib
 from typing import Any, Protocol, cast
 
 from maskmill.data_contracts import LabelSpace
+from maskmill.data_contracts.words import did_you_mean
 from maskmill.labelers.base import Labeler, LabelerConfig
 
 LABELERS = {
@@ -39,5 +40,6 @@ def get_labeler(name: str) -> LabelerModule:
         ValueError: unknown name; lists the valid ones.
     """
     if name not in LABELERS:
-        raise ValueError(f"labeler {name!r}: expected one of {', '.join(sorted(LABELERS))}")
+        known = ", ".join(sorted(LABELERS))
+        raise ValueError(f"labeler {name!r}: expected one of {known}{did_you_mean(name, LABELERS)}")
     return cast(LabelerModule, importlib.import_module(LABELERS[name]))

@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from maskmill.artifacts import Segmenter
-from maskmill.pipelines.core.settings import check_settings, merge, read_settings
+from maskmill.pipelines.core.settings import check_names, check_settings, kind_of, merge, read_settings
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.run import Progress
 from maskmill.pipelines.run.run import plan as plan_run
@@ -65,7 +65,7 @@ def train(config: Given | TrainConfig, out: str | PathLike[str], **overrides: An
     Args:
         config: trainer, label_space, data, val, settings: a YAML file, a preset ("train/weclip"), a mapping, or a
             `TrainConfig`.
-        out: local folder: OUT/artefact is what `load_artifact` opens, OUT/evaluation holds metrics and overlays.
+        out: local folder: OUT/artifact is what `load_artifact` opens, OUT/evaluation holds metrics and overlays.
         overrides: as in `run`: `settings={"steps": 400}`, or `settings__steps=400`.
 
     Returns:
@@ -100,13 +100,15 @@ def _resolved(config: Given | BaseModel, model: type[Config], overrides: Mapping
         given = config.model_dump(mode="json")
         raw = {key: value for key, value in given.items() if not _names_preset(top.get(key))}
     elif isinstance(config, Mapping):
-        raw = read_settings(_plain(config))
+        raw = read_settings(_plain(config), kind_of(model))
     elif isinstance(config, str | PathLike):
         where = str(config)
-        raw = read_settings(where)
+        raw = read_settings(where, kind_of(model))
     else:
         raise TypeError(f"config: expected a path, a preset, a mapping or a {where}, found {type(config).__name__}")
-    return check_settings(merge(raw, top), model, where)
+    wanted = check_settings(merge(raw, top), model, where)
+    check_names(wanted)
+    return wanted
 
 
 def _names_preset(block: Any) -> bool:

@@ -1,5 +1,6 @@
 """Images and masks as people hand them over (paths, Pillow images, arrays) to what the rooms work on."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from maskmill.data_contracts import (
     Reason,
     Uint8Array,
     decode_image,
+    decode_mask,
     encode_image,
-    image_pixels,
+    encode_mask,
     load_label_space,
-    mask_pixels,
     read_bytes,
 )
 
 ImageLike = str | Path | Image.Image | NDArray[Any]
 Classes = Sequence[str] | LabelSpace | str
 
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 FIX_IMAGE = "give a path, a Pillow image, or a uint8 array; images in [0, 1] times 255, channels last"
 FIX_MASK = "give a path, a Pillow image, or an array of class ids; of logits take the argmax first"
 
@@ -79,32 +81,34 @@ def pixels_of(image: ImageLike, where: str) -> Uint8Array:
     if isinstance(image, str | Path):
         return decode_image(_read(image, where), where)
     if isinstance(image, Image.Image):
-        return image_pixels(image)
+        return decode_image(_saved(image), where)
     array = np.asarray(image)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         found = f"{array.dtype} {array.shape}"
         raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "uint8 (H, W, 3)", found, FIX_IMAGE))
-    return image_pixels(Image.fromarray(np.ascontiguousarray(array)))
+    return decode_image(_saved(Image.fromarray(np.ascontiguousarray(array))), where)
 
 
-def mask_file(mask: ImageLike, where: str) -> bytes | None:
-    """The bytes of a mask that is a file; None for one in memory.
+def mask_file(mask: ImageLike, where: str) -> bytes:
+    """The encoded mask: a file's bytes as they are, anything else as PNG of the same values.
 
     Raises:
-        ContractError: no such file; names it.
+        ContractError: no such file, or an array of another shape or dtype; names it.
     """
-    return _read(mask, where, Reason.MISSING_MASK) if isinstance(mask, str | Path) else None
+    if isinstance(mask, str | Path):
+        return _read(mask, where, Reason.MISSING_MASK)
+    return _saved(mask) if isinstance(mask, Image.Image) else encode_mask(ids_of(mask, where))
 
 
 def ids_of(mask: ImageLike, where: str) -> Uint8Array:
-    """Class ids uint8 (H, W) of a mask in memory: a Pillow image (palette index or grey value), or an array of
-    integers or of bool (True = class 1).
+    """Class ids uint8 (H, W) of a mask: a file or Pillow image (palette index or grey value), or an array of integers
+    or of bool (True = class 1).
 
     Raises:
         ContractError: another shape or dtype, or ids outside 0..255; names it.
     """
-    if isinstance(mask, Image.Image):
-        return mask_pixels(mask, where)
+    if isinstance(mask, str | Path | Image.Image):
+        return decode_mask(mask_file(mask, where), where)
     array = np.asarray(mask)
     whole = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer)
     if array.ndim != 2 or not whole or (array.size and not 0 <= int(array.min()) <= int(array.max()) <= 255):
@@ -112,6 +116,15 @@ def ids_of(mask: ImageLike, where: str) -> Uint8Array:
         found = f"{array.dtype} {array.shape}{within}"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "ids 0..255 as (H, W)", found, FIX_MASK))
     return array.astype(np.uint8)
+
+
+def _saved(image: Image.Image) -> bytes:
+    """A file of the image without loss, so that it is read by the very rules of files."""
+    kind = "TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG"
+    plain = image if kind == "TIFF" or image.mode in PNG_MODES else image.convert("RGB")
+    buffer = io.BytesIO()
+    plain.save(buffer, format=kind, exif=image.getexif())
+    return buffer.getvalue()
 
 
 def _read(path: str | Path, where: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:

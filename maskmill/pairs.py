@@ -89,8 +89,7 @@ class _Pairs(Source):
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         image, mask = self._pairs[entry.fields["position"]]
-        file = mask_file(mask, entry.key)
-        return RawSample(image_file(image, entry.key), file, None if file is not None else ids_of(mask, entry.key))
+        return RawSample(image=image_file(image, entry.key), mask=mask_file(mask, entry.key))
 
 
 def _scorer_config(score: ScorerConfig | Mapping[str, Any] | None) -> ScorerConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from maskmill.data_contracts.words import did_you_mean
+
 if TYPE_CHECKING:
     from maskmill.trainers.engine import Artifact, Job, TrainerConfig
 
@@ -48,7 +50,8 @@ def get_trainer(name: str) -> Trainer:
         ValueError: unknown name; lists the valid ones.
     """
     if name not in TRAINERS:
-        raise ValueError(f"trainer {name!r}: expected one of {', '.join(sorted(TRAINERS))}")
+        known = ", ".join(sorted(TRAINERS))
+        raise ValueError(f"trainer {name!r}: expected one of {known}{did_you_mean(name, TRAINERS)}")
     return cast(Trainer, importlib.import_module(TRAINERS[name]))
 
 

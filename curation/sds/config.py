@@ -2,9 +2,9 @@
 change no score.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskmill.curation.base import ScorerConfig
 from maskmill.curation.sds.asf import IgnorePolicy
@@ -34,6 +34,7 @@ class SdsConfig(ScorerConfig):
 
     kind: Literal["sds"] = Field(default="sds", exclude=True)  # left out: the scorer of configs that name none
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = Field(default="starter", description="values for all that is not given")
     model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")
     pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain model name")
@@ -61,10 +62,3 @@ class SdsConfig(ScorerConfig):
     mask_score: MaskScore = "asf"
     swap_check: bool = Field(default=False, description="let absent classes compete for each annotated region")
     swap_margin: float = Field(default=0.05, ge=0, description="lead in cosine by which an absent class wins a region")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

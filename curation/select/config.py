@@ -1,8 +1,10 @@
 """What selection may be asked for, and the two presets."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from maskmill.data_contracts import WithPresets
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,7 +40,7 @@ STARTER: dict[str, Any] = {
 PRESETS = {"faithful": FAITHFUL, "starter": STARTER}
 
 
-class SelectConfig(BaseModel):
+class SelectConfig(WithPresets):
     """How stored scores become decisions. `preset` fills in what is not given.
 
     `faithful` is SDS as published: no deduplication, label swaps ignored. `starter` gates on the image score and on
@@ -47,6 +49,7 @@ class SelectConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = "starter"
     pcs_tau: Threshold = Field(default=0.1, description="keep iff pcs is above this, strictly; null = no such gate")
     max_entropy: float | None = Field(default=None, description="keep iff the entropy of the whole image is below this")
@@ -79,13 +82,6 @@ class SelectConfig(BaseModel):
     quotas: dict[int, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="with group_by class: class id -> number to take, in place of the share rho"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_preset(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {**PRESETS.get(data.get("preset", "starter"), {}), **data}
 
     @model_validator(mode="after")
     def _check_quotas(self) -> "SelectConfig":

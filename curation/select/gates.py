@@ -4,7 +4,6 @@ recorded.
 
 import polars as pl
 
-from maskmill.curation.dedup import keep_best
 from maskmill.curation.select.calibrate import calibrated_on, resolve
 from maskmill.curation.select.config import Calibrated, SelectConfig, Threshold
 from maskmill.data_contracts import Reason
@@ -61,11 +60,11 @@ def reject_leaks(rows: pl.DataFrame, neighbours: pl.DataFrame, config: SelectCon
     """Samples that a test set holds too; `duplicate_of` names the most similar test sample."""
     if config.leaks == "keep":
         return rows
-    near = neighbours.filter((pl.col("other_set") != "self") & _at_least("similarity", config.leak_similarity))
+    near = neighbours.filter((pl.col("other_set") != "self") & at_least("similarity", config.leak_similarity))
     worst = near.sort(["similarity", "other_set", "other_id"], descending=[True, False, False]).unique(
         "sample_id", keep="first", maintain_order=True
     )
-    return _join_rejects(rows, worst, Reason.LEAKS_INTO_TEST, config.leak_similarity, pl.format("in {}", "other_set"))
+    return join_rejects(rows, worst, Reason.LEAKS_INTO_TEST, config.leak_similarity, pl.format("in {}", "other_set"))
 
 
 def reject_by_image(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFrame, dict[str, float]]:
@@ -162,19 +161,6 @@ def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:
     )
 
 
-def reject_duplicates(rows: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
-    """Near-duplicates of a better sample that is still in: by ASF, then image score, then id."""
-    if config.near_duplicates == "keep":
-        return rows
-    best_first = rows.filter(OPEN).sort(
-        ["asf", "image_score", "sample_id"], descending=[True, True, False], nulls_last=True
-    )
-    pairs = neighbours.filter((pl.col("other_set") == "self") & _at_least("similarity", config.duplicate_similarity))
-    dropped = keep_best(pairs, best_first["sample_id"], chains=config.near_duplicates == "cluster")
-    detail = pl.lit("a more highly scored sample shows the same")
-    return _join_rejects(rows, dropped, Reason.NEAR_DUPLICATE, config.duplicate_similarity, detail)
-
-
 def reject_low_asf(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFrame, dict[str, float]]:
     """The absolute floor under ASF. Returns rows and the threshold in force."""
     floor = resolve(config.min_score, rows.filter(OPEN)["asf"].drop_nulls().to_numpy())
@@ -186,11 +172,11 @@ def reject_low_asf(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFra
     return reject(rows, fails, Reason.LOW_ASF, score=asf, threshold=floor, detail=detail), {"min_score": floor}
 
 
-def _at_least(column: str, threshold: float) -> pl.Expr:
+def at_least(column: str, threshold: float) -> pl.Expr:
     return pl.col(column) >= pl.lit(threshold, dtype=pl.Float32)
 
 
-def _join_rejects(
+def join_rejects(
     rows: pl.DataFrame, found: pl.DataFrame, reason: Reason, threshold: float, detail: pl.Expr
 ) -> pl.DataFrame:
     """Reject the open rows named in `found` (sample_id, other_id, similarity, other_set)."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from maskmill.curation.select import gates
+from maskmill.curation.select import gates, twins
 from maskmill.curation.select.config import SelectConfig
 from maskmill.curation.select.gates import OPEN
 from maskmill.curation.select.quotas import rank, share_to_keep
@@ -52,8 +52,10 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     """Decide on every row of `scores`, whatever their order. Needs `SCORE_COLUMNS` and `shard` (the file name of the
     sample shard).
 
-    Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap,
-    near-duplicate, ASF floor; then ranking in groups. `neighbours` are rows of the NEIGHBOUR contract.
+    Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap, ASF floor;
+    then the best of samples that are nearly the same, then ranking in groups. What is turned away although a *kept* sample is
+    nearly the same is a near-duplicate of that one; nothing is called a duplicate of a sample that was turned away.
+    `neighbours` are rows of the NEIGHBOUR contract; `scores` may carry `clip`: see `twins.pairs_that_count`.
 
     Each decision has one reason, the score that decided and what it was held against. A sample_id that several shards
     hold gets one row a shard: kept or rejected in the first, `duplicate_id` in the others; (sample_id, shard) is
@@ -69,11 +71,16 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     rows = gates.reject_leaks(rows, neighbours, config)
     rows, thresholds = gates.reject_by_image(rows, config)
     gates.check_scored(rows, config)
-    rows = gates.reject_duplicates(rows, neighbours, config)
     rows, floor = gates.reject_low_asf(rows, config)
-    survivors = rows.filter(OPEN)
+    pairs = twins.pairs_that_count(rows, neighbours, config)
+    better = twins.better_samples(rows, pairs, config)
+    survivors = rows.filter(OPEN).join(better, on="sample_id", how="anti", maintain_order="left")
     rho = share_to_keep(config, total, survivors.height)
-    return Selection(_conclude(rows, rank(survivors, config, rho)), rho, {**thresholds, **floor})
+    verdicts = rank(survivors, config, rho)
+    kept = survivors.join(verdicts.filter("stays"), on="row", how="semi")["sample_id"]
+    rows = twins.reject_duplicates(rows, twins.of_kept(rows, pairs, better, kept), config)
+    rows = twins.reject_with_the_better(rows, better)
+    return Selection(_conclude(rows, verdicts), rho, {**thresholds, **floor})
 
 
 def _prepare(scores: pl.DataFrame) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """Options of `a2gnn`. The preset `faithful` is the released box recipe; `starter` fits a few CPU cores."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.labelers.base import LabelerConfig
 from maskmill.labelers.clip_cam import Config as CamConfig
@@ -47,9 +47,45 @@ class SeedConfig(BaseModel):
     point_radius: int = Field(default=2, ge=0, description="pixels around a given point")
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {
+        "image_side": None,
+        "seeds": SeedConfig(
+            fusion="cam+grabcut",
+            cam=CamConfig(preset="faithful", refine="none"),
+            cam_crf=True,
+            groups=False,
+            overlap="undecided",
+            hollow=False,
+            core=0.0,
+            fill_range=(0.05, 0.95),
+        ),
+        "hidden": 256,
+        "features": "l1",
+        "steps": (150, 150),
+        "lr": 0.035,
+        "mp_weight": 1.0,
+        "similarity_weight": 1.0,
+        "other_steps": (50, 50),
+        "other_lr": 0.03,
+        "loss_stride": 1,
+        "reseed": "none",
+        "prior_weight": 0.0,
+        "check": "released",
+        "check_start": 0,
+        "check_every": 1,
+        "mask_absent_classes": False,
+        "clamp_to_boxes": False,
+        "ensure_box_nonempty": False,
+    },
+    "starter": {},
+}
+
+
 class Config(LabelerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = "starter"
     output: Literal["labels", "seeds"] = Field(default="labels", description="seeds: stop before the graph")
     affinity: str | None = Field(default=None, description="artefact of trainer `affinity`; none = plain features")
@@ -105,45 +141,3 @@ class Config(LabelerConfig):
     clamp_to_boxes: bool = True
     ensure_box_nonempty: bool = True
     instances: bool = Field(default=True, description="one mask a box as well")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "faithful": {
-        "image_side": None,
-        "seeds": SeedConfig(
-            fusion="cam+grabcut",
-            cam=CamConfig(preset="faithful", refine="none"),
-            cam_crf=True,
-            groups=False,
-            overlap="undecided",
-            hollow=False,
-            core=0.0,
-            fill_range=(0.05, 0.95),
-        ),
-        "hidden": 256,
-        "features": "l1",
-        "steps": (150, 150),
-        "lr": 0.035,
-        "mp_weight": 1.0,
-        "similarity_weight": 1.0,
-        "other_steps": (50, 50),
-        "other_lr": 0.03,
-        "loss_stride": 1,
-        "reseed": "none",
-        "prior_weight": 0.0,
-        "check": "released",
-        "check_start": 0,
-        "check_every": 1,
-        "mask_absent_classes": False,
-        "clamp_to_boxes": False,
-        "ensure_box_nonempty": False,
-    },
-    "starter": {},
-}

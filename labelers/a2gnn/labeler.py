@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array, foreground_ids
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, Uint8Array, foreground_ids
 from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
 from maskmill.labelers.a2gnn.config import Config
 from maskmill.labelers.a2gnn.graphs import PlainGraphs
@@ -25,7 +25,7 @@ from maskmill.labelers.a2gnn.instances import box_instances
 from maskmill.labelers.a2gnn.priors import fill_boxes
 from maskmill.labelers.a2gnn.seeds import Confident, Seeds, box_seeds, fuse, other_seeds
 from maskmill.labelers.a2gnn.solver import Problem, Solution, random_walk, solve
-from maskmill.labelers.base import Instance, Labeler, LabelItem, PseudoLabel
+from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.clip_cam import ClipCam
 from maskmill.labelers.clip_cam import load as load_cam
 from maskmill.trainers.affinity import ImageGraph

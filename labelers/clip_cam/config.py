@@ -1,8 +1,8 @@
 """Options of `clip_cam`. The preset `faithful` is CLIP-ES on ViT-B/16; `starter` fits the model that ships with us."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskmill.labelers.base import LabelerConfig
 
@@ -25,6 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": {}}
 class Config(LabelerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = "starter"
     model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")
     pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain model name")
@@ -53,10 +54,3 @@ class Config(LabelerConfig):
     tag_threshold: float = Field(default=0.1, gt=0, lt=1, description="probability from which a class counts as shown")
     batch: int | None = Field(default=None, ge=1, description="images a forward; none = 1 on a CPU, 16 on a GPU")
     pairs: int | None = Field(default=None, ge=1, description="(image, class) pairs a backward; none = 2 x batch")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.data_contracts import LabelSpace, Reason, content_id, read_bytes
-from maskmill.labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.data_contracts import Instance, LabelSpace, Reason, content_id, read_bytes
+from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
 from maskmill.trainers.ftmu.agent import Agent, follow
 from maskmill.trainers.ftmu.clips import ClipDetections
 from maskmill.trainers.ftmu.policies import AlwaysUpdate, Learned, NeverUpdate, Policy

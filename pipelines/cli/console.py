@@ -1,27 +1,89 @@
-"""What all commands share: errors as words."""
+"""What all commands share: where words go, errors as words, and what a process ends with.
 
+Results and progress go to stdout, errors and alarms to stderr. With `--json` stdout holds one JSON object and nothing
+else; what is said on the way goes to stderr.
+"""
+
+import json
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from maskmill.pipelines.core.settings import explain_errors
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Exit(IntEnum):
+    """What a command ends with; docs/cli.md says the same."""
+
+    DONE = 0
+    DIFFERENT = 1  # what was compared or checked is not the same
+    FAULT = 2  # a config, a file or a call that cannot be used; also what the machine could not do
+    EMPTY = 3  # a run ended, and kept nothing
+    BUG = 70  # an error of maskmill itself
+    STOPPED = 130  # Ctrl-C
+
+
+class Voice:
+    """How much is said in this call of the command: set by `-q`, `-v` and `--json`, anew in each call."""
+
+    quiet = False
+    verbose = False
+    as_json = False
+
+
+voice = Voice()
+
+
+def reset() -> None:
+    """Speak as usual again."""
+    voice.quiet = voice.verbose = voice.as_json = False
+
+
+def say(*words: Any) -> None:
+    """Something that a person wants to read; nothing with `-q`, and on stderr with `--json`."""
+    if not voice.quiet:
+        (err if voice.as_json else out).print(*words)
+
+
+def warn(message: str) -> None:
+    """Something that a person must read: on stderr, whatever was asked for."""
+    err.print(f"[bold yellow]warning:[/] {escape(message)}")
+
+
+def result(data: Any) -> None:
+    """The command's result for programs: one JSON object on stdout, with `--json` only."""
+    if voice.as_json:
+        sys.stdout.write(json.dumps(data, indent=2, default=str, allow_nan=False) + "\n")
 
 
 @contextmanager
-def readable_errors(console: Console) -> Iterator[None]:
-    """Errors that a user can mend are printed without a traceback, and end with exit status 2."""
+def readable_errors(console: Console | None = None) -> Iterator[None]:
+    """Errors become one message on stderr and an exit status; a traceback is shown with `-v` only."""
     try:
         yield
-    except ValidationError as error:
-        _stop(console, f"these settings cannot be used:\n{explain_errors(error)}", error)
-    except (ValueError, OSError, KeyError) as error:
-        _stop(console, str(error.args[0] if isinstance(error, KeyError) and error.args else error), error)
+    except (typer.Exit, typer.Abort, KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        if hasattr(error, "exit_code"):  # wrong options and the like, which the command line's library words itself
+            raise
+        from maskmill.pipelines.cli.faults import words_for
+
+        message, status = words_for(error)
+        _stop(message, status, error)
 
 
-def _stop(console: Console, message: str, cause: Exception) -> None:
-    console.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2) from cause
+def _stop(message: str, status: int, cause: Exception) -> None:
+    if voice.verbose:
+        err.print(escape("".join(traceback.format_exception(cause))))
+    if voice.as_json:
+        sys.stdout.write(json.dumps({"error": message, "exit": int(status)}) + "\n")
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    raise typer.Exit(status) from cause

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from maskmill.pipelines.cli.console import say
 
 FILES = Path(__file__).resolve().parents[1] / "templates" / "init"
-console = Console()
 
 
-def init_command(
+def init(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="folder to write to; made where there is none")
     ] = Path(),
@@ -20,12 +20,9 @@ def init_command(
 
     Next: name your data in maskmill.yaml, then `maskmill plan maskmill.yaml`.
     """
-    from maskmill.pipelines.cli.console import readable_errors
-
-    with readable_errors(console):
-        written = write_files(folder, force)
-    console.print(f"wrote {' and '.join(map(str, written))}", soft_wrap=True, highlight=False)
-    console.print(NEXT.format(folder=folder), soft_wrap=True, highlight=False, markup=False)
+    written = write_files(folder, force)
+    say(f"wrote {' and '.join(map(str, written))}")
+    say(NEXT.format(folder=folder))
 
 
 NEXT = """Next, in {folder}:

@@ -2,22 +2,27 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+import yaml
 
+from maskmill.data_contracts import write_bytes
 from maskmill.pipelines.cli import label_commands
-from maskmill.pipelines.cli.console import readable_errors
-from maskmill.pipelines.cli.label_commands.common import print_summary
-from maskmill.pipelines.core.settings import load_settings
+from maskmill.pipelines.cli.console import result, say
+from maskmill.pipelines.cli.label_commands.common import summary
+from maskmill.pipelines.cli.lazy import ReadableGroup
+from maskmill.pipelines.cli.options import JsonOption, SetOption
+from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.core.settings import check_names, load_settings
 from maskmill.pipelines.stages.label import LabelConfig, label, label_units
 
 app = typer.Typer(
-    no_args_is_help=True, help="Turn weak labels into masks: a command a labeler for files, `shards` for all else."
+    cls=ReadableGroup,
+    no_args_is_help=True,
+    help="Turn weak labels into masks: a command a labeler for files, `shards` for all else.",
 )
-console = Console()
 
 for _module in pkgutil.iter_modules(label_commands.__path__):
     _command = importlib.import_module(f"{label_commands.__name__}.{_module.name}")
@@ -27,16 +32,41 @@ for _module in pkgutil.iter_modules(label_commands.__path__):
 
 @app.command("shards")
 def shards(
-    config: Annotated[
-        str, typer.Argument(help="YAML file of a labelling run: labeler, label_space, samples, weak, settings")
-    ],
+    config: Annotated[str, typer.Argument(help="YAML file or preset: labeler, label_space, samples, weak, settings")],
     out: Annotated[str, typer.Option(help="folder for the PseudoLabel shards")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="override one key (repeatable)")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Label Sample shards by any labeler; shards that are labelled already are skipped. Next: `maskmill train`."""
-    with readable_errors(console):
-        wanted = load_settings(config, LabelConfig, overrides)
-        with Progress(console=console) as bar:
-            task = bar.add_task("label", total=len(label_units(wanted, out)))
-            counts = label(wanted, out, progress=lambda report: bar.update(task, advance=1))
-        print_summary(console, counts)
+    """Label Sample shards by any labeler; shards that are labelled already are skipped."""
+    wanted = load_settings(config, LabelConfig, overrides)
+    check_names(wanted)
+    total, done = len(label_units(wanted, out)), 0
+    with progress() as report:
+        report("label", 0, total, "started")
+
+        def tell(status: str) -> None:
+            nonlocal done
+            report("label", done := done + 1, total, status)
+
+        counts = label(wanted, out, progress=lambda unit: tell(unit.status))
+    say(summary(counts))
+    recipe = write_recipe(wanted, out)
+    say(f"next, a segmenter trained on them: maskmill train {recipe} --out {out.rstrip('/')}-segmenter")
+    result({"labels": out, "counts": counts, "train": recipe})
+
+
+def write_recipe(wanted: LabelConfig, out: str) -> str:
+    """Leave label_space.yaml and train.yaml beside the shards; returns the path of the latter."""
+    folder = out.rstrip("/")
+    space = wanted.space.model_dump(mode="json", exclude_defaults=True)
+    data = {"samples": _there(wanted.samples), "labels": _there(folder)}
+    if wanted.decisions is not None:
+        data["decisions"] = _there(wanted.decisions)
+    recipe = {"trainer": "supervised", "label_space": f"{_there(folder)}/label_space.yaml", "data": data}
+    for name, value in (("label_space", space), ("train", recipe)):
+        write_bytes(f"{folder}/{name}.yaml", yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+    return f"{folder}/train.yaml"
+
+
+def _there(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())

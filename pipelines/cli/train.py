@@ -1,27 +1,39 @@
-"""`maskmill train CONFIG`: train any registered trainer, evaluate it, and say where the artefact lies."""
+"""`maskmill train`: train any registered trainer, evaluate it, and say where the artifact lies."""
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console()
+from maskmill.pipelines.cli.console import result, say
+from maskmill.pipelines.cli.options import JsonOption, SetOption
+from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.core.settings import check_names, load_settings
+from maskmill.pipelines.stages.build import BuildConfig, BuildResult, build_segmenter
+from maskmill.pipelines.stages.train import TrainConfig
+
+SHOWN = ("miou", "dice", "pixel_accuracy")
 
 
-def train_command(
-    config: Annotated[str, typer.Argument(help="YAML file: trainer, label_space, data, val, settings")],
-    out: Annotated[str, typer.Option(help="folder of the run; the artefact goes to OUT/artefact")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="override one key (repeatable)")] = None,
+def train(
+    config: Annotated[str, typer.Argument(help="YAML file or preset (maskmill list presets): trainer, data, settings")],
+    out: Annotated[str, typer.Option(help="folder of the run; the artifact goes to OUT/artifact")],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a segmenter on contract shards. A killed run goes on; a finished one is skipped."""
-    from maskmill.pipelines.cli.console import readable_errors
-    from maskmill.pipelines.core.settings import load_settings
-    from maskmill.pipelines.stages.build import BuildConfig, build_segmenter
-    from maskmill.pipelines.stages.train import TrainConfig
+    wanted = load_settings(config, TrainConfig, overrides)
+    check_names(wanted)
+    with progress() as report:
+        report("train", 0, None, "started")
+        done = build_segmenter(BuildConfig(train=wanted), out)
+    tell(done)
 
-    with readable_errors(console):
-        result = build_segmenter(BuildConfig(train=load_settings(config, TrainConfig, overrides)), out)
-        for name in ("miou", "dice", "pixel_accuracy"):
-            if isinstance(value := result.metrics.get(name), float):
-                console.print(f"{name}: {value:.4f}")
-        console.print(f"artefact: [bold]{result.artifact}[/]", soft_wrap=True)
+
+def tell(done: BuildResult) -> None:
+    """Say metrics and where the artifact lies."""
+    for name in SHOWN:
+        if isinstance(value := done.metrics.get(name), float):
+            say(f"{name}: {value:.4f}")
+    say(f"artifact: [bold]{done.artifact}[/]")
+    say(f"next: maskmill predict {done.artifact} --images DIR --out DIR")
+    result({"artifact": done.artifact, "metrics": done.metrics})

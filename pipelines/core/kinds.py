@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
+from maskmill.data_contracts.words import did_you_mean
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -32,7 +34,8 @@ class Kinds(Generic[Model]):
             ValueError: no such kind; lists them.
         """
         if name not in self._table:
-            raise ValueError(f"{self.tag}: {name!r} is no {self.what}; there is: {', '.join(self._table)}")
+            hint = did_you_mean(name, self._table)
+            raise ValueError(f"{self.tag}: {name!r} is no {self.what}{hint}; there is: {', '.join(self._table)}")
         module, _, cls = self._table[name].partition(":")
         return cast(type[Model], getattr(importlib.import_module(module), cls))
 

@@ -5,7 +5,7 @@ apart.
 import json
 from typing import Any
 
-from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, LabelSpace, decode_mask, list_shards, read_shard, write_bytes
+from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, Instance, LabelSpace, list_shards, read_shard, write_bytes
 from maskmill.pipelines.export.coco import category_id, region_annotation
 
 Row = dict[str, Any]
@@ -31,11 +31,10 @@ def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
             number = len(images) + 1
             images.append({"id": number, "file_name": name, "height": row["height"], "width": row["width"]})
             for instance in found[row["sample_id"]]:
-                area = decode_mask(instance["mask"]["bytes"], row["sample_id"]) > 0
-                if area.any():
-                    note = region_annotation(area, category_id(space, instance["class_id"]), 0)
-                    box = [instance["box"][side] for side in ("x0", "y0", "x1", "y1")]
-                    annotations.append({"id": len(annotations) + 1, "image_id": number, "box": box, **note})
+                one = Instance.read(instance, row["height"], row["width"])
+                if one.mask is not None and one.mask.any():
+                    note = region_annotation(one.mask, category_id(space, one.class_id), int(one.crowd))
+                    annotations.append({"id": len(annotations) + 1, "image_id": number, "box": list(one.box), **note})
     categories = [{"id": category_id(space, i), "name": space.by_id[i].name, "supercategory": ""} for i in space.ids]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 

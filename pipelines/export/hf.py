@@ -16,6 +16,7 @@ from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, b
 _RAW = json.loads(SAMPLE.schema.metadata[b"huggingface"])["info"]["features"]
 _ORIGIN = {field.name: _RAW["provenance"][field.name] for field in SAMPLE.schema.field("provenance").type}
 FEATURES: dict[str, Any] = {**{name: _RAW[name] for name in SAMPLE.schema.names}, "provenance": _ORIGIN}
+NESTED = frozenset(("provenance", "instances"))  # Croissant has no words for their structs
 CROISSANT_TYPES = {
     "string": "sc:Text",
     "int32": "cr:Int32",
@@ -88,7 +89,9 @@ def _yaml_features(features: dict[str, Any]) -> list[dict[str, Any]]:
         if kind == "Image":
             listed.append({"name": name, "dtype": "image"})
         elif kind == "List":
-            listed.append({"name": name, "list": feature["feature"]["dtype"]})
+            inner = feature["feature"]
+            items = inner["dtype"] if inner.get("_type") == "Value" else _yaml_features(inner)
+            listed.append({"name": name, "list": items})
         elif kind == "Value":
             listed.append({"name": name, "dtype": feature["dtype"]})
         else:
@@ -136,7 +139,7 @@ def croissant(records: list[Record], facts: Facts) -> dict[str, Any]:
                 "@id": "samples",
                 "name": "samples",
                 "key": {"@id": "samples/sample_id"},
-                "field": [_field(column, feature) for column, feature in FEATURES.items() if column != "provenance"],
+                "field": [_field(column, feature) for column, feature in FEATURES.items() if column not in NESTED],
             }
         ],
     }

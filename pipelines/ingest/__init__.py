@@ -14,6 +14,7 @@ SOURCES: Kinds[Source] = Kinds(
     {
         "folder": "maskmill.pipelines.ingest.folder:FolderSource",
         "voc": "maskmill.pipelines.ingest.voc:VocSource",
+        "cityscapes": "maskmill.pipelines.ingest.cityscapes:CityscapesSource",
         "coco": "maskmill.pipelines.ingest.coco:CocoSource",
         "hf_parquet": "maskmill.pipelines.ingest.hf_parquet:HfParquetSource",
         "webdataset": "maskmill.pipelines.ingest.webdataset:WebDatasetSource",

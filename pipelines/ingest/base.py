@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, Uint8Array
-from maskmill.data_contracts.images import MAX_PIXELS
+from maskmill.data_contracts import ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.data_contracts.image_files import MAX_PIXELS
+from maskmill.data_contracts.tone import Tone
+from maskmill.pipelines.ingest.archive_root import ArchiveRoot, is_archive
 from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
@@ -33,16 +35,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MaskPart:
+    """One of several masks of a photo. `word` is the class (name or id) of all that is not 0 in it; without one, the
+    file holds class ids of its own. `where` is its path or place.
+    """
+
+    data: bytes
+    where: str
+    word: str | int | None = None
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One sample as its source has it.
 
-    `mask` is an encoded file in the source's own values; `drawn` a label map uint8 (H, W) of contract ids.
+    `mask` is an encoded file in the source's own values, `parts` are several of them for one photo; `drawn` is a label
+    map uint8 (H, W) of contract ids.
     `words` are names or ids of the classes that the image was asked to show; `foreground` is the class that every
-    foreground value of the mask stands for.
+    foreground value of the mask stands for. `instances` are the objects of the mask, where the source tells them apart;
+    `notes` count what was read by a rule that people may want to check (crowds as ignore, …).
     """
 
     image: bytes
     mask: bytes | None = None
+    parts: tuple[MaskPart, ...] = ()
     drawn: Uint8Array | None = None
     words: tuple[str | int, ...] | None = None
     foreground: str | None = None
@@ -50,22 +66,35 @@ class RawSample:
     index: int | None = None
     spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
+    instances: tuple[Instance, ...] | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
 
 _opened: ContextVar[list[Root] | None] = ContextVar("roots opened while a source is listed", default=None)
 
 
 class Source(BaseModel):
-    """Options that all sources share. A source is its own config: what it is given says all about what it yields."""
+    """Options that all sources share. A source is its own config: what it is given says all about what it yields.
+
+    Raise a source's `version` whenever a change of its code changes rows: it is part of their shards' fingerprints.
+    Options in `later` came after shards were written: left at their default they are no part of any fingerprint.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    version: ClassVar[int] = 1
+    later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step"))
+    archive_roots: ClassVar[bool] = True  # whether a root that is an archive stands for the folder that is packed in it
 
     kind: str
     root: str  # local folder (or file) or fsspec URL
     licence: str | None = None
     remap: dict[int, int | str] = Field(default={})  # mask value -> class id, class name, "background" or "ignore"
     colours: dict[str, int | str] = Field(default={})  # "r,g,b" -> the same, for masks that are painted in colours
+    instance_step: int | None = Field(default=None, ge=2)  # mask values from here on are class * step + number
     allow_empty: bool = False  # let masks without any foreground pass
+    tone: Tone = "auto"  # how photos of more than 8 bits become 8: see `tone_range`
+    page: int | None = Field(default=None, ge=0)  # of files with several pages; null = such files are turned away
+    masks_drawn_on: Literal["upright", "stored"] | None = None  # pixels of photos that EXIF turns; null = upright
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT)
     follow_links: bool = False  # let symbolic links lead out of the root
     whole_groups: bool = False  # let a shard outgrow its size rather than cut a group; no effect on rows
@@ -113,19 +142,24 @@ class Source(BaseModel):
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""
-        root = Root(self.root, self.follow_links)
+        root = _open(self.root, self.follow_links, self.archive_roots)
         if (opened := _opened.get()) is not None:
             opened.append(root)
         return root
 
     def reader(self) -> Root:
         """The root, opened once a process: for loading."""
-        return _reader(self.root, self.follow_links)
+        return _reader(self.root, self.follow_links, self.archive_roots)
 
 
 @lru_cache(maxsize=16)
-def _reader(root: str, follow_links: bool) -> Root:
-    return Root(root, follow_links)
+def _reader(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    return _open(root, follow_links, archive_roots)
+
+
+def _open(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    plain = Root(root, follow_links)
+    return ArchiveRoot(root, follow_links) if archive_roots and plain.is_file and is_archive(root) else plain
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

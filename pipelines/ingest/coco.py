@@ -2,163 +2,184 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from maskmill.data_contracts import (
-    IGNORE,
-    ContractError,
-    LabelSpace,
-    Problem,
-    Reason,
-    Uint8Array,
-    content_id,
-    decode_image,
-)
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, content_id
+from maskmill.data_contracts.image_files import Header, read_header
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, class_value, unknown_class
-from maskmill.pipelines.ingest.coco_masks import draw_segmentation
-from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
-from maskmill.pipelines.ingest.spill import Spill, json_items
+from maskmill.pipelines.ingest.coco_draw import Drawing, Rules, draw_notes
+from maskmill.pipelines.ingest.coco_panoptic import paint_segments
+from maskmill.pipelines.ingest.coco_read import Catalogue, Row, plain_path, read_catalogue
+from maskmill.pipelines.ingest.coco_values import flag, identity, length, named
+from maskmill.pipelines.ingest.files import File, FileIndex, path_problem
 
-ARRAYS = frozenset(("images", "annotations", "categories"))
+NUMBER = "number the images (and their annotations) anew: files were joined with the same ids"
 
 
 class CocoSource(Source):
     """`annotations` is the JSON file, `images` the folder that its file names are in, `panoptic` that of the PNGs.
 
-    Where instances overlap, the smaller one is on top (then the one with the higher annotation id); crowds, and
-    instances marked `ignore`, become 255 below all others. Categories are found by name in the label space, or through
-    `categories` (category name -> class name, id, "background" or "ignore"); `other_categories` says what becomes of
-    the rest.
+    Where instances overlap, the smaller one is on top (then the one with the higher annotation id). Categories are
+    found by name in the label space, or through `categories` (category name -> class name, id, "background" or
+    "ignore"); `other_categories` says what becomes of the rest. `crowds` says what objects with `iscrowd: 1` are:
+    `auto` looks at the whole file, and rejects what can be read both ways; `ignore` draws them as 255 below all others.
+    `boxes` says what becomes of objects that have a box and no outline: `label` keeps the box for a box labeler.
     """
 
     kind: Literal["coco"] = "coco"
+    version: ClassVar[int] = 2
     annotations: str
     images: str = "images"
     panoptic: str | None = None
     categories: dict[str, str | int] = Field(default={})
     other_categories: Literal["reject", "ignore", "background"] = "reject"
+    crowds: Literal["auto", "objects", "ignore", "reject"] = "auto"
+    boxes: Literal["reject", "ignore", "fill", "label"] = "reject"
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
-        images, notes, names = self._read(root)
+        found = read_catalogue(root, self.annotations)
         files = root.index(self.images)
         masks = root.index(self.panoptic) if self.panoptic is not None else None
-        for image_id, image in images:
-            yield self._entry(image_id, image, notes, names, files, masks)
+        for image_id, images in _grouped(found.images):
+            for image in images if _clash(images) else images[:1]:
+                entry = self._entry(image_id, image, found, files, masks)
+                yield entry if len(images) == 1 or not _clash(images) else _faulty(entry, _clash(images))
         last = None
-        for image_id, _ in notes:
-            if image_id != last and not images.get(image_id):
-                problem = Problem(
-                    Reason.MISSING_IMAGE, f"an image with id {image_id}", "none", "remove its annotations"
-                )
+        for image_id, note in found.notes:
+            if image_id != last and not found.images.get(image_id):
+                expected, there = f"an image with id {image_id}", f"none; {named(note)} is of it"
+                problem = Problem(Reason.MISSING_IMAGE, expected, there, "remove its annotations, or add the image")
                 yield Entry(f"{self.annotations}#image={image_id}", "", problem=problem)
             last = image_id
+        for place, problem in found.problems():
+            yield Entry(f"{self.annotations}{place}", str(problem), problem=problem)
 
-    def _read(self, root: Root) -> tuple[Spill, Spill, dict[Any, str]]:
-        """Images and annotations by image id, on disk, and the names of the categories by id."""
-        images, notes, names = Spill(), Spill(), {}
-        with root.text(self.annotations) as handle:
-            for key, item in json_items(handle, ARRAYS):
-                if key not in ARRAYS:
-                    continue
-                if not isinstance(item, dict):
-                    raise ValueError(f"{root.url}/{self.annotations}: expected objects in {key}, found {item!r:.80}")
-                if key == "images":
-                    images.add([(str(item.get("id")), item)])
-                elif key == "annotations":
-                    notes.add([(str(item.get("image_id")), item)])
-                else:
-                    names[item.get("id")] = str(item.get("name"))
-        return images, notes, names
-
-    def _entry(
-        self,
-        image_id: str,
-        image: dict[str, Any],
-        notes: Spill,
-        names: dict[Any, str],
-        files: FileIndex,
-        masks: FileIndex | None,
-    ) -> Entry:
+    def _entry(self, image_id: str, image: Row, found: Catalogue, files: FileIndex, masks: FileIndex | None) -> Entry:
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
             error = bad_annotation(image_id, "an image with a file_name", json.dumps(image)[:80], "mend the JSON")
             return Entry(f"{self.annotations}#image={image_id}", json.dumps(image), problem=error.problem)
         file = files.find_path(name)
-        mine = notes.get(image_id)
+        mine = _once(found.notes.get(image_id))
         absent = path_problem(name) or _absent(f"{files.folder}/{name}", Reason.MISSING_IMAGE, files.instead(name))
-        problem = file.problem if file else absent
-        fields: dict[str, Any] = {"size": [image.get("height"), image.get("width")], "notes": mine}
+        problem = _photo_clash(plain_path(name), mine, found) or (file.problem if file else absent)
+        fields: Row = {"size": [image.get("height"), image.get("width")], "notes": mine}
         stamps = [file.stamp if file else ""]
         if masks is not None:
             mask, fault = _panoptic_file(mine, masks)
             problem = problem or fault
             fields["mask"] = mask.path if mask else None
             stamps.append(mask.stamp if mask else "")
-        if names:
-            fields["names"] = {str(c): names[c] for c in sorted(_category_ids(mine), key=str) if c in names}
+        if found.names:
+            ids = sorted(_category_ids(mine))
+            fields["names"] = {c: found.names[c] for c in ids if c in found.names}
+        if any(flag(one.get("iscrowd")) is not False for one in _parts(mine)):
+            fields["crowds"] = found.crowds
         stamp = content_id(*stamps, json.dumps(fields, sort_keys=True))
         return Entry(file.path if file else f"{self.images}/{name}", stamp, fields, problem)
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root, fields = self.reader(), entry.fields
         image = root.read(entry.key)
-        if self.panoptic is None:
-            return RawSample(image=image, drawn=self._draw(entry, space))
-        data = root.read(fields["mask"], Reason.MISSING_MASK)
-        return RawSample(
-            image=image, drawn=self._paint(decode_image(data, fields["mask"], self.max_pixels), entry, space)
+        rules = Rules(
+            where=entry.key,
+            space=space,
+            value=lambda note: self._value(note, entry, space),
+            crowds=fields.get("crowds", "ignore") if self.crowds == "auto" else self.crowds,
+            boxes=self.boxes,
         )
+        if self.panoptic is None:
+            height, width = self._size(entry, read_header(image, entry.key))
+            drawn = draw_notes(fields["notes"], height, width, rules)
+        else:
+            data = root.read(fields["mask"], Reason.MISSING_MASK)
+            drawn = paint_segments(data, fields["notes"][0], fields["mask"], self.max_pixels, rules)
+        return _sample(image, drawn)
 
-    def _draw(self, entry: Entry, space: LabelSpace) -> Uint8Array:
-        """Label map of an image's instances."""
-        height, width = _size(entry, self.max_pixels)
-        drawn = []
-        for note in entry.fields["notes"]:
-            value = self._value(note, entry, space)
-            where = f"{entry.key}, annotation {note.get('id')}"
-            area = draw_segmentation(note.get("segmentation"), height, width, where)
-            below = value == IGNORE and _is_crowd(note)
-            drawn.append((not below, -int(area.sum()), _number(note.get("id")), value, area))
-        mask = np.full((height, width), space.background_id if space.background_id is not None else IGNORE, np.uint8)
-        for *_, value, area in sorted(drawn, key=lambda d: d[:3]):
-            mask[area] = value
-        return mask
-
-    def _paint(self, png: Uint8Array, entry: Entry, space: LabelSpace) -> Uint8Array:
-        """Label map of a panoptic PNG, whose colours are segment ids (red + 256 green + 65536 blue; 0 = unlabelled)."""
-        segments = png.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
-        found, inverse, counts = np.unique(segments, return_inverse=True, return_counts=True)
-        infos = entry.fields["notes"][0].get("segments_info")
-        known = {s.get("id"): s for s in infos if isinstance(s, dict)} if isinstance(infos, list) else {}
-        values = np.full(len(found), IGNORE, np.uint8)
-        for i, segment in enumerate(found):
-            if int(segment) in known:
-                values[i] = self._value(known[int(segment)], entry, space)
-            elif segment != 0:
-                odd = f"segment {segment} on {counts[i]} pixels"
-                raise bad_annotation(entry.key, "segments that segments_info lists", odd, "mend the JSON or the PNG")
-        return values[inverse.reshape(segments.shape)]
-
-    def _value(self, note: dict[str, Any], entry: Entry, space: LabelSpace) -> int:
-        """Mask value of an annotation or segment."""
-        if _is_crowd(note):
-            return IGNORE
-        category = note.get("category_id")
-        names = entry.fields.get("names")
-        name = None if names is None else names.get(str(category))
+    def _value(self, note: Row, entry: Entry, space: LabelSpace) -> int:
+        """Mask value of an annotation or segment by its category."""
+        category, names = identity(note.get("category_id")), entry.fields.get("names")
+        found = [] if names is None or category is None else names.get(category, [])
+        if len(found) > 1:
+            fix = "give every category an id of its own (files were joined with the same ids)"
+            there = f"{named(note)} of category {category}, which is {' and '.join(map(repr, found))}"
+            raise bad_annotation(entry.key, "category ids that name one category", there, fix)
+        name = found[0] if found else None
         try:
             if name is not None:
                 return class_value(self.categories.get(name, name), space)
-            if names is None and isinstance(category, int):  # a JSON without names: COCO's own numbers
-                return class_value(space.find_id(category), space)
+            if names is None and category is not None:  # a JSON without names: COCO's own numbers
+                return class_value(space.find_id(int(category)), space)
         except (KeyError, ValueError):
             if self.other_categories != "reject":
                 return class_value(self.other_categories, space)
+        if name is None and (names is not None or category is None):
+            there = f"{named(note)} with category_id {note.get('category_id')!r:.40}"
+            fix = "add the category, or mend the annotation"
+            raise ContractError(
+                entry.key, Problem(Reason.UNKNOWN_CLASS_NAME, "a category of the file's own list", there, fix)
+            )
         raise unknown_class(name if name is not None else f"category {category}", space, entry.key)
+
+    def _size(self, entry: Entry, header: Header) -> tuple[int, int]:
+        """Height and width to draw in: what the JSON says, else what the file says."""
+        stated = [length(n) for n in entry.fields["size"]]
+        if False in stated:
+            there = f"{entry.fields['size'][0]!r:.40}, {entry.fields['size'][1]!r:.40}"
+            raise bad_annotation(entry.key, "an image with height and width", there, "mend the JSON")
+        if None in stated and header.turned and self.masks_drawn_on is None:
+            there = f"none, and a photo that EXIF turns (orientation {header.orientation})"
+            fix = "add width and height to the JSON, or set masks_drawn_on: upright or masks_drawn_on: stored"
+            raise bad_annotation(entry.key, "an image with height and width", there, fix)
+        own = header.stored if self.masks_drawn_on == "stored" else header.upright
+        height, width = (given or there for given, there in zip(stated, own, strict=True))
+        if height * width > self.max_pixels:
+            fix = "shrink it, or raise max_pixels in the ingest config"
+            problem = Problem(Reason.IMAGE_TOO_LARGE, f"at most {self.max_pixels} pixels", f"{width}x{height}", fix)
+            raise ContractError(entry.key, problem)
+        return height, width
+
+
+def _sample(image: bytes, drawn: Drawing) -> RawSample:
+    return RawSample(image=image, drawn=drawn.mask, instances=tuple(drawn.instances), notes=dict(drawn.notes))
+
+
+def _grouped(images: Any) -> Iterator[tuple[str, list[Row]]]:
+    """Image records by id, an id at a time."""
+    last = None
+    for image_id, _ in images:
+        if image_id != last:
+            yield image_id, images.get(image_id)
+        last = image_id
+
+
+def _clash(images: list[Row]) -> str | None:
+    """What is wrong with the records of one image id: they say different things."""
+    if all(image == images[0] for image in images):
+        return None
+    return " and ".join(str(image.get("file_name"))[:40] for image in images[:4])
+
+
+def _faulty(entry: Entry, clash: str | None) -> Entry:
+    problem = Problem(Reason.BAD_ANNOTATION, "image ids that name one photo", f"one id for {clash}", NUMBER)
+    return Entry(entry.key, entry.stamp, entry.fields, problem)
+
+
+def _photo_clash(name: str, mine: list[Row], found: Catalogue) -> Problem | None:
+    """A photo that is listed under several ids, with annotations under more than one of them: whose are they?"""
+    ids = sorted(set(found.ids_by_name.get(name)))
+    if len(ids) < 2 or not mine or sum(bool(found.notes.get(i)) for i in ids) < 2:
+        return None
+    fix = "list the photo once, with all of its annotations under that id"
+    return Problem(Reason.BAD_ANNOTATION, "a photo under one image id", f"ids {', '.join(ids[:5])}", fix)
+
+
+def _once(notes: list[Row]) -> list[Row]:
+    """Annotations without those that repeat another one word for word."""
+    return list({json.dumps(note, sort_keys=True): note for note in notes}.values())
 
 
 def _absent(path: str, reason: Reason, instead: str) -> Problem:
@@ -167,7 +188,7 @@ def _absent(path: str, reason: Reason, instead: str) -> Problem:
     )
 
 
-def _panoptic_file(notes: list[dict[str, Any]], masks: FileIndex) -> tuple[File | None, Problem | None]:
+def _panoptic_file(notes: list[Row], masks: FileIndex) -> tuple[File | None, Problem | None]:
     """The PNG of an image's one panoptic annotation, and what is wrong with it."""
     names = [note.get("file_name") for note in notes]
     if len(names) != 1 or not isinstance(names[0], str):
@@ -180,30 +201,13 @@ def _panoptic_file(notes: list[dict[str, Any]], masks: FileIndex) -> tuple[File 
     return file, file.problem
 
 
-def _category_ids(notes: list[dict[str, Any]]) -> set[Any]:
-    found: set[Any] = set()
+def _parts(notes: list[Row]) -> Iterator[Row]:
+    """Annotations and the segments in them."""
     for note in notes:
         segments = note.get("segments_info")
-        for item in [note, *(segments if isinstance(segments, list) else [])]:
-            if isinstance(item, dict) and isinstance(item.get("category_id"), int | str):
-                found.add(item["category_id"])
-    return found
+        yield note
+        yield from (one for one in (segments if isinstance(segments, list) else []) if isinstance(one, dict))
 
 
-def _is_crowd(note: dict[str, Any]) -> bool:
-    return bool(note.get("iscrowd")) or bool(note.get("ignore"))
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _size(entry: Entry, max_pixels: int) -> tuple[int, int]:
-    height, width = entry.fields["size"]
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise bad_annotation(entry.key, "an image with height and width", f"{height!r}, {width!r}", "mend the JSON")
-    if height * width > max_pixels:
-        fix = "shrink it, or raise max_pixels in the ingest config"
-        problem = Problem(Reason.IMAGE_TOO_LARGE, f"at most {max_pixels} pixels", f"{width}x{height}", fix)
-        raise ContractError(entry.key, problem)
-    return height, width
+def _category_ids(notes: list[Row]) -> set[str]:
+    return {number for one in _parts(notes) if (number := identity(one.get("category_id"))) is not None}

@@ -1,81 +1,140 @@
-"""COCO segmentations to bool masks: polygons through pycocotools, run lengths by hand (it trusts what it is given)."""
+"""COCO segmentations to bool masks, in every form that tools write and that can mean one thing only."""
 
+import ast
+import json
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.data_contracts.rle import draw_runs, unpack_runs
 from maskmill.pipelines.ingest.base import bad_annotation
+from maskmill.pipelines.ingest.coco_values import length
+
+Bool = NDArray[np.bool_]
+POLYGON = "polygons of three or more x, y pairs near the image"
 
 
-def draw_segmentation(segmentation: Any, height: int, width: int, where: str) -> NDArray[np.bool_]:
-    """Bool (height, width) of a list of polygons (their union) or of run lengths {size, counts}, compressed or not.
+def is_empty(segmentation: Any) -> bool:
+    """Whether a segmentation says nothing: null, "", [], [[]], {}; the object may have a box."""
+    if isinstance(segmentation, list):
+        return all(isinstance(part, list | dict) and not part for part in segmentation)
+    return segmentation is None or segmentation in ("", {})
+
+
+def is_runs(segmentation: Any) -> bool:
+    """Whether a segmentation is (or holds) run lengths, and no polygon."""
+    return isinstance(segmentation, dict) or (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and isinstance(segmentation[0], dict)
+        and "counts" in segmentation[0]
+    )
+
+
+def draw_segmentation(segmentation: Any, height: int, width: int, where: str) -> Bool:
+    """Bool (height, width) of polygons (their union) or of run lengths {size, counts}, compressed or not.
+
+    Polygons are lists [x, y, x, y, …] or lists of points [[x, y], …] or [{"x", "y"}, …]; one alone may stand without
+    the list around it. Lists may hold run lengths. A text is read as the JSON that it is.
 
     Raises:
         ContractError: `bad_annotation` for anything that does not describe a mask of this size.
     """
+    if isinstance(segmentation, str):
+        segmentation = _from_text(segmentation, where)
     if isinstance(segmentation, dict):
-        counts = segmentation.get("counts")
-        size = segmentation.get("size")
-        if size != [height, width]:
-            raise _bad(where, f"run lengths of size [{height}, {width}]", repr(size))
-        runs = _unpack(counts, where) if isinstance(counts, str) else counts
-        return _from_runs(runs, height, width, where)
+        return _from_runs(segmentation, height, width, where)
     if not isinstance(segmentation, list):
         raise _bad(where, "polygons or run lengths", repr(segmentation)[:60])
-    return _from_polygons(segmentation, height, width, where)
+    parts = [segmentation] if _is_ring(segmentation) else segmentation
+    drawn = np.zeros((height, width), dtype=bool)
+    rings = []
+    for number, part in enumerate(parts):
+        place = where if len(parts) == 1 else f"{where}, part {number}"
+        if isinstance(part, dict):
+            drawn |= _from_runs(part, height, width, place)
+        elif part != []:
+            rings.append(_ring(part, height, width, place))
+    return drawn | _from_rings(rings, height, width) if rings else drawn
 
 
-def _from_polygons(polygons: list[Any], height: int, width: int, where: str) -> NDArray[np.bool_]:
+def _from_text(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(where, "polygons or run lengths", f"the text {text!r:.60}") from error
+
+
+def _is_ring(values: list[Any]) -> bool:
+    """Whether a list is one polygon itself: numbers, or points."""
+    return bool(values) and (all(map(_is_number, values)) or all(map(_is_point, values)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_point(value: object) -> bool:
+    if isinstance(value, dict):
+        return set(value) == {"x", "y"} and all(map(_is_number, value.values()))
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
+    """One polygon as [x, y, x, y, …]."""
+    flat = part
+    if isinstance(part, list) and part and all(map(_is_point, part)):
+        flat = [v for p in part for v in ((p["x"], p["y"]) if isinstance(p, dict) else p)]
+    # Far outside means another image's annotation; pycocotools would walk all the way.
+    limit = 2.0 * max(height, width)
+    if not isinstance(flat, list) or not all(_is_number(v) and math.isfinite(v) and abs(v) <= limit for v in flat):
+        raise _bad(where, POLYGON, repr(part)[:60])
+    if len(flat) == 4:
+        fix = "draw the object, or move the four numbers to `bbox`, leave `segmentation` empty and choose with `boxes`"
+        raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
+    if len(flat) < 6 or len(flat) % 2:
+        raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
+    return flat
+
+
+def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:
     from pycocotools import mask as coco_mask
 
-    limit = 2.0 * max(height, width)  # far outside means another image's annotation; pycocotools would walk all the way
-    for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(
-            isinstance(v, int | float) and math.isfinite(v) and abs(v) <= limit for v in polygon
-        )
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise _bad(where, "polygons of three or more x, y pairs near the image", repr(polygon)[:60])
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    drawn: NDArray[np.bool_] = coco_mask.decode(merged).astype(bool)
+    merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    drawn: Bool = coco_mask.decode(merged).astype(bool)
     return drawn
 
 
-def _from_runs(runs: Any, height: int, width: int, where: str) -> NDArray[np.bool_]:
-    """Column by column, runs of 0 and 1 in turn, 0 first."""
-    sane = isinstance(runs, list) and all(isinstance(r, int) and not isinstance(r, bool) and r >= 0 for r in runs)
-    if not sane or sum(runs) != height * width:
-        found = f"a sum of {sum(runs)}" if sane else repr(runs)[:60]
-        raise _bad(where, f"run lengths that sum to {height * width} pixels", found)
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape((width, height)).T
+def _from_runs(code: dict[str, Any], height: int, width: int, where: str) -> Bool:
+    counts, size = code.get("counts"), code.get("size")
+    lengths = [length(n) for n in size] if isinstance(size, list) else None
+    if lengths != [height, width]:
+        hint = " (width before height)" if lengths == [width, height] else ""
+        raise _bad(where, f"run lengths of size [{height}, {width}]", f"{size!r}{hint}")
+    try:
+        if isinstance(counts, str):
+            runs: Any = unpack_runs(_from_bytes(counts))
+        else:
+            runs = [_whole(n) for n in counts] if isinstance(counts, list) else counts
+        return draw_runs(runs, height, width)
+    except ValueError as error:
+        raise _bad(where, f"run lengths that sum to {height * width} pixels", str(error)) from error
 
 
-def _unpack(text: str, where: str) -> list[int]:
-    """Run lengths of COCO's compressed string.
+def _from_bytes(text: str) -> str:
+    """The string in "b'…'", which Python's str() makes of the bytes that pycocotools gives."""
+    if not (text.startswith(("b'", 'b"')) and text.endswith(text[1])):
+        return text
+    try:
+        return str(ast.literal_eval(text), "ascii")
+    except (SyntaxError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{text!r:.60}, no compressed run lengths") from error
 
-    Each number is little-endian in groups of 5 bits, one character (48 + group + 32 if more follow) a group, sign in
-    the last one; from the fourth on, numbers are differences to the run two before (pycocotools, rleFrString).
-    """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        group = ord(character) - 48
-        if not 0 <= group < 64 or shift > 55:
-            raise _bad(where, "COCO's compressed run lengths", repr(text)[:60])
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            if group & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    if shift:
-        raise _bad(where, "COCO's compressed run lengths", f"{text!r:.60}, cut off")
-    return runs
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _bad(where: str, expected: str, found: str) -> Exception:

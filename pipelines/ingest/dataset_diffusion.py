@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
 from maskmill.pipelines.ingest.files import FileIndex, Root, without_suffix
-from maskmill.pipelines.ingest.folder import missing_image, pairing_problem
+from maskmill.pipelines.ingest.lists import missing_image
+from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.spill import json_rows
 
 
@@ -19,6 +20,7 @@ class DatasetDiffusionSource(Source):
     """
 
     kind: Literal["dataset_diffusion"] = "dataset_diffusion"
+    version: ClassVar[int] = 2
     rows: str = "prompts.json"
     images: str = "images"
     masks: str | None = "masks"

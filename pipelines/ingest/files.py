@@ -1,6 +1,7 @@
 """Files of a dataset under one root (local folder or fsspec URL): listed with stamps, opened only inside the root."""
 
 import codecs
+import errno
 import io
 import os
 import posixpath
@@ -16,18 +17,25 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.errors import NO_SUCH_FILE
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
+from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
 MAX_FILE_BYTES = 1 << 30
-ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+
+
+class MissingFileError(ContractError):
+    """A file that a listing, a list or an annotation speaks of is not there."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: its path relative to the root, and a stamp that changes with its content (size and time, or etag)."""
+    """One file: its path relative to the root, and a stamp that changes with its content (a hash of it where the file
+    is small, else size and time; an etag on object stores).
+    """
 
     path: str
     stamp: str
@@ -50,6 +58,11 @@ class Root:
         self._only = ""
         if self.fs.isfile(self.base):
             self.base, self._only = self.base.rsplit("/", 1)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the root is one file."""
+        return bool(self._only)
 
     def walk(self, folder: str, suffixes: frozenset[str]) -> Iterator[File]:
         """Files under `folder` whose names end in one of the suffixes, in no particular order. What else lies there is
@@ -78,6 +91,10 @@ class Root:
         """Whether there is such a folder under the root."""
         return bool(self.fs.isdir(f"{self.base}/{folder}"))
 
+    def has_file(self, path: str) -> bool:
+        """Whether there is such a file under the root."""
+        return bool(self.fs.isfile(f"{self.base}/{path}"))
+
     def _folder(self, folder: str) -> str:
         top = f"{self.base}/{folder}" if folder else self.base
         if not self.fs.isdir(top):
@@ -87,39 +104,45 @@ class Root:
 
     def _walk_local(self, top: str) -> Iterator[File]:
         for path, entry, problem in walk_local(self.base, top, self.follow_links):
-            yield File(path, "" if problem or entry is None else _stat_stamp(entry.stat()), problem)
+            yield File(path, "" if problem or entry is None else local_stamp(entry.path, entry.stat()), problem)
 
     def _walk_remote(self, top: str) -> Iterator[File]:
         for folder, _, files in self.fs.walk(top, detail=True):
             for name, info in files.items():
                 problem = hidden(name) if name.startswith(".") else None
                 if name:
-                    yield File(self._relative(f"{folder}/{name}"), _info_stamp(info), problem)
+                    yield File(self._relative(f"{folder}/{name}"), info_stamp(info), problem)
 
     def _relative(self, path: str) -> str:
-        return path[len(self.base) + 1 :].replace(os.sep, "/") if self.local else path[len(self.base) + 1 :]
+        inside = path[len(self.base) + 1 :] if self.base else path.lstrip("/")  # an archive has no folder above it
+        return inside.replace(os.sep, "/") if self.local else inside
 
     def stamp(self, path: str) -> str:
         """Stamp of one file of the root."""
-        info = self.fs.info(f"{self.base}/{path}")
-        return _stat_stamp(os.stat(f"{self.base}/{path}")) if self.local else _info_stamp(info)
+        full = f"{self.base}/{path}"
+        return local_stamp(full, os.stat(full)) if self.local else info_stamp(self.fs.info(full))
 
     def read(self, path: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:
         """Bytes of the file at `path`, relative to the root.
 
         Raises:
-            ContractError: the path leads out of the root, no file is there, or it is over 1 GiB.
+            ContractError: the path leads out of the root, no file is there (MissingFileError), or it is over 1 GiB.
+            OSError: the disk or the network failed; a file that was read in part is one of these.
         """
         full = self.locate(path)
         try:
-            if (size := self.fs.size(full)) > MAX_FILE_BYTES:
+            if (size := self.fs.size(full) or 0) > MAX_FILE_BYTES:
                 found = f"{size} bytes"
                 problem = Problem(Reason.IMAGE_TOO_LARGE, "a file of at most 1 GiB", found, "shrink or remove it")
                 raise ContractError(path, problem)
             data: bytes = self.fs.cat_file(full)
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE and not isinstance(error, FileNotFoundError):
+                raise
             problem = Problem(missing, f"a file {path}", "none", "put the file there, or drop the sample")
-            raise ContractError(path, problem) from error
+            raise MissingFileError(path, problem) from error
+        if len(data) < size:
+            raise OSError(errno.EIO, f"read {len(data)} of {size} bytes", full)
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -283,13 +306,3 @@ def _other_encoding(error: UnicodeDecodeError) -> str:
     odd = f"found the byte 0x{error.object[error.start]:02x}"
     fix = "save it as UTF-8, e.g. `iconv -f gbk -t utf-8` for Chinese, `-f cp1252` for Western Windows"
     return f"expected text in UTF-8, {odd}, which stands in another encoding. Fix: {fix}"
-
-
-def _stat_stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _info_stamp(info: dict[str, Any]) -> str:
-    """Size and whatever the store says about the content; times only where it has no hash."""
-    found = next((str(info[name]) for name in ETAGS if info.get(name)), "")
-    return f"{info.get('size')}:{found}"

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from maskmill.data_contracts import LabelSpace, Reason, decode_mask
+from maskmill.data_contracts import LabelSpace, Reason, decode_mask, raise_transient
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import Root
 
@@ -22,6 +22,7 @@ class GroupsSource(Source):
     """
 
     kind: Literal["groups"] = "groups"
+    version: ClassVar[int] = 2
     index: str = "co_groups/groups.json"
     shared: str | None = None
     only: tuple[str, ...] | None = None  # names of the groups to take; null = all
@@ -82,7 +83,8 @@ def read_index(root: Root, path: str) -> dict[str, list[Row]]:
 def _stamp(root: Root, path: str) -> str:
     try:
         return root.stamp(path)
-    except (FileNotFoundError, OSError):
+    except OSError as error:
+        raise_transient(error)
         return "missing"
 
 

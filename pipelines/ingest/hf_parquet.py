@@ -1,20 +1,24 @@
 """Hugging Face Parquet: files with an image and a mask column (embedded bytes or paths); our own shards among them."""
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
-from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.folder import check_words
 
+LONGEST_PATH = 1024
+_NO_COLUMN = "a file with the columns"
 OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
 _reading = threading.Lock()
 
@@ -22,20 +26,41 @@ _reading = threading.Lock()
 class HfParquetSource(Source):
     """`root` is a folder with .parquet files, or one of them. Image and mask cells hold bytes, {bytes, path} or a path.
 
-    Columns `classes` (ids or names), group, index, prompt and provenance are used where a file has them.
+    Columns `classes` (ids or names; ClassLabel numbers count as the names they stand for), group, index, prompt and
+    provenance are used where a file has them. Where `mask` cells are lists, `mask_classes` is the column with the class
+    of each.
     """
+
+    version: ClassVar[int] = 2  # since then ClassLabel numbers are read by name
+    later: ClassVar[frozenset[str]] = Source.later | {"mask_classes"}
 
     kind: Literal["hf_parquet"] = "hf_parquet"
     folder: str = ""
     image: str = "image"
     mask: str | None = "mask"
     classes: str = "prompt_class_ids"
+    mask_classes: str | None = None
 
     @property
     def _wanted(self) -> tuple[str, ...]:
-        return (self.image, *([self.mask] if self.mask is not None else []))
+        return tuple(name for name in (self.image, self.mask, self.mask_classes) if name is not None)
 
     def entries(self) -> Iterator[Entry]:
+        """All rows of all files; a file without the columns is one reject.
+
+        Raises:
+            ValueError: no file has the columns.
+        """
+        sound, faulty = False, None
+        for entry in self._listed():
+            sound = sound or entry.problem is None
+            faulty = faulty or (entry if entry.problem is not None and _NO_COLUMN in entry.problem.expected else None)
+            yield entry
+        if faulty is not None and faulty.problem is not None and not sound:
+            found, fix = faulty.problem.found, faulty.problem.fix
+            raise ValueError(f"{self.root}/{faulty.key}: no column {list(self._wanted)}; found {found}. Fix: {fix}")
+
+    def _listed(self) -> Iterator[Entry]:
         root = self.open_root()
         root.passed.walks.append((self.folder, IMAGE_SUFFIXES))  # rows may name them; whether they do, loading tells
         for file in root.walk(self.folder, frozenset((".parquet",))):
@@ -56,9 +81,13 @@ class HfParquetSource(Source):
             yield Entry(file.path, file.stamp, problem=_broken(file.path, error).problem)
             return
         if absent := [name for name in self._wanted if name not in names]:
-            raise ValueError(f"{root.url}/{file.path}: no column {absent}; it has {names}. Set `image` and `mask`")
+            expected = f"{_NO_COLUMN} {', '.join(absent)}"
+            fix = "name the columns with source.image and source.mask (mask: null for none), or take the file away"
+            problem = bad_annotation(file.path, expected, f"only {', '.join(names)}", fix).problem
+            yield Entry(file.path, file.stamp, problem=problem)
+            return
         for number, group, row in _rows(sizes):
-            fields = {"file": file.path, "stamp": file.stamp, "group": group, "row": row}
+            fields = {"file": file.path, "stamp": file.stamp, "group": group, "row": row, "columns": names}
             yield Entry(f"{file.path}#{number:09d}", file.stamp, fields)
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
@@ -67,30 +96,95 @@ class HfParquetSource(Source):
         with _reading:  # threads of one shard want the same row group: read it once
             table = _row_group(self.reader(), fields["file"], fields["stamp"], fields["group"], columns)
         row = table.slice(fields["row"], 1).to_pylist()[0]
-        image = self._bytes(row[self.image], Reason.MISSING_IMAGE, entry.key)
-        mask = None if self.mask is None else self._bytes(row[self.mask], Reason.MISSING_MASK, entry.key)
-        words, (group, index) = row.get(self.classes), _place(row, entry.key)
+        return self.sample(row, table.schema, entry.key, fields["columns"])
+
+    def sample(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> RawSample:
+        """The sample of one row of a table with these columns.
+
+        Raises:
+            ContractError: a cell that holds no image, or words that are no classes.
+        """
+        group, index = _place(row, where)
+        mask = None if self.mask is None else row[self.mask]
+        several = isinstance(mask, list)
+        words = class_words(row.get(self.classes), class_names(schema, self.classes), where)
         return RawSample(
-            image=image,
-            mask=mask,
-            words=None if words is None else check_words(words, entry.key),
+            image=self._bytes(row[self.image], Reason.MISSING_IMAGE, where),
+            mask=None if self.mask is None or several else self._bytes(mask, Reason.MISSING_MASK, where),
+            parts=self._parts(row, schema, where, columns) if several else (),
+            words=words,
             group=group,
             index=index,
-            spacing=_spacing(row, entry.key),
-            provenance=_provenance(row, table.schema),
+            spacing=_spacing(row, where),
+            provenance=_provenance(row, schema),
         )
+
+    def _parts(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> tuple[MaskPart, ...]:
+        """Masks of a cell that holds a list of them."""
+        assert self.mask is not None
+        cells = row[self.mask]
+        if self.mask_classes is None:
+            found = f"a list of {len(cells)} masks, beside columns {', '.join(columns[:12])}"
+            fix = "set source.mask_classes to the column that holds the class of each"
+            raise bad_annotation(where, "one mask", found, fix)
+        words = class_words(row[self.mask_classes], class_names(schema, self.mask_classes), where) or ()
+        if len(words) != len(cells):
+            raise bad_annotation(where, f"{len(cells)} classes for as many masks", f"{len(words)}", "mend the row")
+        pairs = enumerate(zip(cells, words, strict=True))
+        return tuple(MaskPart(self._bytes(c, Reason.MISSING_MASK, where), f"mask {n}", w) for n, (c, w) in pairs)
 
     def _bytes(self, cell: object, missing: Reason, where: str) -> bytes:
         path = cell
         if isinstance(cell, dict):
             path = cell.get("path")
-            cell = cell.get("bytes")
+            cell = cell.get("bytes", cell if path is None else None)
         if isinstance(cell, bytes):
             return cell
-        if isinstance(path, str):
+        if isinstance(path, str) and len(path) <= LONGEST_PATH:
             return self.reader().read(path, missing)
-        fix = "embed the bytes, or store paths relative to the root"
-        raise ContractError(where, Problem(missing, "bytes or a path", repr(cell)[:80], fix))
+        found, fix = _no_cell(path if isinstance(path, str) else cell)
+        raise ContractError(where, Problem(missing, "bytes, {bytes, path} or a path", found, fix))
+
+
+def _no_cell(cell: object) -> tuple[str, str]:
+    """What a cell without an image is, and what to do about it."""
+    embed = "store the file's bytes, or its path relative to the root"
+    if isinstance(cell, str):
+        kind = "which looks like base64" if re.fullmatch(r"[A-Za-z0-9+/=\s]+", cell) else "which is no path"
+        return f"text of {len(cell)} characters, {kind}", f"{embed}: base64.b64decode(cell)"
+    if isinstance(cell, dict):
+        return f"the keys {', '.join(map(str, cell))}", f"{embed}, under the keys bytes and path"
+    if isinstance(cell, list):
+        return f"a list of {len(cell)}", embed
+    return ("nothing" if cell is None else f"{type(cell).__name__} {cell!r:.40}"), embed
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Names that the numbers of a ClassLabel column stand for, as `datasets` writes them; None for other columns."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        while isinstance(feature, list) or "feature" in feature:
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        return [str(name) for name in feature["names"]] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+
+
+def class_words(cell: object, names: list[str] | None, where: str) -> tuple[str | int, ...] | None:
+    """Classes of a cell, one or a list; with `names`, numbers become the names that they stand for (-1 is none).
+
+    Raises:
+        ContractError: no names and no numbers, or a number that has no name.
+    """
+    if cell is None:
+        return None
+    words = check_words(cell if isinstance(cell, list) else [cell], where)
+    if names is None:
+        return words
+    if odd := [w for w in words if isinstance(w, int) and not -1 <= w < len(names)]:
+        expected = f"ClassLabel numbers of 0..{len(names) - 1} ({', '.join(names[:5])})"
+        raise bad_annotation(where, expected, f"{odd[0]}", "mend the row, or write the file again with its features")
+    return tuple(names[w] if isinstance(w, int) else w for w in words if w != -1)
 
 
 def _rows(sizes: list[int]) -> Iterator[tuple[int, int, int]]:

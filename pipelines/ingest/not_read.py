@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from maskmill.data_contracts import Problem, Reason, storable
-from maskmill.data_contracts.images import IMAGE_SUFFIXES
+from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.spill import Spill
 
 # What to do about files that people have instead of those that a source reads.

@@ -3,14 +3,14 @@
 import io
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from PIL import Image, UnidentifiedImageError
 
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample
 from maskmill.pipelines.ingest.files import File, FileIndex
-from maskmill.pipelines.ingest.folder import pairing_problem
+from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.volumes import VolumeSource
 
 
@@ -20,6 +20,7 @@ class SliceSource(VolumeSource):
     """
 
     kind: Literal["slices"] = "slices"
+    version: ClassVar[int] = 2
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""

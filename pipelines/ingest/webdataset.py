@@ -1,51 +1,116 @@
 """WebDataset tars: members `key.jpg`, `key.mask.png`, `key.json`, read in place. Nothing is ever extracted."""
 
 import json
-import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from maskmill.data_contracts import LabelSpace, Problem, Reason
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.pipelines.ingest.archives import PACKED, PLAIN, ZIPS, Member, members, read_member
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root, path_problem
 from maskmill.pipelines.ingest.folder import check_words
+from maskmill.pipelines.ingest.spill import Spill
 
-Member = tuple[str, str, int, int]  # key, extension, offset of its bytes, size
+Part = tuple[str, int, int]  # extension, place of its bytes, size
 SPECIAL = "<special>"
+NOTES = ("json", "txt")
 TEXTS = ("prompt", "class_prompt", "negative_prompt", "model_id", "model_revision", "scheduler", "licence", "extra")
 
 
 class WebDatasetSource(Source):
-    """`root` is a folder of uncompressed .tar files, or one of them. A member's key ends at its name's first dot.
+    """`root` is a folder of .tar files (packed ones, and .zip, as well), or one of them. A member's key ends at its
+    name's first dot, as WebDataset has it; with `dots_in_keys` it ends before the longest extension that is known.
 
     `key.json` may hold prompt_class_ids (ids or names), group, index, prompt, class_prompt, licence; `key.txt` holds
-    a prompt.
+    a prompt. The members of a key may lie anywhere in their tar.
     """
 
     kind: Literal["webdataset"] = "webdataset"
+    version: ClassVar[int] = 2
+    later: ClassVar[frozenset[str]] = Source.later | {"dots_in_keys"}
+    archive_roots: ClassVar[bool] = False
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     masks: tuple[str, ...] | None = ("mask.png", "seg.png")
+    dots_in_keys: bool = False
+
+    @property
+    def _known(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.images, *(self.masks or ()), *NOTES}, key=lambda e: (-len(e), e)))
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
-        for tar in root.walk("", frozenset((".tar",))):
+        for tar in root.walk("", PLAIN | PACKED | ZIPS):
             if tar.problem is not None:
                 yield Entry(tar.path, tar.stamp, problem=tar.problem)
             else:
                 yield from self._tar_entries(root, tar)
 
     def _tar_entries(self, root: Root, tar: File) -> Iterator[Entry]:
+        keys, fault = Spill(), None
         try:
-            for key, members in groupby(_members(root, tar.path), key=lambda m: m[0]):
-                yield self._entry(tar, key, list(members))
-        except tarfile.TarError as error:
-            fix = "write the tar again, uncompressed"
-            problem = bad_annotation(tar.path, "a whole tar file", str(error) or "a broken header", fix).problem
-            yield Entry(f"{tar.path}/", tar.stamp, problem=problem)
+            for member in members(root, tar.path, tar.stamp):
+                keys.add([self._split(member)])
+        except ContractError as error:
+            fault = error.problem
+        others: dict[str, list[str]] = {}
+        for key, pairs in groupby(keys, key=lambda pair: pair[0]):
+            yield from self._entries(tar, key, [tuple(part) for _, part in pairs], others)
+        for extension, names in others.items():
+            yield Entry(f"{tar.path}/*.{extension}", tar.stamp, problem=self._unread(extension, names))
+        if fault is not None:
+            yield Entry(f"{tar.path}/", tar.stamp, problem=fault)
 
-    def _entry(self, tar: File, key: str, members: list[Member]) -> Entry:
-        parts = {extension: [offset, size] for _, extension, offset, size in members}
+    def _split(self, member: Member) -> tuple[str, Part]:
+        folder, slash, name = member.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        if self.dots_in_keys and name.count(".") > 1:
+            known = next((e for e in self._known if name.lower().endswith(f".{e}")), name.rpartition(".")[2])
+            stem, extension = name[: -len(known) - 1], known
+        if member.special:
+            return member.name, (SPECIAL, 0, 0)
+        return f"{folder}{slash}{stem}", (extension.lower(), member.offset, member.size)
+
+    def _entries(self, tar: File, key: str, found: list[Part], others: dict[str, list[str]]) -> Iterator[Entry]:
+        """The sample of a key; again where its members are written twice; what has a dot in its key."""
+        parts: dict[str, list[int]] = {}
+        twice = []
+        for extension, offset, size in found:
+            if extension in parts:
+                twice.append(extension)
+            parts.setdefault(extension, [offset, size])
+        dotted = sorted({longer for e in parts if (longer := self._longer_key(e)) is not None})
+        if dotted and _first(self.images, parts) is None:
+            yield from (Entry(f"{tar.path}/{key}", tar.stamp, problem=self._dotted(key, e, parts)) for e in dotted)
+            return
+        if key.rsplit("/", 1)[-1]:
+            yield self._entry(tar, key, parts)
+        for extension in (e for e in parts if e not in (*self._known, SPECIAL)):
+            others.setdefault(extension if key.rsplit("/", 1)[-1] else "(hidden)", []).append(f"{key}.{extension}")
+        if twice:
+            written = f"{key}.{{{','.join(twice)}}} again"
+            problem = Problem(Reason.DUPLICATE_ID, "every member once", written, "give each sample a key of its own")
+            yield Entry(f"{tar.path}/{key}", tar.stamp, problem=problem)
+
+    def _longer_key(self, extension: str) -> str | None:
+        """What an extension adds to the key where it ends in one that is known."""
+        if extension in self._known:
+            return None
+        ending = next((e for e in self._known if extension.endswith(f".{e}")), None)
+        return None if ending is None else extension[: -len(ending) - 1]
+
+    def _dotted(self, key: str, longer: str, parts: dict[str, list[int]]) -> Problem:
+        mine = [e for e in parts if e.startswith(f"{longer}.")]
+        found = f"dots in the key: {key}.{longer}.{{{','.join(e[len(longer) + 1 :] for e in mine)}}}"
+        fix = "set source.dots_in_keys: true, or write the tar again with other names"
+        return Problem(Reason.NOT_READ, f"a key that ends at the first dot, as WebDataset has it ({key})", found, fix)
+
+    def _unread(self, extension: str, names: list[str]) -> Problem:
+        found = f"{len(names)} others, e.g. {', '.join(names[:3])}"
+        fix = "add the extension to `images` or `masks` if it is one; else leave it"
+        return Problem(Reason.NOT_READ, f"members in .{', .'.join(self._known)}", found, fix)
+
+    def _entry(self, tar: File, key: str, parts: dict[str, list[int]]) -> Entry:
         fields = {
             "tar": tar.path,
             "image": _first(self.images, parts),
@@ -67,8 +132,8 @@ class WebDatasetSource(Source):
         return None
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
-        root, fields = self.reader(), entry.fields
-        parts = {name: _read(root, fields, name) for name in ("image", "mask", "json", "txt")}
+        root = self.reader()
+        parts = {name: _read(root, entry, name) for name in ("image", "mask", *NOTES)}
         notes = _notes(parts["json"], entry.key)
         words = notes.get("prompt_class_ids")
         group, index = notes.get("group"), notes.get("index")
@@ -87,29 +152,13 @@ class WebDatasetSource(Source):
         )
 
 
-def _members(root: Root, path: str) -> Iterator[Member]:
-    """Regular members of a tar with keys and places of their bytes, headers read one by one."""
-    with root.fs.open(root.locate(path), "rb") as handle, tarfile.open(fileobj=handle, mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
-            if member.isreg() and not member.issparse():  # links are not followed: they may lead anywhere
-                folder, slash, name = member.name.rpartition("/")
-                if not name.startswith("."):
-                    stem, _, extension = name.partition(".")
-                    key = f"{folder}{slash}{stem}".encode("utf-8", "replace").decode()
-                    yield key, extension.lower(), member.offset_data, member.size
-            elif not member.isdir():
-                yield member.name.encode("utf-8", "replace").decode(), SPECIAL, 0, 0
-
-
 def _first(extensions: tuple[str, ...], parts: dict[str, list[int]]) -> list[int] | None:
     return next((parts[e] for e in extensions if e in parts), None)
 
 
-def _read(root: Root, fields: dict[str, Any], name: str) -> bytes | None:
-    if fields[name] is None:
-        return None
-    return root.read_range(fields["tar"], *fields[name])
+def _read(root: Root, entry: Entry, name: str) -> bytes | None:
+    place = entry.fields[name]
+    return None if place is None else read_member(root, entry.fields["tar"], entry.stamp, *place)
 
 
 def _notes(data: bytes | None, where: str) -> dict[str, Any]:
@@ -118,7 +167,8 @@ def _notes(data: bytes | None, where: str) -> dict[str, Any]:
     try:
         notes = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise bad_annotation(where, "a JSON object in the json member", str(error), "mend the json member") from error
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise bad_annotation(where, "a JSON object in the json member", found, "mend the json member") from error
     if not isinstance(notes, dict):
         raise bad_annotation(where, "a JSON object in the json member", type(notes).__name__, "mend the json member")
     return notes

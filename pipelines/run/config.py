@@ -1,9 +1,10 @@
 """One YAML file, one run: the config of every stage, checked before anything starts."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from maskmill.curation.dedup import DedupConfig
 from maskmill.curation.sds import SdsConfig
@@ -27,8 +28,8 @@ class RunConfig(BaseModel):
     run_dir: str = Field(description="folder (or fsspec URL) of everything that the run writes")
     label_space: str | LabelSpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     seed: int = 0
-    shard_size: int = Field(default=64, ge=1, description="samples per shard, the unit of work")
-    workers: int = Field(default=1, ge=1, description="shards in work at once")
+    shard_size: int = Field(default=64, ge=1, le=2**31 - 1, description="samples per shard, the unit of work")
+    workers: int = Field(default=1, ge=1, le=1024, description="shards in work at once")
     source: SourceConfig | None = Field(default=None, description="pairs that exist: where to ingest them from")
     generate: GenerateConfig | None = Field(default=None, description="pairs to make: with what, and how many")
     score: ScoreConfig = SdsConfig()
@@ -39,6 +40,24 @@ class RunConfig(BaseModel):
     )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _a_folder(cls, run_dir: str) -> str:
+        if not run_dir.strip() or not run_dir.strip().strip("/"):
+            raise ValueError(f"expected a folder of its own for the run, found {run_dir!r}; name one, e.g. runs/mine")
+        return run_dir
+
+    @model_validator(mode="after")
+    def _sources_lie_elsewhere(self) -> "RunConfig":
+        tested = None if self.downstream is None else self.downstream.test
+        for key, source in (("source", self.source), ("downstream.test", tested)):
+            if source is not None and source.root and _inside(source.root, self.run_dir):
+                fix = "copy the data elsewhere, or name another run_dir"
+                raise ValueError(
+                    f"{key}.root {source.root} lies in run_dir {self.run_dir}, where the run writes; {fix}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "RunConfig":
@@ -60,6 +79,16 @@ class RunConfig(BaseModel):
     def space(self) -> LabelSpace:
         """The label space itself."""
         return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Whether a path or URL is a folder or lies in it, links followed."""
+    inner, outer = (_place(url.removeprefix("file://")) for url in (path, folder))
+    return f"{inner}/".startswith(f"{outer}/")
+
+
+def _place(url: str) -> str:
+    return url.rstrip("/") if "://" in url else os.path.realpath(url)
 
 
 def load_run_config(path: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:

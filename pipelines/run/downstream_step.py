@@ -1,7 +1,7 @@
 """Training on subsets as a step of a run: one unit a subset."""
 
 from maskmill.pipelines.core.stage import Stage, Unit, run_unit, why_run
-from maskmill.pipelines.core.step import Outcome
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.stages.build import BuildConfig, build_segmenter, why_build
 from maskmill.pipelines.stages.downstream import DownstreamConfig, subset_stage
@@ -15,8 +15,9 @@ class DownstreamStep:
 
     name = "downstream"
 
-    def __init__(self, config: RunConfig, downstream: DownstreamConfig) -> None:
+    def __init__(self, config: RunConfig, downstream: DownstreamConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
         self._downstream = downstream
 
     def count(self) -> int:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from maskmill.pipelines.core.step import Outcome
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.runner import (
     ExportUnit,
@@ -21,8 +21,9 @@ class ExportStep:
 
     name = "export"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
 
     @cached_property
     def _units(self) -> list[ExportUnit | Exporter]:

@@ -1,6 +1,6 @@
 """The report as a step of a run: one unit."""
 
-from maskmill.pipelines.core.step import Outcome
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.report.write import why_report, write_report
 from maskmill.pipelines.run.config import RunConfig
 
@@ -10,8 +10,9 @@ class ReportStep:
 
     name = "report"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
 
     def count(self) -> int:
         return 1

@@ -4,12 +4,14 @@ A run is a list of steps; a step is a list of units; a unit is done or it is not
 with a server around them, so whatever started a run can be finished by anything else.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maskmill.data_contracts import (
+    DamagedError,
     Manifest,
     ShardEntry,
     config_hash,
@@ -17,14 +19,19 @@ from maskmill.data_contracts import (
     package_versions,
     read_footer,
     sweep_temporaries,
-    write_bytes,
+    sweep_tree,
+    where_writable,
+    write_if_changed,
 )
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
-from maskmill.pipelines.core.step import Outcome, ShardStep, Step
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
+from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+
+logger = logging.getLogger("maskmill")
 
 
 @dataclass(frozen=True)
@@ -83,29 +90,43 @@ def rounds_of(config: RunConfig) -> Rounds:
     return Rounds(*args, stamp=config_hash(judged))
 
 
-def run(config: RunConfig, *, until: str | None = None, progress: Progress | None = None) -> RunReport:
-    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
+def run(
+    config: RunConfig, *, until: str | None = None, progress: Progress | None = None, again: Again = NOTHING
+) -> RunReport:
+    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done and not to
+    be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
         RunLockedError: another process is working in this run folder.
+        DamagedError: a damaged file that this run did not make.
     """
     with lock(config.run_dir):
-        save_config(config)
-        reports: list[StepReport] = []
-        for name in (name for steps in passes(config) for name in steps):
-            reports.append(run_step(config, name, progress))
-            if name == until:
-                break
-        return RunReport(tuple(reports), finish(config))
+        open_run(config)
+        try:
+            return _work(config, until, progress, again)
+        except DamagedError as error:
+            logger.warning("%s; every shard is looked at, and what is damaged is made again", error)
+            return _work(config, until, progress, replace(again, verify=True))
 
 
-def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> StepReport:
+def _work(config: RunConfig, until: str | None, progress: Progress | None, again: Again) -> RunReport:
+    reports: list[StepReport] = []
+    for name in (name for steps in passes(config) for name in steps):
+        reports.append(run_step(config, name, progress, again))
+        if name == until:
+            break
+    return RunReport(tuple(reports), finish(config))
+
+
+def run_step(config: RunConfig, name: str, progress: Progress | None = None, again: Again = NOTHING) -> StepReport:
     """Run one step over all its units, `config.workers` at a time."""
     started = time.perf_counter()
-    step = open_step(config, name)
+    step = open_step(config, name, again)
     prepare(config, step)
     total = step.count()
     done: list[Outcome] = []
+    if progress is not None:
+        progress(name, 0, total, Outcome("started"))
 
     def one(index: int) -> None:
         done.append(outcome := step.run(index))
@@ -128,11 +149,11 @@ def prepare(config: RunConfig, step: Step) -> None:
     if isinstance(step, ShardStep):
         for folder in step.folders():
             sweep_temporaries(folder)
-        step.drop_orphans(config.run_dir)
+        step.drop_orphans()
 
 
 def finish(config: RunConfig) -> Ledger:
-    """Check that every sample is accounted for, and write ledger and manifest.
+    """Check that every sample is accounted for, and write ledger and manifest where they say something new.
 
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
@@ -140,6 +161,10 @@ def finish(config: RunConfig) -> Ledger:
     ledger = build_ledger(config.run_dir)
     ledger.write(f"{config.run_dir}/ledger.json")
     manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
+    shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
+    tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
+    close([*shards, *tables], f"{config.run_dir}/manifest.json")
     return ledger
 
 
@@ -160,7 +185,7 @@ class PlanLine:
         return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
 
 
-def plan(config: RunConfig) -> list[PlanLine]:
+def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
     """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
     waiting for it.
     """
@@ -170,7 +195,7 @@ def plan(config: RunConfig) -> list[PlanLine]:
         if waiting_for is not None:
             lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
             continue
-        step = open_step(config, name)
+        step = open_step(config, name, again)
         reasons: dict[str, int] = {}
         for index in range(step.count()):
             if (why := step.why(index)) is not None:
@@ -181,10 +206,19 @@ def plan(config: RunConfig) -> list[PlanLine]:
     return lines
 
 
+def open_run(config: RunConfig) -> str:
+    """Clear away what killed writers left, and write the resolved config beside the data, for readers and for tasks in
+    other processes; returns its path. Only for who holds the lock.
+    """
+    sweep_tree(config.run_dir)
+    return save_config(config)
+
+
 def save_config(config: RunConfig) -> str:
-    """Write the resolved config beside the data, for readers and for tasks in other processes; returns its path."""
+    """Write RUN/config.json unless it says so already; returns its path."""
     path = f"{config.run_dir}/config.json"
-    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
+    with where_writable():
+        write_if_changed(path, (config.model_dump_json(indent=2) + "\n").encode())
     return path
 
 

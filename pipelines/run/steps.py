@@ -3,77 +3,85 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from maskmill.pipelines.core.step import ShardStep, Step
+from maskmill.pipelines.core.step import NOTHING, Again, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 
 # Engines are imported where a step is opened: each brings its own along, and most commands need few of them.
 
 
-def _generate(config: RunConfig) -> Step:
+def _generate(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.generate import generate_stage, generate_units
 
     assert config.generate is not None
     stage = generate_stage(config.generate.generator, config.space, config.seed)
-    return ShardStep(stage, generate_units(config.run_dir))
+    return ShardStep(stage, generate_units(config.run_dir), config.run_dir, again)
 
 
-def _ingest(config: RunConfig) -> Step:
-    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units
+def _ingest(config: RunConfig, again: Again) -> Step:
+    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units, settled_units
 
     assert config.source is not None
-    stage = ingest_stage(config.source, config.space)
-    return ShardStep(stage, ingest_units(config.source, config.run_dir, config.shard_size))
+    stage, place = ingest_stage(config.source, config.space), (config.run_dir, config.shard_size)
+    units = ingest_units(config.source, *place)
+    return ShardStep(stage, settled_units(stage, units, config.source, *place), config.run_dir, again)
 
 
-def _score(config: RunConfig) -> Step:
+def _score(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.score import score_stage, score_units
 
-    return ShardStep(score_stage(config.score, config.space, config.seed), score_units(config.run_dir))
+    return ShardStep(
+        score_stage(config.score, config.space, config.seed), score_units(config.run_dir), config.run_dir, again
+    )
 
 
-def _dedup(config: RunConfig) -> Step:
+def _dedup(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
 
-    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir))
+    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir), config.run_dir, again)
 
 
-def _select(config: RunConfig) -> Step:
+def _select(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.select import select_stage, select_units
 
-    return ShardStep(select_stage(config.select), select_units(config.run_dir))
+    return ShardStep(select_stage(config.select), select_units(config.run_dir), config.run_dir, again)
 
 
-def _downstream_data(config: RunConfig) -> Step:
+def _downstream_data(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.downstream import test_stage, test_units
 
     assert config.downstream is not None
-    return ShardStep(test_stage(config.downstream, config.space), test_units(config.downstream, config.run_dir))
+    return ShardStep(
+        test_stage(config.downstream, config.space),
+        test_units(config.downstream, config.run_dir),
+        config.run_dir,
+        again,
+    )
 
 
-def _downstream(config: RunConfig) -> Step:
+def _downstream(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.downstream_step import DownstreamStep
 
     assert config.downstream is not None
-    return DownstreamStep(config, config.downstream)
+    return DownstreamStep(config, config.downstream, again)
 
 
-def _export(config: RunConfig) -> Step:
+def _export(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.export_step import ExportStep
 
-    return ExportStep(config)
+    return ExportStep(config, again)
 
 
-def _report(config: RunConfig) -> Step:
+def _report(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.report_step import ReportStep
 
-    return ReportStep(config)
+    return ReportStep(config, again)
 
 
 @dataclass(frozen=True)
 class Row:
     """One step: how it is opened, which runs have it, and what else must be known of it."""
 
-    open: Callable[[RunConfig], Step]
+    open: Callable[[RunConfig, Again], Step]
     command: str = ""  # what `maskmill NAME` says of itself; empty: the step has no command of its own
     wanted: Callable[[RunConfig], bool] = lambda config: True
     every_round: bool = False  # done again in each round of a run that makes its pairs
@@ -115,12 +123,13 @@ def steps_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(name for name, row in STEPS.items() if row.wanted(config))
 
 
-def open_step(config: RunConfig, name: str) -> Step:
-    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit runs.
+def open_step(config: RunConfig, name: str, again: Again = NOTHING) -> Step:
+    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit
+    runs. `again`: what to do again though it is done.
 
     Raises:
         KeyError: no such step; lists them.
     """
     if name not in steps_of(config):
         raise KeyError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
-    return STEPS[name].open(config)
+    return STEPS[name].open(config, again)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,7 @@ class BuildConfig(BaseModel):
     """What to train, and what to test the result on. Without `test`, the validation data of `train` serve."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    PRESETS: ClassVar[str] = "build"
 
     train: TrainConfig
     test: DataConfig | None = None

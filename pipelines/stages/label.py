@@ -4,7 +4,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -42,6 +42,7 @@ class LabelConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    PRESETS: ClassVar[str] = "label"
 
     labeler: str = "clip_cam"
     label_space: LabelSpace | str = Field(default="voc", description="built-in name, YAML file, or the space itself")

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ class TrainConfig(BaseModel):
     """One training run: who trains, on what, with which settings (those of the trainer's own config)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    PRESETS: ClassVar[str] = "train"
 
     trainer: str = "supervised"
     label_space: LabelSpace | str = "voc"  # a built-in name, a YAML file, or the classes themselves

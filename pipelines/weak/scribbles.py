@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
@@ -59,6 +59,7 @@ class ScribbleConfig(BaseModel):
     """Where strokes come from. A sample's scribble has its image's path, without `images`, under `folder`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    PRESETS: ClassVar[str] = "scribbles"
 
     samples: str = Field(description="folder of SAMPLE shards")
     label_space: LabelSpace | str = Field(default="voc", description="built-in name, YAML file, or the space itself")

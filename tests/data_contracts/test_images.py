@@ -23,7 +23,7 @@ from maskmill.data_contracts import (
     encode_mask,
     load_label_space,
 )
-from maskmill.data_contracts.images import FORMATS
+from maskmill.data_contracts.image_files import FORMATS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 VOC = load_label_space("voc")

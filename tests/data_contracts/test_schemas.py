@@ -23,7 +23,7 @@ def test_names_and_versions_are_pinned() -> None:
     layout = {name: (c.version, ",".join(c.schema.names)) for name, c in CONTRACTS.items()}
     assert layout["sample"] == (
         1,
-        "sample_id,image,mask,height,width,class_ids,prompt_class_ids,group,index,spacing,provenance",
+        "sample_id,image,mask,height,width,class_ids,prompt_class_ids,group,index,spacing,provenance,instances",
     )
     assert layout["decision"] == (
         1,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.data_contracts import IGNORE, LabelSpace, Reason, decode_mask
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason
 from maskmill.labelers import LabelItem, PseudoLabel, get_labeler
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
@@ -159,7 +159,7 @@ def test_instances_are_one_mask_a_box() -> None:
     row = label.row("a", "a2gnn", "1", shapes.SPACE)
     for instance, entry in zip(label.instances, row["instances"], strict=True):
         assert (label.mask[instance.mask] == instance.class_id).all()
-        np.testing.assert_array_equal(decode_mask(entry["mask"]["bytes"]) > 0, instance.mask)
+        np.testing.assert_array_equal(Instance.read(entry, *label.mask.shape).mask, instance.mask)
         assert entry["box"]["x1"] > entry["box"]["x0"]
     assert mask.shape == label.mask.shape
 

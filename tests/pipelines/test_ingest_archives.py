@@ -199,7 +199,7 @@ def test_tars(tmp_path: Path) -> None:
     write_tar(tmp_path / "set/000.tar", members)
     write_tar(tmp_path / "set/more/001.tar", [("0001.jpeg", photo(3)), ("0001.mask.png", MASK)])
     samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
-    assert not rejects
+    assert reasons(rejects) == {"000.tar/*.(hidden)": "not_read"}
     assert [row["provenance"]["source_path"] for row in samples] == [
         "000.tar/0002",
         "000.tar/train/0001",

@@ -14,6 +14,7 @@ from maskmill.curation.select import SelectConfig
 from maskmill.data_contracts import (
     DECISION,
     NEIGHBOUR,
+    SAMPLE,
     SCORE,
     read_bytes,
     read_footer,
@@ -187,6 +188,23 @@ def test_backend_that_runs_is_part_of_the_config_hash(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.warns(RuntimeWarning, match="faiss is not installed"):
         assert dedup_stage(wanted).config_hash == exact
+
+
+def test_frames_of_one_clip_are_no_near_duplicates(tmp_path: Path) -> None:
+    """The sample shards say which samples are frames; images of a group that has no order may be duplicates."""
+    rows, every = make_rows(12), ALL.model_copy(update={"pcs_tau": None})
+    image = {"bytes": b"x", "path": None}
+    write_scores(tmp_path, [rows])
+
+    def lost(index: int | None) -> int:
+        place = {"image": image, "height": 1, "width": 1, "class_ids": [], "provenance": {}, "group": "clip"}
+        table = SAMPLE.table([{"sample_id": row["sample_id"], "index": index, **place} for row in rows])
+        path = str(tmp_path / "samples" / shard_name(0))
+        write_shard(path, table, SAMPLE, stage="ingest", fingerprint=f"{index}")
+        return go(tmp_path, select=every)[1].counts.get("near_duplicate", 0)
+
+    assert lost(None) == 2
+    assert lost(3) == 0
 
 
 def test_footer_names_the_stage(tmp_path: Path) -> None:

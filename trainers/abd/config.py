@@ -1,6 +1,6 @@
 """Options of `abd`. Presets `faithful` and `faithful_bcp` are the released recipes; `starter` fits small machines."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -72,6 +72,7 @@ class Config(TrainerConfig):
     `strong_view` and both displacements it is the plain host; `supervised` is network 1 on the labelled part alone.
     """
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "faithful_bcp", "starter"] = "starter"
     host: Host = "cross_teaching"
     network: SegmenterConfig = SegmenterConfig()
@@ -123,13 +124,6 @@ class Config(TrainerConfig):
         default="same", description="bcp: network 2 pre-trains by itself, or copies network 1 and its optimiser"
     )
     whole_background: bool = Field(default=False, description="bcp: class 0 of the masked Dice ignores the mask")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -8,6 +8,7 @@ from torch import nn
 
 from maskmill.trainers.abd.config import Config
 from maskmill.trainers.abd.hosts import Networks
+from maskmill.trainers.engine import check_crops
 from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, weights_stamp
 
 
@@ -25,7 +26,7 @@ def build_networks(config: Config, classes: int) -> Networks:
         second = rebuild(config.partner, classes)
     for network in (first, second):
         if network is not None:
-            check_size(config, network)
+            check_crops(network, config.augment.size, "the networks")
     hold(config, first, second)
     teacher = copy.deepcopy(first).requires_grad_(False) if config.host == "bcp" else None
     return Networks(first, second, teacher)
@@ -36,16 +37,6 @@ def hold(config: Config, first: nn.Module | None, second: nn.Module | None) -> N
     for network, wanted in ((first, config.network), (second, config.partner)):
         if network is not None and weights_stamp(wanted.encoder, wanted.weights) != "random":
             freeze(network, config.frozen_stages, depthwise=config.frozen_depthwise)
-
-
-def check_size(config: Config, model: Any) -> None:
-    """Raise ValueError where a network cannot take crops of `augment.size`."""
-    size, stride = config.augment.size, model.encoder.output_stride
-    if model.requires_divisible_input_shape and size % stride:
-        raise ValueError(
-            f"augment.size: expected a multiple of {stride} for the networks, found {size}; "
-            f"take {size + -size % stride}"
-        )
 
 
 def rebuild(config: SegmenterConfig, classes: int) -> nn.Module:

@@ -1,9 +1,9 @@
 """Training of the affinity network from seeds, top to bottom: settings, model, data, loop, artefact."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskmill.trainers.affinity.cells import EncodedSource, cell_targets, encoded_levels
 from maskmill.trainers.affinity.losses import class_loss, gated_loss, pair_loss
@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {"faithful": _RELEASE, "starter": {}}
 class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`, for small models and machines."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = "starter"
     steps: int = Field(default=300, ge=1)
     batch: int = Field(default=6, ge=1)
@@ -62,13 +63,6 @@ class Config(TrainerConfig):
     radius: int = Field(default=4, ge=1)  # of the window, in cells of 8 pixels
     gated_weight: float = Field(default=3.0, ge=0)
     class_weight: float = Field(default=1.0, ge=0)  # of the class logits' loss; the release has none
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
 
 
 def stamps(config: Config) -> tuple[str, ...]:

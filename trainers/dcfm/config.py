@@ -1,8 +1,8 @@
 """Settings of `dcfm`. Preset `faithful` is the released recipe; `starter` fits a small encoder and few CPU cores."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskmill.trainers.dcfm.prototypes import Seeds
 from maskmill.trainers.engine import AugmentConfig, TrainerConfig
@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": STARTER}
 class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`. `batch` counts groups."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["starter", "faithful"] = "starter"
     parts: Parts = "dcfm"  # plain = the same encoder and decoder without the group
     members: int = Field(default=8, ge=1)  # images of a group in one step, at most
@@ -81,10 +82,3 @@ class Config(TrainerConfig):
     @property
     def uses_enhancement(self) -> bool:
         return self.parts == "dcfm"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

@@ -4,6 +4,7 @@ reconstruction, and every such choice is a setting.
 """
 
 from maskmill.trainers.dfr.config import Config
-from maskmill.trainers.dfr.train import VERSION, load, stamps, train
+from maskmill.trainers.dfr.train import VERSION, stamps, train
+from maskmill.trainers.engine import load_segmenter as load
 
 __all__ = ["VERSION", "Config", "load", "stamps", "train"]

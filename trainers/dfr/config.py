@@ -1,13 +1,12 @@
 """Settings of `dfr`. `faithful` is the reading of the paper that the documentation explains; `starter` fits a CPU."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from maskmill.trainers.dfr.kernel import Combination
-from maskmill.trainers.engine import AugmentConfig, TrainerConfig
-from maskmill.trainers.engine.config import Schedule
-from maskmill.trainers.scribbles.view import Supervision
+from maskmill.trainers.engine import AugmentConfig
+from maskmill.trainers.scribbles import ScribbleConfig
 from maskmill.vision.segmenters import SegmenterConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,21 +34,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Config(TrainerConfig):
+class Config(ScribbleConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["starter", "faithful"] = "starter"
-    steps: int = Field(default=1000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-    schedule: Schedule = "poly"
     segmenter: SegmenterConfig = SegmenterConfig(
         architecture="fpn", options={"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 64}
     )
     augment: AugmentConfig = AugmentConfig(size=128, scale=(0.75, 1.5))
-    encoder_lr_factor: float = Field(default=1.0, ge=0)
     decay_norms: bool = True
-    supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound, no regulariser
     mask_dice: float = Field(default=1.0, ge=0)  # weight of the Dice loss beside cross-entropy, with masks alone
 
     # The regularised loss
@@ -58,8 +52,6 @@ class Config(TrainerConfig):
     energy: Literal["potts", "l1"] = "potts"
     loss_stride: int = Field(default=4, ge=1)  # network pixels a cell of the loss grid, a side
     radius: int = Field(default=5, ge=1)  # of the regulariser's window, in cells
-    xy_sigma_cells: float = Field(default=6.0, gt=0)
-    colour_sigma_normalised: float = Field(default=0.1, gt=0)  # in units of the mean/std-normalised image
     gamma: float = Field(default=1.0, ge=0)  # exponent of the learned affinity
     static_share: float = Field(default=0.5, ge=0)  # of `sum`
     deep_share: float = Field(default=0.5, ge=0)
@@ -78,13 +70,6 @@ class Config(TrainerConfig):
     target_start: float = Field(default=0.1, ge=0, le=1)  # share of the steps from which sure predictions are targets
     target_threshold: float = Field(default=0.9, gt=0, le=1)
     grid_labels: Literal["drawn", "nearest"] = "drawn"  # strokes on the loss grid; nearest loses most thin ones
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
 
     @model_validator(mode="after")
     def _head_where_needed(self) -> "Config":

@@ -1,8 +1,6 @@
 """DFR-style training, top to bottom: settings, network and head, losses, loop, artefact."""
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +18,11 @@ from maskmill.trainers.dfr.consistency import (
 )
 from maskmill.trainers.dfr.kernel import KernelRule, mean_mass
 from maskmill.trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
-from maskmill.trainers.engine import (
-    Artifact,
-    Batch,
-    Job,
-    Loop,
-    ParamGroup,
-    PredictConfig,
-    SampleSource,
-    SegmentationPredictor,
-    evaluate,
-    make_optimizer,
-    param_groups,
-    save_artifact,
-)
-from maskmill.trainers.scribbles import ScribbleView, check_input, partial_ce, scribbled
+from maskmill.trainers.engine import Batch, Job, ParamGroup, check_crops, describe_segmenter, param_groups
+from maskmill.trainers.scribbles import ScribbleRun, partial_ce
 from maskmill.trainers.supervised.losses import dice_loss
 from maskmill.vision.scribbles import grid_labels, grid_valid
-from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import build_segmenter, weights_stamp
 from maskmill.vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
 
 VERSION = 2
@@ -144,28 +129,16 @@ class Regulariser:
 def train(config: Config, job: Job) -> str:
     """Train on scribbles (or on masks, the upper bound); returns the artefact's folder."""
     classes = max(job.space.size, 2)
-    mean, std = encoder_normalisation(config.segmenter.encoder)
     torch.manual_seed(config.seed)
     model = build_segmenter(config.segmenter, classes)
-    check_input(model, config.augment.size, config.segmenter.architecture)
+    check_crops(model, config.augment.size, config.segmenter.architecture)
     head = FeatureConsistencyHead(level_channels(model), config.head_widths, config.head_dim)
     modules: dict[str, nn.Module] = {"model": model, **({"head": head} if config.uses_head else {})}
-    optimizer = make_optimizer(config, _groups(config, modules))
-
-    data = scribbled(job.data, config.supervision)
-    view = ScribbleView(config.augment, mean, std, config.supervision)
-    source = SampleSource(data, view, config.batch, config.seed)
-    loop = Loop(config, job, source, modules=modules, optimizers={"main": optimizer})
-
-    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size)
-    predictor = SegmentationPredictor(model, job.space, mean, std, predict, loop.device)
-    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+    run = ScribbleRun(config, job, config.segmenter.encoder, modules, _groups(config, modules), model)
     regulariser = Regulariser(config, job.space.background_id)
 
-    for module in modules.values():
-        module.train()
-    for step, batch in loop:
-        with loop.autocast():
+    for step, batch in run.loop:
+        with run.loop.autocast():
             logits, features = segment(model, batch["image"])
         logits = logits.float()
         pce = partial_ce(logits, batch["labels"])
@@ -187,21 +160,8 @@ def train(config: Config, job: Job) -> str:
                 smooth, mass = regulariser.smooth_labels(p, grid, pairs)
                 loss = loss + weight * smooth
                 notes |= {"regulariser": smooth, "kernel_mass": mass}
-        loop.update(loss)
-        loop.log(loss=loss, **notes)
-        loop.evaluate(score)
-
-    return save_artifact(
-        job,
-        config,
-        modules={"model": model},  # the head is needed for training alone
-        model={"segmenter": {**config.segmenter.model_dump(mode="json"), "weights": "random"}, "classes": classes},
-        metrics=loop.metrics,
-        curves=loop.curves(),
-        mean=mean,
-        std=std,
-        predict=predict,
-    )
+        run.learn(loss, **notes)
+    return run.save(model, describe_segmenter(config.segmenter, classes))  # the head is needed for training alone
 
 
 def _groups(config: Config, modules: dict[str, nn.Module]) -> list[ParamGroup]:
@@ -211,11 +171,3 @@ def _groups(config: Config, modules: dict[str, nn.Module]) -> list[ParamGroup]:
             factor = config.encoder_lr_factor if (name, part) == ("model", "encoder") else 1.0
             groups += param_groups(child, factor, decay_norms=config.decay_norms)
     return groups
-
-
-def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
-    """The trained segmenter, ready to predict."""
-    info = artifact.info
-    model: Any = build_segmenter(SegmenterConfig.model_validate(info.model["segmenter"]), info.model["classes"])
-    artifact.load(model=model)
-    return SegmentationPredictor(model.to(device), info.label_space, info.mean, info.std, info.predict, device)

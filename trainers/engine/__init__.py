@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from maskmill.trainers.engine.loop import Loop
     from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
     from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
-    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor
+    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor, check_images
     from maskmill.trainers.engine.remembered import Remembered
     from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
+    from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -81,14 +82,18 @@ __all__ = [
     "TrainerConfig",
     "View",
     "centre_geometry",
+    "check_crops",
+    "check_images",
     "class_name",
     "collate",
+    "describe_segmenter",
     "draw_geometry",
     "evaluate",
     "evaluating",
     "fitted_size",
     "is_finished",
     "jitter_colours",
+    "load_segmenter",
     "lr_factor",
     "make_optimizer",
     "normalise",
@@ -118,4 +123,5 @@ __getattr__ = lazily(
     "optim",
     "predict",
     "remembered",
+    "segmenter",
 )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from maskmill.data_contracts import config_hash
+from maskmill.data_contracts import WithPresets, config_hash
 
 Fit = Literal["native", "short", "long", "squash"]
 Schedule = Literal["constant", "poly", "linear", "cosine", "triangle"]
@@ -26,7 +26,7 @@ class Runtime(BaseModel):
     progress: bool = True  # draw a bar (on a terminal only) and say how it went
 
 
-class TrainerConfig(BaseModel):
+class TrainerConfig(WithPresets):
     """Optimisation settings with defaults for small hardware."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,6 +1,6 @@
 """Settings of `few_shot`. The presets are the two releases; the field defaults, `starter`, fit small machines."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {"starter": {}, "scl": SCL, "pi_clip": PI_C
 class Config(TrainerConfig):
     """`preset` fills in what is not given: `scl` = SCL on PFENet, PASCAL-5i; `pi_clip` = PI-CLIP on HDMNet."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["starter", "scl", "pi_clip"] = "starter"
     steps: int = Field(default=400, ge=1)
     batch: int = Field(default=8, ge=1)
@@ -109,13 +110,6 @@ class Config(TrainerConfig):
     augment: AugmentConfig | None = None  # random views; None = flips only, of frozen features
     cached: bool = True  # keep frozen features of every image (needs augment: null)
     cache_mb: int = Field(default=4096, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":

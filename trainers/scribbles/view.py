@@ -1,7 +1,7 @@
 """Crops with their scribbles. A stroke goes through the resize by agreement of pixels, never by interpolation."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -74,13 +74,3 @@ def scribbled(samples: Samples, supervision: Supervision) -> Samples:
             "with `maskmill label read-scribbles`"
         )
     return replace(samples, infos=tuple(replace(info, has_mask=False) for info in samples.infos))
-
-
-def check_input(model: Any, size: int, architecture: str) -> None:
-    """Raise ValueError where an smp network cannot take crops of `size`."""
-    stride = model.encoder.output_stride
-    if model.requires_divisible_input_shape and size % stride:
-        raise ValueError(
-            f"augment.size: expected a multiple of {stride} for {architecture}, found {size}; "
-            f"take {size + -size % stride}"
-        )

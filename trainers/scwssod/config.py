@@ -1,13 +1,12 @@
 """Settings of `scwssod`. `faithful` is the release with its faults mended, `repository` the release with them."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat
 
-from maskmill.trainers.engine import AugmentConfig, TrainerConfig
-from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.engine import AugmentConfig
+from maskmill.trainers.scribbles import ScribbleConfig
 from maskmill.trainers.scribbles.losses import Pce
-from maskmill.trainers.scribbles.view import Supervision
 from maskmill.trainers.scwssod.model import Fusion, Gate
 from maskmill.vision.scribbles.maps import Resize
 
@@ -39,22 +38,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Config(TrainerConfig):
+class Config(ScribbleConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`, for small machines."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["starter", "faithful", "repository"] = "starter"
-    steps: int = Field(default=1000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-    schedule: Schedule = "poly"
     augment: AugmentConfig = AugmentConfig(size=160, fit="squash", brightness=0.2, contrast=0.2, saturation=0.2)
     encoder: str = "tf_efficientnet_lite0"
     encoder_weights: str = "auto"
-    encoder_lr_factor: float = Field(default=1.0, ge=0)
     width: int = Field(default=64, ge=4)  # channels of every block behind the encoder
     fusion: Fusion = "aggm"  # mean: a decoder without learned gates
     gate: Gate = "softmax"  # raw: the release's a1 + a2 + a3, which crosses 0 at the start of training
-    supervision: Supervision = "scribbles"  # masks: the fully supervised upper bound
     head_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (
         *(1.0, 0.8, 0.6, 0.4),  # heads 2, 3, 4, 5
     )
@@ -66,8 +60,6 @@ class Config(TrainerConfig):
     lsc_form: Literal["exact", "repository"] = "exact"  # repository: zero padding, and colours divided once a head
     lsc_scale: float = Field(default=0.25, gt=0, le=1)  # of the crop, on which coherence is judged
     lsc_radius: int = Field(default=5, ge=1)
-    xy_sigma_cells: float = Field(default=6.0, gt=0)
-    colour_sigma_normalised: float = Field(default=0.1, gt=0)  # in units of the mean/std-normalised image
     ssc_weight: float = Field(default=1.0, ge=0)  # structure consistency; 0 = off, and no second pass
     ssc_scale: float = Field(default=0.3, gt=0, le=1)
     ramp: float = Field(default=0.3, ge=0, le=1)  # share of the steps at which both losses reach their weight, from 0
@@ -77,10 +69,3 @@ class Config(TrainerConfig):
     def ramp_at(self, step: int) -> float:
         """Share of the weights of coherence and consistency at a step."""
         return 1.0 if self.ramp == 0 else min(1.0, step / (self.ramp * self.steps))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}

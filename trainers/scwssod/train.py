@@ -1,7 +1,6 @@
 """SCWSSOD, top to bottom: settings, network, coherence and consistency, loop, artefact."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -9,20 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskmill.data_contracts import IGNORE, LabelSpace
-from maskmill.trainers.engine import (
-    Artifact,
-    Batch,
-    Job,
-    Loop,
-    PredictConfig,
-    SampleSource,
-    SegmentationPredictor,
-    evaluate,
-    make_optimizer,
-    param_groups,
-    save_artifact,
-)
-from maskmill.trainers.scribbles import ScribbleView, balanced_pce, scribbled
+from maskmill.trainers.engine import Artifact, Batch, Job, SegmentationPredictor, param_groups
+from maskmill.trainers.scribbles import ScribbleRun, balanced_pce
 from maskmill.trainers.scwssod.config import Config
 from maskmill.trainers.scwssod.losses import (
     coherence,
@@ -32,7 +19,7 @@ from maskmill.trainers.scwssod.losses import (
     structure_consistency,
 )
 from maskmill.trainers.scwssod.model import BinaryLogits, SaliencyNet
-from maskmill.vision.segmenters import build_encoder, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import build_encoder, weights_stamp
 
 VERSION = 2
 
@@ -51,25 +38,23 @@ def build(config: Config, weights: str) -> SaliencyNet:
 def train(config: Config, job: Job) -> str:
     """Train on foreground and background scribbles (or on masks, the upper bound); returns the artefact's folder."""
     check(job.space)
-    mean, std = encoder_normalisation(config.encoder)
     torch.manual_seed(config.seed)
     model = build(config, config.encoder_weights)
     rest = nn.ModuleList(child for name, child in model.named_children() if name != "encoder")
-    optimizer = make_optimizer(config, [*param_groups(model.encoder, config.encoder_lr_factor), *param_groups(rest)])
+    run = ScribbleRun(
+        config,
+        job,
+        config.encoder,
+        modules={"model": model},
+        groups=[*param_groups(model.encoder, config.encoder_lr_factor), *param_groups(rest)],
+        network=BinaryLogits(model),
+        resize=config.scribble_resize,
+        multiple=1,
+    )
 
-    data = scribbled(job.data, config.supervision)
-    view = ScribbleView(config.augment, mean, std, config.supervision, config.scribble_resize)
-    source = SampleSource(data, view, config.batch, config.seed)
-    loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
-
-    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size, multiple=1)
-    predictor = SegmentationPredictor(BinaryLogits(model), job.space, mean, std, predict, loop.device)
-    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
-
-    model.train()
-    for step, batch in loop:
+    for step, batch in run.loop:
         ramp = config.ramp_at(step)
-        with loop.autocast():
+        with run.loop.autocast():
             heads = [z.float() for z in model(batch["image"])]
         notes = {"aggm_denominator": model.smallest_denominator} if _watched(config) else {}
         labels = batch["labels"]
@@ -79,26 +64,14 @@ def train(config: Config, job: Job) -> str:
             loss, parts = scribble_loss(config, heads, labels, batch, ramp)
             notes |= parts
             if config.ssc_weight:
-                with loop.autocast(), _norms(model, config.ssc_norm):
+                with run.loop.autocast(), _norms(model, config.ssc_norm):
                     small = model(shrink(batch["image"], config.ssc_scale))[0].float().sigmoid()
                 large = shrink(heads[0].sigmoid(), config.ssc_scale)
                 notes["consistency"] = structure_consistency(small, large, config.ssc_alpha)
                 loss = loss + ramp * config.ssc_weight * notes["consistency"]
-        loop.update(loss)
-        loop.log(loss=loss, **notes)
-        loop.evaluate(score)
-
-    return save_artifact(
-        job,
-        config,
-        modules={"model": model},
-        model={"encoder": config.encoder, "width": config.width, "fusion": config.fusion, "gate": config.gate},
-        metrics=loop.metrics,
-        curves=loop.curves(),
-        mean=mean,
-        std=std,
-        predict=predict,
-    )
+        run.learn(loss, **notes)
+    described = {"encoder": config.encoder, "width": config.width, "fusion": config.fusion, "gate": config.gate}
+    return run.save(model, described)
 
 
 def check(space: LabelSpace) -> None:

@@ -1,13 +1,11 @@
 """Supervised segmentation, top to bottom: settings, model, data, loop, artefact."""
 
 import functools
-from typing import Any
 
 import torch
 from pydantic import Field
 
 from maskmill.trainers.engine import (
-    Artifact,
     AugmentConfig,
     Job,
     Loop,
@@ -16,6 +14,8 @@ from maskmill.trainers.engine import (
     SegmentationPredictor,
     SegmentationView,
     TrainerConfig,
+    check_crops,
+    describe_segmenter,
     evaluate,
     make_optimizer,
     param_groups,
@@ -51,7 +51,7 @@ def train(config: Config, job: Job) -> str:
 
     torch.manual_seed(config.seed)
     model = build_segmenter(config.segmenter, classes)
-    check_size(config, model)
+    check_crops(model, config.augment.size, config.segmenter.architecture)
     encoder, rest = torch.nn.ModuleList(), torch.nn.ModuleList()
     for name, part in model.named_children():
         (encoder if name == "encoder" else rest).append(part)
@@ -90,28 +90,10 @@ def train(config: Config, job: Job) -> str:
         job,
         config,
         modules={"model": model},
-        model={"segmenter": {**config.segmenter.model_dump(mode="json"), "weights": "random"}, "classes": classes},
+        model=describe_segmenter(config.segmenter, classes),
         metrics=loop.metrics,
         curves=loop.curves(),
         mean=mean,
         std=std,
         predict=predict,
     )
-
-
-def check_size(config: Config, model: Any) -> None:
-    """Raise ValueError where the network cannot take crops of `augment.size`."""
-    size, stride = config.augment.size, model.encoder.output_stride
-    if model.requires_divisible_input_shape and size % stride:
-        raise ValueError(
-            f"augment.size: expected a multiple of {stride} for {config.segmenter.architecture}, found {size}; "
-            f"take {size + -size % stride}"
-        )
-
-
-def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
-    """The trained segmenter, ready to predict."""
-    info = artifact.info
-    model = build_segmenter(SegmenterConfig.model_validate(info.model["segmenter"]), info.model["classes"])
-    artifact.load(model=model)
-    return SegmentationPredictor(model.to(device), info.label_space, info.mean, info.std, info.predict, device)

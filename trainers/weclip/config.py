@@ -1,8 +1,8 @@
 """Settings of `weclip`. The presets `faithful` and `faithful_coco` are the release's; everything else is an option."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskmill.trainers.engine import AugmentConfig, TrainerConfig
 from maskmill.trainers.engine.config import Schedule
@@ -45,6 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`, for small models and machines."""
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "faithful_coco", "starter"] = "starter"
     steps: int = Field(default=600, ge=1)
     batch: int = Field(default=8, ge=1)
@@ -88,13 +89,6 @@ class Config(TrainerConfig):
     test_scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)
     test_flip: bool = True
     test_crf: bool = False  # report metrics with the dense CRF as well (`miou_crf`, …)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**PRESETS.get(given.get("preset", "starter"), {}), **given}
 
     @property
     def kick_in(self) -> int:

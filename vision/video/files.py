@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import ContractError, Problem, Reason, Uint8Array
-from maskmill.data_contracts.images import MAX_PIXELS
+from maskmill.data_contracts.image_files import MAX_PIXELS
 
 # Containers whose demuxers open other files or addresses (playlists, concat lists, devices) are left out.
 FORMATS = frozenset(

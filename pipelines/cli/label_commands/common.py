@@ -1,9 +1,26 @@
 """What several label commands share."""
 
-from rich.console import Console
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
-from maskmill.data_contracts import LabelSpace, load_label_space
+import typer
+import yaml
+
+from maskmill.data_contracts import LabelSpace, load_label_space, write_bytes
+from maskmill.pipelines.cli.console import result, say
+from maskmill.pipelines.cli.progress import progress
 from maskmill.pipelines.core.settings import ConfigError
+from maskmill.pipelines.core.stage import UnitReport
+
+Tell = Callable[[str, UnitReport], None]
+ImagesOption = Annotated[str, typer.Option(help="folder of photos, with any folders in it")]
+OutOption = Annotated[str, typer.Option(help="where masks, overlays, the page and a ready train.yaml go")]
+LabelerOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="one option of the labeler, e.g. --set refine=crf (repeatable)"),
+]
 
 
 def asked_space(classes: str | None, label_space: str | None) -> LabelSpace:
@@ -18,11 +35,46 @@ def asked_space(classes: str | None, label_space: str | None) -> LabelSpace:
     return load_label_space(label_space) if label_space else LabelSpace.from_names(names)
 
 
-def print_summary(console: Console, counts: dict[str, int]) -> None:
+@contextmanager
+def telling() -> Iterator[Tell]:
+    """A callback for labelling on files: it is called with a step's name and its report after each shard."""
+    with progress() as report:
+        done: dict[str, int] = {}
+
+        def tell(step: str, unit: UnitReport) -> None:
+            if step not in done:
+                report(step, 0, None, "started")
+            done[step] = done.get(step, 0) + 1
+            report(step, done[step], None, unit.status)
+
+        yield tell
+
+
+def summary(counts: dict[str, int]) -> str:
     """One line: how many were labelled, and how many were not by reason."""
     left_out = ", ".join(
         f"{number} {reason.replace('_', ' ')}" for reason, number in counts.items() if reason != "kept"
     )
-    console.print(
-        f"labelled {counts.get('kept', 0)} of {sum(counts.values())}" + (f" ({left_out})" if left_out else "")
-    )
+    return f"labelled {counts.get('kept', 0)} of {sum(counts.values())}" + (f" ({left_out})" if left_out else "")
+
+
+def finish(out: str, counts: dict[str, int], space: LabelSpace) -> None:
+    """Leave OUT/label_space.yaml and OUT/train.yaml, and say what came out and what comes next."""
+    write_recipe(out, space)
+    say(summary(counts))
+    say(f"masks: [bold]{out}/masks[/], page: [bold]{out}/index.html[/]")
+    say(f"next, a segmenter trained on them: maskmill train {out}/train.yaml --out {out}/segmenter")
+    result({"out": out, "counts": counts, "page": f"{out}/index.html", "train": f"{out}/train.yaml"})
+
+
+def write_recipe(out: str, space: LabelSpace) -> None:
+    """A label space and a training config for the shards in OUT/samples and OUT/labels."""
+    here = str(Path(out).absolute()) if "://" not in out else out.rstrip("/")
+    _write(f"{out}/label_space.yaml", space.model_dump(mode="json", exclude_defaults=True))
+    data = {"samples": f"{here}/samples", "labels": f"{here}/labels"}
+    recipe = {"trainer": "supervised", "label_space": f"{here}/label_space.yaml", "data": data}
+    _write(f"{out}/train.yaml", recipe)
+
+
+def _write(path: str, value: object) -> None:
+    write_bytes(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())

@@ -2,10 +2,11 @@
 CLIP.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
+from maskmill.data_contracts import WithPresets
 from maskmill.vision.clip import CamLayer, clip_fingerprint
 
 Prompts = Literal["target", "target+base", "oracle"]
@@ -27,13 +28,15 @@ FAITHFUL: dict[str, Any] = {
     "templates": ("a photo of {}.",),
     "background_words": False,
 }
+PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": {}}
 
 
-class PriorConfig(BaseModel):
+class PriorConfig(WithPresets):
     """How VVP, VTP and PIR are computed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    presets: ClassVar = PRESETS
     preset: Literal["faithful", "starter"] = "starter"
     model: str = "starter"  # open_clip name, local folder, or `starter`
     pretrained: str | None = None
@@ -63,13 +66,6 @@ class PriorConfig(BaseModel):
     n_attention: int = Field(default=8, ge=1)
     box_threshold: float = Field(default=0.4, gt=0, lt=1)
     edge_fix: bool = True  # boxes reach the last row and column
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**({**FAITHFUL} if given.get("preset") == "faithful" else {}), **given}
 
     @property
     def leaks(self) -> bool:

@@ -1,0 +1,72 @@
+"""`maskmill run`: everything; and what every command that runs steps shares."""
+
+from typing import Any
+
+from maskmill.pipelines.cli.console import result, say
+from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, RecheckOption, RetryOption, SetOption
+from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.core.settings import check_names, parse_pairs
+from maskmill.pipelines.core.step import NOTHING, Again, asked
+from maskmill.pipelines.run.config import RunConfig, load_run_config
+from maskmill.pipelines.run.run import RunReport
+from maskmill.pipelines.run.run import run as run_all
+
+
+def load_config(config: str, overrides: list[str] | None) -> RunConfig:
+    """The config with the overrides of the command line; every $NAME in it is set.
+
+    Raises:
+        ConfigError: see `load_settings` and `check_names`.
+    """
+    loaded = load_run_config(config, parse_pairs(overrides))
+    check_names(loaded)
+    return loaded
+
+
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    recheck: RecheckOption = False,
+    retry: RetryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run everything: source → scores → duplicates → selection → export → report."""
+    execute(load_config(config, overrides), again=asked(recheck, retry))
+
+
+def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING) -> RunReport:
+    """Run with progress, then say where every sample went and where to look."""
+    with progress() as report:
+        done = run_all(
+            config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status), again=again
+        )
+    say(done.ledger.rich_table())
+    for step in done.steps:
+        if step.written and step.name in ("ingest", "generate", "score"):
+            rate = sum(step.counts.values()) / step.seconds
+            say(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
+    if done.idle:
+        same = "source, config, models and code are those that it was made from"
+        say(f"Nothing to do: every shard was there already, with the fingerprint that it would get now ({same}).")
+    if until is None:
+        say(f"report: [bold]{config.run_dir}/report/index.html[/]")
+    result(as_data(config, done))
+    return done
+
+
+def as_data(config: RunConfig, done: RunReport) -> dict[str, Any]:
+    """What `--json` prints of a run."""
+    steps = [
+        {"step": s.name, "written": s.written, "skipped": s.skipped, "counts": s.counts, "seconds": round(s.seconds, 3)}
+        for s in done.steps
+    ]
+    return {
+        "name": config.name,
+        "run_dir": config.run_dir,
+        "steps": steps,
+        "samples": done.ledger.rows_in,
+        "kept": done.ledger.kept,
+        "counts": done.ledger.counts,
+        "idle": done.idle,
+        "report": f"{config.run_dir}/report/index.html",
+    }

@@ -1,0 +1,176 @@
+"""COCO annotations to a label map and its instances: what lies on top, what crowds and bare boxes become."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
+from maskmill.pipelines.ingest.base import bad_annotation
+from maskmill.pipelines.ingest.coco_masks import draw_segmentation, is_empty
+from maskmill.pipelines.ingest.coco_values import flag, identity, named
+
+Row = dict[str, Any]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How one image's annotations are read: `value` gives the mask value of one by its category."""
+
+    where: str
+    space: LabelSpace
+    value: Callable[[Row], int]
+    crowds: str
+    boxes: str
+
+    @property
+    def ground(self) -> int:
+        """The value where nothing is."""
+        return IGNORE if self.space.background_id is None else self.space.background_id
+
+    def is_crowd(self, note: Row) -> bool:
+        """Whether an annotation is a crowd, to be ignored.
+
+        Raises:
+            ContractError: a flag that is neither yes nor no, or one that this file gives no meaning.
+        """
+        marked, ignored = flag(note.get("iscrowd")), flag(note.get("ignore"))
+        if marked is None or ignored is None:
+            there = f"{named(note)} with iscrowd {note.get('iscrowd')!r:.40}, ignore {note.get('ignore')!r:.40}"
+            raise bad_annotation(self.where, "iscrowd and ignore as 0 or 1", there, "mend the JSON")
+        if marked and self.crowds == "reject":
+            there = f"{named(note)} with iscrowd 1, a crowd or an object with holes or several parts"
+            fix = "set crowds: objects to read such annotations as objects, or crowds: ignore to make them 255"
+            raise bad_annotation(self.where, "iscrowd 1 where the file shows what it means", there, fix)
+        return ignored or (marked and self.crowds == "ignore")
+
+
+@dataclass
+class Drawing:
+    """A label map with its instances, and how many annotations were read by a rule."""
+
+    mask: Uint8Array
+    instances: list[Instance] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One annotation as pixels. `below` pieces lie under all others."""
+
+    note: Row
+    value: int
+    area: Bool
+    below: bool
+    box: tuple[float, float, float, float] | None = None  # of an object without an outline
+
+    @property
+    def order(self) -> tuple[bool, int, float]:
+        number = identity(self.note.get("id"))
+        digits = number is not None and number.removeprefix("-").isdecimal()
+        return not self.below, -int(self.area.sum()), float(number) if digits and number is not None else 0.0
+
+
+def draw_notes(notes: list[Row], height: int, width: int, rules: Rules) -> Drawing:
+    """Label map and instances of an image's annotations.
+
+    Raises:
+        ContractError: names the annotation that cannot be read.
+    """
+    drawing = Drawing(np.full((height, width), rules.ground, np.uint8))
+    pieces = [_piece(note, height, width, rules, drawing.notes) for note in notes]
+    for piece in sorted(pieces, key=lambda p: p.order):
+        drawing.mask[piece.area] = IGNORE if piece.below else piece.value
+    for piece in pieces:
+        if (one := _instance(piece, drawing.mask, rules)) is not None:
+            drawing.instances.append(one)
+    return drawing
+
+
+def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]) -> _Piece:
+    where, crowd = named(note), rules.is_crowd(note)
+    value = IGNORE if crowd else rules.value(note)
+    if is_empty(note.get("segmentation")):
+        return _boxed(note, value, crowd, (height, width), rules, notes)
+    area = draw_segmentation(note["segmentation"], height, width, where)
+    if flag(note.get("iscrowd")):
+        notes["iscrowd as ignore" if crowd else "iscrowd as objects"] += 1
+    elif crowd:
+        notes["ignore flags as ignore"] += 1
+    if not area.any():
+        notes["objects that cover no pixel"] += 1
+    return _Piece(note, value, area, below=crowd)
+
+
+def _boxed(note: Row, value: int, crowd: bool, size: tuple[int, int], rules: Rules, notes: Counter[str]) -> _Piece:
+    """An object that has a box and no outline."""
+    x, y, w, h = _box(note, size, rules)
+    notes[f"boxes without an outline, {'ignore' if crowd else rules.boxes}"] += 1
+    if rules.boxes == "fill" and not crowd:
+        ring = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        return _Piece(note, value, draw_segmentation(ring, *size, named(note)), below=False)
+    area = np.zeros(size, dtype=bool)
+    area[max(0, math.floor(y)) : math.ceil(y + h), max(0, math.floor(x)) : math.ceil(x + w)] = True
+    kept = rules.boxes == "label" and value in rules.space.by_id
+    return _Piece(note, value, area, below=True, box=(x, y, x + w, y + h) if kept else None)
+
+
+def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, float, float]:
+    """The box of an annotation as x, y, width, height.
+
+    Raises:
+        ContractError: none, or none is wanted.
+    """
+    box, limit = note.get("bbox"), 2.0 * max(size)
+    sane = (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and abs(v) <= limit for v in box
+        )
+    )
+    where, there = rules.where, f"{named(note)} without one, bbox {box!r:.60}"
+    if not sane or not isinstance(box, list) or box[2] <= 0 or box[3] <= 0:
+        raise bad_annotation(
+            where, "an outline (or a box) for every object", there, "draw it, or remove the annotation"
+        )
+    if rules.boxes == "reject":
+        fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
+        raise bad_annotation(where, "an outline for every object", there, fix)
+    return float(box[0]), float(box[1]), float(box[2]), float(box[3])
+
+
+def _instance(piece: _Piece, mask: Uint8Array, rules: Rules) -> Instance | None:
+    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels."""
+    number = identity(piece.note.get("id"))
+    if piece.box is not None:
+        return Instance(piece.value, piece.box, None, source_id=number)
+    if piece.below:
+        return _crowd(piece, number, rules)
+    own = piece.area & (mask != rules.ground) if rules.ground != IGNORE else piece.area
+    if piece.value not in rules.space.by_id or not own.any():
+        return None
+    return Instance.of(piece.value, own, source_id=number, score=_score(piece.note))
+
+
+def _crowd(piece: _Piece, number: str | None, rules: Rules) -> Instance | None:
+    """A crowd with its class, where that is one of the space's."""
+    from maskmill.data_contracts import ContractError
+
+    try:
+        value = rules.value(piece.note)
+    except ContractError:
+        return None
+    if value not in rules.space.by_id or not piece.area.any():
+        return None
+    return Instance.of(value, piece.area, crowd=True, source_id=number)
+
+
+def _score(note: Row) -> float | None:
+    score = note.get("score")
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None

@@ -1,0 +1,57 @@
+"""Presets: what they fill in, what they leave alone, and that every config with presets names them in its field."""
+
+import importlib
+from typing import Any, ClassVar, Literal, get_args
+
+import pytest
+from pydantic import ConfigDict, ValidationError
+
+from maskmill.data_contracts import WithPresets
+from maskmill.trainers.registry import TRAINERS
+
+ELSEWHERE = [
+    "curation.sds.config.SdsConfig",
+    "curation.select.config.SelectConfig",
+    "labelers.a2gnn.Config",
+    "labelers.clip_cam.Config",
+    "trainers.few_shot.priors.config.PriorConfig",
+]
+
+OWN_PRESETS = {name: module for name, module in TRAINERS.items() if name != "ftmu"}  # which also fills in `track`
+
+
+class Paint(WithPresets):
+    model_config = ConfigDict(extra="forbid")
+
+    presets: ClassVar = {"starter": {"coats": 2}, "faithful": {"coats": 5, "colour": "red"}}
+    preset: Literal["starter", "faithful"] = "starter"
+    coats: int = 1
+    colour: str = "white"
+
+
+@pytest.mark.parametrize(
+    ("given", "coats", "colour"),
+    [
+        ({}, 2, "white"),
+        ({"preset": "faithful"}, 5, "red"),
+        ({"preset": "faithful", "coats": 3}, 3, "red"),
+    ],
+)
+def test_a_preset_gives_what_is_not_given(given: dict[str, Any], coats: int, colour: str) -> None:
+    assert Paint.model_validate(given) == Paint.model_construct(
+        preset=given.get("preset", "starter"), coats=coats, colour=colour
+    )
+
+
+@pytest.mark.parametrize("preset", ["glossy", 3, ["faithful"], None])
+def test_an_unknown_preset_is_named(preset: object) -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        Paint.model_validate({"preset": preset})
+
+
+@pytest.mark.parametrize("place", [*(f"{module[9:]}.Config" for module in OWN_PRESETS.values()), *ELSEWHERE])
+def test_the_field_and_the_presets_list_the_same_names(place: str) -> None:
+    module, name = place.rsplit(".", 1)
+    config: type[WithPresets] = getattr(importlib.import_module(f"maskmill.{module}"), name)
+    field = config.model_fields.get("preset")
+    assert set(config.presets) == (set(get_args(field.annotation)) if field else set())
