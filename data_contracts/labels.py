@@ -2,9 +2,10 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from maskmill.data_contracts.ids import config_hash
 from maskmill.data_contracts.images import IGNORE
@@ -141,6 +142,23 @@ def voc_colour(index: int) -> tuple[int, int, int]:
         green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
         blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
     return red, green, blue
+
+
+def named_classes(value: object) -> object:
+    """A list of names as the label space of these classes, ids 1, 2, …; anything else as it is.
+
+    Raises:
+        ValueError: an empty list, or entries that are no names.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    if not value or not all(isinstance(name, str) and name.strip() for name in value):
+        raise ValueError(f"expected names of classes, e.g. [horse, person], found {value!r:.80}")
+    return LabelSpace.from_names(list(value))
+
+
+AnySpace = Annotated[LabelSpace | str, BeforeValidator(named_classes)]
+"""In a config: a built-in name, a YAML file, a list of names, or the space itself."""
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import typer
 
-from maskmill.pipelines.cli.console import Exit, err
+from maskmill.pipelines.cli.console import err
+from maskmill.pipelines.cli.exits import Exit
 
 GRACE_S = 1.5
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from maskmill.pipelines.cli.console import readable_errors, voice
+from maskmill.pipelines.cli.console import readable_errors, spoken_log, voice
 from maskmill.pipelines.cli.interrupt import stoppable
 
 
@@ -25,7 +25,7 @@ class ReadableGroup(TyperGroup):
     """Errors become words, and Ctrl-C ends in two seconds."""
 
     def invoke(self, ctx: Any) -> Any:
-        with readable_errors(), stoppable():
+        with readable_errors(), stoppable(), spoken_log():
             return super().invoke(ctx)
 
 

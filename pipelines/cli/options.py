@@ -14,6 +14,7 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="one JSON object on stdout; words go to stderr", callback=hear("as_json"))
 ]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="fill a run folder anew that another source filled")]
 RecheckOption = Annotated[
     bool, typer.Option("--recheck", help="read the whole source and every byte of every shard again; make what differs")
 ]

@@ -19,6 +19,7 @@ from maskmill.data_contracts import (
     read_shard,
     write_if_changed,
 )
+from maskmill.pipelines.core.examples import Example, first_examples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,6 +67,7 @@ class Ledger(BaseModel):
     classes_in: dict[int, int]  # ingested samples that show the class
     classes_kept: dict[int, int]
     licences: list[str]
+    examples: tuple[Example, ...] = ()  # the first few samples of each reason, with the words that were recorded
     notes: dict[str, int] = {}  # what ingest read by a rule that people may want to check: what, and how often
 
     @property
@@ -83,6 +85,11 @@ class Ledger(BaseModel):
     @property
     def undecided(self) -> int:
         return sum(s.undecided for s in self.shards)
+
+    @property
+    def not_read(self) -> int:
+        """What lies in the source's folders and nothing read; `rows_in` counts it."""
+        return sum(r.rows for r in self.rejections if r.reason == Reason.NOT_READ)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
@@ -147,7 +154,8 @@ class Ledger(BaseModel):
                 cells = [str(found.get((r.stage, r.reason), 0)) for r in self.rejections]
                 table.add_row(s.shard, *cells, str(s.rows_in), str(s.kept))
             return table
-        table = Table("stage", "", title="Ledger: in = kept + rejected", caption=self.noted if self.notes else None)
+        title = "Ledger: in = kept + rejected + not read"
+        table = Table("stage", "", title=title, caption=self.noted if self.notes else None)
         table.add_column("samples", justify="right")
         table.add_column("share", justify="right")
         for stage, what, rows, share in self.lines():
@@ -202,6 +210,7 @@ def build_ledger(run_dir: str) -> Ledger:
         classes_in=dict(sorted(classes_in.items())),
         classes_kept=dict(sorted(classes_kept.items())),
         licences=sorted(licences),
+        examples=first_examples(run_dir),
         notes=dict(sorted(notes.items())),
     )
 

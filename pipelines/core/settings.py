@@ -1,5 +1,6 @@
 """A YAML file or preset as any config model, with overrides."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +10,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from maskmill.data_contracts import write_bytes
+from maskmill.data_contracts import write_if_changed
+from maskmill.data_contracts.secrets import credentials_at, expand, published
 from maskmill.data_contracts.words import close_to, did_you_mean
+from maskmill.pipelines.core.deployment import check_offered, from_afar
 from maskmill.pipelines.core.hints import meant
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # in a checkout and in an installed copy alike
@@ -31,7 +34,7 @@ class ConfigError(ValueError):
 
 
 def load_settings(path: str, model: type[Model], overrides: Sequence[str] | Mapping[str, Any] | None = None) -> Model:
-    """Read a YAML file (or preset) into `model`; $NAMES in it are environment variables.
+    """Read a YAML file (or preset) into `model`; $NAMES in it are environment variables (see `secrets.expand`).
 
     `extends: other.yaml` (beside it, or a preset's name) is read first. `overrides` win: ["a.b=value"] as on the
     command line, or {"a.b": value}. A model's PRESETS names the folder in configs/ that holds presets of its kind.
@@ -61,7 +64,7 @@ def read_settings(config: str | Mapping[str, Any], kind: str = "") -> dict[str, 
         raw = dict(config)
         return raw if (parent := raw.pop("extends", None)) is None else merge(read_settings(str(parent), kind), raw)
     found = find_config(config, kind)
-    raw = read_yaml(os.path.expandvars(found.read_text(encoding="utf-8")), str(found))
+    raw = expand(read_yaml(found.read_text(encoding="utf-8"), str(found)))
     if not isinstance(raw, dict):
         raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
     if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
@@ -91,6 +94,11 @@ def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Mo
     Raises:
         ConfigError: an unknown key or a wrong value; lists each with what was found.
     """
+    if key := credentials_at(raw):
+        found = f"{key}: expected a URL without user, password or token, which would be published with the config"
+        raise ConfigError(f"{where}: {found}; put the URL into an environment variable and write {key}: $NAME")
+    for space in _files_of_spaces(raw):
+        check_offered(Path(space), CONFIGS)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -98,6 +106,15 @@ def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Mo
         raise ConfigError(f"{where}: this config cannot be used:{faults}") from error
     except (OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: this config cannot be used: {error}") from error
+
+
+def _files_of_spaces(raw: Any) -> Iterator[str]:
+    """Label spaces that a config names by a file."""
+    items = raw.items() if isinstance(raw, Mapping) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in items:
+        if key == "label_space" and isinstance(value, str) and ("/" in value or "." in value):
+            yield value
+        yield from _files_of_spaces(value)
 
 
 def _other_kind(raw: Mapping[str, Any], model: type[BaseModel]) -> str:
@@ -112,7 +129,7 @@ def _other_kind(raw: Mapping[str, Any], model: type[BaseModel]) -> str:
 def save_settings(config: BaseModel, folder: str) -> str:
     """Write a resolved config to FOLDER/config.json, for readers and for tasks in other processes; returns its path."""
     path = f"{folder.rstrip('/')}/config.json"
-    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
+    write_if_changed(path, (json.dumps(published(config), indent=2, ensure_ascii=False) + "\n").encode())
     return path
 
 
@@ -129,7 +146,9 @@ def find_config(path: str, kind: str = "") -> Path:
     """
     for candidate in (Path(path), CONFIGS / kind / f"{path}.yaml", CONFIGS / path, CONFIGS / f"{path}.yaml"):
         if candidate.is_file():
+            check_offered(candidate, CONFIGS)
             return candidate
+    check_offered(Path(path), CONFIGS)
     known = presets(kind)
     elsewhere = [f"{KINDS[other][1]} {path}" for other in KINDS if other != kind and path in presets(other)]
     hint = f"; there is `{elsewhere[0]}`" if elsewhere else did_you_mean(Path(path).stem, known)
@@ -143,6 +162,8 @@ def explain_errors(error: ValidationError, model: type[BaseModel] | None = None,
 
 def _fault(found: Mapping[str, Any], model: type[BaseModel] | None, raw: Any) -> str:
     key = ".".join(map(str, found["loc"]))
+    if from_afar.get():
+        return "a key that no config has" if found["type"] == "extra_forbidden" else f"{key}: a value that does not fit"
     value = f"(found {found.get('input')!r:.80})"
     if found["type"] != "extra_forbidden":
         return f"{key}: {found['msg']} {value}".lstrip(": ")

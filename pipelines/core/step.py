@@ -16,18 +16,19 @@ logger = logging.getLogger("maskmill")
 @dataclass(frozen=True)
 class Again:
     """What to do again though it is done. `verify`: look at every byte of every shard. `recheck`: also read the source
-    again. `retry`: units that recorded rejects for one of these reasons.
+    again. `retry`: units that recorded rejects for one of these reasons. `replace`: the folder of another source.
     """
 
     verify: bool = False
     recheck: bool = False
     retry: frozenset[str] = frozenset()
+    replace: bool = False
 
 
 NOTHING = Again()
 
 
-def asked(recheck: bool, retry: Iterable[str] | None) -> Again:
+def asked(recheck: bool, retry: Iterable[str] | None, replace: bool = False) -> Again:
     """What a person asks to be done again.
 
     Raises:
@@ -37,7 +38,7 @@ def asked(recheck: bool, retry: Iterable[str] | None) -> Again:
     if unknown := reasons - set(Reason):
         known = ", ".join(reason for reason in Reason if reason is not Reason.KEPT)
         raise ValueError(f"--retry {min(unknown)}: no such reason; reasons: {known}")
-    return Again(recheck=recheck, retry=reasons)
+    return Again(recheck=recheck, retry=reasons, replace=replace)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from maskmill.data_contracts import (
     read_footer,
     read_shard,
 )
+from maskmill.data_contracts.secrets import published
 from maskmill.pipelines.core.ledger import KEPT, build_ledger, decisions_by_shard
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.card import dataset_card, manifest
@@ -161,7 +162,7 @@ def _index_fingerprint(
     """What the index depends on: every shard's export, the ledger's shards, all options, the run's config, versions."""
     exported = [_wanted(unit) for unit in units]
     ledger = [footer.content for path in _ledger_shards(run_dir) if (footer := read_footer(path))]
-    about: dict[str, object] = {"name": name, "versions": package_versions(), "export": config.model_dump(mode="json")}
+    about: dict[str, object] = {"name": name, "versions": package_versions(), "export": published(config)}
     return content_id(*exported, "|", *ledger, "|", config_hash(about), config_hash(_shaping(run_config)))
 
 
@@ -232,7 +233,7 @@ def _index_files(
 def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: RunJson, name: str) -> Facts:
     """Everything that card and manifest say, from the run folder."""
     ledger = build_ledger(run_dir)
-    own: dict[str, object] = {"run": _shaping(run_config), "export": config.model_dump(mode="json")}
+    own: dict[str, object] = {"run": _shaping(run_config), "export": published(config)}
     entries = []
     for path in list_shards(f"{run_dir}/samples"):
         if (footer := read_footer(path)) is not None:

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from maskmill.data_contracts import ContractError, Problem, Reason
 from maskmill.data_contracts.errors import NO_SUCH_FILE
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
+from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
 from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
@@ -46,14 +47,14 @@ class Root:
     """A folder, or one file, that data is read from. Nothing outside it is opened unless `follow_links` says so."""
 
     def __init__(self, url: str, follow_links: bool = False) -> None:
-        self.url = url
+        self.url = redact(url)  # for messages
         self.follow_links = follow_links
         self.fs, base = fsspec.core.url_to_fs(url)
         self.base = base.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         self.fs.invalidate_cache()  # object stores cache their listings for the life of the process
         if not self.fs.exists(self.base):
-            raise FileNotFoundError(f"{url}: no such folder or file; check `root` in the ingest config")
+            raise FileNotFoundError(f"{self.url}: no such folder or file; check `root` in the ingest config")
         self.passed = PassedOver()
         self._only = ""
         if self.fs.isfile(self.base):

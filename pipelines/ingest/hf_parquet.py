@@ -14,6 +14,7 @@ from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.class_files import space_of
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.folder import check_words
 
@@ -89,6 +90,18 @@ class HfParquetSource(Source):
         for number, group, row in _rows(sizes):
             fields = {"file": file.path, "stamp": file.stamp, "group": group, "row": row, "columns": names}
             yield Entry(f"{file.path}#{number:09d}", file.stamp, fields)
+
+    def own_space(self) -> LabelSpace:
+        """The names of the ClassLabel column, in the first file that has it."""
+        root = self.open_root()
+        for path in sorted(file.path for file in root.walk(self.folder, frozenset((".parquet",))) if not file.problem):
+            with root.fs.open(root.locate(path), "rb") as handle:
+                schema = pq.ParquetFile(handle).schema_arrow
+            for column in (self.classes, self.mask_classes):
+                if column is not None and (names := class_names(schema, column)) is not None:
+                    named = [(number, name, None) for number, name in enumerate(names)]
+                    return space_of(self.space_name, named, f"{self.root}/{path}, column {column}", keep_ids=False)
+        return super().own_space()
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields

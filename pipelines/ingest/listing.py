@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from maskmill.data_contracts import Problem, Reason, content_id
+from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.ingest.base import Entry, Source
 from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
 from maskmill.pipelines.ingest.patience import patiently
@@ -20,7 +22,7 @@ class Listing:
     """
 
     def __init__(self, source: Source) -> None:
-        self._entries = patiently(lambda: _spilled(source), source.root, f"list {source.root}")
+        self._entries = patiently(lambda: _spilled(source), redact(source.root), "list it")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,6 +47,10 @@ class Listing:
             chunk.append(entry)
         if chunk:
             yield chunk
+
+    def after(self, start: int) -> Iterator[Entry]:
+        """The entries from position `start` on, a batch in memory at a time."""
+        return islice(_unpack(self._entries, 0, None), start, None)
 
     def chunk(self, start: int, count: int) -> list[Entry]:
         """`count` entries from position `start` on."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from maskmill.data_contracts import is_transient
+from maskmill.data_contracts.secrets import redact
 
 PAUSES = (0.2, 1.0, 3.0)  # seconds before a fault of the machine is met again; after the last one the run stops
 Result = TypeVar("Result")
@@ -35,6 +36,6 @@ def patiently(work: Callable[[], Result], where: str, what: str) -> Result:
     except Exception as error:
         if not is_transient(error):
             raise
-        found = f"{type(error).__name__}: {error}"
+        found = redact(f"{type(error).__name__}: {error}")
         fix = "mend disk, network or memory and run again; nothing was recorded against this sample"
         raise SourceFaultError(f"{where}: cannot {what}, tried {len(PAUSES) + 1} times: {found}. {fix}") from error

@@ -27,6 +27,7 @@ from maskmill.data_contracts import (
     storable,
 )
 from maskmill.data_contracts.images import Photo, decode_photo
+from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.core.stage import INPUT_CHANGED, Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
 from maskmill.pipelines.ingest.files import MissingFileError
@@ -57,7 +58,7 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
         raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
     listing = listing_of(source, fresh=True)
     if (fault := listing.emptiness()) is not None:
-        raise ValueError(f"{source.root}: nothing to ingest: {fault}")
+        raise ValueError(f"{redact(source.root)}: nothing to ingest: {fault}")
     units, start = [], 0
     for index, entries in enumerate(listing.chunks(shard_size, source.group_of if source.whole_groups else None)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
@@ -148,7 +149,7 @@ def _entries_of(source: Source, unit: Unit) -> list[Entry]:
             return entries
     names = f"{entries[0].key} … {entries[-1].key}" if entries else "all of them"
     raise SourceFaultError(
-        f"{source.root}: files changed since they were listed ({names}); run again to list them anew"
+        f"{redact(source.root)}: files changed since they were listed ({names}); run again to list them anew"
     )
 
 
@@ -256,7 +257,7 @@ def _reject(entry: Entry, problem: Problem, duplicate_of: str | None = None) -> 
         "stage": STAGE,
         "kept": False,
         "reason": str(problem.reason),
-        "detail": storable(str(problem)),
+        "detail": storable(redact(str(problem))),
         "duplicate_of": duplicate_of,
         "source_path": entry.key,
     }

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from maskmill.data_contracts.secrets import published
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.runner import (
@@ -34,7 +35,7 @@ class ExportStep:
 
     @cached_property
     def _run_config(self) -> RunJson:
-        return self._config.model_dump(mode="json")
+        return published(self._config)
 
     def count(self) -> int:
         return len(self._units)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import yaml
+
 from maskmill.data_contracts import (
     DamagedError,
     Manifest,
@@ -23,13 +25,19 @@ from maskmill.data_contracts import (
     where_writable,
     write_if_changed,
 )
+from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.report.alarms import Alarm, alarms_of
+from maskmill.pipelines.report.data import load_tables
+from maskmill.pipelines.run.checks import check_start, foresee, named_space
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
+from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 
 logger = logging.getLogger("maskmill")
 
@@ -97,10 +105,15 @@ def run(
     be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
         DamagedError: a damaged file that this run did not make.
+        ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
+        check_start(config, again.replace)
         open_run(config)
         try:
             return _work(config, until, progress, again)
@@ -144,7 +157,13 @@ def run_step(config: RunConfig, name: str, progress: Progress | None = None, aga
 
 
 def prepare(config: RunConfig, step: Step) -> None:
-    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank)."""
+    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank);
+    look at the first masks where something is to be ingested.
+
+    Raises:
+        ConfigError: none of these masks would pass; says the line that mends it.
+    """
+    foresee(config, step)
     sweep_temporaries(config.run_dir)
     if isinstance(step, ShardStep):
         for folder in step.folders():
@@ -158,6 +177,7 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
+    note_fit(config)
     ledger = build_ledger(config.run_dir)
     ledger.write(f"{config.run_dir}/ledger.json")
     manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
@@ -166,6 +186,11 @@ def finish(config: RunConfig) -> Ledger:
     tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
     close([*shards, *tables], f"{config.run_dir}/manifest.json")
     return ledger
+
+
+def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
+    """What went wrong as a whole in a run folder as it stands, the worst first."""
+    return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
 
 
 @dataclass(frozen=True)
@@ -189,6 +214,7 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
     """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
     waiting for it.
     """
+    named_space(config)
     lines: list[PlanLine] = []
     waiting_for: str | None = None
     for name in steps_of(config):
@@ -196,6 +222,7 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
             lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
             continue
         step = open_step(config, name, again)
+        foresee(config, step)
         reasons: dict[str, int] = {}
         for index in range(step.count()):
             if (why := step.why(index)) is not None:
@@ -215,11 +242,15 @@ def open_run(config: RunConfig) -> str:
 
 
 def save_config(config: RunConfig) -> str:
-    """Write RUN/config.json unless it says so already; returns its path."""
-    path = f"{config.run_dir}/config.json"
+    """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
+    returns the path of the former.
+    """
     with where_writable():
-        write_if_changed(path, (config.model_dump_json(indent=2) + "\n").encode())
-    return path
+        save_settings(config, config.run_dir)
+        if config.label_space == FROM_SOURCE:
+            text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+            write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
+    return f"{config.run_dir}/config.json"
 
 
 def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
@@ -237,13 +268,13 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
             lineage.append(f"{name}@{footer.config_hash}")
     return Manifest(
-        name=config.name,
+        name=public(config.name),
         rows=ledger.rows_in,
         counts=ledger.counts,
         class_counts=ledger.class_counts(config.space),
         shards=entries,
         label_space=config.space.name,
-        config=(settings := config.model_dump(mode="json", exclude={"run_dir", "workers"})),
+        config=(settings := published(config, exclude={"run_dir", "workers"})),
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,

@@ -25,6 +25,7 @@ from maskmill.data_contracts import (
     load_label_space,
     read_shard,
 )
+from maskmill.data_contracts.labels import AnySpace
 from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
@@ -45,7 +46,7 @@ class LabelConfig(BaseModel):
     PRESETS: ClassVar[str] = "label"
 
     labeler: str = "clip_cam"
-    label_space: LabelSpace | str = Field(default="voc", description="built-in name, YAML file, or the space itself")
+    label_space: AnySpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     samples: str = Field(description="folder of SAMPLE shards")
     weak: str | None = Field(default=None, description="folder of WEAK_LABEL shards; samples without one are left out")
     decisions: str | None = Field(default=None, description="DECISION file; only samples that it kept are labelled")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from maskmill.data_contracts import LabelSpace, content_id, load_label_space
+from maskmill.data_contracts.labels import AnySpace
 from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig
 from maskmill.trainers.registry import get_trainer
 
@@ -20,7 +21,7 @@ class TrainConfig(BaseModel):
     PRESETS: ClassVar[str] = "train"
 
     trainer: str = "supervised"
-    label_space: LabelSpace | str = "voc"  # a built-in name, a YAML file, or the classes themselves
+    label_space: AnySpace = "voc"  # a built-in name, a YAML file, names for ids 1, 2, …, or the classes themselves
     data: DataConfig
     val: DataConfig | None = None  # true masks to evaluate on
     settings: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from maskmill.data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
+from maskmill.data_contracts.secrets import published
 from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
 from maskmill.trainers.engine.config import PredictConfig, TrainerConfig
@@ -71,7 +72,7 @@ def save_artifact(
     info = ArtifactInfo(
         trainer=job.trainer,
         fingerprint=job.fingerprint,
-        config=config.model_dump(mode="json"),
+        config=published(config),
         label_space=job.space,
         model=model,
         mean=mean,
