@@ -202,6 +202,13 @@ class PlanLine:
     to_run: int
     why: dict[str, int]
 
+    @property
+    def words(self) -> str:
+        """The reasons as one line."""
+        if not self.units:
+            return "; ".join(self.why) or "all done"
+        return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
+
 
 def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
     """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as

@@ -118,6 +118,11 @@ def label_stage(config: LabelConfig) -> Stage:
     return Stage(NAME, VERSION, (PSEUDO_LABEL,), config_hash(identity), functools.partial(_process, config))
 
 
+def open_labeler(name: str, options: LabelerConfig, space: LabelSpace) -> Labeler:
+    """The labeler of that name, its models loaded once a process."""
+    return _engine(name, options.model_dump_json(), space.model_dump_json())
+
+
 @functools.cache
 def _engine(labeler: str, options: str, space: str) -> Labeler:
     module = get_labeler(labeler)
@@ -142,7 +147,7 @@ def _process(config: LabelConfig, unit: Unit) -> StageResult:
         except ContractError as error:
             labels[row["sample_id"]] = PseudoLabel.abstain(error.problem.reason, str(error.problem))
     if items:
-        engine = _engine(config.labeler, options.model_dump_json(), space.model_dump_json())
+        engine = open_labeler(config.labeler, options, space)
         labels.update(zip([item.sample_id for item in items], engine.label(items), strict=True))
     version = str(get_labeler(config.labeler).VERSION)
     table = [labels[row["sample_id"]].row(row["sample_id"], config.labeler, version, space) for row in rows]
