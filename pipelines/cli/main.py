@@ -56,7 +56,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def maskmill(
     version: Annotated[bool, typer.Option("--version", help="say the version and end", callback=_version)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say errors and warnings only")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say more; tracebacks of errors")] = False,
 ) -> None:
     """Curate and pseudo-label training data for segmentation, and explain every kept and dropped sample.
