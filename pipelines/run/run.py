@@ -32,6 +32,7 @@ from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.sums import sums_of_run
 
 logger = logging.getLogger("maskmill")
 
@@ -169,8 +170,9 @@ def finish(config: RunConfig) -> Ledger:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
     ledger = build_ledger(config.run_dir)
-    ledger.write(f"{config.run_dir}/ledger.json")
-    manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    with where_writable():
+        ledger.write(f"{config.run_dir}/ledger.json")
+        manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
     folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
     shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
     tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
@@ -251,5 +253,6 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,
+        files=sums_of_run(config.run_dir),
         lineage=lineage,
     )
