@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any
 
 import typer
@@ -19,17 +18,6 @@ from rich.markup import escape
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Exit(IntEnum):
-    """What a command ends with; docs/cli.md says the same."""
-
-    DONE = 0
-    DIFFERENT = 1  # what was compared or checked is not the same
-    FAULT = 2  # a config, a file or a call that cannot be used; also what the machine could not do
-    EMPTY = 3  # a run ended, and kept nothing
-    BUG = 70  # an error of maskmill itself
-    STOPPED = 130  # Ctrl-C
 
 
 class Voice:

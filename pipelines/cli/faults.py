@@ -4,7 +4,7 @@ import traceback
 
 from pydantic import ValidationError
 
-from maskmill.pipelines.cli.console import Exit
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.core.settings import explain_errors
 
 HUBS = ("huggingface_hub", "httpx", "requests", "urllib", "open_clip", "diffusers", "transformers")

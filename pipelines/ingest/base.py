@@ -14,6 +14,7 @@ from maskmill.data_contracts import ContractError, Instance, LabelSpace, Problem
 from maskmill.data_contracts.image_files import MAX_PIXELS
 from maskmill.data_contracts.tone import Tone
 from maskmill.pipelines.ingest.archive_root import ArchiveRoot, is_archive
+from maskmill.pipelines.ingest.class_files import READERS, find_class_names, space_of
 from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
@@ -67,6 +68,7 @@ class RawSample:
     spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
     instances: tuple[Instance, ...] | None = None
+    objects: list[Any] | None = None  # the same as a Sample row has them, in the values of `mask`
     notes: dict[str, int] = field(default_factory=dict)
 
 
@@ -135,6 +137,31 @@ class Source(BaseModel):
             _opened.reset(token)
         for root in roots:
             yield from (Entry(path, "", problem=problem) for path, problem in root.passed.problems())
+
+    def own_space(self) -> LabelSpace:
+        """The label space that the data themselves name: by default that of a label file beside them.
+
+        Raises:
+            ValueError: nothing names the classes; says what was looked for.
+        """
+        found = find_class_names(self.open_root(), self.own_folders())
+        if found is None:
+            raise ValueError(
+                f"{self.root}: label_space: from_source needs names of classes, and `{self.kind}` finds none: expected "
+                f"one of {', '.join(READERS)} in the root or beside the photos. Fix: name the classes in the config, "
+                f"e.g. label_space: {{name: mine, classes: [{{id: 1, name: cat}}]}}"
+            )
+        path, named = found
+        return space_of(self.space_name, named, f"{self.root}/{path}", keep_ids=True)
+
+    @property
+    def space_name(self) -> str:
+        """What a label space is called that comes with this source."""
+        return self.root.rstrip("/").rsplit("/", 1)[-1] or self.kind
+
+    def own_folders(self) -> tuple[str, ...]:
+        """Folders, besides the root, in which label files may lie."""
+        return tuple(f for name in ("images", "masks") if isinstance(f := getattr(self, name, None), str))
 
     def group_of(self, entry: Entry) -> str | None:
         """The group of an entry as far as its listing tells; groups whose entries are neighbours can stay whole."""

@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts import SAMPLE, ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.class_files import space_of
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.folder import check_words
 
 LONGEST_PATH = 1024
 _NO_COLUMN = "a file with the columns"
-OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
+OPTIONAL = ("group", "index", "spacing", "prompt", "provenance", "instances")
 _reading = threading.Lock()
 
 
@@ -90,6 +91,18 @@ class HfParquetSource(Source):
             fields = {"file": file.path, "stamp": file.stamp, "group": group, "row": row, "columns": names}
             yield Entry(f"{file.path}#{number:09d}", file.stamp, fields)
 
+    def own_space(self) -> LabelSpace:
+        """The names of the ClassLabel column, in the first file that has it."""
+        root = self.open_root()
+        for path in sorted(file.path for file in root.walk(self.folder, frozenset((".parquet",))) if not file.problem):
+            with root.fs.open(root.locate(path), "rb") as handle:
+                schema = pq.ParquetFile(handle).schema_arrow
+            for column in (self.classes, self.mask_classes):
+                if column is not None and (names := class_names(schema, column)) is not None:
+                    named = [(number, name, None) for number, name in enumerate(names)]
+                    return space_of(self.space_name, named, f"{self.root}/{path}, column {column}", keep_ids=False)
+        return super().own_space()
+
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         columns = (*self._wanted, self.classes, *OPTIONAL)
@@ -117,6 +130,7 @@ class HfParquetSource(Source):
             index=index,
             spacing=_spacing(row, where),
             provenance=_provenance(row, schema),
+            objects=_objects(row, schema),
         )
 
     def _parts(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> tuple[MaskPart, ...]:
@@ -228,6 +242,12 @@ def _spacing(row: dict[str, Any], where: str) -> tuple[float, float, float] | No
             return float(deep), float(down), float(across)
         case other:
             raise bad_annotation(where, "three numbers of mm", repr(other)[:80], "store slice, row, column spacing")
+
+
+def _objects(row: dict[str, Any], schema: pa.Schema) -> list[Any] | None:
+    """The row's objects, where its column is laid out like ours."""
+    ours = SAMPLE.schema.field("instances").type
+    return row["instances"] if "instances" in schema.names and schema.field("instances").type == ours else None
 
 
 def _provenance(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

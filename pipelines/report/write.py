@@ -16,12 +16,14 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts import write_bytes as write_file
 from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.report.alarms import alarms_of
+from maskmill.pipelines.report.alarms import markdown as alarm_list
 from maskmill.pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
 from maskmill.pipelines.report.page import Page
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.stages.downstream import downstream_results
 
-VERSION = 2
+VERSION = 3
 NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
 
@@ -134,12 +136,15 @@ def read_timings(run_dir: str) -> list[Timing]:
         return []
 
 
-def report_summary_markdown(run_dir: str) -> str:
-    """The run in one screen of Markdown: ledger, planted faults, where the report lies."""
+def report_summary_markdown(run_dir: str, space: LabelSpace | None = None) -> str:
+    """The run in one screen of Markdown: alarms (with a label space), ledger, planted faults, where the report lies."""
     ledger = build_ledger(run_dir)
     share = ledger.kept / ledger.rows_in if ledger.rows_in else 0.0
     parts = [f"**{ledger.kept:,} of {ledger.rows_in:,} samples kept ({share:.1%})**", ledger.markdown().rstrip()]
-    faults, _ = fault_rows(load_tables(run_dir).rows)
+    tables = load_tables(run_dir)
+    if space is not None and (found := alarms_of(run_dir, tables, ledger, space)):
+        parts.insert(0, f"### Look at this first\n\n{alarm_list(found).rstrip()}")
+    faults, _ = fault_rows(tables.rows)
     if faults:
         rows = [f"| {label(f.name)} | {f.planted:,} | {f.caught:,} | {f.rate:.0%} |" for f in faults]
         parts.append("\n".join(["| planted | samples | turned away | share |", "|---|---:|---:|---:|", *rows]))

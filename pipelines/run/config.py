@@ -3,10 +3,19 @@
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from maskmill.curation.dedup import DedupConfig
 from maskmill.curation.sds import SdsConfig
@@ -15,12 +24,13 @@ from maskmill.data_contracts import LabelSpace, load_label_space
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.pipelines.core.settings import ConfigError, load_settings
 from maskmill.pipelines.export import ExportConfig
-from maskmill.pipelines.ingest import SourceConfig
+from maskmill.pipelines.ingest import SOURCES, SourceConfig
 from maskmill.pipelines.report import ReportConfig
 from maskmill.pipelines.run.rounds import GenerateConfig
 from maskmill.pipelines.stages.downstream import DownstreamConfig
 from maskmill.pipelines.stages.score import ScoreConfig
 
+FROM_SOURCE = "from_source"  # the label space is what the data themselves name
 NUMBERED_BY_HAND = frozenset({"folder", "hf_parquet", "webdataset", "h5", "nifti", "slices", "groups", "video"})
 """Kinds of source whose ids mean what their makers chose: no label space is taken for granted."""
 
@@ -33,7 +43,8 @@ class RunConfig(BaseModel):
     name: str = Field(description="name of the dataset that comes out")
     run_dir: str = Field(description="folder (or fsspec URL) of everything that the run writes")
     label_space: AnySpace | None = Field(
-        default=None, description="built-in name, YAML file, the space itself, or a list of names for ids 1, 2, …"
+        default=None,
+        description="built-in name, YAML file, the space itself, a list of names for ids 1, 2, …, or from_source",
     )
     seed: int = 0
     shard_size: int = Field(default=64, ge=1, le=2**31 - 1, description="samples per shard, the unit of work")
@@ -48,6 +59,13 @@ class RunConfig(BaseModel):
     )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+    stages: dict[str, dict[str, Any]] = Field(default={}, description="further stages by name, each with its options")
+
+    @model_serializer(mode="wrap")
+    def _without_empty_stages(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without further stages keep the hashes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.stages else {key: value for key, value in dumped.items() if key != "stages"}
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +105,10 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "RunConfig":
+        if self.label_space == FROM_SOURCE and self.source is None:
+            raise ValueError(
+                "label_space: from_source needs a `source`; name a label space for pairs that are generated"
+            )
         if (self.source is None) == (self.generate is None):
             raise ValueError("a run either ingests (`source`) or generates (`generate`): give one of the two")
         wanted = {
@@ -108,9 +130,20 @@ class RunConfig(BaseModel):
         Raises:
             ConfigError: none is given, and the source's ids alone say nothing.
         """
+        if self.label_space == FROM_SOURCE and self.source is not None:
+            return _own_space(self.source.kind, self.source.model_dump_json())
         if self.label_space is None:
-            raise ConfigError("label_space: not given; `maskmill plan` shows which ids the masks hold and what to say")
+            raise ConfigError(
+                "label_space: not given; `maskmill plan` shows which ids the masks hold and what to say. "
+                "Where the data name their classes themselves: label_space: from_source"
+            )
         return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
+
+
+@lru_cache(maxsize=8)
+def _own_space(kind: str, options: str) -> LabelSpace:
+    """The label space that a source's data name, read once a process."""
+    return SOURCES.load(kind).model_validate_json(options).own_space()
 
 
 def _inside(path: str, folder: str) -> bool:

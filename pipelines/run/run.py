@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import yaml
+
 from maskmill.data_contracts import (
     DamagedError,
     Manifest,
@@ -21,6 +23,7 @@ from maskmill.data_contracts import (
     sweep_temporaries,
     sweep_tree,
     where_writable,
+    write_if_changed,
 )
 from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
@@ -28,10 +31,13 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.report.alarms import Alarm, alarms_of
+from maskmill.pipelines.report.data import load_tables
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
+from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 from maskmill.pipelines.run.sums import sums_of_run
 
 logger = logging.getLogger("maskmill")
@@ -100,10 +106,13 @@ def run(
     be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
         DamagedError: a damaged file that this run did not make.
         ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
         check_start(config, again.replace)
         open_run(config)
@@ -169,6 +178,7 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
+    note_fit(config)
     ledger = build_ledger(config.run_dir)
     with where_writable():
         ledger.write(f"{config.run_dir}/ledger.json")
@@ -180,6 +190,11 @@ def finish(config: RunConfig) -> Ledger:
     return ledger
 
 
+def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
+    """What went wrong as a whole in a run folder as it stands, the worst first."""
+    return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
+
+
 @dataclass(frozen=True)
 class PlanLine:
     """What a step would do: how many units of how many, and why, by reason."""
@@ -188,6 +203,13 @@ class PlanLine:
     units: int
     to_run: int
     why: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        """The reasons as one line."""
+        if not self.units:
+            return "; ".join(self.why) or "all done"
+        return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
 
 
 def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
@@ -222,9 +244,14 @@ def open_run(config: RunConfig) -> str:
 
 
 def save_config(config: RunConfig) -> str:
-    """Write RUN/config.json unless it says so already; returns its path."""
+    """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
+    returns the path of the former.
+    """
     with where_writable():
         save_settings(config, config.run_dir)
+        if config.label_space == FROM_SOURCE:
+            text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+            write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
     return f"{config.run_dir}/config.json"
 
 

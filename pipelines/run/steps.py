@@ -1,8 +1,14 @@
 """The steps of a run, in order, in one table: name → how it is opened. A new stage is one module and one row here."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+from pydantic import BaseModel, ValidationError
+
+from maskmill.pipelines.core.further import RunPlace, StageModule
+from maskmill.pipelines.core.settings import ConfigError, explain_errors
 from maskmill.pipelines.core.step import NOTHING, Again, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 
@@ -79,9 +85,13 @@ def _report(config: RunConfig, again: Again) -> Step:
 
 @dataclass(frozen=True)
 class Row:
-    """One step: how it is opened, which runs have it, and what else must be known of it."""
+    """One step: how it is opened, which runs have it, and what else must be known of it.
 
-    open: Callable[[RunConfig, Again], Step]
+    `open` is a function, or the name of a `StageModule`: such a step reads its options from `stages: {NAME: …}` of the
+    run config, and runs that name it there have it.
+    """
+
+    open: Callable[[RunConfig, Again], Step] | str
     command: str = ""  # what `maskmill NAME` says of itself; empty: the step has no command of its own
     wanted: Callable[[RunConfig], bool] = lambda config: True
     every_round: bool = False  # done again in each round of a run that makes its pairs
@@ -119,8 +129,31 @@ STEPS: dict[str, Row] = {
 
 
 def steps_of(config: RunConfig) -> tuple[str, ...]:
-    """Names of a run's steps, in order."""
-    return tuple(name for name, row in STEPS.items() if row.wanted(config))
+    """Names of a run's steps, in order.
+
+    Raises:
+        ConfigError: `stages` names one that there is not, or gives it options that it does not have.
+    """
+    known = [name for name, row in STEPS.items() if isinstance(row.open, str)]
+    for name in config.stages:
+        if name not in known:
+            raise ConfigError(f"stages.{name}: no such stage; stages with options there: {', '.join(known) or 'none'}")
+        _options(config, name)
+    return tuple(
+        name
+        for name, row in STEPS.items()
+        if (name in config.stages if isinstance(row.open, str) else row.wanted(config))
+    )
+
+
+def check_step(config: RunConfig, name: str) -> None:
+    """Nothing, where the run has the step `name`.
+
+    Raises:
+        ConfigError: it has not; lists those that it has.
+    """
+    if name not in steps_of(config):
+        raise ConfigError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
 
 
 def open_step(config: RunConfig, name: str, again: Again = NOTHING) -> Step:
@@ -128,8 +161,21 @@ def open_step(config: RunConfig, name: str, again: Again = NOTHING) -> Step:
     runs. `again`: what to do again though it is done.
 
     Raises:
-        KeyError: no such step; lists them.
+        ConfigError: the run has no such step; lists those that it has.
     """
-    if name not in steps_of(config):
-        raise KeyError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
-    return STEPS[name].open(config, again)
+    check_step(config, name)
+    opener = STEPS[name].open
+    if not isinstance(opener, str):
+        return opener(config, again)
+    return _module(name).open_step(_options(config, name), RunPlace(config.run_dir, config.space, config.seed, again))
+
+
+def _module(name: str) -> StageModule:
+    return cast(StageModule, importlib.import_module(str(STEPS[name].open)))
+
+
+def _options(config: RunConfig, name: str) -> BaseModel:
+    try:
+        return _module(name).Config.model_validate(config.stages[name])
+    except ValidationError as error:
+        raise ConfigError(f"stages.{name}: these options cannot be used:\n{explain_errors(error)}") from error
