@@ -178,7 +178,8 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
-    note_fit(config)
+    with where_writable():
+        note_fit(config)
     ledger = build_ledger(config.run_dir)
     with where_writable():
         ledger.write(f"{config.run_dir}/ledger.json")
