@@ -22,7 +22,8 @@ NUMBERS = ("image_score", "asf", "pcs", "h_orig", "h_mix", "ignore_fraction")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> mm.Run:
     folder = tmp_path_factory.mktemp("run")
-    return mm.run("folder", source={"root": DATA / "photos"}, run_dir=folder, score=TINY, export=[])
+    small: dict[str, Any] = {"label_space": "voc", "score": TINY, "export": []}
+    return mm.run("folder", source={"root": DATA / "photos"}, run_dir=folder, **small)
 
 
 def test_files_get_the_ids_and_scores_of_a_run(run: mm.Run) -> None:

@@ -211,7 +211,8 @@ def test_none_and_several_are_refused_with_what_there_is(tmp_path: Path) -> None
     for source in ("images/hopper.jpg", "masks/hopper.png"):
         kind, name = source.split("/")
         (tmp_path / "set" / kind / "b" / f"cat{Path(name).suffix}").write_bytes((DATA / "photos" / source).read_bytes())
-    run = mm.run("folder", source={"root": tmp_path / "set"}, run_dir=tmp_path / "run", score=TINY, export=[])
+    small: dict[str, Any] = {"label_space": "voc", "score": TINY, "export": []}
+    run = mm.run("folder", source={"root": tmp_path / "set"}, run_dir=tmp_path / "run", **small)
     with pytest.raises(KeyError, match=r"stands for 2 samples.*images/a/cat\.jpg.*images/b/cat\.jpg"):
         run.why("cat.jpg")
     assert "images/b/cat.jpg" in run.why("b/cat.jpg")
