@@ -24,6 +24,7 @@ COMMANDS: dict[str, Lazy] = {
     "export": Lazy(f"{HERE}.steps:export", "The kept samples as VOC, COCO, YOLO, WebDataset, Hugging Face.", STEP),
     "report": Lazy(f"{HERE}.steps:report", "The HTML report.", STEP),
     "regenerate": Lazy(f"{HERE}.regenerate:regenerate", "One sample made again from what its row says.", STEP),
+    "verify": Lazy(f"{HERE}.verify:verify", "Is every byte of a run or an export as it was written?", LOOK),
     "label": Lazy(f"{HERE}.label:app", "Weak labels to masks: a command a labeler.", LABEL),
     "train": Lazy(f"{HERE}.train:train", "Any trainer on contract shards; leaves an artifact.", LABEL),
 }
