@@ -28,6 +28,7 @@ COMMANDS: dict[str, Lazy] = {
     "diff": Lazy(f"{HERE}.diff:diff", "What two runs differ in: keys, and decisions on samples.", LOOK),
     "list": Lazy(f"{HERE}.lists:list_names", "Presets, trainers, labelers, sources, exports, scores.", LOOK),
     "config": Lazy(f"{HERE}.config:app", "A config as it will be used; whether it can be; its keys.", LOOK),
+    "verify": Lazy(f"{HERE}.verify:verify", "Is every byte of a run or an export as it was written?", LOOK),
     "label": Lazy(f"{HERE}.label:app", "Weak labels to masks: a command a labeler.", LABEL),
     "train": Lazy(f"{HERE}.train:train", "Any trainer on contract shards; leaves an artifact.", LABEL),
     "build": Lazy(f"{HERE}.build:build", "Train, then test on other data.", LABEL),

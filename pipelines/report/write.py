@@ -6,6 +6,7 @@ from typing import Any
 
 from maskmill.data_contracts import (
     LabelSpace,
+    bytes_hash,
     config_hash,
     content_id,
     list_shards,
@@ -25,6 +26,8 @@ from maskmill.pipelines.stages.downstream import downstream_results
 VERSION = 3
 NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
+
+CHECK = "<!-- maskmill-check {} -->\n"  # hash of all bytes before
 
 RunJson = dict[str, Any] | None
 
@@ -68,7 +71,7 @@ def write_report(
         if len(html) <= config.max_bytes or per_reason == 1:
             break
         per_reason //= 2
-    write_file(report_path(run_dir), html)
+    write_file(report_path(run_dir), html + CHECK.format(bytes_hash(html)).encode())
     return report_path(run_dir)
 
 
@@ -77,12 +80,25 @@ def why_report(
 ) -> str | None:
     """Why the report must be written, in words; None when the one that is there shows this very run."""
     try:
-        found = STAMP.search(read_bytes(report_path(run_dir))[:4096])
+        html = read_bytes(report_path(run_dir))
     except FileNotFoundError:
         return "not done yet"
+    if fault := report_fault(html):
+        return f"damaged ({fault})"
+    found = STAMP.search(html[:4096])
     if found and found.group(1).decode() == report_fingerprint(run_dir, config, space, run_config, title):
         return None
     return "what it shows changed"
+
+
+def report_fault(html: bytes) -> str | None:
+    """What is wrong with a report, every byte of it looked at; None where nothing is. Earlier versions wrote no hash:
+    of those the end must be there.
+    """
+    body, mark, rest = html.rpartition(CHECK.partition("{")[0].encode())
+    if not mark:
+        return None if html.rstrip().endswith(b"</html>") else "cut off"
+    return None if rest == CHECK.format(bytes_hash(body)).encode()[len(mark) :] else "another content than was written"
 
 
 def report_fingerprint(run_dir: str, config: ReportConfig, space: LabelSpace, run_config: RunJson, title: str) -> str:

@@ -32,7 +32,7 @@ from maskmill.pipelines.stages.score import ScoreConfig
 
 FROM_SOURCE = "from_source"  # the label space is what the data themselves name
 OF_VOC = frozenset({None, "voc", "dataset_diffusion", "drawn", "drawn_groups"})
-"""Kinds of source (None: a generator) whose classes are VOC's unless somebody says otherwise. All others have ids that mean
+"""Kinds of source (None: a generator) whose classes are VOC's unless somebody says otherwise. The ids of others mean
 what their makers chose: no label space is taken for granted.
 """
 

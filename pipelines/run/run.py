@@ -38,6 +38,7 @@ from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
+from maskmill.pipelines.run.sums import sums_of_run
 
 logger = logging.getLogger("maskmill")
 
@@ -177,10 +178,12 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
-    note_fit(config)
+    with where_writable():
+        note_fit(config)
     ledger = build_ledger(config.run_dir)
-    ledger.write(f"{config.run_dir}/ledger.json")
-    manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    with where_writable():
+        ledger.write(f"{config.run_dir}/ledger.json")
+        manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
     folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
     shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
     tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
@@ -278,5 +281,6 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,
+        files=sums_of_run(config.run_dir),
         lineage=lineage,
     )
