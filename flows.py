@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from maskmill.pipelines.core.deployment import deployed
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import load_settings, save_settings
+from maskmill.pipelines.report.alarms import markdown
 from maskmill.pipelines.run.config import load_run_config
-from maskmill.pipelines.run.run import finish, open_run, passes, prepare
+from maskmill.pipelines.run.run import alarms, finish, open_run, passes, prepare
 from maskmill.pipelines.run.steps import STEPS, open_step
 from maskmill.pipelines.stages.build import BuildConfig, evaluate_step, train_step
 from maskmill.pipelines.stages.label import LabelConfig, label_shard, label_units
@@ -57,7 +58,9 @@ def close_run(config_path: str) -> dict[str, int]:
     config = load_run_config(config_path)
     ledger = finish(config)
     about = f"{config.name}: where every sample went"
-    create_markdown_artifact(key="ledger", markdown=ledger.markdown(), description=about)
+    found = alarms(config, ledger)
+    head = f"### Look at this first\n\n{markdown(found)}\n" if found else ""
+    create_markdown_artifact(key="ledger", markdown=head + ledger.markdown(), description=about)
     report = Path(config.run_dir).absolute() / "report" / "index.html"
     create_link_artifact(key="report", link=report.as_uri(), link_text=f"{config.name}: report")
     return ledger.counts

@@ -92,7 +92,8 @@ def _voice_options() -> list[Any]:
 
 def _voices(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="say nothing but errors", callback=hear("quiet"), expose_value=False)
+        bool,
+        typer.Option("--quiet", "-q", help="say errors and warnings only", callback=hear("quiet"), expose_value=False),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="say more", callback=hear("verbose"), expose_value=False)

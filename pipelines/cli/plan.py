@@ -20,8 +20,7 @@ def plan(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOptio
     lines = plan_run(loaded)
     table = Table("step", "shards", "to do", "to skip", "why", title=f"plan for {config}")
     for line in lines:
-        why = "; ".join(f"{number}× {reason}" for reason, number in line.why.items()) or "all done"
-        table.add_row(line.step, str(line.units), str(line.to_run), str(line.units - line.to_run), why)
+        table.add_row(line.step, str(line.units), str(line.to_run), str(line.units - line.to_run), line.words)
     say(table)
     foresight = None
     if loaded.source is not None and lines[0].to_run:

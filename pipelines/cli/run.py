@@ -1,8 +1,12 @@
 """`maskmill run`: everything; and what every command that runs steps shares."""
 
+from dataclasses import asdict
 from typing import Any
 
-from maskmill.pipelines.cli.console import result, say
+import typer
+
+from maskmill.pipelines.cli.console import result, say, warn
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.options import (
     ConfigArgument,
     JsonOption,
@@ -16,7 +20,7 @@ from maskmill.pipelines.cli.reasons import say_reasons
 from maskmill.pipelines.core.settings import check_names, parse_pairs
 from maskmill.pipelines.core.step import NOTHING, Again, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
-from maskmill.pipelines.run.run import RunReport
+from maskmill.pipelines.run.run import RunReport, alarms
 from maskmill.pipelines.run.run import run as run_all
 
 
@@ -60,7 +64,12 @@ def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING)
         say(f"Nothing to do: every shard was there already, with the fingerprint that it would get now ({same}).")
     if until is None:
         say(f"report: [bold]{config.run_dir}/report/index.html[/]")
-    result(as_data(config, done))
+    found = alarms(config, done.ledger)
+    for alarm in found:
+        warn(str(alarm))
+    result({**as_data(config, done), "alarms": [asdict(alarm) for alarm in found]})
+    if any(alarm.kind == "nothing_kept" for alarm in found):
+        raise typer.Exit(Exit.EMPTY)
     return done
 
 

@@ -1,6 +1,5 @@
 """A YAML file or preset as any config model, with overrides."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from maskmill.data_contracts import write_if_changed
 from maskmill.data_contracts.secrets import credentials_at, expand, published
+from maskmill.data_contracts.sums import CHECK, checked_json
 from maskmill.data_contracts.words import close_to, did_you_mean
 from maskmill.pipelines.core.deployment import check_offered, from_afar
 from maskmill.pipelines.core.hints import meant
@@ -67,6 +67,7 @@ def read_settings(config: str | Mapping[str, Any], kind: str = "") -> dict[str, 
     raw = expand(read_yaml(found.read_text(encoding="utf-8"), str(found)))
     if not isinstance(raw, dict):
         raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
+    raw.pop(CHECK, None)  # a config.json that a run wrote
     if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
         raw["extends"] = str(beside)
     return read_settings(raw, kind)
@@ -129,7 +130,7 @@ def _other_kind(raw: Mapping[str, Any], model: type[BaseModel]) -> str:
 def save_settings(config: BaseModel, folder: str) -> str:
     """Write a resolved config to FOLDER/config.json, for readers and for tasks in other processes; returns its path."""
     path = f"{folder.rstrip('/')}/config.json"
-    write_if_changed(path, (json.dumps(published(config), indent=2, ensure_ascii=False) + "\n").encode())
+    write_if_changed(path, checked_json(published(config)))
     return path
 
 

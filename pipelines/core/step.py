@@ -16,7 +16,7 @@ logger = logging.getLogger("maskmill")
 @dataclass(frozen=True)
 class Again:
     """What to do again though it is done. `verify`: look at every byte of every shard. `recheck`: also read the source
-    again. `retry`: units that recorded rejects for one of these reasons. `replace`: a folder that another source filled.
+    again. `retry`: units that recorded rejects for one of these reasons. `replace`: the folder of another source.
     """
 
     verify: bool = False

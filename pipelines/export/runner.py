@@ -1,6 +1,7 @@
 """Exports a run, one sample shard at a time: resumable, idempotent, no stale files after a changed selection."""
 
 import json
+import logging
 import posixpath
 import threading
 from collections.abc import Callable, Sequence
@@ -29,14 +30,17 @@ from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.card import dataset_card, manifest
 from maskmill.pipelines.export.facts import Facts, Summary
 from maskmill.pipelines.export.markers import (
+    DAMAGED,
     INDEX,
     MARKERS,
     Marker,
     drop_stale,
     invalidate,
+    marker_fault,
     marker_path,
     read_marker,
     replace,
+    sums_of,
     sweep_export,
     write_marker,
 )
@@ -46,6 +50,8 @@ RUNNER_VERSION = 1
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
 NO_RESULT = frozenset({"run_dir", "workers", "export", "report"})  # keys of a run config that shape no kept sample
+
+logger = logging.getLogger("maskmill.export")
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def why_export(unit: ExportUnit) -> str | None:
     if not marker.fingerprint:
         return "it was cut off"
     if marker.fingerprint == _wanted(unit):
-        return None
+        return marker_fault(unit.root, unit.stem, marker)
     if marker.config != _config_hash(unit.exporter):
         return "its config or the code changed"
     return "its samples or the selection changed"
@@ -134,8 +140,10 @@ def export_shard(unit: ExportUnit) -> ExportReport:
         ContractError: a kept sample that the format cannot hold, e.g. one without a mask.
     """
     with _lock(marker_path(unit.root, unit.stem)):
-        if why_export(unit) is None:
+        if (why := why_export(unit)) is None:
             return ExportReport(unit.stem, "skipped", len(unit.kept))
+        if why.startswith(DAMAGED):
+            logger.warning("%s/%s: %s; exported again", unit.root, unit.stem, why)
         samples = _samples(unit)
         result = unit.exporter.shard(samples, unit.space, unit.stem)
         records = json.dumps(result.records, sort_keys=True, separators=(",", ":")).encode()
@@ -176,7 +184,7 @@ def why_finish(
     units = export_units(run_dir, config, space)
     if marker.fingerprint != _index_fingerprint(run_dir, config, units, run_config, name):
         return "what it lists changed"
-    return None
+    return marker_fault(export_root(run_dir, config), INDEX, marker)
 
 
 def finish_export(
@@ -195,13 +203,13 @@ def finish_export(
         rows = sum(len(unit.kept) for unit in units)
         fingerprint = _index_fingerprint(run_dir, config, units, run_config, name)
         marker = read_marker(root, INDEX)
-        if marker is not None and marker.fingerprint == fingerprint:
+        if marker is not None and marker.fingerprint == fingerprint and not marker_fault(root, INDEX, marker):
             return ExportReport(INDEX, "skipped", rows)
         sweep_export(root)  # nobody writes here now: every shard is done
         files = _index_files(run_dir, config, space, units, run_config, name)
         replace(root, INDEX, files, Marker(fingerprint="", files=[]))
         drop_stale(root, {INDEX, *(unit.stem for unit in units)})
-        write_marker(root, INDEX, Marker(fingerprint=fingerprint, files=sorted(files)))
+        write_marker(root, INDEX, Marker(fingerprint=fingerprint, files=sorted(files), sums=sums_of(files)))
         return ExportReport(INDEX, "written", rows)
 
 
@@ -225,8 +233,7 @@ def _index_files(
     files: dict[str, bytes] = dict(config.finish(records, space, facts))
     files["README.md"] = dataset_card(facts, config, space, records, config.loading).encode()
     files["label_space.yaml"] = yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False).encode()
-    document = manifest(facts, space).model_dump(mode="json")
-    files["manifest.json"] = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+    files["manifest.json"] = manifest(facts, space).text()
     return files
 
 

@@ -10,12 +10,14 @@ from PIL import Image
 
 from maskmill.data_contracts import (
     ContractError,
+    Instance,
     Problem,
     Reason,
     Uint8Array,
     decode_image,
     decode_mask,
     encode_image,
+    read_instances,
 )
 
 Record = dict[str, Any]  # what the index files need to know of one sample; plain JSON with `sample_id` and `split`
@@ -65,6 +67,20 @@ class ExportSample:
             )
             raise ContractError(f"sample {self.sample_id}", problem)
         return decode_mask(file["bytes"], f"mask of sample {self.sample_id}")
+
+    @cached_property
+    def instances(self) -> list[Instance] | None:
+        """The objects of the mask, where somebody told them apart.
+
+        Raises:
+            ContractError: run lengths that are of no mask of this size.
+        """
+        try:
+            return read_instances(self.row, *self.size)
+        except ValueError as error:
+            expected = "run lengths of masks of {1}x{0}".format(*self.size)
+            problem = Problem(Reason.BAD_ANNOTATION, expected, str(error), "ingest or label the sample again")
+            raise ContractError(f"sample {self.sample_id}", problem) from error
 
 
 @dataclass(frozen=True)

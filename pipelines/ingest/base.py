@@ -68,6 +68,7 @@ class RawSample:
     spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
     instances: tuple[Instance, ...] | None = None
+    objects: list[Any] | None = None  # the same as a Sample row has them, in the values of `mask`
     notes: dict[str, int] = field(default_factory=dict)
 
 

@@ -21,8 +21,8 @@ TIFFS = (".tif", ".tiff")
 
 class GeotiffSource(FolderSource):
     """Images and masks as `folder` pairs them. Of an image's bands, `bands` (counted from 1) become red, green and
-    blue; one band becomes grey. Deep values are scaled band by band by `tone`; what the file calls no data is black, and
-    ignore in the mask. Masks are image files, or a GeoTIFF's first band.
+    blue; one band becomes grey. Deep values are scaled band by band by `tone`; what the file calls no data is black,
+    and ignore in the mask. Masks are image files, or a GeoTIFF's first band.
     """
 
     kind: Literal["geotiff"] = "geotiff"  # type: ignore[assignment]

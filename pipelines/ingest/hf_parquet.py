@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts import SAMPLE, ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
@@ -20,7 +20,7 @@ from maskmill.pipelines.ingest.folder import check_words
 
 LONGEST_PATH = 1024
 _NO_COLUMN = "a file with the columns"
-OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
+OPTIONAL = ("group", "index", "spacing", "prompt", "provenance", "instances")
 _reading = threading.Lock()
 
 
@@ -140,6 +140,7 @@ class HfParquetSource(Source):
             index=index,
             spacing=_spacing(row, where),
             provenance=_provenance(row, schema),
+            objects=_objects(row, schema),
         )
 
     def _parts(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> tuple[MaskPart, ...]:
@@ -251,6 +252,12 @@ def _spacing(row: dict[str, Any], where: str) -> tuple[float, float, float] | No
             return float(deep), float(down), float(across)
         case other:
             raise bad_annotation(where, "three numbers of mm", repr(other)[:80], "store slice, row, column spacing")
+
+
+def _objects(row: dict[str, Any], schema: pa.Schema) -> list[Any] | None:
+    """The row's objects, where its column is laid out like ours."""
+    ours = SAMPLE.schema.field("instances").type
+    return row["instances"] if "instances" in schema.names and schema.field("instances").type == ours else None
 
 
 def _provenance(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class MaskRule:
         problem = self._binary(found, used) or self._palette(found, used)
         if problem is not None:
             raise ContractError(where, problem)
-        ids = {v: self._id(v, any_value) for v in used}
+        ids = {v: self.id_of(v, any_value) for v in used}
         if strangers := [v for v, i in ids.items() if i is None]:
             raise ContractError(where, self._high(strangers, values))
         known = {v: i for v, i in ids.items() if i is not None}
@@ -84,12 +84,12 @@ class MaskRule:
             mask = np.array(list(known.values()), np.uint8)[np.searchsorted(present, values)]
         return Labels(mask, self._objects(values, known))
 
-    def _id(self, value: int, any_value: bool) -> int | None:
+    def id_of(self, value: int, any_value: bool = False) -> int | None:
         """The id that a value becomes; None for one outside 0..255 that nobody named."""
         if value in self.remap:
             return self.remap[value]
         if self.step is not None and value >= self.step:
-            return self._id(value // self.step, any_value) if value // self.step < self.step else None
+            return self.id_of(value // self.step, any_value) if value // self.step < self.step else None
         if 0 <= value <= IGNORE:
             return value
         return 1 if any_value and value > 0 else None

@@ -30,6 +30,7 @@ from maskmill.data_contracts.images import Photo, decode_photo
 from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.core.stage import INPUT_CHANGED, Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
+from maskmill.pipelines.ingest.carried import carry
 from maskmill.pipelines.ingest.files import MissingFileError
 from maskmill.pipelines.ingest.listing import _listings as _listings  # a process may forget them
 from maskmill.pipelines.ingest.listing import chunk_stamp, listing_of
@@ -194,6 +195,9 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         labels = rule.read(raw.mask, entry.key, foreground)
     if raw.parts:
         labels = unite(raw.parts, rule, space)
+    carried: Counter[str] = Counter()
+    if labels is not None and raw.objects is not None:
+        labels, carried = carry(raw.objects, labels, rule, space)
     labels, notes = lay_on(photo, labels, source.masks_drawn_on, entry.key)
     mask = None if labels is None else labels.mask
     if (
@@ -218,7 +222,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
         "spacing": None if raw.spacing is None else list(raw.spacing),
-        "provenance": _provenance(entry, raw, source, space, photo, Counter(raw.notes) + notes),
+        "provenance": _provenance(entry, raw, source, space, photo, Counter(raw.notes) + carried + notes),
         "instances": None if instances is None else [one.row() for one in instances],
     }
 

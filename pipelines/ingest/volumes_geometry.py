@@ -14,10 +14,11 @@ SETTING = "or, if only the header is wrong and the voxels lie in the same order,
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Shape (x, y, z) of a file, and its affine (voxel to mm) where the header states one."""
+    """Shape (x, y, z) of a file, its affine (voxel to mm) where the header states one, and its voxels' sizes in mm."""
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64] | None
+    zooms: tuple[float, ...]
 
     @classmethod
     def of(cls, header: Any, shape: tuple[int, int, int], unit: float) -> "Grid":
@@ -26,13 +27,13 @@ class Grid:
         affine = np.diag([unit, unit, unit, 1]) @ header.get_best_affine() if stated else None
         if affine is not None and (not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12):
             affine = None
-        return cls(shape, affine)
+        return cls(shape, affine, tuple(unit * float(zoom) for zoom in header.get_zooms()[:3]))
 
     def words(self) -> str:
         """What people want to know of it."""
         size = "x".join(map(str, self.shape))
         if self.affine is None:
-            return f"{size} voxels and no affine"
+            return f"{size} voxels of {' x '.join(f'{zoom:g}' for zoom in self.zooms)} mm and no affine"
         import nibabel
 
         axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
@@ -47,7 +48,8 @@ def turn_onto(image: Grid, label: Grid, where: str) -> list[list[int]] | None:
     Raises:
         ContractError: the two do not lie on one grid, or one header says nothing of where it lies.
     """
-    if image.affine is None and label.affine is None and image.shape == label.shape:
+    silent = image.affine is None and label.affine is None
+    if silent and image.shape == label.shape and np.allclose(image.zooms, label.zooms, rtol=1e-2):
         return None
     if image.affine is None or label.affine is None:
         fix = f"write the label with its image's affine, {SETTING}"

@@ -183,16 +183,12 @@ def _volume(
     image = to_grey(values, window, path)
     if mask is None:
         return Volume(image, None, spacing)
-    values, theirs = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
+    values, _ = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
     if (axes := json.loads(turn)) is not None:
         from nibabel.orientations import apply_orientation
 
         values = apply_orientation(values.T, axes).T
-        theirs = spacing  # their grids were compared when the files were listed
     same_shape(image.shape, values.shape, mask)
-    if spacing and theirs and not np.allclose(spacing, theirs, rtol=1e-2):
-        fix = "pair the mask with its own image, or resample it"
-        raise ContractError(mask, Problem(Reason.SIZE_MISMATCH, f"voxels of {spacing} mm", f"{theirs} mm", fix))
     return Volume(image, to_labels(values, mask), spacing)
 
 

@@ -148,6 +148,7 @@ class WebDatasetSource(Source):
             words=None if words is None else check_words(words, entry.key),
             group=group,
             index=index,
+            objects=objects if isinstance(objects := notes.get("instances"), list) else None,
             provenance={"prompt": prompt} | {t: notes[t] for t in TEXTS if isinstance(notes.get(t), str)},
         )
 

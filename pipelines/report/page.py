@@ -10,6 +10,7 @@ import polars as pl
 from maskmill.data_contracts import LabelSpace, Reason, decode_image, decode_mask
 from maskmill.pipelines.core.ledger import KEPT, Ledger
 from maskmill.pipelines.core.pages import page_template
+from maskmill.pipelines.report.alarms import alarms_of
 from maskmill.pipelines.report.data import (
     Change,
     ReportConfig,
@@ -114,6 +115,7 @@ class Page:
         return page_template("report.html.j2", filters, trim=True).render(
             title=title,
             ledger=self._ledger,
+            alarms=alarms_of(self._run_dir, self._tables, self._ledger, self._space),
             colours=colours,
             segments=[*((r.stage, r.reason, r.rows) for r in self._ledger.rejections), ("", KEPT, self._ledger.kept)],
             figures=score_figures(self._tables.rows),

@@ -4,6 +4,7 @@ from maskmill.data_contracts.secrets import published
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.report.write import why_report, write_report
 from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.fit import note_fit
 
 
 class ReportStep:
@@ -26,6 +27,7 @@ class ReportStep:
         if self.why(index) is None:
             return Outcome("skipped")
         config = self._config
+        note_fit(config)
         run_config = published(config)
         write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
         return Outcome("written")

@@ -31,10 +31,14 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.report.alarms import Alarm, alarms_of
+from maskmill.pipelines.report.data import load_tables
 from maskmill.pipelines.run.checks import check_start, foresee, named_space
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
+from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
+from maskmill.pipelines.run.sums import sums_of_run
 
 logger = logging.getLogger("maskmill")
 
@@ -174,14 +178,22 @@ def finish(config: RunConfig) -> Ledger:
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
+    with where_writable():
+        note_fit(config)
     ledger = build_ledger(config.run_dir)
-    ledger.write(f"{config.run_dir}/ledger.json")
-    manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    with where_writable():
+        ledger.write(f"{config.run_dir}/ledger.json")
+        manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
     folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
     shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
     tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
     close([*shards, *tables], f"{config.run_dir}/manifest.json")
     return ledger
+
+
+def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
+    """What went wrong as a whole in a run folder as it stands, the worst first."""
+    return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,13 @@ class PlanLine:
     units: int
     to_run: int
     why: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        """The reasons as one line."""
+        if not self.units:
+            return "; ".join(self.why) or "all done"
+        return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
 
 
 def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
@@ -262,5 +281,6 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         config_hash=config_hash(settings),
         versions=package_versions(),
         licences=ledger.licences,
+        files=sums_of_run(config.run_dir),
         lineage=lineage,
     )

@@ -12,12 +12,14 @@ from maskmill.data_contracts import (
     IGNORE,
     LabelSpace,
     Uint8Array,
+    bytes_hash,
     config_hash,
     content_id,
     encode_image,
     read_bytes,
     write_bytes,
 )
+from maskmill.data_contracts.sums import carries_check, checked_json, json_fault, read_json, sum_fault
 from maskmill.trainers.engine import DataConfig, PredictConfig, Samples
 from maskmill.trainers.registry import load_artifact
 
@@ -62,14 +64,18 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
         return [prediction.labels for prediction in predictor.predict(images, config.predict)]
 
     metrics = evaluate(labels_of, samples, info.label_space, config.batch)
+    sums: dict[str, str] = {}
     if config.overlays:
         examples = [samples.example(i) for i in range(min(config.overlays, len(samples)))]
         predicted = labels_of([example.image for example in examples])
         truths = [example.mask for example in examples if example.mask is not None]
         sheet = overlay_sheet([example.image for example in examples], truths, predicted, info.label_space)
-        write_bytes(os.path.join(out_dir, "overlays.png"), encode_image(sheet))
+        picture = encode_image(sheet)
+        write_bytes(os.path.join(out_dir, "overlays.png"), picture)
+        sums["overlays.png"] = bytes_hash(picture)
     result = {**metrics, "artifact": info.fingerprint, "fingerprint": fingerprint}
-    write_bytes(os.path.join(out_dir, "metrics.json"), (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+    stored = json.loads(json.dumps({**result, "sums": sums}, sort_keys=True))
+    write_bytes(os.path.join(out_dir, "metrics.json"), checked_json(stored))
     return result
 
 
@@ -90,8 +96,22 @@ def _finished(out_dir: str, fingerprint: str) -> dict[str, object] | None:
     target = os.path.join(out_dir, "metrics.json")
     if not os.path.exists(target):
         return None
-    found: dict[str, object] = json.loads(read_bytes(target))
+    if evaluation_fault(out_dir):
+        return None
+    found = {key: value for key, value in read_json(target).items() if key != "sums"}
     return found if found.get("fingerprint") == fingerprint else None
+
+
+def evaluation_fault(out_dir: str) -> str | None:
+    """What is wrong with the files of a finished evaluation, in words; None where nothing is, or where they carry no
+    hashes, as those of earlier versions.
+    """
+    data = read_bytes(os.path.join(out_dir, "metrics.json"))
+    if (fault := json_fault(data)) and (carries_check(data) or fault.startswith("no JSON")):
+        return f"metrics.json: {fault}"
+    sums = json.loads(data).get("sums", {})
+    faults = (f"{name}: {fault}" for name in sums if (fault := sum_fault(os.path.join(out_dir, name), sums[name])))
+    return next(faults, None)
 
 
 def overlay_sheet(

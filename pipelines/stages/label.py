@@ -31,7 +31,7 @@ from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, 
 
 NAME = "label"
 VERSION = 1
-PIXELS = ["sample_id", "image", "class_ids", "prompt_class_ids", "group", "index"]
+PIXELS = ["sample_id", "image", "class_ids", "prompt_class_ids", "group", "index", "instances"]
 Row = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ class LabelConfig(BaseModel):
     """One labelling run: who labels, what, with which options (those of the labeler's own config).
 
     Image tags come from `weak` where that is given; else from what an image was asked to show, or from the classes in
-    its mask. The masks themselves are not read.
+    its mask. The masks themselves are not read; boxes without an outline, which `boxes: label` keeps at ingest, are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,6 +118,11 @@ def label_stage(config: LabelConfig) -> Stage:
     return Stage(NAME, VERSION, (PSEUDO_LABEL,), config_hash(identity), functools.partial(_process, config))
 
 
+def open_labeler(name: str, options: LabelerConfig, space: LabelSpace) -> Labeler:
+    """The labeler of that name, its models loaded once a process."""
+    return _engine(name, options.model_dump_json(), space.model_dump_json())
+
+
 @functools.cache
 def _engine(labeler: str, options: str, space: str) -> Labeler:
     module = get_labeler(labeler)
@@ -142,7 +147,7 @@ def _process(config: LabelConfig, unit: Unit) -> StageResult:
         except ContractError as error:
             labels[row["sample_id"]] = PseudoLabel.abstain(error.problem.reason, str(error.problem))
     if items:
-        engine = _engine(config.labeler, options.model_dump_json(), space.model_dump_json())
+        engine = open_labeler(config.labeler, options, space)
         labels.update(zip([item.sample_id for item in items], engine.label(items), strict=True))
     version = str(get_labeler(config.labeler).VERSION)
     table = [labels[row["sample_id"]].row(row["sample_id"], config.labeler, version, space) for row in rows]
@@ -175,12 +180,20 @@ def _item(row: Row, hints: Row, own_tags: bool) -> LabelItem:
         sample_id=sample_id,
         image=decode_image(row["image"]["bytes"], sample_id),
         class_ids=tuple(tags or ()),
-        boxes=_numbers(hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
+        boxes=_numbers(_own_boxes(row) if own_tags else hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
         points=_numbers(hints.get("points"), ("class_id", "x", "y")),
         scribble=None if scribble is None else decode_mask(scribble["bytes"], sample_id),
         group=row["group"],
         index=row["index"],
     )
+
+
+def _own_boxes(row: Row) -> list[Row] | None:
+    """Boxes of a sample's own objects, where ingest kept some that have a box and no outline (`boxes: label`)."""
+    objects = [one for one in row["instances"] or () if not one["crowd"]]
+    if all(one["rle"] is not None for one in objects):
+        return None
+    return [{"class_id": one["class_id"], **one["box"]} for one in objects]
 
 
 def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -103,8 +103,8 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
     wrong = call("plan", "foldr", "--json")
     assert json.loads(wrong.stdout)["exit"] == wrong.exit_code == 2
     quiet = call("select", *drawn(tmp_path), "-q")
-    assert (quiet.exit_code, quiet.output) == (0, "")
-    assert call("-q", "select", *drawn(tmp_path)).output == ""
+    assert (quiet.exit_code, quiet.stdout) == (0, "")
+    assert call("-q", "select", *drawn(tmp_path)).stdout == ""
     assert "Ledger" in call("select", *drawn(tmp_path)).output, "quiet lasts for one call"
 
 

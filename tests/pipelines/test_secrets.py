@@ -42,6 +42,7 @@ def test_a_planted_secret_is_in_no_file_of_a_run(tmp_path: Path) -> None:
     make_folder(tmp_path / f"data-{SECRET}", ["a", "b"])
     config = {
         "name": "pairs $TOKEN",
+        "label_space": "voc",
         "run_dir": str(tmp_path / "run"),
         "source": {"kind": "folder", "root": f"{tmp_path}/data-$TOKEN", "licence": "${TOKEN}"},
         "score": TINY,
@@ -80,7 +81,8 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path, url: 
 
 def test_a_url_with_credentials_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_URL", f"https://user:{SECRET}@127.0.0.1:1/x")
-    config = {"name": "x", "run_dir": str(tmp_path / "run"), "source": {"kind": "folder", "root": "$DATA_URL"}}
+    source = {"kind": "folder", "root": "$DATA_URL"}
+    config = {"name": "x", "run_dir": str(tmp_path / "run"), "label_space": "voc", "source": source}
     loaded = load_run_config(write(tmp_path / "c.yaml", config))
     assert loaded.source is not None
     assert SECRET in loaded.source.root
