@@ -37,6 +37,7 @@ class PassedOver:
 
     def __init__(self) -> None:
         self.walks: list[tuple[str, frozenset[str]]] = []  # folders that were walked, and the suffixes that were read
+        self.opened: set[str] = set()  # lists and annotation files, which no walk has to read
         self._paths: Spill | None = None
 
     def add(self, path: str, problem: Problem | None) -> None:
@@ -56,7 +57,7 @@ class PassedOver:
         """Path and problem of all that no walk read, sorted, each once."""
         last = None
         for path, parts in self._paths or ():
-            if path != last and not self._read(path):
+            if path != last and path not in self.opened and not self._read(path):
                 yield path, _unread(path, self._suffixes()) if parts is None else Problem(Reason(parts[0]), *parts[1:])
             last = path
 
