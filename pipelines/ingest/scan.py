@@ -69,7 +69,7 @@ def _values(data: bytes, where: str, source: Source) -> Uint8Array | None:
     found = decode_labels(data, where, source.max_pixels, source.page)
     if found.lossy is not None or found.values is None or not found.values.size:
         return None
-    return found.values.astype(np.uint8) if 0 <= found.values.min() and found.values.max() <= IGNORE else None
+    return found.values.astype(np.uint8) if found.values.min() >= 0 and found.values.max() <= IGNORE else None
 
 
 @dataclass(frozen=True)
