@@ -326,7 +326,7 @@ def test_odd_notes_in_a_tar_are_one_bad_row(tmp_path: Path, note: bytes) -> None
 
 
 def test_text_of_a_row_that_is_no_text_is_one_bad_row(tmp_path: Path) -> None:
-    bad = pa.Array.from_buffers(pa.string(), 2, pa.array(["ab", "cd"]).buffers()[:2] + [pa.py_buffer(b"a\xffcd")])
+    bad = pa.Array.from_buffers(pa.string(), 2, [*pa.array(["ab", "cd"]).buffers()[:2], pa.py_buffer(b"a\xffcd")])
     rows = {"image": [photo(0), photo(1)], "mask": [MASK["bytes"]] * 2, "prompt": bad}
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table(rows), tmp_path / "set/x.parquet")
@@ -358,3 +358,12 @@ def test_many_stray_files_are_counted_in_one_row(tmp_path: Path) -> None:
     _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run", shard_size=500)
     assert len(rejects) == 102
     assert "found 30 more like the 100 before" in details(rejects)["*.xmp"]
+
+
+def test_photos_that_no_json_names_are_counted_in_one_row(tmp_path: Path) -> None:
+    coco(tmp_path / "coco")
+    for name in ("spare", "spare2"):
+        put(tmp_path / f"coco/images/{name}.png", photo(3, kind="PNG"))
+    samples, rejects = ingest(CocoSource(root=str(tmp_path / "coco"), annotations="a.json"), tmp_path / "again")
+    assert len(samples) == 1
+    assert "photos that a.json names, found 2 that it does not, e.g. images/spare.png" in details(rejects)["images/*"]
