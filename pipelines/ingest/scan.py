@@ -118,8 +118,8 @@ def table(scan: MaskScan, source: Source, space: LabelSpace | None) -> str:
 def unnamed(scan: MaskScan | None) -> Remark:
     """What to say where no label space is given."""
     fix = (
-        "name what the masks show (CLIP reads the names: put a word of yours in place of `object`), or a label space"
-        " (voc, coco, a YAML file):"
+        "name what the masks show (CLIP reads the names: put a word of yours in place of `object`), a label space (voc,"
+        " coco, a YAML file), or from_source where the data name their classes:"
     )
     foreground = [1] if scan is None else scan.foreground
     names = ", ".join([STAND_IN] if len(foreground) < 2 else [f"name_of_{value}" for value in foreground])
