@@ -358,12 +358,3 @@ def test_many_stray_files_are_counted_in_one_row(tmp_path: Path) -> None:
     _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run", shard_size=500)
     assert len(rejects) == 102
     assert "found 30 more like the 100 before" in details(rejects)["*.xmp"]
-
-
-def test_photos_that_no_json_names_are_counted_in_one_row(tmp_path: Path) -> None:
-    coco(tmp_path / "coco")
-    for name in ("spare", "spare2"):
-        put(tmp_path / f"coco/images/{name}.png", photo(3, kind="PNG"))
-    samples, rejects = ingest(CocoSource(root=str(tmp_path / "coco"), annotations="a.json"), tmp_path / "again")
-    assert len(samples) == 1
-    assert "photos that a.json names, found 2 that it does not, e.g. images/spare.png" in details(rejects)["images/*"]
