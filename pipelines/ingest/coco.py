@@ -15,7 +15,7 @@ from maskmill.pipelines.ingest.coco_panoptic import paint_segments
 from maskmill.pipelines.ingest.coco_read import Catalogue, Row, plain_path, read_catalogue
 from maskmill.pipelines.ingest.coco_values import flag, identity, length, named
 from maskmill.pipelines.ingest.files import File, FileIndex, path_problem
-from maskmill.pipelines.ingest.spill import Spill, json_items
+from maskmill.pipelines.ingest.spill import json_items
 
 NUMBER = "number the images (and their annotations) anew: files were joined with the same ids"
 
@@ -45,13 +45,10 @@ class CocoSource(Source):
         found = read_catalogue(root, self.annotations)
         files = root.index(self.images)
         masks = root.index(self.panoptic) if self.panoptic is not None else None
-        photos = Spill()
         for image_id, images in _grouped(found.images):
             for image in images if _clash(images) else images[:1]:
                 entry = self._entry(image_id, image, found, files, masks)
-                photos.add([(entry.key, 1)])
                 yield entry if len(images) == 1 or not _clash(images) else _faulty(entry, _clash(images))
-        yield from self.unnamed(files, photos, self.annotations)
         last = None
         for image_id, note in found.notes:
             if image_id != last and not found.images.get(image_id):
