@@ -7,7 +7,8 @@ from itertools import islice
 
 import numpy as np
 
-from maskmill.data_contracts import IGNORE, ContractError, LabelSpace, decode_mask
+from maskmill.data_contracts import IGNORE, ContractError, LabelSpace, Uint8Array
+from maskmill.data_contracts.label_files import decode_labels
 from maskmill.pipelines.ingest.base import Source, class_value
 
 LOOKED_AT = 32  # masks; enough to see what a set is made of, and read in a moment
@@ -51,16 +52,24 @@ def scan_masks(source: Source, space: LabelSpace | None) -> MaskScan | None:
     return MaskScan(masks, shares, dict(holders), named) if masks else None
 
 
-def _masks(source: Source, space: LabelSpace) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], bool]]:
+def _masks(source: Source, space: LabelSpace) -> Iterator[tuple[Uint8Array, bool]]:
     for entry in islice(source.entries(), PASSED_OVER):
         if entry.problem is not None:
             continue
         try:
             raw = source.load(entry, space)
-            if raw.mask is not None:
-                yield decode_mask(raw.mask, entry.key, source.max_pixels), raw.foreground is not None
+            if raw.mask is not None and (values := _values(raw.mask, entry.key, source)) is not None:
+                yield values, raw.foreground is not None
         except (ContractError, KeyError):
             continue  # ingest says what is wrong with it
+
+
+def _values(data: bytes, where: str, source: Source) -> Uint8Array | None:
+    """A mask's own values; None for one that holds no ids of 0..255, of which ingest says more."""
+    found = decode_labels(data, where, source.max_pixels, source.page)
+    if found.lossy is not None or found.values is None or not found.values.size:
+        return None
+    return found.values.astype(np.uint8) if 0 <= found.values.min() and found.values.max() <= IGNORE else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Nothing is guessed about other people's masks: what the first ones hold is said, with the line that mends it."""
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -125,3 +126,16 @@ def test_a_folder_of_another_source_is_refused_unless_it_may_be_replaced(tmp_pat
     assert "cats" in (tmp_path / "run" / "config.json").read_text()
     run(cats, until="ingest")
     assert run(dogs, until="ingest", again=Again(replace=True)).ledger.rows_in == 2
+
+
+def test_masks_stored_with_loss_are_left_to_ingest_which_names_the_cause(tmp_path: Path) -> None:
+    """Advice to map every value that JPEG made would be wrong."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((20, 30), np.uint8)
+    mask[4:10, 3:15] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="JPEG", quality=70)
+    (tmp_path / "images/a.jpg").write_bytes(buffer.getvalue())
+    (tmp_path / "masks/a.jpg").write_bytes(buffer.getvalue())
+    assert scan_masks(FolderSource(root=str(tmp_path)), None) is None
