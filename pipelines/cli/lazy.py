@@ -93,7 +93,7 @@ def _voice_options() -> list[Any]:
 def _voices(
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", help="say errors and warnings only", callback=hear("quiet"), expose_value=False),
+        typer.Option("--quiet", "-q", help="errors and warnings only", callback=hear("quiet"), expose_value=False),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="say more", callback=hear("verbose"), expose_value=False)

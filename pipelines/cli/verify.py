@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from maskmill.pipelines.cli.console import Exit, result, say, warn
+from maskmill.pipelines.cli.console import result, say, warn
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.options import JsonOption
 from maskmill.pipelines.run.verify import FIX
 from maskmill.pipelines.run.verify import verify as verify_folder

@@ -176,6 +176,7 @@ class Root:
         full = f"{self.base}/{path}"
         if not self.fs.isfile(full):
             raise FileNotFoundError(f"{self.url}: no file {path!r} in there; check the ingest config")
+        self.passed.opened.add(path)
         with self.fs.open(full, "rb") as handle:
             encoding = "utf-16" if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
             handle.seek(0)

@@ -64,23 +64,34 @@ class HfParquetSource(Source):
     def _listed(self) -> Iterator[Entry]:
         root = self.open_root()
         root.passed.walks.append((self.folder, IMAGE_SUFFIXES))  # rows may name them; whether they do, loading tells
-        for file in root.walk(self.folder, frozenset((".parquet",))):
+        for file in self._files(root):
             yield from self._file_entries(root, file)
+
+    def _files(self, root: Root) -> Iterator[File]:
+        return root.walk(self.folder, frozenset((".parquet",)))
 
     def _file_entries(self, root: Root, file: File) -> Iterator[Entry]:
         if file.problem is not None:
             yield Entry(file.path, file.stamp, problem=file.problem)
             return
         try:
-            with root.fs.open(root.locate(file.path), "rb") as handle:
-                parquet = pq.ParquetFile(handle)
-                names, meta = parquet.schema_arrow.names, parquet.metadata
-                sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            schema, sizes = self._layout(root, file.path)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk or the network, not the file
             yield Entry(file.path, file.stamp, problem=_broken(file.path, error).problem)
             return
+        yield from self._row_entries(file, schema.names, sizes)
+
+    def _layout(self, root: Root, path: str) -> tuple[pa.Schema, list[int]]:
+        """Schema of a file, and rows of each of its row groups."""
+        with root.fs.open(root.locate(path), "rb") as handle:
+            parquet = pq.ParquetFile(handle)
+            meta = parquet.metadata
+            return parquet.schema_arrow, [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+
+    def _row_entries(self, file: File, names: list[str], sizes: list[int]) -> Iterator[Entry]:
+        """Rows of a file with these columns, by row groups of these sizes; one reject where a column is missing."""
         if absent := [name for name in self._wanted if name not in names]:
             expected = f"{_NO_COLUMN} {', '.join(absent)}"
             fix = "name the columns with source.image and source.mask (mask: null for none), or take the file away"
@@ -94,9 +105,8 @@ class HfParquetSource(Source):
     def own_space(self) -> LabelSpace:
         """The names of the ClassLabel column, in the first file that has it."""
         root = self.open_root()
-        for path in sorted(file.path for file in root.walk(self.folder, frozenset((".parquet",))) if not file.problem):
-            with root.fs.open(root.locate(path), "rb") as handle:
-                schema = pq.ParquetFile(handle).schema_arrow
+        for path in sorted(file.path for file in self._files(root) if not file.problem):
+            schema, _ = self._layout(root, path)
             for column in (self.classes, self.mask_classes):
                 if column is not None and (names := class_names(schema, column)) is not None:
                     named = [(number, name, None) for number, name in enumerate(names)]
@@ -108,7 +118,7 @@ class HfParquetSource(Source):
         columns = (*self._wanted, self.classes, *OPTIONAL)
         with _reading:  # threads of one shard want the same row group: read it once
             table = _row_group(self.reader(), fields["file"], fields["stamp"], fields["group"], columns)
-        row = table.slice(fields["row"], 1).to_pylist()[0]
+        row = cells(table, fields["row"], entry.key)
         return self.sample(row, table.schema, entry.key, fields["columns"])
 
     def sample(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> RawSample:
@@ -158,6 +168,24 @@ class HfParquetSource(Source):
             return self.reader().read(path, missing)
         found, fix = _no_cell(path if isinstance(path, str) else cell)
         raise ContractError(where, Problem(missing, "bytes, {bytes, path} or a path", found, fix))
+
+
+def cells(table: pa.Table, number: int, where: str) -> dict[str, Any]:
+    """One row of a table.
+
+    Raises:
+        ContractError: a cell that Python has no value for (text that is no UTF-8, times out of range); names its column.
+    """
+    row = table.slice(number, 1)
+    found: dict[str, Any] = {}
+    for name in row.column_names:
+        try:
+            found[name] = row.column(name).to_pylist()[0]
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise bad_annotation(
+                where, f"a value in column {name} that can be read", str(error)[:100], "mend the row"
+            ) from error
+    return found
 
 
 def _no_cell(cell: object) -> tuple[str, str]:
@@ -224,7 +252,7 @@ def _row_group(root: Root, path: str, stamp: str, group: int, columns: tuple[str
 
 
 def _broken(path: str, error: Exception) -> ContractError:
-    return bad_annotation(path, "a whole Parquet file", str(error)[:200], "write the file again")
+    return bad_annotation(path, "a whole file of rows", str(error)[:200], "write the file again")
 
 
 def _place(row: dict[str, Any], where: str) -> tuple[str | None, int | None]:

@@ -69,7 +69,7 @@ def _values(data: bytes, where: str, source: Source) -> Uint8Array | None:
     found = decode_labels(data, where, source.max_pixels, source.page)
     if found.lossy is not None or found.values is None or not found.values.size:
         return None
-    return found.values.astype(np.uint8) if 0 <= found.values.min() and found.values.max() <= IGNORE else None
+    return found.values.astype(np.uint8) if found.values.min() >= 0 and found.values.max() <= IGNORE else None
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def table(scan: MaskScan, source: Source, space: LabelSpace | None) -> str:
 def unnamed(scan: MaskScan | None) -> Remark:
     """What to say where no label space is given."""
     fix = (
-        "name what the masks show (CLIP reads the names: put a word of yours in place of `object`), or a label space"
-        " (voc, coco, a YAML file):"
+        "name what the masks show (CLIP reads the names: put a word of yours in place of `object`), a label space (voc,"
+        " coco, a YAML file), or from_source where the data name their classes:"
     )
     foreground = [1] if scan is None else scan.foreground
     names = ", ".join([STAND_IN] if len(foreground) < 2 else [f"name_of_{value}" for value in foreground])

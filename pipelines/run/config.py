@@ -31,8 +31,10 @@ from maskmill.pipelines.stages.downstream import DownstreamConfig
 from maskmill.pipelines.stages.score import ScoreConfig
 
 FROM_SOURCE = "from_source"  # the label space is what the data themselves name
-NUMBERED_BY_HAND = frozenset({"folder", "hf_parquet", "webdataset", "h5", "nifti", "slices", "groups", "video"})
-"""Kinds of source whose ids mean what their makers chose: no label space is taken for granted."""
+OF_VOC = frozenset({None, "voc", "dataset_diffusion", "drawn", "drawn_groups"})
+"""Kinds of source (None: a generator) whose classes are VOC's unless somebody says otherwise. The ids of others mean
+what their makers chose: no label space is taken for granted.
+"""
 
 
 class RunConfig(BaseModel):
@@ -78,7 +80,7 @@ class RunConfig(BaseModel):
         raw, source = dict(given), given.get("source")
         kind = source.get("kind") if isinstance(source, Mapping) else getattr(source, "kind", None)
         root = source.get("root") if isinstance(source, Mapping) else getattr(source, "root", None)
-        if raw.get("label_space") is None and kind not in NUMBERED_BY_HAND:
+        if raw.get("label_space") is None and kind in OF_VOC:
             raw["label_space"] = "voc"
         if root:
             raw.setdefault("name", _name_of(str(root)))
