@@ -33,13 +33,13 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = dict(base)
     for key, value in top.items():
-        old = merged.get(key)
+        old: Any = merged.get(key)
         if isinstance(old, BaseModel) and isinstance(value, Mapping):
             old = old.model_dump(exclude_unset=True)
-        over = isinstance(old, dict) and isinstance(value, dict) and _same_family(old, value)
-        merged[key] = merge(old, value) if over else value
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both and _same_family(old, value) else value
     return merged
 
 
-def _same_family(old: dict[str, Any], new: dict[str, Any]) -> bool:
+def _same_family(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return all(old.get(tag) == new.get(tag, old.get(tag)) for tag in ("kind", "preset"))
