@@ -226,3 +226,11 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "label": label,
+    "explain": explain,
+    "percent": _percent,
+    "number": _number,
+}
