@@ -33,12 +33,15 @@ from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Ste
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.report.alarms import Alarm, alarms_of
 from maskmill.pipelines.report.data import load_tables
-from maskmill.pipelines.run.checks import check_start, foresee, named_space
+from maskmill.pipelines.run.checks import check_start, foresee
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
+from maskmill.pipelines.run.plan import PlanLine as PlanLine
+from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
 from maskmill.pipelines.run.sums import sums_of_run
+from maskmill.pipelines.run.timings import StepTime, note_times
 
 logger = logging.getLogger("maskmill")
 
@@ -129,7 +132,10 @@ def _work(config: RunConfig, until: str | None, progress: Progress | None, again
         reports.append(run_step(config, name, progress, again))
         if name == until:
             break
-    return RunReport(tuple(reports), finish(config))
+    ledger = finish(config)
+    times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
+    note_times(config.run_dir, times)
+    return RunReport(tuple(reports), ledger)
 
 
 def run_step(config: RunConfig, name: str, progress: Progress | None = None, again: Again = NOTHING) -> StepReport:
@@ -194,46 +200,6 @@ def finish(config: RunConfig) -> Ledger:
 def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
     """What went wrong as a whole in a run folder as it stands, the worst first."""
     return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
-
-
-@dataclass(frozen=True)
-class PlanLine:
-    """What a step would do: how many units of how many, and why, by reason."""
-
-    step: str
-    units: int
-    to_run: int
-    why: dict[str, int]
-
-    @property
-    def words(self) -> str:
-        """The reasons as one line."""
-        if not self.units:
-            return "; ".join(self.why) or "all done"
-        return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
-
-
-def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
-    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
-    waiting for it.
-    """
-    named_space(config)
-    lines: list[PlanLine] = []
-    waiting_for: str | None = None
-    for name in steps_of(config):
-        if waiting_for is not None:
-            lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
-            continue
-        step = open_step(config, name, again)
-        foresee(config, step)
-        reasons: dict[str, int] = {}
-        for index in range(step.count()):
-            if (why := step.why(index)) is not None:
-                reasons[why] = reasons.get(why, 0) + 1
-        lines.append(PlanLine(name, step.count(), sum(reasons.values()), reasons))
-        if reasons:
-            waiting_for = name
-    return lines
 
 
 def open_run(config: RunConfig) -> str:
