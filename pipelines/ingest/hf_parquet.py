@@ -118,7 +118,7 @@ class HfParquetSource(Source):
         columns = (*self._wanted, self.classes, *OPTIONAL)
         with _reading:  # threads of one shard want the same row group: read it once
             table = _row_group(self.reader(), fields["file"], fields["stamp"], fields["group"], columns)
-        row = table.slice(fields["row"], 1).to_pylist()[0]
+        row = cells(table, fields["row"], entry.key)
         return self.sample(row, table.schema, entry.key, fields["columns"])
 
     def sample(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> RawSample:
@@ -168,6 +168,24 @@ class HfParquetSource(Source):
             return self.reader().read(path, missing)
         found, fix = _no_cell(path if isinstance(path, str) else cell)
         raise ContractError(where, Problem(missing, "bytes, {bytes, path} or a path", found, fix))
+
+
+def cells(table: pa.Table, number: int, where: str) -> dict[str, Any]:
+    """One row of a table.
+
+    Raises:
+        ContractError: a cell that Python has no value for (text that is no UTF-8, times out of range); names its column.
+    """
+    row = table.slice(number, 1)
+    found: dict[str, Any] = {}
+    for name in row.column_names:
+        try:
+            found[name] = row.column(name).to_pylist()[0]
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise bad_annotation(
+                where, f"a value in column {name} that can be read", str(error)[:100], "mend the row"
+            ) from error
+    return found
 
 
 def _no_cell(cell: object) -> tuple[str, str]:
