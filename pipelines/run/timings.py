@@ -31,7 +31,7 @@ def read_times(run_dir: str) -> dict[str, StepTime]:
         found = json.loads(read_bytes(f"{run_dir}/{FILE}"))
         fields = StepTime.__dataclass_fields__
         times = [StepTime(**{name: one[name] for name in fields if name in one}) for one in found]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError):
         return {}
     return {time.name: time for time in times}
 
@@ -41,9 +41,8 @@ def note_times(run_dir: str, measured: Iterable[StepTime]) -> None:
     times = {**read_times(run_dir), **{time.name: time for time in measured if time.units}}
     if times:
         with where_writable():
-            write_bytes(
-                f"{run_dir}/{FILE}", (json.dumps([asdict(t) for t in times.values()], indent=1) + "\n").encode()
-            )
+            rows = [asdict(time) for time in times.values()]
+            write_bytes(f"{run_dir}/{FILE}", (json.dumps(rows, indent=1) + "\n").encode())
 
 
 def known_times(run_dir: str) -> tuple[dict[str, StepTime], str]:
