@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
 from maskmill.pipelines.ingest.base import bad_annotation
-from maskmill.pipelines.ingest.coco_masks import draw_segmentation, is_empty
+from maskmill.pipelines.ingest.coco_masks import are_shares, draw_segmentation, is_empty
 from maskmill.pipelines.ingest.coco_values import flag, identity, named
 
 Row = dict[str, Any]
@@ -139,6 +139,9 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
         raise bad_annotation(
             where, "an outline (or a box) for every object", there, "draw it, or remove the annotation"
         )
+    if are_shares(box):
+        there = f"{named(note)} with bbox {box!r:.60}, shares of the photo's sides perhaps"
+        raise bad_annotation(where, "a box in pixels", there, "multiply x by the photo's width and y by its height")
     if rules.boxes == "reject":
         fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
         raise bad_annotation(where, "an outline for every object", there, fix)

@@ -96,13 +96,22 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
         raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
+    if are_shares(flat):
+        fix = "multiply x by the photo's width and y by its height"
+        raise bad_annotation(where, POLYGON + ", in pixels", f"{flat!r:.60}, shares of the photo's sides perhaps", fix)
     return flat
+
+
+def are_shares(numbers: list[float]) -> bool:
+    """Whether coordinates lie within 0..1, fractions among them, as tools write shares of a photo's sides."""
+    return all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers)
 
 
 def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:
     from pycocotools import mask as coco_mask
 
-    merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    polygons: Any = rings  # its stubs know whole numbers only
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     drawn: Bool = coco_mask.decode(merged).astype(bool)
     return drawn
 

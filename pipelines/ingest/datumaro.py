@@ -73,7 +73,7 @@ class DatumaroSource(Source):
     def _place(self, root: Root) -> str:
         if not root.local or root.is_file:
             raise ValueError(f"{self.root}: source datumaro reads local folders; copy the data, or unpack them, first")
-        return root.base
+        return str(root.base)
 
     def _stamp(self, root: Root) -> str:
         """Changes with any file: annotations may lie in all of them."""

@@ -174,7 +174,7 @@ def cells(table: pa.Table, number: int, where: str) -> dict[str, Any]:
     """One row of a table.
 
     Raises:
-        ContractError: a cell that Python has no value for (text that is no UTF-8, times out of range); names its column.
+        ContractError: a cell that Python has no value for (text that is no UTF-8, odd times); names its column.
     """
     row = table.slice(number, 1)
     found: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """From the values and colours of a source's masks to the ids of a label space."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class MaskRule:
         if self.colours:
             labels = Labels(self._from_colours(_as_colours(found), where))
         elif found.values is None:
-            raise ContractError(where, self._coloured(found))
+            labels = Labels(self._in_the_space_s_colours(found, where))
         else:
             labels = self._from_values(found, found.values, where, foreground is not None)
         if foreground is None:
@@ -163,6 +163,21 @@ class MaskRule:
                 name, next_free = free[min(next_free, len(free) - 1)], next_free + 1
             words.append(f'"{_name(_pack(colour))}": {name}')
         return "{" + ", ".join(words) + "}"
+
+    def _in_the_space_s_colours(self, found: LabelFile, where: str) -> Uint8Array:
+        """A coloured mask whose every colour is that of one class, or black for background.
+
+        Raises:
+            ContractError: a colour that no class has, or that two have.
+        """
+        named = [(_pack(c.colour), c.id) for c in self.space.classes if c.colour is not None]
+        if named and self.space.background_id is not None and _pack(BLACK) not in dict(named):
+            named.append((_pack(BLACK), self.space.background_id))
+        colours = _as_colours(found)
+        known = len(dict(named)) == len(named) and set(np.unique(_packed(colours)).tolist()) <= dict(named).keys()
+        if not known:
+            raise ContractError(where, self._coloured(found))
+        return replace(self, colours=dict(named))._from_colours(colours, where)
 
     def _from_colours(self, colours: Uint8Array, where: str) -> Uint8Array:
         packed = _packed(colours)

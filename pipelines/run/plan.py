@@ -1,12 +1,13 @@
 """What a run would do now, step by step, without doing it: nothing is written, fetched or loaded."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from maskmill.data_contracts import read_bytes
 from maskmill.data_contracts.secrets import published
-from maskmill.pipelines.core.step import NOTHING, Again
+from maskmill.pipelines.core.step import NOTHING, Again, ShardStep
 from maskmill.pipelines.run.checks import foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.diff import KeyChange, key_changes
@@ -36,6 +37,7 @@ class PlanLine:
     units: int
     to_run: int
     why: dict[str, int]
+    notes: dict[str, int] = field(default_factory=dict)  # what is to be known of units that are done
     changed: tuple[str, ...] = ()
     waits_for: str | None = None
     seconds: float | None = None  # what it took before, for as much as there is to do
@@ -43,11 +45,10 @@ class PlanLine:
     @property
     def words(self) -> str:
         """The reasons as one line."""
-        if self.waits_for is not None or not self.units:
-            reasons = "; ".join(self.why)
-        else:
-            reasons = "; ".join(f"{number}× {reason}" for reason, number in self.why.items())
-        return "; ".join(filter(None, (reasons or "all done", *self.changed)))
+        counted = self.waits_for is None and self.units > 0
+        reasons = [f"{number}× {reason}" if counted else reason for reason, number in self.why.items()]
+        notes = [f"{number}× {note}" for note, number in self.notes.items()]
+        return "; ".join([*(reasons or ["all done"]), *self.changed, *notes])
 
 
 def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
@@ -65,7 +66,8 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
         changed = tuple(str(change) for change in changes if change.key.split(".")[0] in SHAPED_BY.get(name, (name,)))
         if waits_for is not None:
             reason = {f"unknown until {waits_for} has run": 1}
-            lines.append(PlanLine(name, 0, 0, reason, changed, waits_for, _whole(times.get(name))))
+            seconds = _whole(times.get(name))
+            lines.append(PlanLine(name, 0, 0, reason, changed=changed, waits_for=waits_for, seconds=seconds))
             continue
         line = _line(config, name, again, changed, times.get(name))
         lines.append(line)
@@ -76,16 +78,20 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
 
 def _line(config: RunConfig, name: str, again: Again, changed: tuple[str, ...], time: StepTime | None) -> PlanLine:
     if (missing := _not_here(config, name)) is not None:
-        return PlanLine(name, 0, 0, {missing: 1}, changed)
+        return PlanLine(name, 0, 0, {missing: 1}, changed=changed)
     step = open_step(config, name, again)
     foresee(config, step)
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for index in range(step.count()):
         if (why := step.why(index)) is not None:
-            reasons[why] = reasons.get(why, 0) + 1
+            reasons[why] += 1
+        elif isinstance(step, ShardStep) and (note := step.note(index)):
+            notes[note] += 1
     to_run = sum(reasons.values())
     seconds = None if time is None or not to_run else round(time.per_unit * to_run, 1)
-    return PlanLine(name, step.count(), to_run, reasons, changed if reasons else (), None, seconds)
+    changed = changed if reasons else ()
+    return PlanLine(name, step.count(), to_run, dict(reasons), dict(notes), changed, seconds=seconds)
 
 
 def _not_here(config: RunConfig, name: str) -> str | None:

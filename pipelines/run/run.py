@@ -14,18 +14,13 @@ import yaml
 
 from maskmill.data_contracts import (
     DamagedError,
-    Manifest,
-    ShardEntry,
     config_hash,
     list_shards,
-    package_versions,
-    read_footer,
     sweep_temporaries,
     sweep_tree,
     where_writable,
     write_if_changed,
 )
-from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
@@ -36,11 +31,12 @@ from maskmill.pipelines.report.data import load_tables
 from maskmill.pipelines.run.checks import check_start, foresee
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
+from maskmill.pipelines.run.limits import ORIGINS, LimitError, check_limits
+from maskmill.pipelines.run.manifest import manifest_of
 from maskmill.pipelines.run.plan import PlanLine as PlanLine
 from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
-from maskmill.pipelines.run.sums import sums_of_run
 from maskmill.pipelines.run.timings import StepTime, note_times
 
 logger = logging.getLogger("maskmill")
@@ -130,12 +126,23 @@ def _work(config: RunConfig, until: str | None, progress: Progress | None, again
     reports: list[StepReport] = []
     for name in (name for steps in passes(config) for name in steps):
         reports.append(run_step(config, name, progress, again))
+        if name in ORIGINS:
+            _within_limits(config)
         if name == until:
             break
     ledger = finish(config)
     times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
     note_times(config.run_dir, times)
     return RunReport(tuple(reports), ledger)
+
+
+def _within_limits(config: RunConfig) -> None:
+    """Where a limit is exceeded, say where every sample went before the run ends."""
+    try:
+        check_limits(config.limits, config.run_dir)
+    except LimitError:
+        build_ledger(config.run_dir).write(f"{config.run_dir}/ledger.json")
+        raise
 
 
 def run_step(config: RunConfig, name: str, progress: Progress | None = None, again: Again = NOTHING) -> StepReport:
@@ -220,33 +227,3 @@ def save_config(config: RunConfig) -> str:
             text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
             write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
     return f"{config.run_dir}/config.json"
-
-
-def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
-    """The manifest of a run folder as it stands."""
-    entries = []
-    for path in list_shards(f"{config.run_dir}/samples"):
-        if (footer := read_footer(path)) is not None:
-            entries.append(ShardEntry.of(f"samples/{path.rsplit('/', 1)[-1]}", footer))
-    lineage = []
-    for name, folder in ((steps_of(config)[0], "samples"), ("score", "scores")):
-        if paths := list_shards(f"{config.run_dir}/{folder}"):
-            footer = read_footer(paths[0])
-            lineage.append(f"{name}@{footer.config_hash if footer else '?'}")
-    for name, file in (("dedup", "neighbours"), ("select", "decisions")):
-        if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
-            lineage.append(f"{name}@{footer.config_hash}")
-    return Manifest(
-        name=public(config.name),
-        rows=ledger.rows_in,
-        counts=ledger.counts,
-        class_counts=ledger.class_counts(config.space),
-        shards=entries,
-        label_space=config.space.name,
-        config=(settings := published(config, exclude={"run_dir", "workers"})),
-        config_hash=config_hash(settings),
-        versions=package_versions(),
-        licences=ledger.licences,
-        files=sums_of_run(config.run_dir),
-        lineage=lineage,
-    )

@@ -326,7 +326,7 @@ def test_odd_notes_in_a_tar_are_one_bad_row(tmp_path: Path, note: bytes) -> None
 
 
 def test_text_of_a_row_that_is_no_text_is_one_bad_row(tmp_path: Path) -> None:
-    bad = pa.Array.from_buffers(pa.string(), 2, pa.array(["ab", "cd"]).buffers()[:2] + [pa.py_buffer(b"a\xffcd")])
+    bad = pa.Array.from_buffers(pa.string(), 2, [*pa.array(["ab", "cd"]).buffers()[:2], pa.py_buffer(b"a\xffcd")])
     rows = {"image": [photo(0), photo(1)], "mask": [MASK["bytes"]] * 2, "prompt": bad}
     (tmp_path / "set").mkdir()
     pq.write_table(pa.table(rows), tmp_path / "set/x.parquet")
