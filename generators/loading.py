@@ -41,6 +41,21 @@ def resolve_model(model: str) -> Path:
     return folder
 
 
+def local_model(model: str) -> Path | None:
+    """The folder that holds a model on this machine; None for one that would have to be fetched.
+
+    Raises:
+        FileNotFoundError: a path with nothing there.
+    """
+    path = Path(model).expanduser()
+    if model == "starter" or path.is_dir() or path.is_absolute() or model.count("/") != 1:
+        return resolve_model(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "model_index.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 @lru_cache(maxsize=8)
 def model_fingerprint(model: str) -> str:
     """Hash of a model folder's configs, vocabulary and weights (names and bytes): what provenance calls the

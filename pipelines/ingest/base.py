@@ -15,8 +15,7 @@ from maskmill.data_contracts.image_files import MAX_PIXELS
 from maskmill.data_contracts.tone import Tone
 from maskmill.pipelines.ingest.archive_root import ArchiveRoot, is_archive
 from maskmill.pipelines.ingest.class_files import READERS, find_class_names, space_of
-from maskmill.pipelines.ingest.files import FileIndex, Root
-from maskmill.pipelines.ingest.spill import Spill
+from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
 PILLOW_LIMIT = 178_956_970
@@ -138,21 +137,6 @@ class Source(BaseModel):
             _opened.reset(token)
         for root in roots:
             yield from (Entry(path, "", problem=problem) for path, problem in root.passed.problems())
-
-    def unnamed(self, images: FileIndex, named: Spill, where: str) -> Iterator[Entry]:
-        """One entry for all photos of a folder that a list or annotation file does not name; none where it names all.
-        `named` has the paths of those that it does.
-        """
-        count, first = 0, []
-        for _, image in images:
-            if not named.get(image.path):
-                count += 1
-                first += [image.path] if count <= 3 else []
-        if count:
-            found = f"{count} that it does not, e.g. {', '.join(first)}"
-            fix = f"leave them, or add them to {where}"
-            problem = Problem(Reason.NOT_READ, f"photos that {where} names", found, fix)
-            yield Entry(f"{images.folder}/*".lstrip("/"), str(count), problem=problem)
 
     def own_space(self) -> LabelSpace:
         """The label space that the data themselves name: by default that of a label file beside them.

@@ -15,7 +15,7 @@ from maskmill.pipelines.ingest.coco_panoptic import paint_segments
 from maskmill.pipelines.ingest.coco_read import Catalogue, Row, plain_path, read_catalogue
 from maskmill.pipelines.ingest.coco_values import flag, identity, length, named
 from maskmill.pipelines.ingest.files import File, FileIndex, path_problem
-from maskmill.pipelines.ingest.spill import Spill, json_items
+from maskmill.pipelines.ingest.spill import json_items
 
 NUMBER = "number the images (and their annotations) anew: files were joined with the same ids"
 
@@ -45,13 +45,10 @@ class CocoSource(Source):
         found = read_catalogue(root, self.annotations)
         files = root.index(self.images)
         masks = root.index(self.panoptic) if self.panoptic is not None else None
-        photos = Spill()
         for image_id, images in _grouped(found.images):
             for image in images if _clash(images) else images[:1]:
                 entry = self._entry(image_id, image, found, files, masks)
-                photos.add([(entry.key, 1)])
                 yield entry if len(images) == 1 or not _clash(images) else _faulty(entry, _clash(images))
-        yield from self.unnamed(files, photos, self.annotations)
         last = None
         for image_id, note in found.notes:
             if image_id != last and not found.images.get(image_id):
@@ -148,6 +145,9 @@ class CocoSource(Source):
             there = f"none, and a photo that EXIF turns (orientation {header.orientation})"
             fix = "add width and height to the JSON, or set masks_drawn_on: upright or masks_drawn_on: stored"
             raise bad_annotation(entry.key, "an image with height and width", there, fix)
+        if stated == [*header.stored][::-1] and stated[0] != stated[1] and not header.turned:
+            there = f"width {stated[1]} and height {stated[0]} for a photo of {header.stored[1]}x{header.stored[0]}"
+            raise bad_annotation(entry.key, "an image with its own width and height", there, "swap them in the JSON")
         own = header.stored if self.masks_drawn_on == "stored" else header.upright
         height, width = (given or there for given, there in zip(stated, own, strict=True))
         if height * width > self.max_pixels:

@@ -228,6 +228,12 @@ class FileIndex:
                 return same[0]
         return None
 
+    def find_any(self, name: str) -> list[File]:
+        """The files that a list calls `name`: a stem or a path, spelt as `find_path` allows."""
+        exact = self.find_path(name)
+        stems = (found for wanted in self._spellings(name) if (found := self.find(wanted)))
+        return [exact] if exact is not None else next(stems, [])
+
     def _spellings(self, name: str) -> list[str]:
         """Paths inside the folder that `name` may mean, the most literal first; none where it climbs out."""
         paths = [name, name.replace("\\", "/"), unquote(name)]

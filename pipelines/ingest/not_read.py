@@ -19,6 +19,7 @@ ADVICE = {
     ".heif": "`pip install pillow-heif`, and it is read",
     ".nii": "volumes: set source.kind: nifti",
     ".h5": "volumes: set source.kind: h5",
+    ".dvc": "a pointer: fetch the files with `dvc pull`",
     ".npz": "save the array as .npy, or as PNG",
     ".mat": "save the array as PNG of class ids",
     ".svg": "draw it as PNG",

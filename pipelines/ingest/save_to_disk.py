@@ -57,7 +57,7 @@ def _data_files(root: Root, folder: str) -> set[str] | None:
     with root.text(path) as handle:
         try:
             return {str(file["filename"]) for file in json.load(handle)["_data_files"]}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{root.url}/{path}: expected _data_files, found {error!r}. Fix: save it again") from error
 
 

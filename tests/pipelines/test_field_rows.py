@@ -360,10 +360,43 @@ def test_many_stray_files_are_counted_in_one_row(tmp_path: Path) -> None:
     assert "found 30 more like the 100 before" in details(rejects)["*.xmp"]
 
 
-def test_photos_that_no_json_names_are_counted_in_one_row(tmp_path: Path) -> None:
-    coco(tmp_path / "coco")
-    for name in ("spare", "spare2"):
-        put(tmp_path / f"coco/images/{name}.png", photo(3, kind="PNG"))
-    samples, rejects = ingest(CocoSource(root=str(tmp_path / "coco"), annotations="a.json"), tmp_path / "again")
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "`git lfs pull`"),
+        (b"/annex/objects/MD5E-s1--0.jpg\n", "`git annex get .`"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_what_stands_in_place_of_a_file_is_named(tmp_path: Path, data: bytes, words: str, folder: str) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / folder / ("a.jpg" if folder == "images" else "a.png"), data)
+    _, (lost,) = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert words in lost["detail"]
+
+
+def test_named_pipes_are_no_files(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    os.mkfifo(root / "images/b.jpg")
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert reasons(rejects) == {"images/b.jpg": "not_read"}
+
+
+def test_masks_that_are_arrays_are_read(tmp_path: Path) -> None:
+    masks = [label_map(1).tolist(), [[1, 2], [3]]]
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(i), "mask": mask} for i, mask in enumerate(masks)])
+    (row,), (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert np.array_equal(mask_of(row), label_map(1))
+    assert lost["reason"] == "bad_annotation"
+
+
+@pytest.mark.parametrize("name", ["\\ud83d.png", "x" * 5000 + ".png", "a\\u0000.png", ""])
+def test_names_that_no_file_can_have_are_one_bad_row(tmp_path: Path, name: str) -> None:
+    root = coco(tmp_path / "set")
+    text = (root / "a.json").read_text().replace('"images": [', f'"images": [{{"id": 2, "file_name": "{name}"}}, ')
+    put(root / "a.json", text)
+    samples, rejects = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
     assert len(samples) == 1
-    assert "photos that a.json names, found 2 that it does not, e.g. images/spare.png" in details(rejects)["images/*"]
+    assert len(rejects) == 1
