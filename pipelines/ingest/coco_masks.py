@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -96,15 +97,26 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
         raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
-    if are_shares(flat):
-        fix = "multiply x by the photo's width and y by its height"
-        raise bad_annotation(where, POLYGON + ", in pixels", f"{flat!r:.60}, shares of the photo's sides perhaps", fix)
     return flat
 
 
-def are_shares(numbers: list[float]) -> bool:
-    """Whether coordinates lie within 0..1, fractions among them, as tools write shares of a photo's sides."""
-    return all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers)
+def are_shares(segmentation: Any) -> bool:
+    """Whether all coordinates of polygons or a box lie within 0..1, fractions among them: as tools write shares of a
+    photo's sides.
+    """
+    numbers = list(_numbers(segmentation))
+    return bool(numbers) and all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in nested lists and points."""
+    if _is_number(value):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    elif _is_point(value):
+        yield from value.values()
 
 
 def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:

@@ -182,9 +182,9 @@ REFUSED: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "width before height": ([note(runs(cat()) | {"size": [30, 20]}, 9)], ("annotation 9", "width before height")),
     "shares of the photo's sides": (
         [note([[0.1, 0.2, 0.5, 0.2, 0.5, 0.5]], 8)],
-        ("annotation 8", "in pixels", "multiply x by the photo's width"),
+        ("annotation 8", "coordinates in pixels", "multiply x by the photo's width"),
     ),
-    "a box in shares": ([note([], 8, bbox=[0.1, 0.2, 0.5, 0.5])], ("annotation 8", "a box in pixels")),
+    "a box in shares": ([note([], 8, bbox=[0.1, 0.2, 0.5, 0.5])], ("annotation 8", "coordinates in pixels")),
     "numbers as text": ([note([["a"] * 6], 8)], ("annotation 8", "polygons of three or more")),
     "no outline and no box": ([note([], 4)], ("annotation 4", "an outline (or a box)")),
     "a box of no size": ([note([], 4, bbox=[3, 4, 0, 0])], ("annotation 4", "bbox [3, 4, 0, 0]")),

@@ -12,9 +12,18 @@ from ingest_sets import Row, ingest, mask_of, photo, put
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskmill.data_contracts import Instance, LabelSpace, decode_image, decode_mask, encode_image, encode_mask
+from maskmill.data_contracts import (
+    Instance,
+    LabelSpace,
+    config_hash,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+)
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.stage import NOT_IN_HASH, _ids, ingest_stage
 
 SPACE = LabelSpace.from_names(["cat", "dog"])
 Mask = NDArray[np.uint8]
@@ -386,3 +395,10 @@ def test_bands_are_counted(tmp_path: Path) -> None:
     detail = refused(tmp_path, save(shape()), five_bands(), names=("a.tif", "a.png"))
     assert "a TIFF of 5 bands with 16 bits" in detail
     assert decode_mask(save(shape())).sum() == 72
+
+
+def test_options_that_came_later_leave_fingerprints_alone_until_they_are_set() -> None:
+    plain, toned = FolderSource(root="."), FolderSource(root=".", tone="stretch")
+    before = plain.model_dump(mode="json", exclude=NOT_IN_HASH | FolderSource.later)
+    assert ingest_stage(plain, SPACE).config_hash == config_hash({"source": before, "space": _ids(SPACE)})
+    assert ingest_stage(toned, SPACE).config_hash != ingest_stage(plain, SPACE).config_hash
