@@ -6,10 +6,9 @@ with a server around them, so whatever started a run can be finished by anything
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -29,13 +28,16 @@ from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Ste
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.report.alarms import Alarm, alarms_of
 from maskmill.pipelines.report.data import load_tables
-from maskmill.pipelines.run.checks import check_start, foresee, named_space
+from maskmill.pipelines.run.checks import check_start, foresee
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
 from maskmill.pipelines.run.limits import ORIGINS, LimitError, check_limits
 from maskmill.pipelines.run.manifest import manifest_of
+from maskmill.pipelines.run.plan import PlanLine as PlanLine
+from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
+from maskmill.pipelines.run.timings import StepTime, note_times
 
 logger = logging.getLogger("maskmill")
 
@@ -128,7 +130,10 @@ def _work(config: RunConfig, until: str | None, progress: Progress | None, again
             _within_limits(config)
         if name == until:
             break
-    return RunReport(tuple(reports), finish(config))
+    ledger = finish(config)
+    times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
+    note_times(config.run_dir, times)
+    return RunReport(tuple(reports), ledger)
 
 
 def _within_limits(config: RunConfig) -> None:
@@ -202,51 +207,6 @@ def finish(config: RunConfig) -> Ledger:
 def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
     """What went wrong as a whole in a run folder as it stands, the worst first."""
     return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
-
-
-@dataclass(frozen=True)
-class PlanLine:
-    """What a step would do: how many units of how many, and why, by reason."""
-
-    step: str
-    units: int
-    to_run: int
-    why: dict[str, int]
-    notes: dict[str, int] = field(default_factory=dict)  # what is to be known of units that are done
-
-    @property
-    def words(self) -> str:
-        """The reasons as one line."""
-        if not self.units:
-            return "; ".join(self.why) or "all done"
-        lines = [f"{number}× {reason}" for reason, number in self.why.items()] or ["all done"]
-        return "; ".join([*lines, *(f"{number}× {note}" for note, number in self.notes.items())])
-
-
-def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
-    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
-    waiting for it.
-    """
-    named_space(config)
-    lines: list[PlanLine] = []
-    waiting_for: str | None = None
-    for name in steps_of(config):
-        if waiting_for is not None:
-            lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
-            continue
-        step = open_step(config, name, again)
-        foresee(config, step)
-        reasons: Counter[str] = Counter()
-        notes: Counter[str] = Counter()
-        for index in range(step.count()):
-            if (why := step.why(index)) is not None:
-                reasons[why] += 1
-            elif isinstance(step, ShardStep) and (note := step.note(index)):
-                notes[note] += 1
-        lines.append(PlanLine(name, step.count(), sum(reasons.values()), dict(reasons), dict(notes)))
-        if reasons:
-            waiting_for = name
-    return lines
 
 
 def open_run(config: RunConfig) -> str:
