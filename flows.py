@@ -24,6 +24,7 @@ from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import load_settings, save_settings
 from maskmill.pipelines.report.alarms import markdown
 from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.run.limits import ORIGINS, check_limits
 from maskmill.pipelines.run.run import alarms, finish, open_run, passes, prepare
 from maskmill.pipelines.run.steps import STEPS, open_step
 from maskmill.pipelines.stages.build import BuildConfig, evaluate_step, train_step
@@ -93,6 +94,8 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
         path = open_run(config)
         for name in (name for steps in passes(config) for name in steps):
             run_step.with_options(task_runner=runner.duplicate())(path, name)
+            if name in ORIGINS:
+                check_limits(config.limits, config.run_dir)
         return close_run(path)
 
 
@@ -123,7 +126,8 @@ def pseudo_label(parameters: LabelParameters) -> dict[str, int]:
     path = save_settings(config, parameters.out_dir)
     total = len(label_units(config, parameters.out_dir))
     runner = task_runner(parameters.ray_address, parameters.workers)
-    counts = label_all.with_options(task_runner=runner)(path, parameters.out_dir, total)
+    with lock(parameters.out_dir, mark=False):
+        counts = label_all.with_options(task_runner=runner)(path, parameters.out_dir, total)
     lines = [f"| {reason} | {number} |" for reason, number in sorted(counts.items())]
     create_markdown_artifact(key="pseudo-labels", markdown="\n".join(["| reason | images |", "|---|---|", *lines]))
     return counts

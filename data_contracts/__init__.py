@@ -13,8 +13,8 @@ from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, enc
 from maskmill.data_contracts.instances import Instance, check_instances, read_instances
 from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
-from maskmill.data_contracts.manifest import Manifest, ShardEntry, package_versions
-from maskmill.data_contracts.presets import WithPresets
+from maskmill.data_contracts.manifest import Manifest, ShardEntry
+from maskmill.data_contracts.presets import WithPresets, merge
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
@@ -50,6 +50,7 @@ from maskmill.data_contracts.storage import (
     write_if_changed,
 )
 from maskmill.data_contracts.validate import check_mask, check_pair, check_row, foreground_ids
+from maskmill.data_contracts.versions import changes, package_versions
 
 __all__ = [
     "CONTRACTS",
@@ -76,6 +77,7 @@ __all__ = [
     "Uint8Array",
     "WithPresets",
     "bytes_hash",
+    "changes",
     "check_instances",
     "check_mask",
     "check_pair",
@@ -95,6 +97,7 @@ __all__ = [
     "iter_rows",
     "list_shards",
     "load_label_space",
+    "merge",
     "package_versions",
     "pair_id",
     "raise_transient",

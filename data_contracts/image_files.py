@@ -43,9 +43,21 @@ def faults(data: bytes, where: str, reason: Reason) -> Iterator[None]:
         ) from error
     except Exception as error:  # on corrupt data decoders raise anything: OSError, struct.error, IndexError, ...
         raise_transient(error)
-        found = f"{len(data)} bytes: {_no_address(str(error))}"
-        problem = Problem(reason, "a complete image file", found, "replace or remove the file")
+        found, fix = _instead(data) or (f"{len(data)} bytes: {_no_address(str(error))}", "replace or remove the file")
+        problem = Problem(reason, "a complete image file", found, fix)
         raise ContractError(where, problem) from error
+
+
+def _instead(data: bytes) -> tuple[str, str] | None:
+    """What stands in place of an image, and what to do; None for bytes that are none of what people often have."""
+    start = data[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS", "fetch the files first: `git lfs pull`"
+    if start.startswith((b"/annex/objects/", b".git/annex/")) or b".git/annex/objects/" in start:
+        return "a pointer of git-annex", "fetch the files first: `git annex get .` or `datalad get .`"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page", "download the file again: the address gave a page"
+    return None if data else ("an empty file", "copy or download the file again")
 
 
 def _no_address(message: str) -> str:

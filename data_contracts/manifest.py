@@ -1,7 +1,6 @@
 """The manifest of a dataset: what is in it, made from what, by which config and versions, under which licences."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,16 +56,3 @@ class Manifest(BaseModel):
     @classmethod
     def read(cls, path: str) -> "Manifest":
         return cls.model_validate(read_json(path))
-
-
-def package_versions(
-    names: tuple[str, ...] = ("maskmill", "torch", "open_clip_torch", "timm", "pyarrow", "polars"),
-) -> dict[str, str]:
-    """Installed versions of the packages that shape a result."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -21,6 +21,7 @@ from maskmill.data_contracts.instances import upgrade_entries
 from maskmill.data_contracts.schemas import CONTRACTS, Contract
 from maskmill.data_contracts.seal import SEAL_KEY, Tail, data_fault, read_tail, seal
 from maskmill.data_contracts.storage import TEMPORARY, read_bytes, sweep_temporaries, write_bytes
+from maskmill.data_contracts.versions import deciding_versions
 
 __all__ = [  # the files of a shard's folder are part of what it is to write one
     "TEMPORARY",
@@ -57,6 +58,7 @@ class Footer:
     rows: int
     content: str
     counts: dict[str, int] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)  # versions of what decides pixels and scores
 
 
 def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash: str, inputs: tuple[str, ...]) -> str:
@@ -102,6 +104,7 @@ def write_shard(
         rows=table.num_rows,
         content=content_hash(table),
         counts=dict(sorted((counts or {}).items())),
+        made_with=deciding_versions(),
     )
     about = json.dumps(asdict(footer), sort_keys=True).encode()
     metadata = {**(contract.schema.metadata or {}), FOOTER_KEY: about, SEAL_KEY: b"1"}

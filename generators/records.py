@@ -19,8 +19,8 @@ from maskmill.data_contracts import (
     foreground_ids,
     pair_id,
 )
-from maskmill.data_contracts.manifest import package_versions
 from maskmill.data_contracts.secrets import public, published
+from maskmill.data_contracts.versions import package_versions
 from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image

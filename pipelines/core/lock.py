@@ -15,9 +15,11 @@ __all__ = ["RunLockedError", "lock"]
 
 
 @contextmanager
-def lock(run_dir: str) -> Iterator[None]:
+def lock(run_dir: str, *, mark: bool = True) -> Iterator[None]:
     """Hold a folder: a local one by the folder itself, so that deleting the file `.lock` in it frees nothing; the
     system lets go when the process dies, however it dies. In an object store by a lease on the object `.lock`.
+
+    With `mark` a local folder also gets the file, which older versions look at.
 
     A folder that may not be written is not made and needs no `.lock`: two may look at it at once.
 
@@ -33,8 +35,8 @@ def lock(run_dir: str) -> Iterator[None]:
         with where_writable():
             os.makedirs(target, exist_ok=True)
             held.enter_context(_hold(os.open(target, os.O_RDONLY), run_dir))
-            file = os.open(os.path.join(target, ".lock"), os.O_WRONLY | os.O_CREAT, 0o666)  # older versions look here
-            held.enter_context(_hold(file, run_dir))
+            if mark:
+                held.enter_context(_hold(os.open(f"{target}/.lock", os.O_WRONLY | os.O_CREAT, 0o666), run_dir))
         yield
 
 
@@ -45,10 +47,12 @@ _open: set[int] = set()
 def _hold(descriptor: int, run_dir: str) -> Iterator[None]:
     _open.add(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunLockedError(run_dir) from error
         yield
-    except BlockingIOError as error:
-        raise RunLockedError(run_dir) from error
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         _open.discard(descriptor)
         os.close(descriptor)

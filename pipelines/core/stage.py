@@ -2,6 +2,7 @@
 fingerprint is there already.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from maskmill.data_contracts import (
     Contract,
     DamagedError,
     Footer,
+    changes,
     fingerprint,
     footer_fault,
     read_footer,
@@ -21,6 +23,7 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts.shards import content_hash
 
+logger = logging.getLogger("maskmill")
 INPUT_CHANGED = "its input changed"
 
 
@@ -104,6 +107,8 @@ def _why_run(stage: Stage, unit: Unit, inputs: tuple[str, ...]) -> str | None:
             return f"damaged ({fault})" if (fault := footer_fault(path)) else "not done yet"
         if footer.fingerprint != wanted:
             return _difference(footer, stage, inputs)
+        if changed := changes(footer.made_with, major=True):
+            return f"made with {'; '.join(changed)}"
     return None
 
 
@@ -149,6 +154,8 @@ def _stands(path: str, wanted: str, table: pa.Table) -> bool:
     footer = read_footer(path)
     if footer is None or footer.fingerprint != wanted:
         return False
+    if changes(footer.made_with, major=True):
+        return False
     return footer.content == content_hash(table) and shard_fault(path) is None
 
 
@@ -172,7 +179,10 @@ def map_units(
         sweep_temporaries(folder)
 
     def one(unit: Unit) -> UnitReport:
-        report = run_unit(stage, unit)
+        faults = [fault for path in unit.outputs if why_run(stage, unit) is None and (fault := shard_fault(path))]
+        if faults:
+            logger.warning("%s: damaged (%s); made again", unit.outputs[0], faults[0])
+        report = run_unit(stage, unit, again=bool(faults))
         if progress is not None:
             progress(report)
         return report

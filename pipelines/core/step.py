@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from maskmill.data_contracts import Reason, read_footer, shard_fault
+from maskmill.data_contracts import Reason, changes, read_footer, shard_fault
 from maskmill.pipelines.core.belongings import Belongings
 from maskmill.pipelines.core.stage import Stage, Unit, run_unit, why_run
 from maskmill.pipelines.core.touched import is_touched
@@ -100,6 +100,12 @@ class ShardStep:
         footer = read_footer(unit.outputs[-1]) if len(unit.outputs) > 1 else None
         reasons = self._again.retry & {reason for reason, rows in (footer.counts if footer else {}).items() if rows}
         return f"rejects are tried again ({', '.join(sorted(reasons))})" if reasons else None
+
+    def note(self, index: int) -> str | None:
+        """What a person should know of a finished unit: other versions of libraries, too like to make it again."""
+        footer = read_footer(self._units[index].outputs[0])
+        changed = changes(footer.made_with) if footer else []
+        return f"made with {'; '.join(changed)}" if changed else None
 
     def folders(self) -> set[str]:
         """Folders that this step writes to."""

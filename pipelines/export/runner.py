@@ -49,7 +49,9 @@ from maskmill.pipelines.export.sample import ExportSample, Record
 RUNNER_VERSION = 1
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
-NO_RESULT = frozenset({"run_dir", "workers", "export", "report"})  # keys of a run config that shape no kept sample
+NO_RESULT = frozenset(
+    {"run_dir", "workers", "limits", "export", "report"}
+)  # keys of a run config that shape no kept sample
 
 logger = logging.getLogger("maskmill.export")
 

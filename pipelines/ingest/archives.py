@@ -97,7 +97,7 @@ def _tar_members(handle: Any) -> Iterator[Member]:
             special = not member.isreg() or member.issparse()  # links are not followed: they may lead anywhere
             if not member.isdir():
                 yield Member(_text(member.name), member.offset_data, member.size, special)
-        _check_end(handle, cast(int, tar.offset))  # type: ignore[attr-defined]  # tarfile ends at any broken header
+        _check_end(handle, tar.offset)  # tarfile takes any broken header for the end
 
 
 def _check_end(handle: Any, offset: int) -> None:

@@ -145,6 +145,9 @@ class CocoSource(Source):
             there = f"none, and a photo that EXIF turns (orientation {header.orientation})"
             fix = "add width and height to the JSON, or set masks_drawn_on: upright or masks_drawn_on: stored"
             raise bad_annotation(entry.key, "an image with height and width", there, fix)
+        if stated == [*header.stored][::-1] and stated[0] != stated[1] and not header.turned:
+            there = f"width {stated[1]} and height {stated[0]} for a photo of {header.stored[1]}x{header.stored[0]}"
+            raise bad_annotation(entry.key, "an image with its own width and height", there, "swap them in the JSON")
         own = header.stored if self.masks_drawn_on == "stored" else header.upright
         height, width = (given or there for given, there in zip(stated, own, strict=True))
         if height * width > self.max_pixels:

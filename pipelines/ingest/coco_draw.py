@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
 from maskmill.pipelines.ingest.base import bad_annotation
-from maskmill.pipelines.ingest.coco_masks import draw_segmentation, is_empty
+from maskmill.pipelines.ingest.coco_masks import are_shares, draw_segmentation, is_empty
 from maskmill.pipelines.ingest.coco_values import flag, identity, named
 
 Row = dict[str, Any]
@@ -20,13 +20,16 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rules:
-    """How one image's annotations are read: `value` gives the mask value of one by its category."""
+    """How one image's annotations are read: `value` gives the mask value of one by its category; with `in_pixels` the
+    source itself made sure that coordinates are pixels and no shares of the photo's sides.
+    """
 
     where: str
     space: LabelSpace
     value: Callable[[Row], int]
     crowds: str
     boxes: str
+    in_pixels: bool = False
 
     @property
     def ground(self) -> int:
@@ -97,6 +100,8 @@ def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]
     value = IGNORE if crowd else rules.value(note)
     if is_empty(note.get("segmentation")):
         return _boxed(note, value, crowd, (height, width), rules, notes)
+    if are_shares(note["segmentation"]) and not rules.in_pixels:
+        raise _shares(note, note["segmentation"], rules)
     area = draw_segmentation(note["segmentation"], height, width, where)
     if flag(note.get("iscrowd")):
         notes["iscrowd as ignore" if crowd else "iscrowd as objects"] += 1
@@ -105,6 +110,12 @@ def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]
     if not area.any():
         notes["objects that cover no pixel"] += 1
     return _Piece(note, value, area, below=crowd)
+
+
+def _shares(note: Row, numbers: Any, rules: Rules) -> Exception:
+    there = f"{named(note)} with {numbers!r:.60}, shares of the photo's sides perhaps"
+    fix = "multiply x by the photo's width and y by its height"
+    return bad_annotation(rules.where, "coordinates in pixels", there, fix)
 
 
 def _boxed(note: Row, value: int, crowd: bool, size: tuple[int, int], rules: Rules, notes: Counter[str]) -> _Piece:
@@ -139,6 +150,8 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
         raise bad_annotation(
             where, "an outline (or a box) for every object", there, "draw it, or remove the annotation"
         )
+    if are_shares(box) and not rules.in_pixels:
+        raise _shares(note, box, rules)
     if rules.boxes == "reject":
         fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
         raise bad_annotation(where, "an outline for every object", there, fix)

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,30 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
     return flat
 
 
+def are_shares(segmentation: Any) -> bool:
+    """Whether all coordinates of polygons or a box lie within 0..1, fractions among them: as tools write shares of a
+    photo's sides.
+    """
+    numbers = list(_numbers(segmentation))
+    return bool(numbers) and all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in nested lists and points."""
+    if _is_number(value):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    elif _is_point(value):
+        yield from value.values()
+
+
 def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:
     from pycocotools import mask as coco_mask
 
-    merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    polygons: Any = rings  # its stubs know whole numbers only
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     drawn: Bool = coco_mask.decode(merged).astype(bool)
     return drawn
 

@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import posixpath
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from maskmill.data_contracts import ContractError, Problem, Reason
 from maskmill.data_contracts.errors import NO_SUCH_FILE
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.secrets import redact
+from maskmill.pipelines.ingest.names import folded, is_hidden, loose, other_encoding
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
 from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
@@ -75,7 +75,7 @@ class Root:
         self.passed.walks.append((folder, suffixes))
         for file in self._all(folder):
             unread = file.problem is not None and file.problem.reason == Reason.NOT_READ
-            if _is_hidden(file) or (unread and file.path.endswith("/")):
+            if is_hidden(file.path) or (unread and file.path.endswith("/")):
                 self.passed.add(file.path, file.problem)
             elif file.path.lower().endswith((*suffixes, "/")):
                 yield file
@@ -184,7 +184,7 @@ class Root:
                 try:
                     yield text
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{self.url}/{path}: {_other_encoding(error)}") from error
+                    raise ValueError(f"{self.url}/{path}: {other_encoding(error)}") from error
                 except JsonError as error:
                     raise ValueError(f"{self.url}/{path}: {error}") from error
 
@@ -200,7 +200,7 @@ class FileIndex:
         self.folder = folder.strip("/")
         self._root = root
         self._files = Spill()
-        self._files.add((_loose(self.stem(f.path)), pack_file(f)) for f in root.walk(self.folder, suffixes))
+        self._files.add((loose(self.stem(f.path)), pack_file(f)) for f in root.walk(self.folder, suffixes))
 
     def inside(self, path: str) -> str:
         """A path of the root as a path of this folder."""
@@ -212,7 +212,7 @@ class FileIndex:
 
     def find(self, stem: str) -> list[File]:
         """Files with this stem, sorted by path; those in another Unicode form where none is spelt so."""
-        found = [f for f in self._near(stem) if _folded(self.stem(f.path)) == _folded(stem)]
+        found = [f for f in self._near(stem) if folded(self.stem(f.path)) == folded(stem)]
         exact = [f for f in found if self.stem(f.path) == stem]
         return sorted(exact or found, key=lambda f: f.path)
 
@@ -222,11 +222,17 @@ class FileIndex:
         """
         for wanted in self._spellings(name):
             found = self.find(without_suffix(wanted))
-            same = [f for f in found if _folded(self.inside(f.path)) == _folded(wanted)]
-            same = same or [f for f in found if _loose(self.inside(f.path)) == _loose(wanted)]
+            same = [f for f in found if folded(self.inside(f.path)) == folded(wanted)]
+            same = same or [f for f in found if loose(self.inside(f.path)) == loose(wanted)]
             if len(same) == 1:
                 return same[0]
         return None
+
+    def find_any(self, name: str) -> list[File]:
+        """The files that a list calls `name`: a stem or a path, spelt as `find_path` allows."""
+        exact = self.find_path(name)
+        stems = (found for wanted in self._spellings(name) if (found := self.find(wanted)))
+        return [exact] if exact is not None else next(stems, [])
 
     def _spellings(self, name: str) -> list[str]:
         """Paths inside the folder that `name` may mean, the most literal first; none where it climbs out."""
@@ -246,29 +252,19 @@ class FileIndex:
         if near:
             return f"none, but {', '.join(sorted(near)[:3])}"
         place = f"{self.folder}/{stem}".lstrip("/")
+        if any(self._root.has_folder(f"{place}{suffix}") for suffix in (".png", ".jpg", ".tif")):
+            return "a folder of that name"
         unread = self._root.passed.beginning(f"{place}.")
         return f"none that is read, but {', '.join(unread)}" if unread else "none"
 
     def _near(self, stem: str) -> list[File]:
         """Files whose stem is this one, in any Unicode form and any case."""
-        return [unpack_file(raw) for raw in self._files.get(_loose(stem))]
+        return [unpack_file(raw) for raw in self._files.get(loose(stem))]
 
     def __iter__(self) -> Iterator[tuple[str, File]]:
         for _, raw in self._files:
             file = unpack_file(raw)
             yield self.stem(file.path), file
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _loose(path: str) -> str:
-    return _folded(path).casefold()
-
-
-def _is_hidden(file: File) -> bool:
-    return file.path.rstrip("/").rsplit("/", 1)[-1].startswith(".")
 
 
 def pack_file(file: File) -> list[Any]:
@@ -302,9 +298,3 @@ def without_suffix(path: str) -> str:
     """A path without the suffix of its last part."""
     pure = PurePosixPath(path)
     return str(pure.with_suffix("")) if pure.name else path
-
-
-def _other_encoding(error: UnicodeDecodeError) -> str:
-    odd = f"found the byte 0x{error.object[error.start]:02x}"
-    fix = "save it as UTF-8, e.g. `iconv -f gbk -t utf-8` for Chinese, `-f cp1252` for Western Windows"
-    return f"expected text in UTF-8, {odd}, which stands in another encoding. Fix: {fix}"

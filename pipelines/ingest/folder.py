@@ -82,7 +82,7 @@ class FolderSource(Source):
 
     def _entry(self, stem: str, image: File, mask: File | None, pairs: Pairs, tags: Spill) -> Entry:
         words = tags.get(stem)
-        found = [(mask, None)] if mask is not None else []
+        found: list[tuple[File, str | None]] = [(mask, None)] if mask is not None else []
         problem = image.problem or (mask.problem if mask is not None else None)
         if mask is None and problem is None:
             matched = pairs.masks_of(stem, image)

@@ -73,7 +73,7 @@ def read_index(root: Root, path: str) -> dict[str, list[Row]]:
                 ]
                 for group in groups
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f'{root.url}/{path}: expected {{"groups": [{{"name", "items": [{{"image", "mask", "values"}}]}}]}}, '
                 f"found {type(error).__name__} {error}; mend the index"

@@ -1,5 +1,6 @@
 """Hugging Face Parquet: files with an image and a mask column (embedded bytes or paths); our own shards among them."""
 
+import io
 import json
 import re
 import threading
@@ -7,16 +8,18 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskmill.data_contracts import SAMPLE, ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
-from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.base import MAX_INDEX, PILLOW_LIMIT, Entry, MaskPart, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.class_files import space_of
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.folder import check_words
+from maskmill.pipelines.ingest.mask_files import array_to_png
 
 LONGEST_PATH = 1024
 _NO_COLUMN = "a file with the columns"
@@ -118,7 +121,7 @@ class HfParquetSource(Source):
         columns = (*self._wanted, self.classes, *OPTIONAL)
         with _reading:  # threads of one shard want the same row group: read it once
             table = _row_group(self.reader(), fields["file"], fields["stamp"], fields["group"], columns)
-        row = table.slice(fields["row"], 1).to_pylist()[0]
+        row = cells(table, fields["row"], entry.key)
         return self.sample(row, table.schema, entry.key, fields["columns"])
 
     def sample(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> RawSample:
@@ -128,7 +131,7 @@ class HfParquetSource(Source):
             ContractError: a cell that holds no image, or words that are no classes.
         """
         group, index = _place(row, where)
-        mask = None if self.mask is None else row[self.mask]
+        mask = None if self.mask is None else _flat(row[self.mask], where)
         several = isinstance(mask, list)
         words = class_words(row.get(self.classes), class_names(schema, self.classes), where)
         return RawSample(
@@ -168,6 +171,40 @@ class HfParquetSource(Source):
             return self.reader().read(path, missing)
         found, fix = _no_cell(path if isinstance(path, str) else cell)
         raise ContractError(where, Problem(missing, "bytes, {bytes, path} or a path", found, fix))
+
+
+def cells(table: pa.Table, number: int, where: str) -> dict[str, Any]:
+    """One row of a table.
+
+    Raises:
+        ContractError: a cell that Python has no value for (text that is no UTF-8, odd times); names its column.
+    """
+    row = table.slice(number, 1)
+    found: dict[str, Any] = {}
+    for name in row.column_names:
+        try:
+            found[name] = row.column(name).to_pylist()[0]
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise bad_annotation(
+                where, f"a value in column {name} that can be read", str(error)[:100], "mend the row"
+            ) from error
+    return found
+
+
+def _flat(cell: object, where: str) -> object:
+    """A mask that is an array of numbers, as the bytes of an image; anything else as it is.
+
+    Raises:
+        ContractError: rows of different length, or numbers that are no label map.
+    """
+    if not (isinstance(cell, list) and cell and isinstance(cell[0], list)):
+        return cell
+    buffer = io.BytesIO()
+    try:
+        np.save(buffer, np.asarray(cell), allow_pickle=False)
+    except ValueError as error:
+        raise bad_annotation(where, "an array (height, width)", str(error)[:100], "mend the row") from error
+    return array_to_png(buffer.getvalue(), where, PILLOW_LIMIT)
 
 
 def _no_cell(cell: object) -> tuple[str, str]:

@@ -79,8 +79,8 @@ class ImagefolderSource(Source):
         if not isinstance(name, str) or not name:
             columns = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)[:40]
             fix = f"mend the row, or set source.image to the column with the path (there is: {columns})"
-            problem = bad_annotation(where, f"a path in column {self.image}", "none", fix).problem
-            return Entry(f"{file.path}#{number}", file.stamp, problem=problem)
+            fault = bad_annotation(where, f"a path in column {self.image}", "none", fix)
+            return Entry(f"{file.path}#{number}", file.stamp, problem=fault.problem)
         folder = images.inside(file.path).rpartition("/")[0]
         image, problem = _partner(images, folder, name, where, Reason.MISSING_IMAGE)
         mask = None

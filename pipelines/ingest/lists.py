@@ -19,8 +19,8 @@ class Listed:
 
 
 def read_list(root: Root, path: str, images: FileIndex, masks: FileIndex | None = None) -> Iterator[Listed]:
-    """Lines of a list that are not blank. A line is the longest beginning of it that is a stem or a path; behind it may
-    stand the path of the mask; other words are left out.
+    """Lines of a list that are not blank. A line is the longest beginning of it that is a stem or a path; behind it,
+    after blanks, a comma or a semicolon, may stand the path of the mask; other words are left out.
     """
     with root.text(path) as lines:
         for number, line in enumerate(lines, 1):
@@ -29,11 +29,10 @@ def read_list(root: Root, path: str, images: FileIndex, masks: FileIndex | None 
 
 
 def _read(text: str, where: str, root: Root, images: FileIndex, masks: FileIndex | None) -> Listed:
-    words = re.split(r"(\s+)", text)
+    words = re.split(r"(\s*[,;]\s*|\s+)", text)
     for count in range(len(words), 0, -2):
-        name, rest = "".join(words[:count]), "".join(words[count:]).strip()
-        exact = images.find_path(name)
-        if photos := images.find(name) or ([exact] if exact is not None else []):
+        name, rest = "".join(words[:count]), "".join(words[count:]).strip(" \t,;")
+        if photos := images.find_any(name):
             return Listed(photos, None if masks is None else _mask(rest, where, root, masks))
     name = re.sub(r"\s+-?[01]$", "", text)  # VOC's lists of one class have a flag behind each name
     return Listed([missing_image(f"{images.folder}/{name}".lstrip("/"), name, images.instead(name), where)])

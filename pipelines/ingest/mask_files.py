@@ -45,10 +45,11 @@ def array_to_png(data: bytes, where: str, max_pixels: int) -> bytes:
 
 
 def _header(data: bytes, where: str) -> tuple[tuple[int, ...], str]:
+    layout: Any = np.lib.format
     try:
         file = io.BytesIO(data)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        version = layout.read_magic(file)
+        read = layout.read_array_header_1_0 if version == (1, 0) else layout.read_array_header_2_0
         shape, _, dtype = read(file)
     except Exception as error:
         raise _broken(where, error) from error

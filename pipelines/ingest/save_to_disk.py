@@ -11,7 +11,7 @@ import pyarrow as pa
 from maskmill.data_contracts import LabelSpace, Problem, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
-from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
+from maskmill.pipelines.ingest.hf_parquet import HfParquetSource, cells
 
 STATE = "state.json"
 BESIDE = frozenset((STATE, "dataset_info.json", "dataset_dict.json"))  # what save_to_disk writes beside the data
@@ -45,7 +45,7 @@ class SaveToDiskSource(HfParquetSource):
         fields = entry.fields
         with _reading:  # threads of one shard want the same batch: read it once
             batch = _batch(self.reader(), fields["file"], fields["stamp"], fields["group"])
-        row = batch.slice(fields["row"], 1).to_pylist()[0]
+        row = cells(batch, fields["row"], entry.key)
         return self.sample(row, batch.schema, entry.key, fields["columns"])
 
 
@@ -57,7 +57,7 @@ def _data_files(root: Root, folder: str) -> set[str] | None:
     with root.text(path) as handle:
         try:
             return {str(file["filename"]) for file in json.load(handle)["_data_files"]}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{root.url}/{path}: expected _data_files, found {error!r}. Fix: save it again") from error
 
 

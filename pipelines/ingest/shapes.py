@@ -36,7 +36,7 @@ def draw_shapes(
     Raises:
         ContractError: an object that is no outline, or whose class the space does not have; names it.
     """
-    rules = Rules(where, space, class_of(space, where), crowds="objects", boxes=boxes)
+    rules = Rules(where, space, class_of(space, where), crowds="objects", boxes=boxes, in_pixels=True)
     drawing = draw_notes(notes, *size, rules)
     return RawSample(image=image, drawn=drawing.mask, instances=tuple(drawing.instances), notes=dict(drawing.notes))
 

@@ -1,6 +1,7 @@
 """The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
 
 import json
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -44,6 +45,8 @@ Row = dict[str, Any]
 STAGE = "ingest"
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
+# What odd data makes code raise that expected other data.
+UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Unit]:
@@ -168,6 +171,17 @@ def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) ->
         return _Missing(**vars(error.problem))
     except ContractError as error:
         return _placed(error, entry.key)
+    except UNFORESEEN as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> Problem:
+    """The problem of a sample that nobody thought of: it costs this row, and never the run."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+    found = f"{type(error).__name__} ({place}): {error}"[:300]
+    fix = "check the file; if it is sound, this is a fault of the source that reads it"
+    return Problem(Reason.BAD_ANNOTATION, "a sample that can be read", found, fix)
 
 
 def _placed(error: ContractError, key: str) -> Problem:

@@ -170,10 +170,10 @@ def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str) -
 def same_shape(image: tuple[int, ...], label: tuple[int, ...], where: str) -> None:
     """Raise ContractError where image and label differ in shape."""
     if image != label:
-        problem = Problem(
-            Reason.SIZE_MISMATCH, f"a mask of {image}", str(label), "pair the mask with its own image, or resample it"
-        )
-        raise ContractError(where, problem)
+        fix = "pair the mask with its own image, or resample it"
+        if sorted(image) == sorted(label):
+            fix = "store mask and image with their axes in one order"
+        raise ContractError(where, Problem(Reason.SIZE_MISMATCH, f"a mask of {image}", str(label), fix))
 
 
 def undecodable(where: str, what: str, error: Exception) -> ContractError:

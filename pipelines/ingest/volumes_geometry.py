@@ -34,9 +34,7 @@ class Grid:
         size = "x".join(map(str, self.shape))
         if self.affine is None:
             return f"{size} voxels of {' x '.join(f'{zoom:g}' for zoom in self.zooms)} mm and no affine"
-        import nibabel
-
-        axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
+        axes = "".join(str(code) for code in orientations().aff2axcodes(self.affine))
         origin = ", ".join(f"{v:.1f}" for v in self.affine[:3, 3])
         return f"{size} voxels with axes {axes} and origin ({origin}) mm"
 
@@ -54,10 +52,9 @@ def turn_onto(image: Grid, label: Grid, where: str) -> list[list[int]] | None:
     if image.affine is None or label.affine is None:
         fix = f"write the label with its image's affine, {SETTING}"
         raise _apart(image, label, where, fix)
-    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
-
-    turn = ornt_transform(io_orientation(label.affine), io_orientation(image.affine))
-    turned = label.affine @ inv_ornt_aff(turn, label.shape)
+    tools = orientations()
+    turn = tools.ornt_transform(tools.io_orientation(label.affine), tools.io_orientation(image.affine))
+    turned = label.affine @ tools.inv_ornt_aff(turn, label.shape)
     axes = [int(axis) for axis, _ in turn]
     shape = tuple(label.shape[axes.index(n)] for n in range(3))
     if shape != image.shape or _distance(image, turned) > APART:
@@ -65,6 +62,13 @@ def turn_onto(image: Grid, label: Grid, where: str) -> list[list[int]] | None:
         raise _apart(image, label, where, fix)
     whole = [[int(axis), int(flip)] for axis, flip in turn]
     return None if whole == [[0, 1], [1, 1], [2, 1]] else whole
+
+
+def orientations() -> Any:
+    """nibabel's module for axes and their order, which has no types; loaded when first needed."""
+    import nibabel.orientations
+
+    return nibabel.orientations
 
 
 def _distance(image: Grid, other: NDArray[np.float64]) -> float:

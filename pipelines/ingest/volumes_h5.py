@@ -61,7 +61,7 @@ class H5Source(VolumeSource):
     def _depth(self, root: Root, file: File) -> tuple[int | None, int]:
         """Slices of a file by its header alone, and their axis; None for a file of one slice or picture."""
         with root.fs.open(root.locate(file.path), "rb") as handle:
-            shape, label = _shapes(handle, self.image, self.label, file.path)
+            shape, label = _shapes(handle, self.image, self.label, self.masks_optional, self.max_voxels, file.path)
         if len(shape) == 2 or _channels(shape, label) is not None:
             if len(shape) == 2 and label is not None:
                 same_shape(shape, label, file.path)
@@ -82,14 +82,25 @@ class H5Source(VolumeSource):
 Shape = tuple[int, ...]
 
 
-def _shapes(handle: Any, image: str, label: str | None, where: str) -> tuple[Shape, Shape | None]:
-    """Shapes of image and label, None for a label that is not there."""
+def _shapes(
+    handle: Any, image: str, label: str | None, optional: bool, most: int, where: str
+) -> tuple[Shape, Shape | None]:
+    """Shapes of image and label, None for a label that is not there.
+
+    Raises:
+        ContractError: no such image, one of over `most` voxels, or no such label where it is not `optional`.
+    """
     import h5py
 
     try:
         with h5py.File(handle, "r") as file:
-            found = None if label is None or label not in file else _dataset(file, label, where).shape
-            return _dataset(file, image, where).shape, found
+            shape = _dataset(file, image, where).shape
+            check_size(shape if len(shape) == 3 else (1, *shape), most, most, where)
+            if label is not None and label not in file and not optional:
+                names = ", ".join(list(file)[:8])
+                fix = "name the dataset in `label`, or set masks_optional: true for unlabelled volumes"
+                raise ContractError(where, Problem(Reason.MISSING_MASK, f"a dataset {label!r}", names, fix))
+            return shape, None if label is None or label not in file else _dataset(file, label, where).shape
     except ContractError:
         raise
     except Exception as error:  # h5py raises anything on corrupt files

@@ -27,7 +27,7 @@ from maskmill.pipelines.ingest.volumes import (
     to_labels,
     undecodable,
 )
-from maskmill.pipelines.ingest.volumes_geometry import Grid, turn_onto
+from maskmill.pipelines.ingest.volumes_geometry import Grid, orientations, turn_onto
 
 SUFFIXES = frozenset((".nii", ".gz"))
 CHANNEL = re.compile(r"_\d{4}$")
@@ -185,9 +185,7 @@ def _volume(
         return Volume(image, None, spacing)
     values, _ = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
     if (axes := json.loads(turn)) is not None:
-        from nibabel.orientations import apply_orientation
-
-        values = apply_orientation(values.T, axes).T
+        values = orientations().apply_orientation(values.T, axes).T
     same_shape(image.shape, values.shape, mask)
     return Volume(image, to_labels(values, mask), spacing)
 

@@ -68,7 +68,7 @@ class YoloSource(Source):
                 return {int(number): str(name) for number, name in pairs}, config
             except UnicodeDecodeError:
                 raise
-            except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 found = f"{type(error).__name__}: {error}"[:200]
                 expected = "expected `names`, a list or {number: name}"
                 raise ValueError(f"{root.url}/{self.data}: {expected}, found {found}. Fix: add them") from error

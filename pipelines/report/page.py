@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -91,8 +92,14 @@ class Page:
         faults, fault_reasons = fault_rows(self._tables.rows)
         script, script_hash = page_script()
         results, figures = downstream_results(self._run_dir), score_figures(self._tables.rows)
-        filters = {"label": label, "explain": explain, "percent": _percent, "number": _number, "json": as_json}
-        filters |= {"colour": reason_colour, "pattern": reason_pattern}
+        filters: dict[str, Callable[..., Any]] = {
+            "label": label,
+            "explain": explain,
+            "percent": _percent,
+            "number": _number,
+            "colour": reason_colour,
+            "pattern": reason_pattern,
+        }
         return page_template("report.html.j2", filters, trim=True).render(
             title=title,
             ledger=self._ledger,
@@ -252,3 +259,11 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "label": label,
+    "explain": explain,
+    "percent": _percent,
+    "number": _number,
+}

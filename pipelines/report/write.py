@@ -24,7 +24,9 @@ from maskmill.pipelines.report.words import label
 from maskmill.pipelines.stages.downstream import downstream_results
 
 VERSION = 4
-NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows
+NO_RESULT = frozenset(
+    {"run_dir", "workers", "limits"}
+)  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
 
 CHECK = "<!-- maskmill-check {} -->\n"  # hash of all bytes before

@@ -26,6 +26,7 @@ from maskmill.pipelines.core.settings import ConfigError, load_settings
 from maskmill.pipelines.export import ExportConfig
 from maskmill.pipelines.ingest import SOURCES, SourceConfig
 from maskmill.pipelines.report import ReportConfig
+from maskmill.pipelines.run.limits import LimitsConfig
 from maskmill.pipelines.run.rounds import GenerateConfig
 from maskmill.pipelines.stages.downstream import DownstreamConfig
 from maskmill.pipelines.stages.score import ScoreConfig
@@ -61,6 +62,7 @@ class RunConfig(BaseModel):
     )
     export: tuple[ExportConfig, ...] = ()
     report: ReportConfig = ReportConfig()
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="what ends the run; changes no result")
     stages: dict[str, dict[str, Any]] = Field(default={}, description="further stages by name, each with its options")
 
     @model_serializer(mode="wrap")

@@ -29,5 +29,5 @@ class ReportStep:
         config = self._config
         note_fit(config)
         run_config = published(config)
-        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
+        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name, timings=[])
         return Outcome("written")

@@ -14,18 +14,13 @@ import yaml
 
 from maskmill.data_contracts import (
     DamagedError,
-    Manifest,
-    ShardEntry,
     config_hash,
     list_shards,
-    package_versions,
-    read_footer,
     sweep_temporaries,
     sweep_tree,
     where_writable,
     write_if_changed,
 )
-from maskmill.data_contracts.secrets import public, published
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
@@ -33,12 +28,16 @@ from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Ste
 from maskmill.pipelines.core.touched import close
 from maskmill.pipelines.report.alarms import Alarm, alarms_of
 from maskmill.pipelines.report.data import load_tables
-from maskmill.pipelines.run.checks import check_start, foresee, named_space
+from maskmill.pipelines.run.checks import check_start, foresee
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
+from maskmill.pipelines.run.limits import ORIGINS, LimitError, check_limits
+from maskmill.pipelines.run.manifest import manifest_of
+from maskmill.pipelines.run.plan import PlanLine as PlanLine
+from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
-from maskmill.pipelines.run.sums import sums_of_run
+from maskmill.pipelines.run.timings import StepTime, note_times
 
 logger = logging.getLogger("maskmill")
 
@@ -127,9 +126,23 @@ def _work(config: RunConfig, until: str | None, progress: Progress | None, again
     reports: list[StepReport] = []
     for name in (name for steps in passes(config) for name in steps):
         reports.append(run_step(config, name, progress, again))
+        if name in ORIGINS:
+            _within_limits(config)
         if name == until:
             break
-    return RunReport(tuple(reports), finish(config))
+    ledger = finish(config)
+    times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
+    note_times(config.run_dir, times)
+    return RunReport(tuple(reports), ledger)
+
+
+def _within_limits(config: RunConfig) -> None:
+    """Where a limit is exceeded, say where every sample went before the run ends."""
+    try:
+        check_limits(config.limits, config.run_dir)
+    except LimitError:
+        build_ledger(config.run_dir).write(f"{config.run_dir}/ledger.json")
+        raise
 
 
 def run_step(config: RunConfig, name: str, progress: Progress | None = None, again: Again = NOTHING) -> StepReport:
@@ -196,46 +209,6 @@ def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
     return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
 
 
-@dataclass(frozen=True)
-class PlanLine:
-    """What a step would do: how many units of how many, and why, by reason."""
-
-    step: str
-    units: int
-    to_run: int
-    why: dict[str, int]
-
-    @property
-    def words(self) -> str:
-        """The reasons as one line."""
-        if not self.units:
-            return "; ".join(self.why) or "all done"
-        return "; ".join(f"{number}× {reason}" for reason, number in self.why.items()) or "all done"
-
-
-def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
-    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
-    waiting for it.
-    """
-    named_space(config)
-    lines: list[PlanLine] = []
-    waiting_for: str | None = None
-    for name in steps_of(config):
-        if waiting_for is not None:
-            lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
-            continue
-        step = open_step(config, name, again)
-        foresee(config, step)
-        reasons: dict[str, int] = {}
-        for index in range(step.count()):
-            if (why := step.why(index)) is not None:
-                reasons[why] = reasons.get(why, 0) + 1
-        lines.append(PlanLine(name, step.count(), sum(reasons.values()), reasons))
-        if reasons:
-            waiting_for = name
-    return lines
-
-
 def open_run(config: RunConfig) -> str:
     """Clear away what killed writers left, and write the resolved config beside the data, for readers and for tasks in
     other processes; returns its path. Only for who holds the lock.
@@ -254,33 +227,3 @@ def save_config(config: RunConfig) -> str:
             text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
             write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
     return f"{config.run_dir}/config.json"
-
-
-def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
-    """The manifest of a run folder as it stands."""
-    entries = []
-    for path in list_shards(f"{config.run_dir}/samples"):
-        if (footer := read_footer(path)) is not None:
-            entries.append(ShardEntry.of(f"samples/{path.rsplit('/', 1)[-1]}", footer))
-    lineage = []
-    for name, folder in ((steps_of(config)[0], "samples"), ("score", "scores")):
-        if paths := list_shards(f"{config.run_dir}/{folder}"):
-            footer = read_footer(paths[0])
-            lineage.append(f"{name}@{footer.config_hash if footer else '?'}")
-    for name, file in (("dedup", "neighbours"), ("select", "decisions")):
-        if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
-            lineage.append(f"{name}@{footer.config_hash}")
-    return Manifest(
-        name=public(config.name),
-        rows=ledger.rows_in,
-        counts=ledger.counts,
-        class_counts=ledger.class_counts(config.space),
-        shards=entries,
-        label_space=config.space.name,
-        config=(settings := published(config, exclude={"run_dir", "workers"})),
-        config_hash=config_hash(settings),
-        versions=package_versions(),
-        licences=ledger.licences,
-        files=sums_of_run(config.run_dir),
-        lineage=lineage,
-    )

@@ -49,7 +49,7 @@ def _dedup(config: RunConfig, again: Again) -> Step:
 def _select(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.select import select_stage, select_units
 
-    return ShardStep(select_stage(config.select), select_units(config.run_dir), config.run_dir, again)
+    return ShardStep(select_stage(config.select, config.space), select_units(config.run_dir), config.run_dir, again)
 
 
 def _downstream_data(config: RunConfig, again: Again) -> Step:

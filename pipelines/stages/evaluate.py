@@ -17,9 +17,11 @@ from maskmill.data_contracts import (
     content_id,
     encode_image,
     read_bytes,
+    sweep_temporaries,
     write_bytes,
 )
 from maskmill.data_contracts.sums import carries_check, checked_json, json_fault, read_json, sum_fault
+from maskmill.pipelines.core.working import working_folder
 from maskmill.trainers.engine import DataConfig, PredictConfig, Samples
 from maskmill.trainers.registry import load_artifact
 
@@ -52,8 +54,9 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
     """
     from maskmill.trainers.engine import evaluate, read_info
 
+    sweep_temporaries(out_dir)
     info = read_info(config.artifact)
-    samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
+    samples = Samples.open(config.data, os.path.join(working_folder(out_dir), "cache")).with_masks()
     fingerprint = _fingerprint(config, info, samples)
     if (found := _finished(out_dir, fingerprint)) is not None:
         return found
@@ -83,7 +86,7 @@ def is_evaluated(config: EvaluateConfig, out_dir: str) -> bool:
     """Whether `out_dir` holds the metrics of exactly this artefact on exactly these samples. Reads no pixels."""
     from maskmill.trainers.engine import read_info
 
-    samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
+    samples = Samples.open(config.data, os.path.join(working_folder(out_dir), "cache")).with_masks()
     return _finished(out_dir, _fingerprint(config, read_info(config.artifact), samples)) is not None
 
 
@@ -93,12 +96,13 @@ def _fingerprint(config: EvaluateConfig, info: "ArtifactInfo", samples: Samples)
 
 
 def _finished(out_dir: str, fingerprint: str) -> dict[str, object] | None:
-    target = os.path.join(out_dir, "metrics.json")
-    if not os.path.exists(target):
+    try:
+        if evaluation_fault(out_dir):
+            return None
+    except FileNotFoundError:
         return None
-    if evaluation_fault(out_dir):
-        return None
-    found = {key: value for key, value in read_json(target).items() if key != "sums"}
+    stored = read_json(os.path.join(out_dir, "metrics.json"))
+    found = {key: value for key, value in stored.items() if key != "sums"}
     return found if found.get("fingerprint") == fingerprint else None
 
 

@@ -27,6 +27,7 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
+from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
 NAME = "label"
@@ -208,8 +209,13 @@ def label_shard(config: LabelConfig, out_dir: str, index: int) -> dict[str, int]
 def label(
     config: LabelConfig, out_dir: str, *, workers: int = 1, progress: Callable[[UnitReport], None] | None = None
 ) -> dict[str, int]:
-    """Label every shard that is not labelled yet; returns images by reason (`kept` = labelled)."""
+    """Label every shard that is not labelled yet; returns images by reason (`kept` = labelled).
+
+    Raises:
+        RunLockedError: another process labels into this folder.
+    """
     counts: Counter[str] = Counter()
-    for report in map_units(label_stage(config), label_units(config, out_dir), workers=workers, progress=progress):
-        counts.update(report.counts)
+    with lock(out_dir, mark=False):
+        for report in map_units(label_stage(config), label_units(config, out_dir), workers=workers, progress=progress):
+            counts.update(report.counts)
     return dict(counts)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from PIL import Image
@@ -47,6 +48,9 @@ def test_explain_takes_a_file_or_an_id_and_says_all(runs: Path) -> None:
     assert "cat" in kept.stderr
     by_id = call("explain", runs / "a", found["sample_id"][:12])
     assert found["sample_id"] in by_id.stdout
+    decided = pl.read_parquet(runs / "a" / "decisions.parquet")
+    assert sorted(decided["source_path"].to_list()) == [f"images/{n}.png" for n in range(3)]
+    assert all("class cat" in detail for detail in decided["detail"].to_list())
     lost = call("explain", runs / "b", "1.png").stdout
     assert "rejected by select: low ASF" in lost
     assert "--set select.min_score=" in lost

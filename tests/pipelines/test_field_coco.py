@@ -169,11 +169,22 @@ def test_sizes_that_are_none_are_told(width: Any, tmp_path: Path) -> None:
     assert "expected an image with height and width" in rejects["images/a.png"]
 
 
+def test_width_and_height_the_wrong_way_round_are_told(tmp_path: Path) -> None:
+    _, rejects, _ = coco(tmp_path, [note()], [image(width=20, height=30)])
+    assert "width 20 and height 30 for a photo of 30x20" in rejects["images/a.png"]
+    assert "swap them" in rejects["images/a.png"]
+
+
 REFUSED: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "a box where a polygon should be": ([note([[20, 12, 5, 4]], 77)], ("annotation 77", "four numbers", "boxes")),
     "an odd count": ([note([RING[:-1]], 5)], ("annotation 5", "7 numbers")),
     "one bad part of two": ([note([RING, [1, 2]], 6)], ("annotation 6, part 1", "2 numbers")),
     "width before height": ([note(runs(cat()) | {"size": [30, 20]}, 9)], ("annotation 9", "width before height")),
+    "shares of the photo's sides": (
+        [note([[0.1, 0.2, 0.5, 0.2, 0.5, 0.5]], 8)],
+        ("annotation 8", "coordinates in pixels", "multiply x by the photo's width"),
+    ),
+    "a box in shares": ([note([], 8, bbox=[0.1, 0.2, 0.5, 0.5])], ("annotation 8", "coordinates in pixels")),
     "numbers as text": ([note([["a"] * 6], 8)], ("annotation 8", "polygons of three or more")),
     "no outline and no box": ([note([], 4)], ("annotation 4", "an outline (or a box)")),
     "a box of no size": ([note([], 4, bbox=[3, 4, 0, 0])], ("annotation 4", "bbox [3, 4, 0, 0]")),

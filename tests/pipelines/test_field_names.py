@@ -3,16 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingest_sets import ingest, label_map, make_folder, photo, put, put_json
+from ingest_sets import ingest, label_map, make_folder, mask_of, photo, put, put_json
 from typer.testing import CliRunner
 
-from maskmill.data_contracts import SAMPLE, LabelSpace, encode_mask, load_label_space, read_shard
+from maskmill.data_contracts import SAMPLE, LabelSpace, encode_image, encode_mask, load_label_space, read_shard
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
+from maskmill.pipelines.ingest.voc import VocSource
 from maskmill.pipelines.run.config import load_run_config
 
 PETS = LabelSpace.from_names(["cat", "dog"], "pets")
@@ -128,3 +130,24 @@ def test_class_label_features_make_the_space(tmp_path: Path) -> None:
 def test_pairs_that_are_made_need_a_space_of_their_own() -> None:
     with pytest.raises(ValueError, match="from_source needs a `source`"):
         load_run_config("demo", {"label_space": "from_source"})
+
+
+@pytest.mark.parametrize("colours", [None, {"9,9,9": "cat"}])
+def test_coloured_masks_are_read_by_the_colours_of_a_label_map(tmp_path: Path, colours: object) -> None:
+    """CVAT's VOC export: labelmap.txt, and masks painted in its colours."""
+    root = tmp_path / "set"
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[3:6, 4:8], picture[7:9, 4:8] = (128, 0, 0), (0, 128, 0)
+    if colours is not None:
+        picture[0, 0] = (9, 9, 9)
+    put(root / "labelmap.txt", "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n")
+    put(root / "JPEGImages/a.jpg", photo())
+    put(root / "SegmentationClass/a.png", encode_image(picture))
+    put(root / "ImageSets/Segmentation/trainval.txt", "a\n")
+    source = VocSource(root=str(root))
+    samples, rejects = ingest(source, tmp_path / "run", source.own_space())
+    if colours is None:
+        wanted = np.where(picture[..., 0] > 0, 1, np.where(picture[..., 1] > 0, 2, 0))
+        assert np.array_equal(mask_of(samples[0]), wanted)
+    else:
+        assert "9,9,9" in rejects[0]["detail"]

@@ -270,6 +270,10 @@ def test_broken_arrays_are_one_bad_row(tmp_path: Path, data: bytes) -> None:
         "/images/a b.png /masks/a b.png",
         "images/a b.png masks/a b.png",
         "a b\tmore words",
+        "images/a b",
+        ".\\images\\a b.png",
+        "images/a b.png,masks/a b.png",
+        "a b.png; masks/a b.png",
     ],
 )
 def test_lists_may_hold_blanks_and_pairs(tmp_path: Path, line: str) -> None:

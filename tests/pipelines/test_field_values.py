@@ -12,9 +12,19 @@ from ingest_sets import Row, ingest, mask_of, photo, put
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskmill.data_contracts import Instance, LabelSpace, decode_image, decode_mask, encode_image, encode_mask
+from maskmill.data_contracts import (
+    Instance,
+    LabelSpace,
+    config_hash,
+    decode_image,
+    decode_mask,
+    encode_image,
+    encode_mask,
+)
+from maskmill.data_contracts.labels import voc_colour
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.stage import NOT_IN_HASH, _ids, ingest_stage
 
 SPACE = LabelSpace.from_names(["cat", "dog"])
 Mask = NDArray[np.uint8]
@@ -218,6 +228,23 @@ def test_a_palette_in_the_colours_of_other_classes_is_told(tmp_path: Path) -> No
     assert '"40,50,60": dog' in lost["detail"]
 
 
+@pytest.mark.parametrize("background", [0, 5, None])
+def test_palettes_that_only_decorate_ids_say_nothing(background: int | None, tmp_path: Path) -> None:
+    """VOC's palette on the masks of a space with colours of its own: CamVid's masks are often stored so."""
+    classes = [{"id": i, "name": f"c{i}", "colour": voc_colour(i + 2)} for i in range(1, 4)]
+    space = LabelSpace.model_validate({"name": "t", "classes": classes, "background_id": background})
+    mask = shape(3)
+    mask[12:14] = 1
+    mask[mask == 0] = 2 if background is None else background
+    for name, palette in (("a", SPACE.palette), ("b", [v for i in range(256) for v in (7 * i % 256, 90, i)])):
+        put(tmp_path / f"set/images/{name}.png", photo(ord(name), 20, 30, "PNG"))
+        put(tmp_path / f"set/masks/{name}.png", in_palette(mask, palette))
+    rows, _ = ingest(FolderSource(root=str(tmp_path / "set")), tmp_path / "run", space)
+    assert len(rows) == 2
+    for row in rows:
+        np.testing.assert_array_equal(mask_of(row), mask)
+
+
 def test_transparency_that_varies_and_deep_colours_are_told(tmp_path: Path) -> None:
     alpha = Image.merge("LA", [Image.fromarray(shape()), Image.fromarray(shape(200))])
     assert "transparency goes from 0 to 200" in refused(tmp_path, save(alpha))
@@ -386,3 +413,10 @@ def test_bands_are_counted(tmp_path: Path) -> None:
     detail = refused(tmp_path, save(shape()), five_bands(), names=("a.tif", "a.png"))
     assert "a TIFF of 5 bands with 16 bits" in detail
     assert decode_mask(save(shape())).sum() == 72
+
+
+def test_options_that_came_later_leave_fingerprints_alone_until_they_are_set() -> None:
+    plain, toned = FolderSource(root="."), FolderSource(root=".", tone="stretch")
+    before = plain.model_dump(mode="json", exclude=NOT_IN_HASH | FolderSource.later)
+    assert ingest_stage(plain, SPACE).config_hash == config_hash({"source": before, "space": _ids(SPACE)})
+    assert ingest_stage(toned, SPACE).config_hash != ingest_stage(plain, SPACE).config_hash

@@ -264,6 +264,19 @@ def test_labels_of_another_shape_are_one_reject(tmp_path: Path) -> None:
     assert "(3, 12, 16)" in details["p1.h5"]
 
 
+def test_a_label_under_another_name_is_one_reject_that_names_what_is_there(tmp_path: Path) -> None:
+    put_h5(tmp_path / "set/p1.h5", image=DEEP, mask=SLICES)
+    _, details = h5(tmp_path)
+    assert list(details) == ["p1.h5"]
+    assert "a dataset 'label', found image, mask" in details["p1.h5"]
+    assert_slices(h5(tmp_path, label="mask")[0], SLICES, DEEP)
+
+
+def test_axes_in_another_order_are_told(tmp_path: Path) -> None:
+    put_h5(tmp_path / "set/p1.h5", image=DEEP, label=np.moveaxis(SLICES, 0, 2))
+    assert "axes in one order" in h5(tmp_path)[1]["p1.h5"]
+
+
 def test_spacing_is_in_the_order_of_the_axes(tmp_path: Path) -> None:
     put_h5(tmp_path / "set/p1.h5", image=np.moveaxis(DEEP, 0, 2), label=np.moveaxis(SLICES, 0, 2))
     with h5py.File(tmp_path / "set/p1.h5", "r+") as file:

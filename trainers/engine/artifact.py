@@ -99,10 +99,11 @@ def read_info(path: str) -> ArtifactInfo:
     Raises:
         FileNotFoundError: no finished artefact there.
     """
-    file = os.path.join(path, "config.json")
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"{path}: expected a trained artefact (config.json), found none; train it first")
-    return ArtifactInfo.model_validate(read_json(file))
+    try:
+        return ArtifactInfo.model_validate(read_json(os.path.join(path, "config.json")))
+    except FileNotFoundError as error:
+        message = f"{path}: expected a trained artefact (config.json), found none; train it first"
+        raise FileNotFoundError(message) from error
 
 
 def read_artifact(path: str) -> Artifact:
@@ -145,14 +146,12 @@ def artifact_fault(path: str) -> str | None:
     for name, wanted in info.sums.items():
         if fault := sum_fault(os.path.join(path, name), wanted):
             return f"{name}: {fault}"
-    weights = os.path.join(path, "model.safetensors")
-    if not os.path.isfile(weights):
+    try:
+        weights = read_bytes(os.path.join(path, "model.safetensors"))
+    except FileNotFoundError:
         return "model.safetensors: gone"
-    return (
-        None
-        if content_id(read_bytes(weights)) == info.weights
-        else "model.safetensors: another content than was written"
-    )
+    same = content_id(weights) == info.weights
+    return None if same else "model.safetensors: another content than was written"
 
 
 def _json(value: object) -> bytes:
