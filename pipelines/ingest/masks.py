@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
 from maskmill.data_contracts.label_files import LabelFile, decode_labels
+from maskmill.data_contracts.labels import voc_colour
 from maskmill.pipelines.ingest.base import Source, class_value, rgb
 
 Values = NDArray[np.int64]
@@ -112,21 +113,25 @@ class MaskRule:
         return Problem(Reason.EMPTY_FOREGROUND, "class ids of the label space", found_words, fix)
 
     def _palette(self, found: LabelFile, used: list[int]) -> Problem | None:
-        """Palette masks in an order of their own: an index painted in the colour that another id has."""
+        """Palette masks in an order of their own: painted in the classes' colours, but at other ids, or black elsewhere
+        than at the background's id. Palettes that only decorate the ids (VOC's is the common one) say nothing.
+        """
         if found.palette is None or self.remap.keys() >= set(used):
             return None
-        names: dict[Colour, int] = {c.colour: c.id for c in self.space.classes if c.colour is not None}
-        if self.space.background_id is not None:
-            names.setdefault(BLACK, self.space.background_id)
         colours = {i: _colour(found.palette[i]) for i in range(len(found.palette))}
-        for index in used:
-            owner = names.get(colours.get(index, BLACK)) if index in colours and index not in self.remap else None
-            if owner is None or owner == index or colours.get(owner) == colours[index]:
-                continue
-            words = f"index {index} in {_name(_pack(colours[index]))}, the colour of id {owner}"
-            example = self._example([colours[i] for i in used if i in colours])
-            fix = f"read the masks by colour: set colours: {example} with your own classes"
-            return Problem(Reason.WRONG_MASK_FORMAT, "palette indices that are class ids", words, fix)
+        mine = {i: colours[i] for i in used if i in colours and i not in self.remap}
+        if all(colour == voc_colour(i) for i, colour in mine.items()):
+            return None
+        names: dict[Colour, int] = {c.colour: c.id for c in self.space.classes if c.colour is not None}
+        ground = {} if self.space.background_id is None else {BLACK: self.space.background_id}
+        owners = {**ground, **names} if set(mine.values()) <= {*ground, *names} else ground
+        for index, colour in mine.items():
+            owner = owners.get(colour, index)
+            if owner != index and colours.get(owner) != colour:
+                words = f"index {index} in {_name(_pack(colour))}, the colour of id {owner}"
+                example = self._example([colours[i] for i in used if i in colours])
+                fix = f"read the masks by colour: set colours: {example} with your own classes"
+                return Problem(Reason.WRONG_MASK_FORMAT, "palette indices that are class ids", words, fix)
         return None
 
     def _high(self, strangers: list[int], values: Values) -> Problem:

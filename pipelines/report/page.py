@@ -1,6 +1,7 @@
 """The page: what the template needs, pictures included, and the template filled in."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -111,7 +112,12 @@ class Page:
         faults, fault_reasons = fault_rows(self._tables.rows)
         reasons = [r.reason for r in self._ledger.rejections]
         colours = reason_colours([*reasons, KEPT])
-        filters = {"label": label, "explain": explain, "percent": _percent, "number": _number}
+        filters: dict[str, Callable[..., Any]] = {
+            "label": label,
+            "explain": explain,
+            "percent": _percent,
+            "number": _number,
+        }
         return page_template("report.html.j2", filters, trim=True).render(
             title=title,
             ledger=self._ledger,
@@ -220,3 +226,11 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "label": label,
+    "explain": explain,
+    "percent": _percent,
+    "number": _number,
+}
