@@ -400,3 +400,10 @@ def test_names_that_no_file_can_have_are_one_bad_row(tmp_path: Path, name: str) 
     samples, rejects = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
     assert len(samples) == 1
     assert len(rejects) == 1
+
+
+@pytest.mark.parametrize("index", [True, 1.5, "one", -1, 2**40, [1]])
+def test_an_index_that_is_none_is_one_bad_row(tmp_path: Path, index: object) -> None:
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(), "mask": MASK, "index": index}])
+    _, (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert lost["reason"] == "bad_annotation"
