@@ -328,7 +328,7 @@ def voc_sample(tmp_path: Path, xml: bytes) -> list[Row]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("top", ["", "set/"])
+@pytest.mark.parametrize("top", ["", "./", "set/", "./set/"])
 def test_an_archive_is_the_folder_that_is_packed_in_it(tmp_path: Path, kind: str, top: str) -> None:
     plain = make_folder(tmp_path / "plain", ["a", "deep/b"])
     put(plain / "images/notes.txt", "x")
