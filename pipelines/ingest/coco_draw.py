@@ -48,7 +48,7 @@ class Rules:
             raise bad_annotation(self.where, "iscrowd and ignore as 0 or 1", there, "mend the JSON")
         if marked and self.crowds == "reject":
             there = f"{named(note)} with iscrowd 1, a crowd or an object with holes or several parts"
-            fix = "set crowds: objects to read such annotations as objects, or crowds: ignore to make them 255"
+            fix = "set source.crowds: objects to read such annotations as objects, or source.crowds: ignore for 255"
             raise bad_annotation(self.where, "iscrowd 1 where the file shows what it means", there, fix)
         return ignored or (marked and self.crowds == "ignore")
 
@@ -153,7 +153,7 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
     if are_shares(box) and not rules.in_pixels:
         raise _shares(note, box, rules)
     if rules.boxes == "reject":
-        fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
+        fix = "draw it, or set source.boxes: ignore (255 in the box), fill, or label (for a box labeler)"
         raise bad_annotation(where, "an outline for every object", there, fix)
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 

@@ -93,7 +93,7 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
     if not isinstance(flat, list) or not all(_is_number(v) and math.isfinite(v) and abs(v) <= limit for v in flat):
         raise _bad(where, POLYGON, repr(part)[:60])
     if len(flat) == 4:
-        fix = "draw the object, or move the four numbers to `bbox`, leave `segmentation` empty and choose with `boxes`"
+        fix = "draw the object, or move the numbers to `bbox`, leave `segmentation` empty and choose with source.boxes"
         raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")

@@ -284,7 +284,7 @@ def test_an_object_with_a_box_alone_is_no_background(segmentation: Any, tmp_path
     boxed = BOXED if segmentation == "absent" else {**BOXED, "segmentation": segmentation}
     masks, rejects, _ = coco(tmp_path, [note(), boxed])
     assert not masks
-    for word in ("annotation 2", "boxes: ignore", "boxes: fill", "boxes: label"):
+    for word in ("annotation 2", "source.boxes: ignore", "fill", "label"):
         assert word in rejects["images/a.png"]
 
 
