@@ -328,7 +328,7 @@ def voc_sample(tmp_path: Path, xml: bytes) -> list[Row]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("top", ["", "set/"])
+@pytest.mark.parametrize("top", ["", "./", "set/", "./set/"])
 def test_an_archive_is_the_folder_that_is_packed_in_it(tmp_path: Path, kind: str, top: str) -> None:
     plain = make_folder(tmp_path / "plain", ["a", "deep/b"])
     put(plain / "images/notes.txt", "x")
@@ -349,6 +349,17 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path) -> None:
     put(tmp_path / "set.zip", "no archive")
     with pytest.raises(ValueError, match=r"set\.zip: no whole archive"):
         ingest(source(tmp_path / "set.zip"), tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_in_an_archive_is_counted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for seed in (1, 2):
+            archive.writestr("images/a.jpg", photo(seed))
+        archive.writestr("masks/a.png", mask_file())
+    (row,), (lost,) = ingest(source(tmp_path / "set.zip"), tmp_path / "run")
+    assert row["image"]["bytes"] == photo(2)
+    assert (lost["source_path"], lost["reason"]) == ("images/a.jpg (again)", "not_read")
 
 
 def test_a_hostile_zip_opens_nothing_outside(tmp_path: Path) -> None:
