@@ -89,8 +89,10 @@ def draw_notes(notes: list[Row], height: int, width: int, rules: Rules) -> Drawi
     pieces = [_piece(note, height, width, rules, drawing.notes) for note in notes]
     for piece in sorted(pieces, key=lambda p: p.order):
         drawing.mask[piece.area] = IGNORE if piece.below else piece.value
+    erased = any(piece.value == rules.ground and not piece.below for piece in pieces)
+    bare = drawing.mask == rules.ground if erased and rules.ground != IGNORE else None
     for piece in pieces:
-        if (one := _instance(piece, drawing.mask, rules)) is not None:
+        if (one := _instance(piece, bare, rules)) is not None:
             drawing.instances.append(one)
     return drawing
 
@@ -158,14 +160,16 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
-def _instance(piece: _Piece, mask: Uint8Array, rules: Rules) -> Instance | None:
-    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels."""
+def _instance(piece: _Piece, bare: Bool | None, rules: Rules) -> Instance | None:
+    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels. `bare`
+    are the pixels of background, where categories that became background may have erased some of it.
+    """
     number = identity(piece.note.get("id"))
     if piece.box is not None:
         return Instance(piece.value, piece.box, None, source_id=number)
     if piece.below:
         return _crowd(piece, number, rules)
-    own = piece.area & (mask != rules.ground) if rules.ground != IGNORE else piece.area
+    own = piece.area if bare is None else piece.area & ~bare
     if piece.value not in rules.space.by_id or not own.any():
         return None
     return Instance.of(piece.value, own, source_id=number, score=_score(piece.note))

@@ -50,15 +50,17 @@ def draw_segmentation(segmentation: Any, height: int, width: int, where: str) ->
     if not isinstance(segmentation, list):
         raise _bad(where, "polygons or run lengths", repr(segmentation)[:60])
     parts = [segmentation] if _is_ring(segmentation) else segmentation
-    drawn = np.zeros((height, width), dtype=bool)
-    rings = []
+    rings, areas = [], []
     for number, part in enumerate(parts):
         place = where if len(parts) == 1 else f"{where}, part {number}"
         if isinstance(part, dict):
-            drawn |= _from_runs(part, height, width, place)
+            areas.append(_from_runs(part, height, width, place))
         elif part != []:
             rings.append(_ring(part, height, width, place))
-    return drawn | _from_rings(rings, height, width) if rings else drawn
+    if rings:
+        areas.append(_from_rings(rings, height, width))
+    drawn: Bool = areas[0] if len(areas) == 1 else np.any(areas, axis=0) if areas else np.zeros((height, width), bool)
+    return drawn
 
 
 def _from_text(text: str, where: str) -> Any:
