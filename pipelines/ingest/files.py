@@ -251,7 +251,7 @@ class FileIndex:
     def instead(self, name: str) -> str:
         """What lies there in place of a file that is missing, in words: "none", and whatever comes near."""
         stem = without_suffix(name.replace("\\", "/"))
-        near = [f.path for f in (*self._near(stem), *self._near(name))]
+        near = {f.path for f in (*self._near(stem), *self._near(name))}
         if near:
             return f"none, but {', '.join(sorted(near)[:3])}"
         place = f"{self.folder}/{stem}".lstrip("/")
