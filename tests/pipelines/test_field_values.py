@@ -263,7 +263,7 @@ def pages(kind: str = "TIFF") -> bytes:
 def test_pages_of_masks_are_counted_and_chosen(tmp_path: Path) -> None:
     detail = refused(tmp_path, pages(), names=("a.png", "a.tif"))
     assert "expected one page, found a TIFF of 2 pages" in detail
-    assert "`page` (0 to 1)" in detail
+    assert "source.page (0 to 1)" in detail
     for page, value in ((0, 1), (1, 2)):
         np.testing.assert_array_equal(read(tmp_path, pages(), names=("a.png", "a.tif"), page=page), shape(value))
     assert "no page 2" in refused(tmp_path, pages(), names=("a.png", "a.tif"), page=2)
