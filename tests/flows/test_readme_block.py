@@ -25,7 +25,7 @@ def block(config: str) -> str:
     assert found, "README shows how to schedule"
     text = found.group(1).replace("maskmill deploy demo", f"maskmill deploy {config}.yaml")
     text = text.replace("curate-synthetic/demo", f"curate-synthetic/{config} --watch")
-    return "set -e\n" + text + "\nkill %1 || true\n"
+    return "set -e\n" + text + "\nkill %2 %1 || true\n"
 
 
 def free_port() -> int:
@@ -79,7 +79,6 @@ def run_block(env: dict[str, str], home: Path, terminal: bool) -> str:
     process.kill()
     status = process.wait(timeout=60)
     os.close(ours)
-    subprocess.run([sys.executable, "-m", "prefect", "server", "stop"], env=env, cwd=home, check=False)
     words = said.decode(errors="replace")
     assert status == 0, words[-4000:]
     return words

@@ -39,7 +39,7 @@ def test_only_the_folder_of_the_config_is_offered(tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_way_to_one_is_told() -> None:
-    with pytest.raises(ValueError, match="prefect server start --background"):
+    with pytest.raises(ValueError, match="prefect server start"):
         wait_for_server("http://127.0.0.1:9/api", seconds=0)
 
 
