@@ -14,7 +14,7 @@ from maskmill.data_contracts.instances import Instance, check_instances, read_in
 from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry
-from maskmill.data_contracts.presets import WithPresets
+from maskmill.data_contracts.presets import WithPresets, merge
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
@@ -97,6 +97,7 @@ __all__ = [
     "iter_rows",
     "list_shards",
     "load_label_space",
+    "merge",
     "package_versions",
     "pair_id",
     "raise_transient",

@@ -125,9 +125,7 @@ def _seek(image: Image.Image, page: int | None, where: str, reason: Reason) -> i
     pages = _pages(image)
     if len(pages) > 1 and (page is None or page >= len(pages)):
         found = f"a {image.format} of {len(pages)} pages (frames)" + ("" if page is None else f", no page {page}")
-        fix = (
-            f"choose one with `page` (0 to {len(pages) - 1}), or write each as a file (objects of a mask: as one mask)"
-        )
+        fix = f"choose one with source.page (0 to {len(pages) - 1}), or write each as a file (objects as one mask)"
         raise ContractError(where, Problem(reason, "one page", found, fix))
     image.seek(pages[page or 0] if len(pages) > 1 else pages[0])
     return page if len(pages) > 1 else None

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from maskmill.vision.model_folders import check_model_folder
 from maskmill.vision.starter import starter_path
 
 STARTER = "generator"  # folder inside starter/
@@ -20,9 +21,11 @@ def resolve_model(model: str) -> Path:
 
     Raises:
         FileNotFoundError: no such folder, and the hub does not give it.
+        UnsafeModelError: a folder that brings code or pickles along.
     """
     path = starter_path(STARTER) if model == "starter" else Path(model).expanduser()
     if path.is_dir():
+        check_model_folder(path)
         return path
     if path.is_absolute() or model.count("/") != 1:
         raise FileNotFoundError(
@@ -31,9 +34,11 @@ def resolve_model(model: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(model))
+        folder = Path(DiffusionPipeline.download(model))
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated
         raise FileNotFoundError(f"model {model!r}: no such folder, and the hub does not give it: {error}") from error
+    check_model_folder(folder)
+    return folder
 
 
 def local_model(model: str) -> Path | None:
@@ -102,10 +107,14 @@ def load_pipeline(model: str, device: str = "cpu", dtype: str = "auto", controln
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     with _silence():
         if controlnet is None:
-            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, **parts)
+            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
         else:
-            control = families.ControlNetModel.from_pretrained(resolve_model(controlnet), torch_dtype=kind)
-            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=control, **parts)
+            control = families.ControlNetModel.from_pretrained(
+                resolve_model(controlnet), torch_dtype=kind, use_safetensors=True
+            )
+            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(
+                folder, controlnet=control, use_safetensors=True, **parts
+            )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -8,7 +8,8 @@ import polars as pl
 from pydantic import BaseModel
 
 from maskmill.artifacts import Segmenter
-from maskmill.pipelines.core.settings import check_names, check_settings, kind_of, merge, read_settings
+from maskmill.data_contracts import merge
+from maskmill.pipelines.core.settings import check_names, check_settings, kind_of, read_settings
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.run import Progress
 from maskmill.pipelines.run.run import plan as plan_run

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from maskmill.data_contracts import write_if_changed
+from maskmill.data_contracts import merge, write_if_changed
 from maskmill.data_contracts.secrets import credentials_at, expand, published
 from maskmill.data_contracts.sums import CHECK, checked_json
 from maskmill.data_contracts.words import close_to, did_you_mean
@@ -188,18 +188,6 @@ def parse_pairs(items: Sequence[str] | None) -> dict[str, Any]:
             raise ConfigError(f"--set {item}: expected KEY=VALUE, e.g. --set refine=crf")
         pairs[key] = read_yaml(value, f"--set {key}=…")
     return pairs
-
-
-def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base` key by key, at every depth. A source, exporter or space of another `kind` replaces."""
-    merged = dict(base)
-    for key, value in top.items():
-        old = merged.get(key)
-        same_kind = (
-            isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
-        )
-        merged[key] = merge(old, value) if same_kind and isinstance(old, dict) else value
-    return merged
 
 
 def unset_names(config: BaseModel) -> Iterator[tuple[str, str]]:

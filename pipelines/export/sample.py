@@ -19,6 +19,7 @@ from maskmill.data_contracts import (
     encode_image,
     read_instances,
 )
+from maskmill.data_contracts.image_files import has_deep_colours
 
 Record = dict[str, Any]  # what the index files need to know of one sample; plain JSON with `sample_id` and `split`
 ORIENTATION = 0x0112  # EXIF tag
@@ -100,7 +101,7 @@ def portable_image(data: bytes, where: str = "image") -> tuple[bytes, str]:
     """
     with Image.open(io.BytesIO(data)) as image:
         upright = image.getexif().get(ORIENTATION, 1) == 1
-        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not has_deep_colours(image, data)
         suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "")
     if suffix and upright and plain:
         return data, suffix

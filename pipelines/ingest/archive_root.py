@@ -4,6 +4,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,12 +39,26 @@ class ArchiveRoot(Root):
                 raise
             raise ValueError(f"{url}: no whole archive: {error}. Fix: write the archive again") from error
         self.local, self._only, self.base = False, "", ""
-        tops = [str(path).strip("/") for path in self.fs.ls("", detail=False)]
-        tops = [top for top in tops if top not in NOT_FOLDERS]
-        name = PurePosixPath(url).name
-        if len(tops) == 1 and name.startswith(f"{tops[0]}.") and self.fs.isdir(tops[0]):
+        if self._inside("") == ["."]:  # `tar -C set .` begins every name so
+            self.base = "."
+        tops, name = self._inside(self.base), PurePosixPath(url).name
+        if len(tops) == 1 and name.startswith(f"{PurePosixPath(tops[0]).name}.") and self.fs.isdir(tops[0]):
             self.base = tops[0]
+        self._note_names_twice()
         self._lock = threading.Lock()  # the archive is one file with one position
+
+    def _note_names_twice(self) -> None:
+        """An archive may hold a name more than once; its last member counts."""
+        names = self.fs.zip.namelist() if hasattr(self.fs, "zip") else self.fs.tar.getnames()
+        for name, count in Counter(map(str, names)).items():
+            if count > 1 and not name.endswith("/"):
+                found, fix = f"{count} members of it, of which the last is read", "pack the folder again"
+                self.passed.add(f"{name} (again)", Problem(Reason.NOT_READ, "every name once", found, fix))
+
+    def _inside(self, folder: str) -> list[str]:
+        """What lies in a folder of the archive."""
+        found = (str(path).rstrip("/") for path in self.fs.ls(folder, detail=False))
+        return [path for path in found if PurePosixPath(path).name not in NOT_FOLDERS and path != folder]
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
         with self._lock:

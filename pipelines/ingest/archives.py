@@ -178,6 +178,12 @@ class Reader:
     def tell(self) -> int:
         return self._at
 
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
 
 def _text(name: str) -> str:
     return name.encode("utf-8", "replace").decode()

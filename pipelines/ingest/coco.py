@@ -143,7 +143,7 @@ class CocoSource(Source):
             raise bad_annotation(entry.key, "an image with height and width", there, "mend the JSON")
         if None in stated and header.turned and self.masks_drawn_on is None:
             there = f"none, and a photo that EXIF turns (orientation {header.orientation})"
-            fix = "add width and height to the JSON, or set masks_drawn_on: upright or masks_drawn_on: stored"
+            fix = "add width and height to the JSON, or set source.masks_drawn_on: upright (or stored)"
             raise bad_annotation(entry.key, "an image with height and width", there, fix)
         if stated == [*header.stored][::-1] and stated[0] != stated[1] and not header.turned:
             there = f"width {stated[1]} and height {stated[0]} for a photo of {header.stored[1]}x{header.stored[0]}"

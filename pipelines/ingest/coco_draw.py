@@ -48,7 +48,7 @@ class Rules:
             raise bad_annotation(self.where, "iscrowd and ignore as 0 or 1", there, "mend the JSON")
         if marked and self.crowds == "reject":
             there = f"{named(note)} with iscrowd 1, a crowd or an object with holes or several parts"
-            fix = "set crowds: objects to read such annotations as objects, or crowds: ignore to make them 255"
+            fix = "set source.crowds: objects to read such annotations as objects, or source.crowds: ignore for 255"
             raise bad_annotation(self.where, "iscrowd 1 where the file shows what it means", there, fix)
         return ignored or (marked and self.crowds == "ignore")
 
@@ -89,8 +89,10 @@ def draw_notes(notes: list[Row], height: int, width: int, rules: Rules) -> Drawi
     pieces = [_piece(note, height, width, rules, drawing.notes) for note in notes]
     for piece in sorted(pieces, key=lambda p: p.order):
         drawing.mask[piece.area] = IGNORE if piece.below else piece.value
+    erased = any(piece.value == rules.ground and not piece.below for piece in pieces)
+    bare = drawing.mask == rules.ground if erased and rules.ground != IGNORE else None
     for piece in pieces:
-        if (one := _instance(piece, drawing.mask, rules)) is not None:
+        if (one := _instance(piece, bare, rules)) is not None:
             drawing.instances.append(one)
     return drawing
 
@@ -153,19 +155,21 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
     if are_shares(box) and not rules.in_pixels:
         raise _shares(note, box, rules)
     if rules.boxes == "reject":
-        fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
+        fix = "draw it, or set source.boxes: ignore (255 in the box), fill, or label (for a box labeler)"
         raise bad_annotation(where, "an outline for every object", there, fix)
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
-def _instance(piece: _Piece, mask: Uint8Array, rules: Rules) -> Instance | None:
-    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels."""
+def _instance(piece: _Piece, bare: Bool | None, rules: Rules) -> Instance | None:
+    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels. `bare`
+    are the pixels of background, where categories that became background may have erased some of it.
+    """
     number = identity(piece.note.get("id"))
     if piece.box is not None:
         return Instance(piece.value, piece.box, None, source_id=number)
     if piece.below:
         return _crowd(piece, number, rules)
-    own = piece.area & (mask != rules.ground) if rules.ground != IGNORE else piece.area
+    own = piece.area if bare is None else piece.area & ~bare
     if piece.value not in rules.space.by_id or not own.any():
         return None
     return Instance.of(piece.value, own, source_id=number, score=_score(piece.note))

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskmill.data_contracts import LabelSpace, Problem, Reason, content_id
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, content_id
 from maskmill.data_contracts.rle import pack_mask
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source
 from maskmill.pipelines.ingest.class_files import Named, space_of
 from maskmill.pipelines.ingest.files import Root
-from maskmill.pipelines.ingest.shapes import Boxes, Note, draw_shapes, sized
+from maskmill.pipelines.ingest.shapes import Boxes, Note, draw_shapes, empty_photo, sized
 
 EVERYTHING = frozenset(("",))
 _loading = threading.Lock()
@@ -59,13 +59,15 @@ class DatumaroSource(Source):
             dataset = _dataset(self._place(root), self.format, fields["stamp"])
             found = dataset.get(fields["item"], fields["subset"])
             notes, words, others = _notes(found.annotations, _names(dataset))
+        if not notes and not words and (problem := empty_photo(self)) is not None:
+            raise ContractError(entry.key, problem)
         image = root.read(fields["image"])
         size = sized(image, entry.key, self.max_pixels).upright
         sample = draw_shapes(image, notes, size, entry.key, space, self.boxes)
         return RawSample(
             image=image,
-            drawn=sample.drawn if notes else None,
-            instances=sample.instances if notes else None,
+            drawn=sample.drawn if notes or not words else None,
+            instances=sample.instances if notes or not words else None,
             words=tuple(words) or None,
             notes={**sample.notes, **{f"{kind} left out": number for kind, number in others.items()}},
         )
@@ -121,12 +123,13 @@ def _notes(annotations: list[Any], names: list[str]) -> tuple[list[Note], list[s
     others: Counter[str] = Counter()
     for number, one in enumerate(annotations):
         kind, label = one.type.name, getattr(one, "label", None)
-        name = names[label] if label is not None and 0 <= label < len(names) else str(label)
+        name = names[label] if label is not None and 0 <= label < len(names) else "an object without a label"
         note: Note = {"id": getattr(one, "id", 0) or number, "name": name}
         if kind == "polygon":
             notes.append({**note, "segmentation": [[float(v) for v in one.points]]})
         elif kind in ("mask", "ellipse"):
-            mask = np.asarray(one.image) != 0 if kind == "mask" else None
+            pixels = one.image if kind == "mask" else None
+            mask = None if pixels is None else np.asarray(pixels) != 0
             if mask is None:
                 others[kind] += 1
             elif mask.any():

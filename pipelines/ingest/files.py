@@ -8,7 +8,6 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -73,11 +72,12 @@ class Root:
             FileNotFoundError: no such folder under the root; lists what is there.
         """
         self.passed.walks.append((folder, suffixes))
+        endings = (*suffixes, "/")
         for file in self._all(folder):
             unread = file.problem is not None and file.problem.reason == Reason.NOT_READ
             if is_hidden(file.path) or (unread and file.path.endswith("/")):
                 self.passed.add(file.path, file.problem)
-            elif file.path.lower().endswith((*suffixes, "/")):
+            elif file.path.lower().endswith(endings):
                 yield file
             else:
                 self.passed.add(file.path, file.problem)
@@ -100,7 +100,9 @@ class Root:
         top = f"{self.base}/{folder}" if folder else self.base
         if not self.fs.isdir(top):
             there = sorted(str(p).rsplit("/", 1)[-1] for p in self.fs.ls(self.base, detail=False))[:8]
-            raise FileNotFoundError(f"{self.url}: no folder {folder!r} in there; found {there}")
+            raise FileNotFoundError(
+                f"{self.url}: no folder {folder!r} in there; found {there}; name one of those in the config"
+            )
         return top
 
     def _walk_local(self, top: str) -> Iterator[File]:
@@ -248,7 +250,7 @@ class FileIndex:
     def instead(self, name: str) -> str:
         """What lies there in place of a file that is missing, in words: "none", and whatever comes near."""
         stem = without_suffix(name.replace("\\", "/"))
-        near = [f.path for f in (*self._near(stem), *self._near(name))]
+        near = {f.path for f in (*self._near(stem), *self._near(name))}
         if near:
             return f"none, but {', '.join(sorted(near)[:3])}"
         place = f"{self.folder}/{stem}".lstrip("/")
@@ -296,5 +298,5 @@ def path_problem(path: str) -> Problem | None:
 
 def without_suffix(path: str) -> str:
     """A path without the suffix of its last part."""
-    pure = PurePosixPath(path)
-    return str(pure.with_suffix("")) if pure.name else path
+    at, start = path.rfind("."), path.rfind("/") + 1  # pathlib would take half the time of a listing
+    return path[:at] if start < at < len(path) - 1 and path[start:at].strip(".") else path

@@ -276,7 +276,8 @@ def _broken(path: str, error: Exception) -> ContractError:
 
 def _place(row: dict[str, Any], where: str) -> tuple[str | None, int | None]:
     group, index = row.get("group"), row.get("index")
-    if index is not None and not (isinstance(index, int) and 0 <= index <= MAX_INDEX):
+    whole = isinstance(index, int) and not isinstance(index, bool)
+    if index is not None and not (whole and 0 <= index <= MAX_INDEX):
         raise bad_annotation(where, f"an index of 0..{MAX_INDEX}", repr(index), "store a frame or slice number")
     return None if group is None else str(group), index
 

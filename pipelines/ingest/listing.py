@@ -31,7 +31,7 @@ class Listing:
         """Why there is nothing to ingest, in words; None where there is something."""
         first = self.chunk(0, 3)
         if not first:
-            return "the folders that the config names are empty. Fix: name the folders in which the files lie"
+            return "its folders hold no files, or its list names none. Fix: name the folders and lists that do"
         if not is_not_read(first[0]) or first[0].stamp:  # a stamp: the source itself says why it reads none of this
             return None
         seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)

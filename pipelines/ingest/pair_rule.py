@@ -72,22 +72,50 @@ def compiled(pattern: str, option: str) -> "re.Pattern[str]":
         raise ValueError(f"{option}: expected a regular expression, found {pattern!r}: {error}") from error
 
 
+BY_FOLDER = "(?P<key>.+)/[^/]+"  # a folder a sample, whatever the files in it are called
+
+
 def guess_pattern(photos: Iterable[str], masks: Iterable[str]) -> str | None:
-    """A pattern that pairs most of these stems, which differ by a prefix or a suffix; None where there is none."""
+    """A pattern that pairs most of these stems, which differ by what stands before, behind or inside of what they have
+    in common; None where there is none.
+    """
     left, right = list(photos)[:MOST_NAMES], list(masks)[: 3 * MOST_NAMES]
     votes = Counter(edit for photo in left for mask in right if (edit := _edit(photo, mask)) is not None)
     ordered = sorted(votes, key=lambda edit: (-votes[edit], len(edit[1]) + len(edit[2]), edit))
-    for pattern in map(_pattern, ordered[:10]):
+    often = [edit for edit in ordered[:10] if votes[edit] > 1 or min(len(left), len(right)) == 1]
+    for pattern in (*map(_pattern, often), BY_FOLDER):
         if 2 * _paired(PairRule(pattern), left, right) >= len(left):
             return pattern
     return None
 
 
 def _edit(photo: str, mask: str) -> tuple[str, str, str] | None:
-    """("start" or "end", what the photo has there, what the mask has there), for names in folders of the same path."""
+    """("start", "end" or "middle", what the photo has there, what the mask has there), for names in one folder."""
     if photo.rpartition("/")[0] != mask.rpartition("/")[0] or photo == mask:
         return None
     one, two = photo.rsplit("/", 1)[-1], mask.rsplit("/", 1)[-1]
+    edit = _inserted(one, two) or _at_an_end(one, two)
+    if edit is None:
+        return None
+    numbers = [re.findall(r"\d+", part) for part in edit[1:]]
+    return None if all(numbers) and numbers[0] != numbers[1] else edit  # two numbers are two samples
+
+
+def _inserted(one: str, two: str) -> tuple[str, str, str] | None:
+    """What stands before the number that both names end in, where only one of them has something there."""
+    tail = re.search(r"\d*$", one)
+    number = tail.group() if tail is not None else ""
+    short, long = sorted((one, two), key=len)
+    head = short[: len(short) - len(number)]
+    if not number or not head or not (long.startswith(head) and long.endswith(number)):
+        return None
+    middle = long[len(head) : len(long) - len(number)]
+    if not any(letter.isalpha() for letter in middle) or not short.endswith(number):
+        return None
+    return ("middle", middle, "") if long == one else ("middle", "", middle)
+
+
+def _at_an_end(one: str, two: str) -> tuple[str, str, str] | None:
     start, end = _common(one, two), _common(one[::-1], two[::-1])
     if start >= end:
         cut = next((n for n in range(start, 0, -1) if _is_seam(one, n) and _is_seam(two, n)), 0)
@@ -110,10 +138,13 @@ def _pattern(edit: tuple[str, str, str]) -> str:
     place, image, mask = edit[0], re.escape(edit[1]), re.escape(edit[2])
     sides = f"(?:(?P<image>{image})|(?P<mask>{mask}))" if image and mask else ""
     sides = sides or (f"(?P<image>{image})?" if image else f"(?P<mask>{mask})?")
+    if place == "middle":
+        return f"(?P<key>.+?){sides}(?P<key2>\\d+)"
     return f"(?P<key>.+?){sides}" if place == "end" else f"{sides}(?P<key>.+)"
 
 
 def _paired(rule: PairRule, photos: Sequence[str], masks: Sequence[str]) -> int:
+    """Photos that get masks of their own; 0 where two photos would share one key."""
     there = {match.key for stem in masks if (match := rule.match(stem)) is not None and match.side != "image"}
-    matches = (rule.match(stem) for stem in photos)
-    return sum(match is not None and match.side != "mask" and match.key in there for match in matches)
+    keys = [match.key for stem in photos if (match := rule.match(stem)) is not None and match.side != "mask"]
+    return sum(key in there for key in keys) if len(set(keys)) == len(keys) else 0

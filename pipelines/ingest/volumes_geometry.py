@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from maskmill.data_contracts import ContractError, Problem, Reason
 
 APART = 0.25  # voxels by which corners may differ: headers hold float32, tools round
-SETTING = "or, if only the header is wrong and the voxels lie in the same order, set geometry: stored"
+SETTING = "or, if only the header is wrong and the voxels lie in the same order, set source.geometry: stored"
 
 
 @dataclass(frozen=True, eq=False)

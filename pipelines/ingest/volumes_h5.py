@@ -98,7 +98,7 @@ def _shapes(
             check_size(shape if len(shape) == 3 else (1, *shape), most, most, where)
             if label is not None and label not in file and not optional:
                 names = ", ".join(list(file)[:8])
-                fix = "name the dataset in `label`, or set masks_optional: true for unlabelled volumes"
+                fix = "name the dataset in source.label, or set source.masks_optional: true for unlabelled volumes"
                 raise ContractError(where, Problem(Reason.MISSING_MASK, f"a dataset {label!r}", names, fix))
             return shape, None if label is None or label not in file else _dataset(file, label, where).shape
     except ContractError:
@@ -129,7 +129,7 @@ def _slice_axis(shape: Shape, label: Shape | None, wanted: int | None, where: st
     if shortest == 0 or first == second or (2 * first <= second and not colours):
         return 0 if first == second else shortest
     found = f"{'x'.join(map(str, shape))}, whose {('first', 'middle', 'last')[shortest]} axis is the shortest"
-    fix = f"set slice_axis: {shortest} if that axis counts the slices, or slice_axis: 0 if the first one does"
+    fix = f"set source.slice_axis: {shortest} if that axis counts slices, or source.slice_axis: 0 if the first one does"
     raise ContractError(where, Problem(Reason.BAD_ANNOTATION, "a volume with slices first", found, fix))
 
 

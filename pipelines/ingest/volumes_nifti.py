@@ -127,7 +127,7 @@ def _no_mask(stem: str) -> Problem:
 
 
 def _shared(stem: str, count: int) -> Problem:
-    fix = "choose one channel with `include`, e.g. include: _0000$"
+    fix = "choose one channel, e.g. source.include: _0000$"
     return Problem(Reason.BAD_ANNOTATION, f"one image for the mask {stem}", f"{count} images", fix)
 
 

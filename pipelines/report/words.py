@@ -69,6 +69,48 @@ KEYS = {  # what to turn where too many samples have this reason
 }
 
 
+SCORES = {  # column: (title, what it says, in plain words)
+    "image_score": (
+        "Image score",
+        "What images are judged by: how well CLIP, a model that knows pictures by their captions, sees in the image "
+        "what its label names. Higher is better.",
+    ),
+    "pcs": (
+        "PCS",
+        "CLIP looks at the image, then at the same image cut in tiles and shuffled. PCS is how much its opinion "
+        "changes: a real object falls apart when shuffled (high, good), mere texture does not (near 0).",
+    ),
+    "h_orig": (
+        "Entropy",
+        "How undecided CLIP is between the classes: 0 is sure of one class, higher wavers between many. Lower is "
+        "better.",
+    ),
+    "asf": (
+        "ASF",
+        "CLIP draws a rough mask of its own. ASF is the overlap of the sample's mask with it: 0 nothing in common, "
+        "1 the same. Low: the mask lies beside the object, or shows another one.",
+    ),
+    "ignore_fraction": (
+        "Undecided",
+        "Share of the image where CLIP's own mask says neither object nor background. Nothing is turned away for it.",
+    ),
+}
+
+TERMS = {
+    "threshold": "A score on the wrong side of it turns the sample away. It is fixed in the config, or read off the "
+    "scores themselves where they fall in two heaps (“mixture”).",
+    "margin": "How far the score that decided lies from its threshold: below 0 turned away, near 0 a close call.",
+    "rank": "Samples that pass every threshold are lined up, best first, among those with equally many classes (or "
+    "of the same class): rank 3 of 10 is the third best.",
+    "rho": "The share of each such line that stays: rho 0.5 keeps the better half, rho 1 everybody.",
+    "near-duplicate": "Two images that a network sees as almost the same; the number is the cosine of its two views, "
+    "1 for equal images. The better one stays.",
+    "IoU": "Overlap of two masks: what they share, divided by what either covers. 100 % is the same mask; mIoU is its "
+    "mean over the classes.",
+    "Dice": "Another measure of overlap, twice what is shared divided by both sizes; kinder to small objects.",
+}
+
+
 def key_of(reason: str) -> str:
     """What to turn where too many samples have this reason; for one that this version does not know: where to look."""
     try:

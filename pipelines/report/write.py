@@ -23,7 +23,7 @@ from maskmill.pipelines.report.page import Page
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.stages.downstream import downstream_results
 
-VERSION = 3
+VERSION = 4
 NO_RESULT = frozenset(
     {"run_dir", "workers", "limits"}
 )  # keys of a run config that change nothing that the report shows
@@ -107,8 +107,8 @@ def report_fingerprint(run_dir: str, config: ReportConfig, space: LabelSpace, ru
     """What a report depends on: the contents of all shards, the run it is compared with, configs and versions (not
     timings).
     """
-    paths = [path for name in ("samples", "rejects", "scores") for path in list_shards(f"{run_dir}/{name}")]
-    paths.append(f"{run_dir}/decisions.parquet")
+    paths = [path for name in ("samples", "rejects", "scores", "labels") for path in list_shards(f"{run_dir}/{name}")]
+    paths += [f"{run_dir}/neighbours.parquet", f"{run_dir}/decisions.parquet"]
     if config.previous:
         old = config.previous
         paths.append(old if old.endswith(".parquet") else f"{old}/decisions.parquet")

@@ -4,16 +4,17 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from ingest_sets import ingest, mask_of, photo, put
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskmill.data_contracts import SAMPLE, Instance, LabelSpace, encode_mask, read_instances
+from maskmill.data_contracts import SAMPLE, Instance, LabelSpace, decode_image, encode_mask, read_instances
 from maskmill.pipelines.export import create_exporter
 from maskmill.pipelines.export.objects import object_map, seen, whole
-from maskmill.pipelines.export.sample import ExportSample
+from maskmill.pipelines.export.sample import ExportSample, portable_image
 from maskmill.pipelines.export.voc import encode_objects
 from maskmill.pipelines.ingest import SOURCES
 from maskmill.pipelines.stages.label import _item
@@ -148,3 +149,11 @@ def test_boxes_without_an_outline_reach_a_box_labeler() -> None:
     assert found.boxes.tolist() == [[1, 2, 2, 10, 12], [1, 10, 2, 18, 12], [2, 8, 6, 13, 10], [2, 3, 4, 9, 8]]
     assert not len(_item(row(), {}, own_tags=True).boxes), "outlines need no boxes"
     assert not len(_item(sample, {}, own_tags=False).boxes), "weak labels go first"
+
+
+def test_colours_of_16_bits_leave_as_the_pipeline_saw_them() -> None:
+    deep = np.random.default_rng(0).integers(0, 4_096, (8, 9, 3)).astype(np.uint16)
+    _, data = cv2.imencode(".png", deep)
+    written, suffix = portable_image(data.tobytes())
+    assert suffix == ".png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), decode_image(data.tobytes()))

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from maskmill.data_contracts import ContractError, decode_image, is_transient
+from maskmill.data_contracts import ContractError, decode_image, encode_mask, is_transient, load_label_space
 from maskmill.pipelines.ingest import patience
 from maskmill.pipelines.ingest.files import Root
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.patience import SourceFaultError
-from tests.pipelines.ingest_sets import ingest, make_folder, photo, put
+from maskmill.pipelines.ingest.volumes_slices import SliceSource
+from tests.pipelines.ingest_sets import ingest, label_map, make_folder, photo, put
 
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "memory": lambda: MemoryError("cannot allocate"),
@@ -145,3 +146,19 @@ def test_a_file_that_keeps_size_and_time_is_read_again(folder: FolderSource, tmp
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     after, _ = ingest(folder, tmp_path / "run")
     assert {row["sample_id"] for row in before} != {row["sample_id"] for row in after}
+
+
+def test_a_bomb_among_upright_slices_is_recorded_as_any_image(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20000, 9000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b""))
+    put(tmp_path / "set/images/p1_slice_1.png", b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    put(tmp_path / "set/masks/p1_slice_1.png", encode_mask(label_map()))
+    source = SliceSource(root=str(tmp_path / "set"), upright=True)
+    samples, (lost,) = ingest(source, tmp_path / "run", load_label_space("acdc"))
+    assert (samples, lost["reason"]) == ([], "image_too_large")

@@ -284,7 +284,7 @@ def test_an_object_with_a_box_alone_is_no_background(segmentation: Any, tmp_path
     boxed = BOXED if segmentation == "absent" else {**BOXED, "segmentation": segmentation}
     masks, rejects, _ = coco(tmp_path, [note(), boxed])
     assert not masks
-    for word in ("annotation 2", "boxes: ignore", "boxes: fill", "boxes: label"):
+    for word in ("annotation 2", "source.boxes: ignore", "fill", "label"):
         assert word in rejects["images/a.png"]
 
 
@@ -381,6 +381,18 @@ def test_pixels_under_another_object_are_kept(tmp_path: Path) -> None:
     assert whole.mask is not None
     np.testing.assert_array_equal(whole.mask, cat() > 0)
     assert masks["images/a.png"][6, 6] == 2
+
+
+def test_what_became_background_is_cut_out_of_the_object_below(tmp_path: Path) -> None:
+    categories = [*CATEGORIES, {"id": 3, "name": "glass"}]
+    small = [5, 5, 8, 5, 8, 8, 5, 8]
+    notes = [note(), note([small], 2, 3)]
+    masks, _, (row,) = coco(tmp_path, notes, None, categories, {"other_categories": "background"})
+    (one,) = row["instances"]
+    found = Instance.read(one, 20, 30).mask
+    assert found is not None
+    np.testing.assert_array_equal(found, masks["images/a.png"] == 1)
+    assert not found[6, 6]
 
 
 def test_an_object_smaller_than_a_pixel_is_counted(tmp_path: Path) -> None:

@@ -108,6 +108,9 @@ def mask_file(value: int = 1) -> bytes:
         ("images/train/aachen_000019_leftImg8bit.png", "masks/train/aachen_000019_gtFine_labelIds.png"),
         ("images/deep/img-7.png", "masks/deep/seg-7.png"),
         ("images/x (1).png", "masks/x (1)+m.png"),
+        ("images/um_000000.png", "masks/um_road_000000.png"),
+        ("images/case1/img.png", "masks/case1/seg.png"),
+        ("images/21_training.png", "masks/21_manual1.png"),
     ],
 )
 def test_names_that_differ_are_told_a_pattern_that_pairs_them(tmp_path: Path, image: str, mask: str) -> None:
@@ -122,6 +125,35 @@ def test_names_that_differ_are_told_a_pattern_that_pairs_them(tmp_path: Path, im
     assert [row["provenance"]["source_path"] for row in samples] == [image]
     assert not rejects
     assert np.array_equal(mask_of(samples[0]), rectangle(1))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("um_{}", "um_road_{}"),
+        ("{}_training", "{}_manual1"),
+        ("case{}/img", "case{}/seg"),
+        ("IMG_{}", "IMG_{}_mask"),
+        ("f{}", "mask_f{}"),
+    ],
+)
+def test_several_names_that_differ_are_paired_each_with_its_own(tmp_path: Path, image: str, mask: str) -> None:
+    for number in range(3):
+        put(tmp_path / f"set/images/{image.format(f'{number:06d}')}.png", photo(number, kind="PNG"))
+        put(tmp_path / f"set/masks/{mask.format(f'{number:06d}')}.png", mask_file(number + 1))
+    _, rejects = ingest(source(tmp_path / "set"), tmp_path / "run")
+    pattern = rejects[0]["detail"].split("source.pair: '")[1].rstrip("'")
+    samples, rejects = ingest(source(tmp_path / "set", pair=pattern), tmp_path / "again")
+    assert not rejects
+    assert [row["class_ids"] for row in samples] == [[1], [2], [3]]
+
+
+@pytest.mark.parametrize(("image", "mask"), [("a1", "b2"), ("img_1", "img_2"), ("x/1", "1"), ("0001", "1")])
+def test_two_numbers_are_two_samples(tmp_path: Path, image: str, mask: str) -> None:
+    put(tmp_path / f"set/images/{image}.png", photo(kind="PNG"))
+    put(tmp_path / f"set/masks/{mask}.png", mask_file())
+    _, rejects = ingest(source(tmp_path / "set"), tmp_path / "run")
+    assert all("source.pair" not in row["detail"] for row in rejects)
 
 
 def test_names_that_nothing_pairs_get_no_pattern(tmp_path: Path) -> None:
@@ -328,7 +360,7 @@ def voc_sample(tmp_path: Path, xml: bytes) -> list[Row]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("top", ["", "set/"])
+@pytest.mark.parametrize("top", ["", "./", "set/", "./set/"])
 def test_an_archive_is_the_folder_that_is_packed_in_it(tmp_path: Path, kind: str, top: str) -> None:
     plain = make_folder(tmp_path / "plain", ["a", "deep/b"])
     put(plain / "images/notes.txt", "x")
@@ -349,6 +381,17 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path) -> None:
     put(tmp_path / "set.zip", "no archive")
     with pytest.raises(ValueError, match=r"set\.zip: no whole archive"):
         ingest(source(tmp_path / "set.zip"), tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_in_an_archive_is_counted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for seed in (1, 2):
+            archive.writestr("images/a.jpg", photo(seed))
+        archive.writestr("masks/a.png", mask_file())
+    (row,), (lost,) = ingest(source(tmp_path / "set.zip"), tmp_path / "run")
+    assert row["image"]["bytes"] == photo(2)
+    assert (lost["source_path"], lost["reason"]) == ("images/a.jpg (again)", "not_read")
 
 
 def test_a_hostile_zip_opens_nothing_outside(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from ingest_sets import label_map, make_folder, photo, put
 from typer.testing import CliRunner
 
-from maskmill.data_contracts import encode_mask, load_label_space
+from maskmill.data_contracts import DECISION, SAMPLE, encode_mask, load_label_space, read_shard, write_shard
 from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.core.examples import first_examples
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.foresee import foresee
@@ -77,3 +78,23 @@ def test_faults_of_the_listing_are_foreseen_beyond_the_first_entries(tmp_path: P
     foresight = foresee(source, load_label_space("voc"), first=2)
     assert (foresight.listed, foresight.looked, foresight.kept) == (7, 2, 2)
     assert foresight.counts == {"missing_mask": 3, "not_read": 1}  # the odd id is seen by loading alone
+
+
+def test_decisions_without_words_show_their_numbers(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set", ["a", "b", "c"])
+    call(tmp_path, "ingest")
+    run = f"{tmp_path}/run"
+    rows = read_shard(f"{run}/samples/shard-00000.parquet", SAMPLE, ["sample_id"]).to_pylist()
+    decided = [
+        {**row, "stage": "select", "kept": False, "reason": "low_pcs", "score": 0.125, "threshold": 0.5, **more}
+        for row, more in zip(
+            rows, ({}, {"detail": "pcs must be above 0.5"}, {"reason": "kept", "kept": True}), strict=True
+        )
+    ]
+    table = DECISION.table([{**row, "shard": "shard-00000.parquet"} for row in decided])
+    write_shard(f"{run}/decisions.parquet", table, DECISION, stage="select", fingerprint="x")
+    found = [(e.stage, e.reason, e.name.split(" ")[0], e.words) for e in first_examples(run)]
+    assert found == [
+        ("select", "low_pcs", "images/a.jpg", "0.125 against 0.5"),
+        ("select", "low_pcs", "images/b.jpg", "pcs must be above 0.5"),
+    ]

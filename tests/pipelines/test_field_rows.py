@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from ingest_sets import VOC, ingest, label_map, make_folder, mask_of, photo, put, put_json, reasons
 
 from maskmill.data_contracts import LabelSpace, encode_mask
-from maskmill.pipelines.ingest import Entry, RawSample, ingest_units
+from maskmill.pipelines.ingest import SOURCES, Entry, RawSample, ingest_units
 from maskmill.pipelines.ingest.coco import CocoSource
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
@@ -400,3 +401,44 @@ def test_names_that_no_file_can_have_are_one_bad_row(tmp_path: Path, name: str) 
     samples, rejects = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
     assert len(samples) == 1
     assert len(rejects) == 1
+
+
+@pytest.mark.parametrize("index", [True, 1.5, "one", -1, 2**40, [1]])
+def test_an_index_that_is_none_is_one_bad_row(tmp_path: Path, index: object) -> None:
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(), "mask": MASK, "index": index}])
+    _, (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert lost["reason"] == "bad_annotation"
+
+
+def test_a_tar_packed_with_zstandard_is_read(tmp_path: Path) -> None:
+    plain = write_members(tmp_path / "y.tar", pair("a"))
+    packed = pa.compress(plain.read_bytes(), codec="zstd", asbytes=True)
+    put(tmp_path / "set/y.tar.zst", packed)
+    (row,), _ = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert row["image"]["bytes"] == photo(0)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_annotation_files_are_read_from_archives_too(tmp_path: Path, kind: str) -> None:
+    root = coco(tmp_path / "set")
+    path = Path(shutil.make_archive(str(tmp_path / "packed"), {"zip": "zip", "tar.gz": "gztar"}[kind], root))
+    (row,), _ = ingest(CocoSource(root=str(path), annotations="a.json"), tmp_path / "run")
+    assert row["class_ids"] == [VOC.find("cat").id]
+
+
+def test_every_source_counts_what_it_does_not_read(tmp_path: Path) -> None:
+    """The walk notes what it passes over, and no source has to think of it."""
+    put(tmp_path / "set/sa_1.jpg", photo())
+    put(tmp_path / "set/x.tar", b"")
+    put(tmp_path / "set/y.parquet", b"")
+    put(tmp_path / "set/stray.xyz", b"x")
+    for kind, options in {
+        "webdataset": {},
+        "sa1b": {"shared": "cat"},
+        "hf_parquet": {},
+        "labelme": {},
+        "imagefolder": {},
+    }.items():
+        source = SOURCES.load(kind).model_validate({"root": str(tmp_path / "set"), **options})
+        found = {entry.key: entry.problem.reason for entry in source.everything() if entry.problem is not None}
+        assert found["stray.xyz"] == "not_read", kind

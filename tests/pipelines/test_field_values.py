@@ -21,6 +21,7 @@ from maskmill.data_contracts import (
     encode_image,
     encode_mask,
 )
+from maskmill.data_contracts.labels import voc_colour
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.stage import NOT_IN_HASH, _ids, ingest_stage
@@ -227,6 +228,23 @@ def test_a_palette_in_the_colours_of_other_classes_is_told(tmp_path: Path) -> No
     assert '"40,50,60": dog' in lost["detail"]
 
 
+@pytest.mark.parametrize("background", [0, 5, None])
+def test_palettes_that_only_decorate_ids_say_nothing(background: int | None, tmp_path: Path) -> None:
+    """VOC's palette on the masks of a space with colours of its own: CamVid's masks are often stored so."""
+    classes = [{"id": i, "name": f"c{i}", "colour": voc_colour(i + 2)} for i in range(1, 4)]
+    space = LabelSpace.model_validate({"name": "t", "classes": classes, "background_id": background})
+    mask = shape(3)
+    mask[12:14] = 1
+    mask[mask == 0] = 2 if background is None else background
+    for name, palette in (("a", SPACE.palette), ("b", [v for i in range(256) for v in (7 * i % 256, 90, i)])):
+        put(tmp_path / f"set/images/{name}.png", photo(ord(name), 20, 30, "PNG"))
+        put(tmp_path / f"set/masks/{name}.png", in_palette(mask, palette))
+    rows, _ = ingest(FolderSource(root=str(tmp_path / "set")), tmp_path / "run", space)
+    assert len(rows) == 2
+    for row in rows:
+        np.testing.assert_array_equal(mask_of(row), mask)
+
+
 def test_transparency_that_varies_and_deep_colours_are_told(tmp_path: Path) -> None:
     alpha = Image.merge("LA", [Image.fromarray(shape()), Image.fromarray(shape(200))])
     assert "transparency goes from 0 to 200" in refused(tmp_path, save(alpha))
@@ -245,7 +263,7 @@ def pages(kind: str = "TIFF") -> bytes:
 def test_pages_of_masks_are_counted_and_chosen(tmp_path: Path) -> None:
     detail = refused(tmp_path, pages(), names=("a.png", "a.tif"))
     assert "expected one page, found a TIFF of 2 pages" in detail
-    assert "`page` (0 to 1)" in detail
+    assert "source.page (0 to 1)" in detail
     for page, value in ((0, 1), (1, 2)):
         np.testing.assert_array_equal(read(tmp_path, pages(), names=("a.png", "a.tif"), page=page), shape(value))
     assert "no page 2" in refused(tmp_path, pages(), names=("a.png", "a.tif"), page=2)

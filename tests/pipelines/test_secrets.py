@@ -157,3 +157,11 @@ def test_errors_about_a_config_from_afar_hold_nothing_of_it(tmp_path: Path, cont
     with deployed(), pytest.raises(ConfigError) as error:
         load_settings(str(tmp_path / "c.yaml"), model)
     assert SECRET not in str(error.value)
+
+
+def test_escapes_in_a_path_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    sets = ["--set", 'source={kind: folder, root: "/no\\x1b]0;owned\\x07"}', "--set", f"run_dir={tmp_path}/run"]
+    result = CliRunner().invoke(app, ["ingest", "folder", "--set", "label_space=voc", *sets])
+    assert result.exit_code == 2
+    assert "\x1b" not in result.output + result.stderr
+    assert "owned" in result.output + result.stderr

@@ -9,7 +9,7 @@ from ingest_sets import ingest, mask_of, photo, put
 from maskmill.data_contracts import LabelSpace, encode_image
 from maskmill.pipelines.ingest.datumaro import DatumaroSource
 
-pytest.importorskip("datumaro", reason="needs `pip install datumaro`")
+datumaro = pytest.importorskip("datumaro", reason="needs `pip install datumaro`")
 PETS = LabelSpace.from_names(["cat", "dog"], "pets")
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><task><labels>
@@ -67,3 +67,35 @@ def test_camvid(tmp_path: Path) -> None:
 def test_other_formats_are_told(tmp_path: Path, kind: str, words: str) -> None:
     with pytest.raises(ValueError, match=words or "kitti_segmentation|nothing to ingest"):
         ingest(DatumaroSource(root=str(cvat(tmp_path / "set")), format=kind), tmp_path / "run", PETS)
+
+
+@pytest.mark.parametrize("kind", ["camvid", "cvat", "datumaro", "label_me", "voc_segmentation"])
+def test_what_datumaro_writes(tmp_path: Path, kind: str) -> None:
+    names, start = (
+        (["cat", "dog"], 0) if kind in ("cvat", "datumaro", "label_me") else (["background", "cat", "dog"], 1)
+    )
+    wanted = np.zeros((12, 16), np.uint8)
+    wanted[3:6, 4:8], wanted[3:6, 8:12] = 1, 2
+    corners = [[left, 3, left + 4, 3, left + 4, 6, left, 6] for left in (4, 8)]
+    objects = [
+        datumaro.Polygon(ring, label=start + i, id=i + 1, group=i + 1)
+        if kind == "cvat"
+        else datumaro.Mask((wanted == i + 1).astype(np.uint8), label=start + i, id=i + 1, group=i + 1)
+        for i, ring in enumerate(corners)
+    ]
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    media = datumaro.Image.from_numpy(data=pixels, ext=".png")
+    items = [datumaro.DatasetItem("a", subset="train", media=media, annotations=objects)]
+    datumaro.Dataset.from_iterable(items, categories=names).export(str(tmp_path / "set"), kind, save_media=True)
+    (row,), rejects = ingest(
+        DatumaroSource(root=str(tmp_path / "set"), format=kind, boxes="ignore"), tmp_path / "run", PETS
+    )
+    assert not rejects
+    assert np.array_equal(mask_of(row), wanted)
+
+
+def test_photos_without_annotations_are_told(tmp_path: Path) -> None:
+    root = cvat(tmp_path / "set")
+    put(root / "annotations.xml", CVAT.replace("{more}", "").replace("polygon", "polyline"))
+    _, (lost,) = ingest(DatumaroSource(root=str(root), format="cvat"), tmp_path / "run", PETS)
+    assert lost["reason"] == "missing_mask"
