@@ -25,6 +25,7 @@ from maskmill.pipelines.ingest.drawn import DrawnSource
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIRS, SIDE = 12, 128
+PETS = "maskmill run folder --set source.root=pets"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Step:
 
 
 STEPS = (
-    Step("A folder with `images/` and `masks/`, masks of 0 and 1, as it is.", "maskmill run folder --set source.root=pets", 2),
-    Step("The last line, copied, with a word of ours for `object`.", "maskmill run folder --set source.root=pets {line}"),
+    Step("A folder with `images/` and `masks/`, masks of 0 and 1, as it is.", f"{PETS}", 2),
+    Step("The last line, copied, with a word of ours for `object`.", f"{PETS} {{line}}"),
     Step("Nothing is done twice.", "maskmill plan folder --set source.root=pets {same}"),
     Step("A typing error.", "maskmill run folder --set source.root=pets {same} --set selekt.rho=0.5", 2),
     Step(
@@ -53,7 +54,10 @@ STEPS = (
     Step("Its line, copied.", "maskmill ingest folder --set source.root=bright {line}"),
     Step("Is every byte as it was written?", "maskmill verify runs/pets"),
     Step("A segmenter on what was kept.", "maskmill train pets.yaml --out runs/segmenter"),
-    Step("Its masks for a folder of photos.", "maskmill predict runs/segmenter/{artifact} --images pets/images --out masks"),
+    Step(
+        "Its masks for a folder of photos.",
+        "maskmill predict runs/segmenter/{artifact} --images pets/images --out masks",
+    ),
 )
 
 
@@ -122,8 +126,8 @@ def steady(seen: str, home: Path) -> str:
 
 def transcript(home: Path) -> str:
     """The hour as a page."""
-    head = "# The first hour\n\nEach command as typed, and what it says (written by `python -m tests.first_hour.newcomer`).\n"
-    parts = [head]
+    about = "Each command as typed, and what it says (written by `python -m tests.first_hour.newcomer`)."
+    parts = [f"# The first hour\n\n{about}\n"]
     for step, typed, seen in act(home):
         parts.append(f"{step.words}\n\n```console\n$ {typed}\n{seen}\n```\n")
     return "\n".join(parts)
