@@ -33,6 +33,7 @@ class Exporter(BaseModel, ABC):
 
     version: ClassVar[int] = 1
     loading: ClassVar[str]  # Python that loads the export, for the dataset card
+    values: ClassVar[str] = "Masks hold class ids; 255 means ignore."  # what the files' numbers mean, for the card
     card_only: ClassVar[frozenset[str]] = frozenset({"title", "description"})  # options that change no shard
 
     @field_validator("splits")
@@ -63,6 +64,10 @@ class Exporter(BaseModel, ABC):
     @abstractmethod
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         """Index files over all records, which come sorted by sample id; `facts` are those of the dataset card."""
+
+    def number_of(self, class_id: int, space: LabelSpace) -> int | None:
+        """The number that files of this format have for a class (or background, or 255); None where they have none."""
+        return class_id
 
     def header(self, records: list[Record]) -> dict[str, Any]:
         """YAML keys that the dataset card needs for this format."""

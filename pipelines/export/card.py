@@ -98,14 +98,15 @@ def _class_table(summary: Summary, options: Exporter, space: LabelSpace) -> str:
             continue
         shown = [f"{n:,}" if class_id in space.by_id else "" for n in counts]
         share = f"{summary.pixels.get(class_id, 0) / pixels:.2%}" if pixels else ""
-        rows.append([in_markdown(name), str(class_id), *shown, share])
+        number = options.number_of(class_id, space)
+        rows.append([in_markdown(name), "" if number is None else str(number), *shown, share])
     absent = len(space.ids) - len({i for counts in summary.classes.values() for i in counts})
     words = (
         f"\n\n{absent} of the {len(space.ids)} classes of label space {in_markdown(space.name)} do not occur."
         if absent
         else ""
     )
-    return _table(["class", "id", *splits, "pixels"], rows) + words
+    return _table(["class", "number in the files", *splits, "pixels"], rows) + words
 
 
 def _origin(summary: Summary) -> str:

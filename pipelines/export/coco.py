@@ -13,6 +13,7 @@ from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array, fo
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
 from maskmill.pipelines.export.objects import whole
+from maskmill.pipelines.export.rings import edges
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
 
 EIGHT = np.ones((3, 3), dtype=np.int8)  # pixels that touch at a corner are one part
@@ -26,13 +27,20 @@ class CocoExport(Exporter):
     part`). Pixels marked ignore (255) become annotations with `iscrowd = 1`, one for each class of the image: that is
     how COCO says "nothing found here counts as wrong", and it leaves the list of categories as it is. Read back, every
     crowd region is 255 again.
+
+    With `outlines: polygon` regions are polygons, one a connected part, holes joined to the outline; pycocotools draws
+    the same pixels from them. Crowd regions are run-length codes always: COCO's readers want them so.
     """
 
     format: Literal["coco"] = "coco"
     regions: Literal["object", "class", "part"] = Field(
         default="object", description="one annotation an object where they are known (else a class), a class, or a part"
     )
-    version: ClassVar[int] = 2
+    outlines: Literal["rle", "polygon"] = Field(
+        default="rle", description="how regions are written: run-length codes, or polygons along the edges of pixels"
+    )
+    version: ClassVar[int] = 3
+    values: ClassVar[str] = "Annotations name the categories of their file; ignored pixels have `iscrowd = 1`."
     loading: ClassVar[str] = (
         "from pycocotools.coco import COCO\n\n"
         'coco = COCO("<this folder>/annotations/instances_train.json")\n'
@@ -47,9 +55,10 @@ class CocoExport(Exporter):
             name = f"images/{sample.split}/{sample.image_name}"
             files[name] = sample.image
             height, width = sample.mask.shape
-            image = {"file_name": sample.image_name, "height": height, "width": width, "sample_id": sample.sample_id}
+            image = {"file_name": sample.image_name, "height": height, "width": width}
+            image |= {"sample_id": sample.sample_id, "source_path": sample.source_path}
             objects = sample.instances if self.regions == "object" else None
-            annotations = list(annotate(sample.mask, space, self.regions, objects))
+            annotations = list(annotate(sample.mask, space, self.regions, objects, self.outlines == "polygon"))
             records.append(
                 {"sample_id": sample.sample_id, "split": sample.split, "image": image, "annotations": annotations}
             )
@@ -65,8 +74,14 @@ class CocoExport(Exporter):
             for split, rows in by_split(records, self.splits).items()
         }
 
+    def number_of(self, class_id: int, space: LabelSpace) -> int | None:
+        return category_id(space, class_id) if class_id in space.by_id else None
+
     def notes(self, records: list[Record]) -> list[str]:
-        return ["Ignored pixels (255) are annotations with `iscrowd = 1`, one for each class of the image."]
+        return [
+            "`source_path` of an image says which photo of the source it is.",
+            "Ignored pixels (255) are annotations with `iscrowd = 1`, one for each class of the image.",
+        ]
 
 
 def category_id(space: LabelSpace, class_id: int) -> int:
@@ -80,18 +95,21 @@ def annotate(
     space: LabelSpace,
     regions: Literal["object", "class", "part"],
     objects: list[Instance] | None = None,
+    polygons: bool = False,
 ) -> Iterator[Record]:
-    """Annotations of one mask, uint8 (H, W), without ids: objects, or foreground by class and part; then crowds."""
+    """Annotations of one mask, uint8 (H, W), without ids: objects, or foreground by class and part; then crowds.
+    `polygons`: as polygons, all but the crowds.
+    """
     present = foreground_ids(mask, space)
     if objects is not None:
         for one, area in whole(objects, mask):
             score = {} if one.score is None else {"score": one.score}
-            yield {**region_annotation(area, category_id(space, one.class_id), 0), **score}
+            yield {**region_annotation(area, category_id(space, one.class_id), 0, polygons), **score}
     else:
         for class_id in present:
             region = mask == class_id
             for part in _parts(region) if regions == "part" else [region]:
-                yield region_annotation(part, category_id(space, class_id), 0)
+                yield region_annotation(part, category_id(space, class_id), 0, polygons)
     ignored = mask == IGNORE
     for one in objects or ():
         if one.crowd and one.mask is not None and (area := one.mask & ignored).any():
@@ -108,8 +126,8 @@ def _parts(region: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
         yield labelled == number
 
 
-def region_annotation(region: NDArray[np.bool_], category: int, crowd: int) -> Record:
-    """One annotation of a region, bool (H, W), with its area, box and run-length code; no ids yet."""
+def region_annotation(region: NDArray[np.bool_], category: int, crowd: int, polygons: bool = False) -> Record:
+    """One annotation of a region, bool (H, W), with its area, box and run-length code or polygons; no ids yet."""
     from pycocotools import mask as rle  # type: ignore[import-untyped, unused-ignore]
 
     code = rle.encode(np.asfortranarray(region, dtype=np.uint8))
@@ -119,11 +137,23 @@ def region_annotation(region: NDArray[np.bool_], category: int, crowd: int) -> R
         "iscrowd": crowd,
         "area": int(rle.area(code)),
         "bbox": [float(value) for value in rle.toBbox(code)],
-        "segmentation": {
+        "segmentation": _polygons(region)
+        if polygons
+        else {
             "size": [int(n) for n in code["size"]],
             "counts": counts if isinstance(counts, str) else counts.decode(),
         },
     }
+
+
+def _polygons(region: NDArray[np.bool_]) -> list[list[int]]:
+    """x, y, x, y, … around each 8-connected part of a region (H, W)."""
+    labelled, count = ndimage.label(region, EIGHT)
+    boxes = ndimage.find_objects(labelled, count)
+    return [
+        [int(v) for v in np.add(edges(labelled[box] == number), (box[1].start, box[0].start)).ravel()]
+        for number, box in enumerate(boxes, start=1)
+    ]
 
 
 def _instances(rows: list[Record], categories: list[Record], ids: dict[str, int]) -> bytes:

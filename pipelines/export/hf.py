@@ -1,7 +1,8 @@
-"""Hugging Face Parquet: contract rows as they are, in a folder a split, with dataset card and Croissant metadata."""
+"""Hugging Face Parquet: contract rows, in a folder a split, with dataset card and Croissant metadata."""
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -29,12 +30,13 @@ CROISSANT_TYPES = {
 class HfExport(Exporter):
     """`data/<split>/shard-00000.parquet` with the columns of the Sample contract; `datasets` decodes image and mask.
 
-    Image and mask bytes are those that were ingested: nothing is encoded again. `croissant.json` describes the same
+    Masks are those that were ingested; so are images, but for those that a loader would see other than the pipeline did
+    (see `portable_image`): they are PNG. `croissant.json` describes the same
     files for mlcroissant.
     """
 
     format: Literal["hf"] = "hf"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "from datasets import load_dataset\n\n"
         'dataset = load_dataset("<this folder>", split="train")\n'
@@ -44,7 +46,7 @@ class HfExport(Exporter):
     def shard(self, samples: Iterable[ExportSample], space: LabelSpace, shard: str) -> ShardFiles:
         rows: dict[str, list[dict[str, object]]] = {}
         for sample in samples:
-            rows.setdefault(sample.split, []).append(sample.row)
+            rows.setdefault(sample.split, []).append({**sample.row, "image": _image(sample)})
         files: dict[str, bytes] = {}
         records: list[Record] = []
         for split, kept in sorted(rows.items()):
@@ -67,6 +69,14 @@ class HfExport(Exporter):
         total = sum(size["num_bytes"] for size in sizes)
         info = {"features": _yaml_features(FEATURES), "splits": sizes, "download_size": total, "dataset_size": total}
         return {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
+
+
+def _image(sample: ExportSample) -> dict[str, object]:
+    """Bytes and file name of an image; the name has another suffix where the bytes became PNG."""
+    name = sample.row["image"]["path"]
+    if name is not None and sample.image != sample.row["image"]["bytes"]:
+        name = posixpath.splitext(name)[0] + sample.suffix
+    return {"bytes": sample.image, "path": name}
 
 
 def _parquet(table: pa.Table) -> bytes:

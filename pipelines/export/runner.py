@@ -249,7 +249,7 @@ def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: R
             entries.append(ShardEntry.of(f"samples/{posixpath.basename(path)}", footer))
     words = (
         f"{summary.rows:,} image-mask pairs for semantic segmentation, kept from {ledger.rows_in:,} by maskmill: "
-        "checked, scored, deduplicated and selected. Masks hold class ids; 255 means ignore."
+        f"checked, scored, deduplicated and selected. {config.values}"
     )
     return Facts(
         title=config.title or name,

@@ -1,5 +1,6 @@
 """One kept sample on its way out, and what a shard of them becomes."""
 
+import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,18 @@ class ExportSample:
     @property
     def image_name(self) -> str:
         return self.sample_id + self.suffix
+
+    @property
+    def jpeg_name(self) -> str:
+        """The name for readers that look for one suffix alone. They go by what a file holds, so a PNG under this name
+        opens as one.
+        """
+        return f"{self.sample_id}.jpg"
+
+    @property
+    def source_path(self) -> str:
+        """Which photo of the source this is."""
+        return str(self.row["provenance"]["source_path"] or self.row["image"]["path"] or "")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,6 +119,26 @@ def portable_image(data: bytes, where: str = "image") -> tuple[bytes, str]:
     if suffix and upright and plain:
         return data, suffix
     return encode_image(decode_image(data, where)), ".png"
+
+
+def path_table(records: list[Record]) -> bytes:
+    """CSV with the split, the image file and the path in the source of each sample; records hold them under these
+    names.
+    """
+    text = io.StringIO(newline="")
+    columns = ("sample_id", "split", "file", "source_path")
+    rows = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(records)
+    return text.getvalue().encode()
+
+
+def png_note(records: list[Record]) -> list[str]:
+    """What a card says where images that are PNG leave under `jpeg_name`."""
+    pngs = sum(bool(record["png"]) for record in records)
+    if not pngs:
+        return []
+    return [f"Every image is named `.jpg`; {pngs:,} hold a PNG, without loss: readers go by what a file holds."]
 
 
 def by_split(records: list[Record], splits: Iterable[str]) -> dict[str, list[Record]]:

@@ -12,7 +12,7 @@ from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, encode_mask
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
 from maskmill.pipelines.export.objects import object_map
-from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split, path_table, png_note
 
 ROOT = "VOCdevkit/VOC2012"
 
@@ -21,12 +21,12 @@ class VocExport(Exporter):
     """VOC layout, where `torchvision.datasets.VOCSegmentation(root, year="2012")` finds it.
 
     Masks are palette PNGs: a pixel's value is its class id, 255 is ignore. Where objects are told apart,
-    `SegmentationObject` numbers them from 1 on. Many VOC readers look for `.jpg` only; with
-    the shipped sources that are PNG, give them a suffix or read the files by their lists.
+    `SegmentationObject` numbers them from 1 on. Every image is named `.jpg`, for VOC readers look for no other; those
+    that are PNG stay PNG under that name. `labelmap.txt` names the colour of each class, for readers that go by colour.
     """
 
     format: Literal["voc"] = "voc"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     loading: ClassVar[str] = (
         "from torchvision.datasets import VOCSegmentation\n\n"
         'dataset = VOCSegmentation("<this folder>", year="2012", image_set="train")\n'
@@ -37,22 +37,40 @@ class VocExport(Exporter):
         files: dict[str, bytes] = {}
         records: list[Record] = []
         for sample in samples:
-            files[f"{ROOT}/JPEGImages/{sample.image_name}"] = sample.image
+            name = f"{ROOT}/JPEGImages/{sample.jpeg_name}"
+            files[name] = sample.image
             files[f"{ROOT}/SegmentationClass/{sample.sample_id}.png"] = encode_mask(sample.mask, space.palette)
             if sample.instances is not None:
                 objects = encode_objects(object_map(sample.instances, sample.mask), sample.mask, space)
                 files[f"{ROOT}/SegmentationObject/{sample.sample_id}.png"] = objects
-            records.append({"sample_id": sample.sample_id, "split": sample.split})
+            origin = {"file": name, "source_path": sample.source_path, "png": sample.suffix == ".png"}
+            records.append({"sample_id": sample.sample_id, "split": sample.split, **origin})
         return ShardFiles(files, records)
 
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         lists = by_split(records, self.splits)
         if {"train", "val"} <= set(lists) and "trainval" not in lists:
             lists["trainval"] = [r for r in records if r["split"] in ("train", "val")]
-        return {
+        stems = {
             f"{ROOT}/ImageSets/Segmentation/{name}.txt": "".join(f"{r['sample_id']}\n" for r in rows).encode()
             for name, rows in lists.items()
         }
+        return {**stems, f"{ROOT}/labelmap.txt": label_map(space), "samples.csv": path_table(records)}
+
+    def notes(self, records: list[Record]) -> list[str]:
+        return ["`samples.csv` says which photo of the source each image is.", *png_note(records)]
+
+
+def label_map(space: LabelSpace) -> bytes:
+    """`label:r,g,b:parts:actions`, a line a colour that masks may show, background and ignore among them."""
+    names = {i: space.by_id[i].name for i in space.ids}
+    if space.background_id is not None:
+        names = {space.background_id: "background", **names}
+    lines = ["# label:color_rgb:parts:actions"]
+    for value, name in {**names, IGNORE: "ignored"}.items():
+        colour = ",".join(str(c) for c in space.palette[3 * value : 3 * value + 3])
+        lines.append(f"{' '.join(name.replace(':', ' ').split())}:{colour}::")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def encode_objects(numbers: NDArray[np.int32], mask: Uint8Array, space: LabelSpace) -> bytes:

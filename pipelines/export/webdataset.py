@@ -9,23 +9,24 @@ from typing import ClassVar, Literal
 from maskmill.data_contracts import LabelSpace, encode_mask
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
-from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, png_note
 
 
 class WebDatasetExport(Exporter):
-    """Tars `<split>-00000.tar` of `<id>.jpg` (or `.png`), `<id>.mask.png` (class ids, 255 = ignore) and `<id>.json`.
+    """Tars `<split>-00000.tar` of `<id>.jpg`, `<id>.mask.png` (class ids, 255 = ignore) and `<id>.json`.
 
+    Every image is named `.jpg`, PNGs too (readers go by what a file holds): loaders want the same keys of each sample.
     Masks are grey PNGs, not palette ones: webdataset's image decoders would turn a palette into colours.
     Every sample shard gives one tar for every split, an empty one where no sample falls into it: numbers have no gaps,
     so `train-{00000..00041}.tar` always holds.
     """
 
     format: Literal["webdataset"] = "webdataset"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "import glob\n\nimport numpy as np\nimport webdataset as wds\n\n"
         'tars = sorted(glob.glob("<this folder>/train-*.tar"))\n'
-        'dataset = wds.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg;png", "mask.png", "json")\n'
+        'dataset = wds.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg", "mask.png", "json")\n'
         "image, mask, row = next(iter(dataset))\n"
         "ids = np.asarray(mask)[..., 0]  # webdataset turns grey into RGB; every channel holds the ids, 255 = ignore"
     )
@@ -35,16 +36,20 @@ class WebDatasetExport(Exporter):
         records: list[Record] = []
         for sample in samples:
             members[sample.split] += _members(sample, space)
-            records.append({"sample_id": sample.sample_id, "split": sample.split})
+            png = sample.suffix == ".png"
+            records.append({"sample_id": sample.sample_id, "split": sample.split, "png": png})
         number = shard.rsplit("-", 1)[-1]
         return ShardFiles({f"{split}-{number}.tar": _tar(found) for split, found in members.items()}, records)
 
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         return {}
 
+    def notes(self, records: list[Record]) -> list[str]:
+        return png_note(records)
+
 
 def _members(sample: ExportSample, space: LabelSpace) -> Iterable[tuple[str, bytes]]:
-    yield sample.image_name, sample.image
+    yield sample.jpeg_name, sample.image
     if sample.row["mask"] is not None:
         yield f"{sample.sample_id}.mask.png", encode_mask(sample.mask)
     facts = {key: value for key, value in sample.row.items() if key not in ("image", "mask")}
