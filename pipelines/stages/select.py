@@ -4,8 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from maskmill.curation.select import SCORE_COLUMNS, SelectConfig, decide
+from maskmill.curation.select.company import company
 from maskmill.data_contracts import DECISION, NEIGHBOUR, SAMPLE, SCORE, config_hash, list_shards, read_shard
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 
@@ -31,6 +33,8 @@ def select_stage(config: SelectConfig) -> Stage:
     def process(unit: Unit) -> StageResult:
         at = next(i for i, path in enumerate(unit.inputs) if path.endswith("/neighbours.parquet"))
         scores = read_scores(list(unit.inputs[:at]), list(unit.inputs[at + 1 :]))
+        if config.swap == "drop":
+            scores = scores.join(read_company(list(unit.inputs[:at])), on="sample_id", how="left")
         selection = decide(scores, pl.DataFrame(read_shard(unit.inputs[at], NEIGHBOUR)), config)
         table = selection.decisions.to_arrow().cast(DECISION.schema)
         return StageResult((table,), selection.counts)
@@ -58,3 +62,17 @@ def read_scores(shards: list[str], samples: list[str] | None = None) -> pl.DataF
         places = pl.DataFrame(pa.concat_tables(pool.map(read_places, samples)))
     clips = places.filter(pl.col("index").is_not_null()).select("sample_id", clip="group")
     return scores.join(clips.unique("sample_id", keep="first", maintain_order=True), on="sample_id", how="left")
+
+
+def read_company(shards: list[str]) -> pl.DataFrame:
+    """What `company` says of the samples of one class, from the embeddings of the score shards."""
+
+    def read(path: str) -> pa.Table:
+        table = read_shard(path, SCORE, ["sample_id", "label_ids", "embedding"])
+        one = pc.equal(pc.list_value_length(table.column("label_ids")), 1)
+        return table.filter(pc.and_(one, table.column("embedding").is_valid())).replace_schema_metadata(None)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        table = pa.concat_tables(pool.map(read, shards)).combine_chunks()
+    labels, vectors = (table.column(name).combine_chunks().flatten().to_numpy() for name in ("label_ids", "embedding"))
+    return company(table.column("sample_id").to_pylist(), labels, vectors.reshape(table.num_rows, -1))
