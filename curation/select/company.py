@@ -11,10 +11,11 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 
 NEAREST = 3  # images of a class that speak for it
 LEAD = 0.18  # cosine by which another class must lie nearer
-REFERENCES = 4096  # images that speak at all, taken evenly from every class
+REFERENCES = 2048  # images that speak at all, as many for every class
 BLOCK = 256  # rows at a time, always as many, so that a cosine does not depend on how the set was cut into shards
 COMPANY = {"sample_id": pl.String, "company": pl.Float32, "rival": pl.Float32, "rival_class_id": pl.Int32}
 
@@ -35,36 +36,42 @@ def company(ids: Sequence[str], labels: ArrayLike, embeddings: Float32) -> pl.Da
     vectors = np.asarray(embeddings, dtype=np.float32)[first]
     vectors = vectors - vectors.mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    speakers = [_evenly(np.flatnonzero(classes == c), REFERENCES // len(known)) for c in known]
-    cosines = np.stack([_nearest(vectors, at) for at in speakers], axis=1)
+    cosines = _nearest(vectors, _speakers(classes, known))
     judged = np.isin(classes, known)
     return _table(names[judged], classes[judged], known, cosines[judged])
 
 
-def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    most = max(most, NEAREST + 1)
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+def _speakers(classes: Int32, known: Int32) -> NDArray[np.int64]:
+    """Rows that speak for each of the `known` classes, taken evenly from it: (C, Q), filled up with -1."""
+    found = []
+    for class_id in known:
+        rows = np.flatnonzero(classes == class_id)
+        most = min(len(rows), max(REFERENCES // len(known), NEAREST + 1))
+        found.append(rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)])
+    out = np.full((len(known), max(map(len, found))), -1)
+    for row, chosen in zip(out, found, strict=True):
+        row[: len(chosen)] = chosen
+    return out
 
 
 def _nearest(vectors: Float32, speakers: NDArray[np.int64]) -> Float32:
-    """Mean cosine of every row to its NEAREST of the `speakers`, itself left out: (N,)."""
-    place = np.full(len(vectors), -1)
-    place[speakers] = np.arange(len(speakers))
+    """Mean cosine of every row to its NEAREST speakers of each class, itself left out: (N, C)."""
+    flat = speakers.ravel()
+    voices = np.ascontiguousarray(vectors[flat].T)
     block = np.zeros((BLOCK, vectors.shape[1]), dtype=np.float32)
     means = []
     for start in range(0, len(vectors), BLOCK):
         part = vectors[start : start + BLOCK]
         block[: len(part)] = part
-        cosines = (block @ vectors[speakers].T)[: len(part)]
-        own = place[start : start + BLOCK]
-        cosines[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
-        means.append(np.partition(cosines, -NEAREST, axis=1)[:, -NEAREST:].mean(axis=1))
+        cosines = (block @ voices)[: len(part)]
+        own = flat[None, :] == np.arange(start, start + len(part))[:, None]
+        cosines[own | (flat < 0)] = -np.inf
+        by_class = cosines.reshape(len(part), *speakers.shape)
+        means.append(np.partition(by_class, -NEAREST, axis=2)[:, :, -NEAREST:].mean(axis=2))
     return np.concatenate(means)
 
 
-def _table(
-    names: NDArray[np.object_], classes: NDArray[np.int32], known: NDArray[np.int32], cosines: Float32
-) -> pl.DataFrame:
+def _table(names: NDArray[np.object_], classes: Int32, known: Int32, cosines: Float32) -> pl.DataFrame:
     at = np.arange(len(names)), np.searchsorted(known, classes)
     own = cosines[at]
     others = cosines.copy()

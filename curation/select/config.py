@@ -34,8 +34,8 @@ Threshold = float | Calibrated | None
 FAITHFUL: dict[str, Any] = {}  # the defaults of the fields are SDS as published
 STARTER: dict[str, Any] = {  # shares chosen on photos, see benchmarks/sds_keep.py
     "pcs_tau": None,
-    "image_score_tau": {"method": "typical", "share": 0.25},
-    "min_score": {"method": "typical", "share": 0.4, "spreads": 3.5},
+    "image_score_tau": {"method": "typical", "share": 0.18},
+    "min_score": {"method": "typical", "share": 0.35, "spreads": 3.5},
     "rho": 1.0,
     "group_by": "class",
     "swap": "drop",

@@ -16,7 +16,7 @@ from maskmill.curation.select.config import Calibrated
 PRIOR = (
     4  # a class (a clip) of n samples has n / (n + PRIOR) of a say in what is typical of it; the rest is everybody's
 )
-LEAST = 0.01  # of what is typical of all: no class counts as lower
+LEAST = 0.01  # of what is typical of all: no class, no clip counts as lower
 MIN_ROWS = 20  # fewer scores than this have no spread to speak of
 HIGHEST = 0.65  # share of the typical score that sound samples may miss however close together the others lie
 ROUNDS = 20
@@ -44,7 +44,7 @@ def typical_cuts(rows: pl.DataFrame, column: str, asked: Calibrated) -> Typical 
     by_class = _by_class(scored, asked.share, common)
     typical = _of_rows(scored, by_class, common)
     if "clip" in scored.columns:
-        typical = _in_clips(scored, typical, asked.share, common)
+        typical = _in_clips(scored, typical, asked.share)
     share = _share(scored["value"].to_numpy() / typical, asked)
     cuts = scored.select("row", cut=pl.Series(share * typical), typical=pl.Series(typical))
     table = cuts.with_columns(pl.col("cut", "typical").cast(pl.Float32))
@@ -62,16 +62,16 @@ def location(values: NDArray[np.float64], share: float) -> float:
     return middle
 
 
-def _shrunk(values: NDArray[np.float64], share: float, towards: float, common: float) -> float:
+def _shrunk(values: NDArray[np.float64], share: float, towards: float) -> float:
     """Geometric mean of the values' location and `towards`, weighted n to PRIOR."""
-    own = max(location(values, share), LEAST * common)
+    own = max(location(values, share), LEAST * towards)
     return float(np.exp((len(values) * np.log(own) + PRIOR * np.log(towards)) / (len(values) + PRIOR)))
 
 
 def _by_class(scored: pl.DataFrame, share: float, common: float) -> dict[int, float]:
     each = scored.select("value", "label_ids").explode("label_ids").drop_nulls()
     groups = each.group_by("label_ids").agg("value").sort("label_ids")
-    return {int(c): _shrunk(np.asarray(v), share, common, common) for c, v in groups.iter_rows()}
+    return {int(c): _shrunk(np.asarray(v), share, common) for c, v in groups.iter_rows()}
 
 
 def _of_rows(scored: pl.DataFrame, by_class: dict[int, float], common: float) -> NDArray[np.float64]:
@@ -86,12 +86,13 @@ def _of_rows(scored: pl.DataFrame, by_class: dict[int, float], common: float) ->
     return np.asarray(np.exp(found.fill_null(float(np.log(common))).to_numpy()))
 
 
-def _in_clips(scored: pl.DataFrame, typical: NDArray[np.float64], share: float, common: float) -> NDArray[np.float64]:
-    """The same, with frames held against the frames of their clip that show the same classes."""
-    frames = scored.select("clip", "label_ids", "value", at=pl.int_range(pl.len())).filter(pl.col("clip").is_not_null())
+def _in_clips(scored: pl.DataFrame, typical: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """The same, with a factor for every clip: where the frames of a clip lie, by their classes."""
+    ratios = pl.Series("ratio", scored["value"].to_numpy() / typical)
+    frames = scored.select("clip", ratios, at=pl.int_range(pl.len())).filter(pl.col("clip").is_not_null())
     out = typical.copy()
-    for _, _, values, at in frames.group_by("clip", "label_ids", maintain_order=True).agg("value", "at").iter_rows():
-        out[at] = _shrunk(np.asarray(values), share, float(typical[at[0]]), common)
+    for _, found, at in frames.group_by("clip", maintain_order=True).agg("ratio", "at").iter_rows():
+        out[at] *= _shrunk(np.asarray(found), share, 1.0)
     return out
 
 

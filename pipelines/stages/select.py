@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,5 +75,7 @@ def read_company(shards: list[str]) -> pl.DataFrame:
 
     with ThreadPoolExecutor(READERS) as pool:
         table = pa.concat_tables(pool.map(read, shards)).combine_chunks()
+    if not table.num_rows:
+        return company([], [], np.empty((0, 1), dtype=np.float32))
     labels, vectors = (table.column(name).combine_chunks().flatten().to_numpy() for name in ("label_ids", "embedding"))
     return company(table.column("sample_id").to_pylist(), labels, vectors.reshape(table.num_rows, -1))
