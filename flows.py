@@ -19,10 +19,13 @@ from prefect.concurrency.sync import concurrency
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
+from maskmill.pipelines.core.deployment import deployed
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import load_settings, save_settings
+from maskmill.pipelines.report.alarms import markdown
 from maskmill.pipelines.run.config import load_run_config
-from maskmill.pipelines.run.run import finish, passes, prepare, save_config
+from maskmill.pipelines.run.limits import ORIGINS, check_limits
+from maskmill.pipelines.run.run import alarms, finish, open_run, passes, prepare
 from maskmill.pipelines.run.steps import STEPS, open_step
 from maskmill.pipelines.stages.build import BuildConfig, evaluate_step, train_step
 from maskmill.pipelines.stages.label import LabelConfig, label_shard, label_units
@@ -56,7 +59,9 @@ def close_run(config_path: str) -> dict[str, int]:
     config = load_run_config(config_path)
     ledger = finish(config)
     about = f"{config.name}: where every sample went"
-    create_markdown_artifact(key="ledger", markdown=ledger.markdown(), description=about)
+    found = alarms(config, ledger)
+    head = f"### Look at this first\n\n{markdown(found)}\n" if found else ""
+    create_markdown_artifact(key="ledger", markdown=head + ledger.markdown(), description=about)
     report = Path(config.run_dir).absolute() / "report" / "index.html"
     create_link_artifact(key="report", link=report.as_uri(), link_text=f"{config.name}: report")
     return ledger.counts
@@ -82,12 +87,15 @@ def curate_synthetic(parameters: CurateParameters = CurateParameters()) -> dict[
     """Source or generator → score → deduplicate → select → (train on what was kept) → export → report. Returns
     samples by reason.
     """
-    config = load_run_config(parameters.config, parameters.overrides)
+    with deployed():
+        config = load_run_config(parameters.config, parameters.overrides)
     runner = task_runner(parameters.ray_address, config.workers)
     with lock(config.run_dir):
-        path = save_config(config)
+        path = open_run(config)
         for name in (name for steps in passes(config) for name in steps):
             run_step.with_options(task_runner=runner.duplicate())(path, name)
+            if name in ORIGINS:
+                check_limits(config.limits, config.run_dir)
         return close_run(path)
 
 
@@ -113,11 +121,13 @@ def label_one(config_path: str, out_dir: str, index: int) -> dict[str, int]:
 @flow(name="pseudo-label", persist_result=False)
 def pseudo_label(parameters: LabelParameters) -> dict[str, int]:
     """Weak labels → PseudoLabel shards by any labeler, one task a shard. Returns images by reason."""
-    config = load_settings(parameters.config, LabelConfig, parameters.overrides)
+    with deployed():
+        config = load_settings(parameters.config, LabelConfig, parameters.overrides)
     path = save_settings(config, parameters.out_dir)
     total = len(label_units(config, parameters.out_dir))
     runner = task_runner(parameters.ray_address, parameters.workers)
-    counts = label_all.with_options(task_runner=runner)(path, parameters.out_dir, total)
+    with lock(parameters.out_dir, mark=False):
+        counts = label_all.with_options(task_runner=runner)(path, parameters.out_dir, total)
     lines = [f"| {reason} | {number} |" for reason, number in sorted(counts.items())]
     create_markdown_artifact(key="pseudo-labels", markdown="\n".join(["| reason | images |", "|---|---|", *lines]))
     return counts
@@ -160,7 +170,9 @@ def evaluate_one(config_path: str, out_dir: str) -> dict[str, float]:
 @flow(name="build-segmenter", persist_result=False)
 def build_segmenter(parameters: BuildParameters) -> dict[str, float]:
     """Pseudo-labels → trained segmenter → metrics. Returns the metrics."""
-    path = save_settings(load_settings(parameters.config, BuildConfig, parameters.overrides), parameters.out_dir)
+    with deployed():
+        config = load_settings(parameters.config, BuildConfig, parameters.overrides)
+    path = save_settings(config, parameters.out_dir)
     artefact = train_one(path, parameters.out_dir)
     metrics = evaluate_one(path, parameters.out_dir)
     lines = [f"| {name} | {value:.4f} |" for name, value in metrics.items()]

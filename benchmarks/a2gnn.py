@@ -25,18 +25,16 @@ import torch
 
 from benchmarks.box_sets import Photo, object_boxes, photos
 from benchmarks.common import Options, Record, parse_options
+from benchmarks.shards import write_rows
 from maskmill.data_contracts import (
     IGNORE,
     PSEUDO_LABEL,
-    SAMPLE,
     LabelSpace,
     Uint8Array,
     decode_mask,
     encode_image,
     encode_mask,
     foreground_ids,
-    shard_name,
-    write_shard,
 )
 from maskmill.labelers import PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn, Config, load
@@ -260,18 +258,14 @@ def write_samples(folder: Path, photos: Sequence[Photo], space: LabelSpace) -> s
                 "provenance": {"source": photo.source},
             }
         )
-    unique = list({row["sample_id"]: row for row in rows}.values())
-    write_shard(str(folder / shard_name(0)), SAMPLE.table(unique), SAMPLE, stage="benchmark", fingerprint=folder.name)
-    return str(folder)
+    return write_rows(rows, folder)
 
 
 def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[PseudoLabel], space: LabelSpace) -> str:
     """Labels of the photos as one PseudoLabel shard."""
     names = [photo.item.sample_id for photo in photos]
-    rows = {n: label.row(n, "a2gnn", "benchmark", space) for n, label in zip(names, labels, strict=True)}
-    table = PSEUDO_LABEL.table(list(rows.values()))
-    write_shard(str(folder / shard_name(0)), table, PSEUDO_LABEL, stage="benchmark", fingerprint=folder.name)
-    return str(folder)
+    rows = [label.row(n, "a2gnn", "benchmark", space) for n, label in zip(names, labels, strict=True)]
+    return write_rows(rows, folder, PSEUDO_LABEL)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,19 +28,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.shards import Row, sample_row, write_rows
 from maskmill.data_contracts import (
-    SAMPLE,
     LabelClass,
     LabelSpace,
     Uint8Array,
     decode_mask,
     encode_image,
-    encode_mask,
-    foreground_ids,
     load_label_space,
-    pair_id,
-    shard_name,
-    write_shard,
 )
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.starter.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
@@ -109,9 +104,6 @@ class World:
     episodes: dict[str, Any]
 
 
-Row = dict[str, Any]
-
-
 def drawn_world(size: Size, folder: Path) -> World:
     """Scenes of known styles to learn from, of an unseen one to test on. Images with a held-out class are left out."""
     voc = load_label_space("voc")
@@ -127,8 +119,10 @@ def drawn_world(size: Size, folder: Path) -> World:
             yield sample_row(encode_image(scene.image), scene.mask, space)
 
     first = 1_000_000
-    data = write_rows(rows(KNOWN_STYLES, range(size.scenes)), folder / "drawn-train")
-    test = write_rows(rows(UNSEEN_STYLES, range(first, first + size.tested_scenes)), folder / "drawn-test")
+    data = as_data(rows(KNOWN_STYLES, range(size.scenes)), folder / "drawn-train")
+    test = DataConfig(
+        samples=(write_rows(rows(UNSEEN_STYLES, range(first, first + size.tested_scenes)), folder / "drawn-test"),)
+    )
     return World("drawn", space, data, test, {"drop_held_out": True, "min_share": 0.01})
 
 
@@ -144,8 +138,12 @@ def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
         print("ccp: no photos there; drawn scenes only", flush=True)
         return None
     space = garments(learnt[0].root)
-    data = write_rows((p.row(space) for p in spread(learnt, size.photos, space)), folder / "ccp-train")
-    test = write_rows((p.row(space) for p in spread(tested, size.tested_photos, space)), folder / "ccp-test")
+    data = DataConfig(
+        samples=(write_rows((p.row(space) for p in spread(learnt, size.photos, space)), folder / "ccp-train"),)
+    )
+    test = DataConfig(
+        samples=(write_rows((p.row(space) for p in spread(tested, size.tested_photos, space)), folder / "ccp-test"),)
+    )
     return World("ccp", space, data, test, {"drop_held_out": False, "held_out_pixels": "ignore", "min_share": 0.01})
 
 
@@ -204,25 +202,9 @@ def spread(photos: Sequence[Photo], count: int, space: LabelSpace) -> list[Photo
     return [photos[i] for i in chosen]
 
 
-def sample_row(image: bytes, mask: Uint8Array, space: LabelSpace) -> Row:
-    """A SAMPLE row of encoded pixels."""
-    encoded = encode_mask(mask, space.palette)
-    return {
-        "sample_id": pair_id(image, encoded),
-        "image": {"bytes": image, "path": None},
-        "mask": {"bytes": encoded, "path": None},
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "class_ids": foreground_ids(mask, space),
-        "provenance": {"source": "benchmark"},
-    }
-
-
-def write_rows(rows: Iterator[Row], folder: Path) -> DataConfig:
-    """The rows as one Sample shard."""
-    unique = list({row["sample_id"]: row for row in rows}.values())
-    write_shard(str(folder / shard_name(0)), SAMPLE.table(unique), SAMPLE, stage="benchmark", fingerprint=folder.name)
-    return DataConfig(samples=(str(folder),))
+def as_data(rows: Iterator[Row], folder: Path) -> DataConfig:
+    """The rows as one Sample shard to train on."""
+    return DataConfig(samples=(write_rows(rows, folder),))
 
 
 def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any]:

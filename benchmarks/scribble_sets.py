@@ -3,23 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.shards import Row, sample_row, write_rows
 from maskmill.data_contracts import (
-    SAMPLE,
     WEAK_LABEL,
     LabelSpace,
     Uint8Array,
     encode_image,
     encode_mask,
     foreground_ids,
-    pair_id,
     shard_name,
-    write_shard,
 )
 from maskmill.trainers.engine import DataConfig
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,25 +40,16 @@ def write_sets(pictures: Sequence[Scribbled], space: LabelSpace, folder: Path) -
 
 
 def _write(pictures: Sequence[Scribbled], space: LabelSpace, places: dict[str, str]) -> None:
-    samples: dict[str, Row] = {}
-    weak: dict[str, Row] = {}
+    samples: list[Row] = []
+    weak: list[Row] = []
     for picture in pictures:
-        image, mask = encode_image(picture.image), encode_mask(picture.mask, space.palette)
-        sample_id = pair_id(image, mask)
-        samples[sample_id] = {
-            "sample_id": sample_id,
-            "image": {"bytes": image, "path": None},
-            "mask": {"bytes": mask, "path": None},
-            "height": picture.mask.shape[0],
-            "width": picture.mask.shape[1],
-            "class_ids": foreground_ids(picture.mask, space),
-            "provenance": {"source": "benchmark"},
-        }
-        weak[sample_id] = {
-            "sample_id": sample_id,
-            "class_ids": foreground_ids(picture.scribble, space),
-            "scribble": {"bytes": encode_mask(picture.scribble), "path": None},
-        }
-    for name, rows, contract in (("samples", samples, SAMPLE), ("weak", weak, WEAK_LABEL)):
-        path = str(Path(places[name]) / shard_name(0))
-        write_shard(path, contract.table(list(rows.values())), contract, stage="benchmark", fingerprint=name)
+        samples.append(sample_row(encode_image(picture.image), picture.mask, space))
+        weak.append(
+            {
+                "sample_id": samples[-1]["sample_id"],
+                "class_ids": foreground_ids(picture.scribble, space),
+                "scribble": {"bytes": encode_mask(picture.scribble), "path": None},
+            }
+        )
+    write_rows(samples, Path(places["samples"]))
+    write_rows(weak, Path(places["weak"]), WEAK_LABEL)

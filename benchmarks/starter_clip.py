@@ -3,7 +3,7 @@
 Sets: `caltech101_small` (100 names, none of them trained on as labels) and `imagenet_one_per_class`. Photos are
 squashed to the tower's size; a name is embedded with the templates below.
 
-Drawn scenes of one object (generators/drawn), fresh ones for each seed, in the three known styles and in the unseen
+Drawn scenes of one object (starter/drawn), fresh ones for each seed, in the three known styles and in the unseen
 one: 64 pixels enlarged to 256, as the starter preset of SDS does, and 160 pixels as they are; means over both.
 
 Arms: `starter`; `teacher` = EfficientNet-Lite0's own 1,000-way classifier on `imagenet_one_per_class`, and on Caltech

@@ -19,19 +19,15 @@ import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
 from benchmarks.pictures.weclip import row, write_picture
+from benchmarks.shards import sample_row, write_rows
 from maskmill.data_contracts import (
-    SAMPLE,
     LabelSpace,
     Uint8Array,
     decode_image,
     decode_mask,
     encode_image,
-    encode_mask,
     foreground_ids,
     load_label_space,
-    pair_id,
-    shard_name,
-    write_shard,
 )
 from maskmill.labelers import LabelItem
 from maskmill.labelers.clip_cam import ClipCam
@@ -226,23 +222,7 @@ def picture_rows(world: World, folder: Path) -> list[Uint8Array]:
 
 def _shards(pairs: Sequence[Pair], space: LabelSpace, folder: Path) -> str:
     """The pairs as one Sample shard."""
-    rows = []
-    for pair in pairs:
-        image, mask = encode_image(pair.image), encode_mask(pair.mask, space.palette)
-        rows.append(
-            {
-                "sample_id": pair_id(image, mask),
-                "image": {"bytes": image, "path": None},
-                "mask": {"bytes": mask, "path": None},
-                "height": pair.mask.shape[0],
-                "width": pair.mask.shape[1],
-                "class_ids": foreground_ids(pair.mask, space),
-                "provenance": {"source": "benchmark"},
-            }
-        )
-    unique = list({row["sample_id"]: row for row in rows}.values())
-    write_shard(str(folder / shard_name(0)), SAMPLE.table(unique), SAMPLE, stage="benchmark", fingerprint=folder.name)
-    return str(folder)
+    return write_rows((sample_row(encode_image(pair.image), pair.mask, space) for pair in pairs), folder)
 
 
 def run(options: Options) -> None:

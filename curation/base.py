@@ -30,3 +30,9 @@ class Scorer(ABC):
         A row's numbers depend on that row, the config and `seed` alone. A row that cannot be scored carries `reason`
         and `detail` instead of scores; it raises nothing.
         """
+
+    def fits(self, scores: pa.Table) -> list[bool]:
+        """Of each scored row: does the image rather show what its label names than everyday background (grass, wall,
+        sky)? Empty where the scorer cannot tell.
+        """
+        return []

@@ -1,7 +1,11 @@
 """What can be wrong with a sample, in words that a person can act on and codes that a ledger can count."""
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
+
+# What the operating system answers when a path itself can mean no file.
+NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 class Reason(StrEnum):
@@ -69,3 +73,26 @@ class ContractError(ValueError):
         super().__init__(f"{where}: {problem}")
         self.where = where
         self.problem = problem
+
+
+class DamagedError(ValueError):
+    """A file of ours whose bytes are not those that were written."""
+
+    def __init__(self, path: str, found: str, fix: str = "run the command that made it with --recheck") -> None:
+        super().__init__(f"{path}: damaged: expected the bytes that were written, found {found}. Fix: {fix}")
+        self.path = path
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for a fault of the machine (memory, disk, network, too many open files) and not of the data: nothing that
+    may be recorded against a sample. Decoders raise OSError for bad content too, but without an error number.
+    """
+    if isinstance(error, MemoryError | TimeoutError | ConnectionError):
+        return True
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in NO_SUCH_FILE
+
+
+def raise_transient(error: BaseException) -> None:
+    """Raise a transient fault as it is; anything else is the caller's to judge."""
+    if is_transient(error):
+        raise error

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import ContractError, Problem, Reason, raise_transient
 
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # EXIF tag
@@ -42,9 +42,22 @@ def faults(data: bytes, where: str, reason: Reason) -> Iterator[None]:
             where, Problem(Reason.IMAGE_TOO_LARGE, "an image that Pillow opens", str(error), fix)
         ) from error
     except Exception as error:  # on corrupt data decoders raise anything: OSError, struct.error, IndexError, ...
-        found = f"{len(data)} bytes: {_no_address(str(error))}"
-        problem = Problem(reason, "a complete image file", found, "replace or remove the file")
+        raise_transient(error)
+        found, fix = _instead(data) or (f"{len(data)} bytes: {_no_address(str(error))}", "replace or remove the file")
+        problem = Problem(reason, "a complete image file", found, fix)
         raise ContractError(where, problem) from error
+
+
+def _instead(data: bytes) -> tuple[str, str] | None:
+    """What stands in place of an image, and what to do; None for bytes that are none of what people often have."""
+    start = data[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS", "fetch the files first: `git lfs pull`"
+    if start.startswith((b"/annex/objects/", b".git/annex/")) or b".git/annex/objects/" in start:
+        return "a pointer of git-annex", "fetch the files first: `git annex get .` or `datalad get .`"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page", "download the file again: the address gave a page"
+    return None if data else ("an empty file", "copy or download the file again")
 
 
 def _no_address(message: str) -> str:
@@ -112,9 +125,7 @@ def _seek(image: Image.Image, page: int | None, where: str, reason: Reason) -> i
     pages = _pages(image)
     if len(pages) > 1 and (page is None or page >= len(pages)):
         found = f"a {image.format} of {len(pages)} pages (frames)" + ("" if page is None else f", no page {page}")
-        fix = (
-            f"choose one with `page` (0 to {len(pages) - 1}), or write each as a file (objects of a mask: as one mask)"
-        )
+        fix = f"choose one with source.page (0 to {len(pages) - 1}), or write each as a file (objects as one mask)"
         raise ContractError(where, Problem(reason, "one page", found, fix))
     image.seek(pages[page or 0] if len(pages) > 1 else pages[0])
     return page if len(pages) > 1 else None

@@ -97,7 +97,7 @@ def check_instances(instances: Iterable[Instance], mask: Uint8Array, space: Labe
         if (fault := _alone(one, mask, space)) is not None:
             return _wrong(number, one, *fault)
     ignored, covers = mask == IGNORE, _covers(objects, mask.shape)
-    for class_id in np.unique(mask):
+    for class_id in np.flatnonzero(np.bincount(mask.ravel())):
         cover = covers.get(int(class_id))
         bare = int(((mask == class_id) & ~(False if cover is None else cover)).sum())
         if int(class_id) in space.by_id and bare:

@@ -1,16 +1,21 @@
 """Label spaces: class ids, names, prompts, synonyms and palette, in one small file that people can edit."""
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from maskmill.data_contracts.ids import config_hash
 from maskmill.data_contracts.images import IGNORE
 from maskmill.data_contracts.words import did_you_mean
 
 SPACES = Path(__file__).parent / "spaces"
+
+
+Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 class LabelClass(BaseModel):
@@ -21,10 +26,10 @@ class LabelClass(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: int = Field(ge=0, le=254)
-    name: str
+    name: str = Field(pattern=r"\S")
     prompt: str | None = None
     synonyms: tuple[str, ...] = ()
-    colour: tuple[int, int, int] | None = None
+    colour: tuple[Channel, Channel, Channel] | None = None
     source_id: int | None = None
 
     @property
@@ -40,10 +45,12 @@ class LabelSpace(BaseModel):
 
     name: str
     classes: tuple[LabelClass, ...]
-    background_id: int | None = 0
+    background_id: int | None = Field(default=0, ge=0, le=254)
     background_prompts: tuple[str, ...] = ()
-    ignore_ids: tuple[int, ...] = ()  # ids that source files use for "ignore"; ingest maps them to 255
-    cam_box_threshold: float = 0.4  # CLIP-ES' box mask threshold (0.4 VOC, 0.7 COCO)
+    ignore_ids: tuple[
+        Annotated[int, Field(ge=0, le=255)], ...
+    ] = ()  # ids that source files use for "ignore"; ingest maps them to 255
+    cam_box_threshold: float = Field(default=0.4, ge=0, le=1)  # CLIP-ES' box mask threshold (0.4 VOC, 0.7 COCO)
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -52,6 +59,15 @@ class LabelSpace(BaseModel):
         names = [c.name for c in self.classes]
         if len(set(ids)) < len(ids) or len(set(names)) < len(names):
             raise ValueError(f"label space {self.name}: class ids and names must be unique")
+        if not ids:
+            raise ValueError(f"label space {self.name}: expected at least one class, found none")
+        folded = Counter(_fold(n) or n for n in names)
+        if twice := [n for n in names if folded[_fold(n) or n] > 1]:
+            found = f"{twice}, which are one word in another spelling"
+            raise ValueError(f"label space {self.name}: expected names that differ, found {found}")
+        sources = Counter(c.source_id for c in self.classes if c.source_id is not None)
+        if again := [i for i, n in sources.items() if n > 1]:
+            raise ValueError(f"label space {self.name}: expected every source_id once, found {again[0]} again")
         if self.background_id in ids:
             raise ValueError(
                 f"label space {self.name}: the background id {self.background_id} is not listed as a class"
@@ -141,6 +157,23 @@ def voc_colour(index: int) -> tuple[int, int, int]:
         green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
         blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
     return red, green, blue
+
+
+def named_classes(value: object) -> object:
+    """A list of names as the label space of these classes, ids 1, 2, …; anything else as it is.
+
+    Raises:
+        ValueError: an empty list, or entries that are no names.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    if not value or not all(isinstance(name, str) and name.strip() for name in value):
+        raise ValueError(f"expected names of classes, e.g. [horse, person], found {value!r:.80}")
+    return LabelSpace.from_names(list(value))
+
+
+AnySpace = Annotated[LabelSpace | str, BeforeValidator(named_classes)]
+"""In a config: a built-in name, a YAML file, a list of names, or the space itself."""
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:

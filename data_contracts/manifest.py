@@ -1,11 +1,12 @@
 """The manifest of a dataset: what is in it, made from what, by which config and versions, under which licences."""
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import BaseModel, ConfigDict
 
-from maskmill.data_contracts.shards import Footer, read_bytes, write_bytes
+from maskmill.data_contracts.shards import Footer
+from maskmill.data_contracts.storage import write_if_changed
+from maskmill.data_contracts.sums import checked_json, read_json
 
 
 class ShardEntry(BaseModel):
@@ -40,25 +41,18 @@ class Manifest(BaseModel):
     config_hash: str
     versions: dict[str, str]
     licences: list[str]
+    files: dict[str, str] = {}  # hash of every other file of a run by its path, but those that carry their own
     lineage: list[str]  # stages with their config hashes, in the order in which data passed them
 
     def write(self, path: str) -> None:
-        """Write as JSON, atomically."""
-        write_bytes(path, (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
+        """Write as JSON that carries its own hash, atomically, unless it is there."""
+        write_if_changed(path, self.text())
+
+    def text(self) -> bytes:
+        """The JSON text; keys are sorted at every depth."""
+        plain = json.loads(json.dumps(self.model_dump(mode="json"), sort_keys=True))
+        return checked_json({key: value for key, value in plain.items() if key != "files" or value})
 
     @classmethod
     def read(cls, path: str) -> "Manifest":
-        return cls.model_validate_json(read_bytes(path))
-
-
-def package_versions(
-    names: tuple[str, ...] = ("maskmill", "torch", "open_clip_torch", "timm", "pyarrow", "polars"),
-) -> dict[str, str]:
-    """Installed versions of the packages that shape a result."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+        return cls.model_validate(read_json(path))

@@ -10,7 +10,9 @@ class WithPresets(BaseModel):
     """A config whose field `preset` names values for all that is not given.
 
     `presets` holds them by name; a config without that field has none. `starter` is the preset of configs that name
-    none, and an unknown name is left to the field's own check.
+    none, and an unknown name is left to the field's own check. What is given is laid over the preset at every depth:
+    {preset: faithful, segmenter: {weights: F}} keeps the preset's decoder. A nested config that is given as an object
+    is whole already, and replaces.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -21,4 +23,23 @@ class WithPresets(BaseModel):
         if not isinstance(given, dict):
             return given
         name = given.get("preset", "starter")
-        return {**(cls.presets.get(name, {}) if isinstance(name, str) else {}), **given}
+        return merge(cls.presets.get(name, {}) if isinstance(name, str) else {}, given)
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base` key by key, at every depth; configs in `base` that are objects already count as mappings.
+
+    A source, exporter or space of another `kind`, or a config of another `preset`, replaces.
+    """
+    merged = dict(base)
+    for key, value in top.items():
+        old: Any = merged.get(key)
+        if isinstance(old, BaseModel) and isinstance(value, Mapping):
+            old = old.model_dump(exclude_unset=True)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both and _same_family(old, value) else value
+    return merged
+
+
+def _same_family(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return all(old.get(tag) == new.get(tag, old.get(tag)) for tag in ("kind", "preset"))

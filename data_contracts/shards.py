@@ -6,11 +6,8 @@ themselves: what comes next depends on it, so inputs that were made again with t
 """
 
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 
 import fsspec
 import pyarrow as pa
@@ -18,13 +15,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from maskmill.data_contracts.errors import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import ContractError, DamagedError, Problem, Reason, raise_transient
 from maskmill.data_contracts.ids import content_id
 from maskmill.data_contracts.instances import upgrade_entries
-from maskmill.data_contracts.schemas import Contract
+from maskmill.data_contracts.schemas import CONTRACTS, Contract
+from maskmill.data_contracts.seal import SEAL_KEY, Tail, data_fault, read_tail, seal
+from maskmill.data_contracts.storage import TEMPORARY, read_bytes, sweep_temporaries, write_bytes
+from maskmill.data_contracts.versions import deciding_versions
+
+__all__ = [  # the files of a shard's folder are part of what it is to write one
+    "TEMPORARY",
+    "Footer",
+    "content_hash",
+    "fingerprint",
+    "footer_fault",
+    "is_sealed",
+    "iter_rows",
+    "list_shards",
+    "read_bytes",
+    "read_footer",
+    "read_shard",
+    "shard_fault",
+    "shard_name",
+    "sweep_temporaries",
+    "write_bytes",
+    "write_shard",
+]
 
 FOOTER_KEY = b"maskmill"
-TEMPORARY = ".maskmill-tmp-"
 
 
 @dataclass(frozen=True)
@@ -40,54 +58,12 @@ class Footer:
     rows: int
     content: str
     counts: dict[str, int] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)  # versions of what decides pixels and scores
 
 
 def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash: str, inputs: tuple[str, ...]) -> str:
     """What a shard's footer will say if it is made now from these inputs with this config and code."""
     return content_id(contract.name, str(contract.version), stage, str(stage_version), config_hash, *inputs)
-
-
-def write_bytes(path: str, data: bytes) -> None:
-    """Put `data` at `path` (fsspec URL) whole or not at all; a local file is fsynced and renamed, as is its
-    folder's entry.
-    """
-    fs, target = fsspec.core.url_to_fs(path)
-    parent = str(PurePosixPath(target).parent)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(target, data)  # object stores show an object only once it is complete
-        return
-    os.makedirs(parent, exist_ok=True)
-    temporary = os.path.join(parent, f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, target)
-    folder = os.open(parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read_bytes(path: str) -> bytes:
-    """The bytes at a local path or fsspec URL."""
-    fs, target = fsspec.core.url_to_fs(path)
-    data: bytes = fs.cat_file(target)
-    return data
-
-
-def sweep_temporaries(folder: str) -> int:
-    """Remove what killed writers left in a local folder; returns how many files went. Call it while nobody writes
-    there.
-    """
-    fs, target = fsspec.core.url_to_fs(folder)
-    if not isinstance(fs, LocalFileSystem) or not os.path.isdir(target):
-        return 0
-    stale = [entry.path for entry in os.scandir(target) if entry.name.startswith(TEMPORARY)]
-    for path in stale:
-        os.unlink(path)
-    return len(stale)
 
 
 def content_hash(table: pa.Table) -> str:
@@ -128,8 +104,10 @@ def write_shard(
         rows=table.num_rows,
         content=content_hash(table),
         counts=dict(sorted((counts or {}).items())),
+        made_with=deciding_versions(),
     )
-    metadata = {**(contract.schema.metadata or {}), FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    about = json.dumps(asdict(footer), sort_keys=True).encode()
+    metadata = {**(contract.schema.metadata or {}), FOOTER_KEY: about, SEAL_KEY: b"1"}
     sink = pa.BufferOutputStream()
     # Images are compressed already; everything else is small, and zstd halves it.
     pq.write_table(
@@ -137,8 +115,9 @@ def write_shard(
         sink,
         compression="none" if contract.files else "zstd",
         row_group_size=256,
+        write_page_checksum=True,
     )
-    write_bytes(path, sink.getvalue().to_pybytes())
+    write_bytes(path, seal(sink.getvalue().to_pybytes()))
     return footer
 
 
@@ -161,29 +140,97 @@ def check_unique(table: pa.Table, where: str) -> None:
 
 
 def read_footer(path: str) -> Footer | None:
-    """The footer of a shard, or None where there is no shard, no readable one, or none of ours."""
-    fs, target = fsspec.core.url_to_fs(path)
+    """The footer of a shard, or None where there is no shard, a damaged one, or none of ours. See `footer_fault`."""
     try:
-        with fs.open(target, "rb") as handle:
-            metadata = pq.read_schema(handle).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+        tail = read_tail(path)
+        return None if tail.fault else _footer(tail)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    if FOOTER_KEY not in metadata:
+
+
+def footer_fault(path: str) -> str | None:
+    """What is wrong with a file that is there and should be a shard: damaged, or none of ours. None: nothing, or no
+    file.
+    """
+    try:
+        tail = read_tail(path)
+        return tail.fault or (None if _footer(tail) else "no footer of maskmill's")
+    except FileNotFoundError:
         return None
-    raw = json.loads(metadata[FOOTER_KEY])
+    except (ValueError, TypeError, KeyError) as error:
+        return f"a footer of maskmill's that cannot be read ({error})"
+
+
+def _footer(tail: Tail) -> Footer | None:
+    if FOOTER_KEY not in tail.metadata:
+        return None
+    raw = json.loads(tail.metadata[FOOTER_KEY])
     return Footer(**{**raw, "inputs": tuple(raw["inputs"])})
 
 
+def shard_fault(path: str) -> str | None:
+    """What is wrong with a shard, every byte of it looked at; None where it is whole. Of shards without a seal (earlier
+    versions wrote none) the rows are held against the footer's content hash.
+
+    Raises:
+        FileNotFoundError: no such shard.
+    """
+    tail = read_tail(path)
+    if fault := tail.fault or footer_fault(path):
+        return fault
+    if tail.data_hash is not None:
+        return data_fault(path, tail)
+    footer = _footer(tail)
+    assert footer is not None
+    contract = CONTRACTS.get(footer.contract)
+    if contract is None or contract.version != footer.version:
+        return None
+    try:
+        table = _table(path, None)
+    except DamagedError as error:
+        return str(error)
+    fields = [contract.schema.field(name) for name in table.column_names if name in contract.schema.names]
+    try:
+        found = content_hash(table.cast(pa.schema(fields)))  # Parquet names the items of lists otherwise
+    except (pa.ArrowException, ValueError):  # a column that had another layout then
+        return None
+    return None if found == footer.content else "rows that are not those that were written"
+
+
+def is_sealed(path: str) -> bool:
+    """Whether a shard carries a seal, so that each of its bytes can be verified."""
+    return read_tail(path).data_hash is not None
+
+
+def _table(path: str, columns: list[str] | None) -> pa.Table:
+    """Rows of a Parquet file; the checksum of each page that is read is verified.
+
+    Raises:
+        DamagedError: a page or the footer is not as it was written.
+    """
+    fs, target = fsspec.core.url_to_fs(path)
+    try:
+        if fault := read_tail(path).fault:
+            raise DamagedError(path, fault)
+        with fs.open(target, "rb") as handle:
+            there = pq.read_schema(handle).names
+            wanted = None if columns is None else [name for name in columns if name in there]
+            return pq.read_table(handle, columns=wanted, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise_transient(error)
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise DamagedError(path, f"a page that cannot be read ({error})") from error
+
+
 def read_shard(path: str, contract: Contract, columns: list[str] | None = None) -> pa.Table:
-    """Read a shard and hold it against its contract; with `columns`, only those.
+    """Read a shard and hold it against its contract; with `columns`, only those. What is read is verified.
 
     Raises:
         ContractError: no maskmill footer, another contract or version, wrong columns or types.
+        DamagedError: its bytes are not those that were written.
     """
-    fs, target = fsspec.core.url_to_fs(path)
-    with fs.open(target, "rb") as handle:
-        there = pq.read_schema(handle).names
-        table = pq.read_table(handle, columns=None if columns is None else [c for c in columns if c in there])
+    table = _table(path, columns)
     footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"null"))
     if footer is None or (footer["contract"], footer["version"]) != (contract.name, contract.version):
         found = "no footer" if footer is None else f"{footer['contract']} version {footer['version']}"

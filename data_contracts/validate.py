@@ -48,7 +48,7 @@ def _empty_fix(ignored: bool, space: LabelSpace) -> str:
     if not ignored or not space.classes:
         return fix
     name = space.classes[0].name
-    return f"255 means ignore; if it is your object, set remap: {{255: {name}}}; if nothing is to be seen, {fix}"
+    return f"255 means ignore; if it is your object, set source.remap: {{255: {name}}}; if nothing is to be seen, {fix}"
 
 
 def foreground_ids(mask: Uint8Array, space: LabelSpace) -> list[int]:

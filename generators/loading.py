@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from maskmill.vision.model_folders import check_model_folder
 from maskmill.vision.starter import starter_path
 
 STARTER = "generator"  # folder inside starter/
@@ -20,9 +21,11 @@ def resolve_model(model: str) -> Path:
 
     Raises:
         FileNotFoundError: no such folder, and the hub does not give it.
+        UnsafeModelError: a folder that brings code or pickles along.
     """
     path = starter_path(STARTER) if model == "starter" else Path(model).expanduser()
     if path.is_dir():
+        check_model_folder(path)
         return path
     if path.is_absolute() or model.count("/") != 1:
         raise FileNotFoundError(
@@ -31,9 +34,26 @@ def resolve_model(model: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(model))
+        folder = Path(DiffusionPipeline.download(model))
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated
         raise FileNotFoundError(f"model {model!r}: no such folder, and the hub does not give it: {error}") from error
+    check_model_folder(folder)
+    return folder
+
+
+def local_model(model: str) -> Path | None:
+    """The folder that holds a model on this machine; None for one that would have to be fetched.
+
+    Raises:
+        FileNotFoundError: a path with nothing there.
+    """
+    path = Path(model).expanduser()
+    if model == "starter" or path.is_dir() or path.is_absolute() or model.count("/") != 1:
+        return resolve_model(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "model_index.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 @lru_cache(maxsize=8)
@@ -87,10 +107,14 @@ def load_pipeline(model: str, device: str = "cpu", dtype: str = "auto", controln
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     with _silence():
         if controlnet is None:
-            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, **parts)
+            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
         else:
-            control = families.ControlNetModel.from_pretrained(resolve_model(controlnet), torch_dtype=kind)
-            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=control, **parts)
+            control = families.ControlNetModel.from_pretrained(
+                resolve_model(controlnet), torch_dtype=kind, use_safetensors=True
+            )
+            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(
+                folder, controlnet=control, use_safetensors=True, **parts
+            )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -19,7 +19,8 @@ from maskmill.data_contracts import (
     foreground_ids,
     pair_id,
 )
-from maskmill.data_contracts.manifest import package_versions
+from maskmill.data_contracts.secrets import public, published
+from maskmill.data_contracts.versions import package_versions
 from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
@@ -51,7 +52,7 @@ def provenance_extra(drawn: Drawn, engine: TextToImage) -> dict[str, Any]:
     """Everything that SAMPLE has no column for: the config, the request's words, and what became of the classes."""
     request = drawn.request
     return {
-        "config": engine.config.model_dump(mode="json"),
+        "config": published(engine.config),
         "height": engine.size[0],
         "width": engine.size[1],
         "prompt_id": request.prompt_id,
@@ -82,7 +83,7 @@ def sample_row(drawn: Drawn, engine: TextToImage, space: LabelSpace) -> Row:
         "prompt_class_ids": sorted(request.class_ids),
         "provenance": {
             "source": "diffusion",
-            "model_id": config.model,
+            "model_id": public(config.model),
             "model_revision": revision(config),
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
@@ -105,7 +106,7 @@ def layout_row(drawn: DrawnLayout, engine: MaskToImage, mask: Uint8Array | None 
     image, encoded = encode_image(drawn.image), encode_mask(label, engine.space.palette)
     ids = foreground_ids(label, engine.space)
     extra = {
-        "config": config.model_dump(mode="json"),
+        "config": published(config),
         "mask_id": request.mask_id,
         "names": list(request.names),
         "classes_prompted": list(request.class_ids),
@@ -124,7 +125,7 @@ def layout_row(drawn: DrawnLayout, engine: MaskToImage, mask: Uint8Array | None 
         "prompt_class_ids": sorted(request.class_ids),
         "provenance": {
             "source": "controlnet",
-            "model_id": f"{config.model} + {config.controlnet}",
+            "model_id": f"{public(config.model)} + {public(str(config.controlnet))}",
             "model_revision": revision(config),
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,

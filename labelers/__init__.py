@@ -1,6 +1,7 @@
 """Weak label in, dense pseudo-label out: one sub-package a labeler behind one registry."""
 
-from maskmill.labelers.base import Instance, Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.data_contracts import Instance
+from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
 from maskmill.labelers.registry import LABELERS, LabelerModule, get_labeler
 
 __all__ = [

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from maskmill.data_contracts import Instance, LabelSpace, Reason, Uint8Array, WithPresets, encode_mask, foreground_ids
+from maskmill.data_contracts import (
+    Instance,
+    LabelSpace,
+    Reason,
+    Uint8Array,
+    WithPresets,
+    check_instances,
+    encode_mask,
+    foreground_ids,
+)
 
 
 class LabelerConfig(WithPresets):
@@ -48,18 +57,19 @@ class PseudoLabel:
         return cls(reason=reason, detail=detail)
 
     def row(self, sample_id: str, labeler: str, version: str, space: LabelSpace) -> dict[str, Any]:
-        """The PSEUDO_LABEL row."""
+        """The PSEUDO_LABEL row. Objects that do not fit their label map are left out, and `detail` says how."""
         mask, confidence = self.mask, self.confidence
+        misfit = None if mask is None else check_instances(self.instances, mask, space)
         return {
             "sample_id": sample_id,
             "mask": None if mask is None else {"bytes": encode_mask(mask, space.palette), "path": None},
             "confidence": None if confidence is None else {"bytes": encode_mask(confidence), "path": None},
             "class_ids": [] if mask is None else foreground_ids(mask, space),
-            "instances": [instance.row() for instance in self.instances] or None,
+            "instances": None if misfit else [instance.row() for instance in self.instances] or None,
             "labeler": labeler,
             "labeler_version": version,
             "reason": None if self.reason is None else str(self.reason),
-            "detail": self.detail,
+            "detail": f"instances left out: {misfit}" if misfit else self.detail,
         }
 
 

@@ -9,19 +9,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Options, is_train_key
+from benchmarks.shards import Row, sample_row
 from maskmill.data_contracts import (
     IGNORE,
-    SAMPLE,
     Uint8Array,
     decode_image,
     decode_mask,
     encode_image,
-    encode_mask,
-    foreground_ids,
     load_label_space,
-    pair_id,
-    shard_name,
-    write_shard,
 )
 from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_clip
 from maskmill.vision.video import MaskCrop
@@ -30,7 +25,6 @@ STILLS = ("weizmann_horses", "human_foreground", "ccp", "grabcut_scribbles")
 SPACE = load_label_space("objects")
 SEGMENTER_TENTHS = 6  # of the training sequences; the agent learns on the others
 DRAWN_SIDE = 160
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,39 +90,15 @@ def drawn_clip(number: int, styles: tuple[str, ...], seed: int, frames: int = 14
     return Clip(f"drawn {number}", list(clip.frames), clip.instance_masks, ids)
 
 
-def sample_row(image: bytes, mask: Uint8Array, group: str | None = None, index: int | None = None) -> Row:
-    """A SAMPLE row."""
-    encoded = encode_mask(mask, SPACE.palette)
-    return {
-        "sample_id": pair_id(image, encoded, group, index),
-        "image": {"bytes": image, "path": None},
-        "mask": {"bytes": encoded, "path": None},
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "class_ids": foreground_ids(mask, SPACE),
-        "group": group,
-        "index": index,
-        "provenance": {"source": "benchmark"},
-    }
-
-
-def write_rows(rows: Iterator[Row], folder: Path) -> str:
-    """Rows as one shard; returns the folder."""
-    unique = {row["sample_id"]: row for row in rows}
-    table = SAMPLE.table(list(unique.values()))
-    write_shard(str(folder / shard_name(0)), table, SAMPLE, stage="benchmark", fingerprint=folder.name)
-    return str(folder)
-
-
 def clip_rows(root: Path, names: Sequence[str], drawn: Sequence[int]) -> Iterator[Row]:
     """DAVIS sequences and drawn clips of the known styles as groups."""
     for name in names:
         for index, (image, mask) in enumerate(read_sequence(root, name)):
-            yield sample_row(image, mask, name, index)
+            yield sample_row(image, mask, SPACE, name, index)
     for number in drawn:
         clip = drawn_clip(number, KNOWN_STYLES, 1)
         for index, (frame, mask) in enumerate(zip(clip.frames, clip.truth, strict=True)):
-            yield sample_row(encode_image(frame), mask, clip.name, index)
+            yield sample_row(encode_image(frame), mask, SPACE, clip.name, index)
 
 
 def tested_clips(root: Path, names: Sequence[str]) -> list[Clip]:

@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.common import Options, Record, parse_options
 from benchmarks.ftmu.arms import ARMS, ONCE, crossing, draw_sheet, measure_arms
-from benchmarks.ftmu.clips import SPACE, clip_rows, split, tested_clips, write_rows
+from benchmarks.ftmu.clips import SPACE, clip_rows, split, tested_clips
 from benchmarks.ftmu.training import SIZES, choose_level, train_agent, train_segmenter
+from benchmarks.shards import write_rows
 from maskmill.trainers.engine import DataConfig, Samples
 from maskmill.trainers.ftmu.rollout import open_clips
 

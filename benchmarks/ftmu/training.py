@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Options
-from benchmarks.ftmu.clips import SPACE, clip_rows, read_stills, sample_row, write_rows
+from benchmarks.ftmu.clips import SPACE, clip_rows, read_stills
+from benchmarks.shards import sample_row, write_rows
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig
 from maskmill.trainers.ftmu.agent import Agent
@@ -45,7 +46,7 @@ def train_segmenter(options: Options, size: Size, names: Sequence[str], work: Pa
     """The proposal segmenter, once for all seeds; taken up where an earlier run left it."""
     if options.data is None:
         raise FileNotFoundError("ftmu: expected --data DIR")
-    stills = (sample_row(image, mask) for image, mask in read_stills(options.data, size.stills))
+    stills = (sample_row(image, mask, SPACE) for image, mask in read_stills(options.data, size.stills))
     data = DataConfig(
         samples=(
             write_rows(clip_rows(options.data, names, range(size.drawn)), work / "clips"),

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from maskmill.curation.base import Scorer
 from maskmill.curation.sds.config import SdsConfig
+from maskmill.curation.sds.fit import shown_at_all
 from maskmill.curation.sds.model import make_engine
 from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import LabelSpace
@@ -26,6 +27,10 @@ class SdsScorer(Scorer):
     def score(self, samples: pa.Table, seed: int) -> pa.Table:
         """Score table of a Sample table."""
         return score_rows(samples, self._engine, seed, self._batch_size, self._workers)
+
+    def fits(self, scores: pa.Table) -> list[bool]:
+        """Whether the best of the row's own classes ranks above VOC's 25 background words, by the stored embeddings."""
+        return shown_at_all(scores, self._engine)
 
 
 def identity(config: SdsConfig) -> dict[str, Any]:

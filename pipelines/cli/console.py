@@ -5,30 +5,31 @@ else; what is said on the way goes to stderr.
 """
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from maskmill.data_contracts.words import visible
 
 
-class Exit(IntEnum):
-    """What a command ends with; docs/cli.md says the same."""
+class PlainConsole(Console):
+    """A console on which words from data (file names, captions) cannot move the cursor or rename the window."""
 
-    DONE = 0
-    DIFFERENT = 1  # what was compared or checked is not the same
-    FAULT = 2  # a config, a file or a call that cannot be used; also what the machine could not do
-    EMPTY = 3  # a run ended, and kept nothing
-    BUG = 70  # an error of maskmill itself
-    STOPPED = 130  # Ctrl-C
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+out = PlainConsole(highlight=False, soft_wrap=True)
+err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Voice:
@@ -58,6 +59,30 @@ def warn(message: str) -> None:
     err.print(f"[bold yellow]warning:[/] {escape(message)}")
 
 
+class Spoken(logging.Handler):
+    """What the stages log: warnings on stderr, the rest where other words go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            say(escape(record.getMessage()))
+
+
+@contextmanager
+def spoken_log() -> Iterator[None]:
+    """While a command runs, maskmill's log is said aloud."""
+    logger, handler = logging.getLogger("maskmill"), Spoken()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def result(data: Any) -> None:
     """The command's result for programs: one JSON object on stdout, with `--json` only."""
     if voice.as_json:
@@ -81,8 +106,11 @@ def readable_errors(console: Console | None = None) -> Iterator[None]:
 
 
 def _stop(message: str, status: int, cause: Exception) -> None:
+    from maskmill.data_contracts.secrets import redact
+
+    message = redact(message)
     if voice.verbose:
-        err.print(escape("".join(traceback.format_exception(cause))))
+        err.print(escape(redact("".join(traceback.format_exception(cause)))))
     if voice.as_json:
         sys.stdout.write(json.dumps({"error": message, "exit": int(status)}) + "\n")
     err.print(f"[bold red]error:[/] {escape(message)}")

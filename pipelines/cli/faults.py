@@ -4,8 +4,9 @@ import traceback
 
 from pydantic import ValidationError
 
-from maskmill.pipelines.cli.console import Exit
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.core.settings import explain_errors
+from maskmill.pipelines.run.limits import LimitError
 
 HUBS = ("huggingface_hub", "httpx", "requests", "urllib", "open_clip", "diffusers", "transformers")
 OFFLINE = (
@@ -18,6 +19,8 @@ def words_for(error: Exception) -> tuple[str, int]:
     """What to tell the user of an error, and the exit status."""
     if isinstance(error, ValidationError):
         return f"these settings cannot be used:\n{explain_errors(error)}", Exit.FAULT
+    if isinstance(error, LimitError):
+        return str(error), Exit.EMPTY
     if _is_of_a_hub(error):
         return f"{_first_line(error)}\n  {OFFLINE}", Exit.FAULT
     if isinstance(error, KeyError):

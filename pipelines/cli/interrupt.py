@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
-from maskmill.pipelines.cli.console import Exit, err
+from maskmill.pipelines.cli.console import err
+from maskmill.pipelines.cli.exits import Exit
 
 GRACE_S = 1.5
 
@@ -56,7 +58,7 @@ def stoppable() -> Iterator[None]:
     theirs.setblocking(False)
     said = threading.Event()
     before, handler = signal.set_wakeup_fd(theirs.fileno()), signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _first_press())
     threading.Thread(target=_listen, args=(ours, said), daemon=True).start()
     try:
         yield
@@ -66,11 +68,21 @@ def stoppable() -> Iterator[None]:
     finally:
         if said.is_set():
             _open.append(theirs)
-            signal.signal(signal.SIGINT, lambda number, frame: None)  # the thread hears it; Python goes on ending
         else:
             signal.set_wakeup_fd(before)
             signal.signal(signal.SIGINT, handler)
             theirs.close()  # ends the thread
+
+
+def _first_press() -> Callable[[int, Any], None]:
+    """A handler that interrupts once; later presses are the thread's, and Python goes on ending."""
+    presses = iter([True])
+
+    def handler(number: int, frame: Any) -> None:
+        if next(presses, False):
+            raise KeyboardInterrupt
+
+    return handler
 
 
 def _listen(signals: socket.socket, said: threading.Event) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from maskmill.pipelines.cli.console import readable_errors, voice
+from maskmill.pipelines.cli.console import readable_errors, spoken_log, voice
 from maskmill.pipelines.cli.interrupt import stoppable
 
 
@@ -25,7 +25,7 @@ class ReadableGroup(TyperGroup):
     """Errors become words, and Ctrl-C ends in two seconds."""
 
     def invoke(self, ctx: Any) -> Any:
-        with readable_errors(), stoppable():
+        with readable_errors(), stoppable(), spoken_log():
             return super().invoke(ctx)
 
 
@@ -92,7 +92,8 @@ def _voice_options() -> list[Any]:
 
 def _voices(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="say nothing but errors", callback=hear("quiet"), expose_value=False)
+        bool,
+        typer.Option("--quiet", "-q", help="errors and warnings only", callback=hear("quiet"), expose_value=False),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="say more", callback=hear("verbose"), expose_value=False)

@@ -15,6 +15,7 @@ HERE = "maskmill.pipelines.cli"
 COMMANDS: dict[str, Lazy] = {
     "run": Lazy(f"{HERE}.run:run", "Source or generator to scores, selection, exports and report.", RUN),
     "plan": Lazy(f"{HERE}.plan:plan", "What `run` would do, what it would skip, and why.", RUN),
+    "init": Lazy(f"{HERE}.init:init", "A config and a schedule of one's own to start from.", RUN),
     "demo": Lazy(f"{HERE}.demo:demo", "The whole job on what ships with maskmill.", RUN),
     "ingest": Lazy(f"{HERE}.steps:ingest", "The source as Sample shards; bad samples are recorded.", STEP),
     "score": Lazy(f"{HERE}.steps:score", "A score for every image and mask.", STEP),
@@ -23,8 +24,16 @@ COMMANDS: dict[str, Lazy] = {
     "export": Lazy(f"{HERE}.steps:export", "The kept samples as VOC, COCO, YOLO, WebDataset, Hugging Face.", STEP),
     "report": Lazy(f"{HERE}.steps:report", "The HTML report.", STEP),
     "regenerate": Lazy(f"{HERE}.regenerate:regenerate", "One sample made again from what its row says.", STEP),
+    "explain": Lazy(f"{HERE}.explain:explain", "One sample: what became of it, why, and what would change it.", LOOK),
+    "diff": Lazy(f"{HERE}.diff:diff", "What two runs differ in: keys, and decisions on samples.", LOOK),
+    "list": Lazy(f"{HERE}.lists:list_names", "Presets, trainers, labelers, sources, exports, scores.", LOOK),
+    "config": Lazy(f"{HERE}.config:app", "A config as it will be used; whether it can be; its keys.", LOOK),
+    "verify": Lazy(f"{HERE}.verify:verify", "Is every byte of a run or an export as it was written?", LOOK),
     "label": Lazy(f"{HERE}.label:app", "Weak labels to masks: a command a labeler.", LABEL),
     "train": Lazy(f"{HERE}.train:train", "Any trainer on contract shards; leaves an artifact.", LABEL),
+    "build": Lazy(f"{HERE}.build:build", "Train, then test on other data.", LABEL),
+    "evaluate": Lazy(f"{HERE}.evaluate:evaluate", "Metrics of an artifact on samples with true masks.", LABEL),
+    "predict": Lazy(f"{HERE}.predict:predict", "Masks for a folder of photos by an artifact.", LABEL),
 }
 
 
@@ -55,7 +64,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def maskmill(
     version: Annotated[bool, typer.Option("--version", help="say the version and end", callback=_version)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say errors and warnings only")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say more; tracebacks of errors")] = False,
 ) -> None:
     """Curate and pseudo-label training data for segmentation, and explain every kept and dropped sample.

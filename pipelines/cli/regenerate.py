@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from maskmill.pipelines.cli.console import Exit, say
+from maskmill.pipelines.cli.console import say
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.options import ConfigArgument, SetOption
 from maskmill.pipelines.cli.run import load_config
 from maskmill.pipelines.run.regenerate import regenerate_sample

@@ -1,13 +1,26 @@
 """`maskmill run`: everything; and what every command that runs steps shares."""
 
+from dataclasses import asdict
 from typing import Any
 
-from maskmill.pipelines.cli.console import result, say
-from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
+import typer
+
+from maskmill.pipelines.cli.console import result, say, warn
+from maskmill.pipelines.cli.exits import Exit
+from maskmill.pipelines.cli.options import (
+    ConfigArgument,
+    JsonOption,
+    RecheckOption,
+    ReplaceOption,
+    RetryOption,
+    SetOption,
+)
 from maskmill.pipelines.cli.progress import progress
+from maskmill.pipelines.cli.reasons import say_reasons
 from maskmill.pipelines.core.settings import check_names, parse_pairs
+from maskmill.pipelines.core.step import NOTHING, Again, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
-from maskmill.pipelines.run.run import RunReport
+from maskmill.pipelines.run.run import RunReport, alarms
 from maskmill.pipelines.run.run import run as run_all
 
 
@@ -22,25 +35,41 @@ def load_config(config: str, overrides: list[str] | None) -> RunConfig:
     return loaded
 
 
-def run(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    recheck: RecheckOption = False,
+    retry: RetryOption = None,
+    replace: ReplaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Run everything: source → scores → duplicates → selection → export → report."""
-    execute(load_config(config, overrides))
+    execute(load_config(config, overrides), again=asked(recheck, retry, replace))
 
 
-def execute(config: RunConfig, until: str | None = None) -> RunReport:
+def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING) -> RunReport:
     """Run with progress, then say where every sample went and where to look."""
     with progress() as report:
-        done = run_all(config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status))
+        done = run_all(
+            config, until=until, progress=lambda step, n, total, one: report(step, n, total, one.status), again=again
+        )
     say(done.ledger.rich_table())
+    say_reasons(done.ledger)
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds
             say(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
     if done.idle:
-        say("Nothing to do: every shard was there already, with the fingerprint that it would get now.")
+        same = "source, config, models and code are those that it was made from"
+        say(f"Nothing to do: every shard was there already, with the fingerprint that it would get now ({same}).")
     if until is None:
         say(f"report: [bold]{config.run_dir}/report/index.html[/]")
-    result(as_data(config, done))
+    found = alarms(config, done.ledger)
+    for alarm in found:
+        warn(str(alarm))
+    result({**as_data(config, done), "alarms": [asdict(alarm) for alarm in found]})
+    if any(alarm.kind == "nothing_kept" for alarm in found):
+        raise typer.Exit(Exit.EMPTY)
     return done
 
 

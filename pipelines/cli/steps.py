@@ -2,14 +2,29 @@
 
 from collections.abc import Callable
 
-from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
+from maskmill.pipelines.cli.options import (
+    ConfigArgument,
+    JsonOption,
+    RecheckOption,
+    ReplaceOption,
+    RetryOption,
+    SetOption,
+)
 from maskmill.pipelines.cli.run import execute, load_config
+from maskmill.pipelines.core.step import asked
 from maskmill.pipelines.run.steps import STEPS
 
 
 def _command(name: str) -> Callable[..., None]:
-    def command(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-        execute(load_config(config, overrides), until=name)
+    def command(
+        config: ConfigArgument,
+        overrides: SetOption = None,
+        recheck: RecheckOption = False,
+        retry: RetryOption = None,
+        replace: ReplaceOption = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        execute(load_config(config, overrides), until=name, again=asked(recheck, retry, replace))
 
     command.__doc__ = STEPS[name].command
     return command

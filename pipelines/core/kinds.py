@@ -27,6 +27,10 @@ class Kinds(Generic[Model]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
 
+    def module_of(self, name: str) -> str:
+        """The module that holds a kind."""
+        return self._table[name].partition(":")[0]
+
     def load(self, name: str) -> type[Model]:
         """The model of a kind.
 

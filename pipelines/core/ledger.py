@@ -1,5 +1,6 @@
 """The ledger: in = kept + rejected by reason, per shard and per run; sums that disagree are an error."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from maskmill.data_contracts import (
     read_bytes,
     read_footer,
     read_shard,
-    write_bytes,
+    write_if_changed,
 )
+from maskmill.pipelines.core.examples import Example, first_examples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +67,8 @@ class Ledger(BaseModel):
     classes_in: dict[int, int]  # ingested samples that show the class
     classes_kept: dict[int, int]
     licences: list[str]
+    examples: tuple[Example, ...] = ()  # the first few samples of each reason, with the words that were recorded
+    notes: dict[str, int] = {}  # what ingest read by a rule that people may want to check: what, and how often
 
     @property
     def rows_in(self) -> int:
@@ -81,6 +85,11 @@ class Ledger(BaseModel):
     @property
     def undecided(self) -> int:
         return sum(s.undecided for s in self.shards)
+
+    @property
+    def not_read(self) -> int:
+        """What lies in the source's folders and nothing read; `rows_in` counts it."""
+        return sum(r.rows for r in self.rejections if r.reason == Reason.NOT_READ)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
@@ -114,8 +123,8 @@ class Ledger(BaseModel):
         return [(stage, what, rows, rows / total if total else 0.0) for stage, what, rows in raw]
 
     def write(self, path: str) -> None:
-        """Write as JSON, atomically."""
-        write_bytes(path, (self.model_dump_json(indent=2) + "\n").encode())
+        """Write as JSON, atomically, unless it is there."""
+        write_if_changed(path, (self.model_dump_json(indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: str) -> "Ledger":
@@ -124,7 +133,13 @@ class Ledger(BaseModel):
     def markdown(self) -> str:
         """The run's account as a Markdown table."""
         rows = [f"| {stage} | {_bold(what)} | {rows:,} | {share:.1%} |" for stage, what, rows, share in self.lines()]
-        return "\n".join(["| stage | | samples | share |", "|---|---|---:|---:|", *rows]) + "\n"
+        noted = [f"\n{self.noted}"] if self.notes else []
+        return "\n".join(["| stage | | samples | share |", "|---|---|---:|---:|", *rows, *noted]) + "\n"
+
+    @property
+    def noted(self) -> str:
+        """What ingest read by a rule, in a line."""
+        return "Read by a rule: " + ", ".join(f"{number:,} × {what}" for what, number in self.notes.items()) + "."
 
     def rich_table(self, per_shard: bool = False) -> "Table":
         """The run's account for the terminal; with `per_shard`, one line a shard."""
@@ -139,7 +154,8 @@ class Ledger(BaseModel):
                 cells = [str(found.get((r.stage, r.reason), 0)) for r in self.rejections]
                 table.add_row(s.shard, *cells, str(s.rows_in), str(s.kept))
             return table
-        table = Table("stage", "", title="Ledger: in = kept + rejected")
+        title = "Ledger: in = kept + rejected + not read"
+        table = Table("stage", "", title=title, caption=self.noted if self.notes else None)
         table.add_column("samples", justify="right")
         table.add_column("share", justify="right")
         for stage, what, rows, share in self.lines():
@@ -171,6 +187,7 @@ def build_ledger(run_dir: str) -> Ledger:
     classes_in: Counter[int] = Counter()
     classes_kept: Counter[int] = Counter()
     licences: set[str] = set()
+    notes: Counter[str] = Counter()
     for name in sorted({*samples, *rejects}):
         rows = list(_rows(samples.get(name)))
         verdicts = None if decided is None else decided.get(name, {})
@@ -187,12 +204,26 @@ def build_ledger(run_dir: str) -> Ledger:
                 classes_kept.update(row["class_ids"])
             if row["provenance"]["licence"]:
                 licences.add(row["provenance"]["licence"])
+            notes.update(_notes(row["provenance"]["extra"]))
     return Ledger(
         shards=tuple(shards),
         classes_in=dict(sorted(classes_in.items())),
         classes_kept=dict(sorted(classes_kept.items())),
         licences=sorted(licences),
+        examples=first_examples(run_dir),
+        notes=dict(sorted(notes.items())),
     )
+
+
+def _notes(extra: str | None) -> dict[str, int]:
+    """What ingest noted on a row."""
+    if extra is None or '"notes"' not in extra:
+        return {}
+    try:
+        notes = json.loads(extra).get("notes", {})
+        return {str(what): int(number) for what, number in notes.items()}
+    except (ValueError, TypeError, AttributeError):  # somebody else's provenance
+        return {}
 
 
 def decisions_by_shard(run_dir: str) -> dict[str, dict[str, tuple[str, str]]] | None:

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from maskmill.data_contracts import write_bytes
+from maskmill.data_contracts import merge, write_if_changed
+from maskmill.data_contracts.secrets import credentials_at, expand, published
+from maskmill.data_contracts.sums import CHECK, checked_json
 from maskmill.data_contracts.words import close_to, did_you_mean
+from maskmill.pipelines.core.deployment import check_offered, from_afar
 from maskmill.pipelines.core.hints import meant
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # in a checkout and in an installed copy alike
@@ -31,7 +34,7 @@ class ConfigError(ValueError):
 
 
 def load_settings(path: str, model: type[Model], overrides: Sequence[str] | Mapping[str, Any] | None = None) -> Model:
-    """Read a YAML file (or preset) into `model`; $NAMES in it are environment variables.
+    """Read a YAML file (or preset) into `model`; $NAMES in it are environment variables (see `secrets.expand`).
 
     `extends: other.yaml` (beside it, or a preset's name) is read first. `overrides` win: ["a.b=value"] as on the
     command line, or {"a.b": value}. A model's PRESETS names the folder in configs/ that holds presets of its kind.
@@ -61,9 +64,10 @@ def read_settings(config: str | Mapping[str, Any], kind: str = "") -> dict[str, 
         raw = dict(config)
         return raw if (parent := raw.pop("extends", None)) is None else merge(read_settings(str(parent), kind), raw)
     found = find_config(config, kind)
-    raw = read_yaml(os.path.expandvars(found.read_text(encoding="utf-8")), str(found))
+    raw = expand(read_yaml(found.read_text(encoding="utf-8"), str(found)))
     if not isinstance(raw, dict):
         raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
+    raw.pop(CHECK, None)  # a config.json that a run wrote
     if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
         raw["extends"] = str(beside)
     return read_settings(raw, kind)
@@ -91,6 +95,11 @@ def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Mo
     Raises:
         ConfigError: an unknown key or a wrong value; lists each with what was found.
     """
+    if key := credentials_at(raw):
+        found = f"{key}: expected a URL without user, password or token, which would be published with the config"
+        raise ConfigError(f"{where}: {found}; put the URL into an environment variable and write {key}: $NAME")
+    for space in _files_of_spaces(raw):
+        check_offered(Path(space), CONFIGS)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -98,6 +107,15 @@ def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Mo
         raise ConfigError(f"{where}: this config cannot be used:{faults}") from error
     except (OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: this config cannot be used: {error}") from error
+
+
+def _files_of_spaces(raw: Any) -> Iterator[str]:
+    """Label spaces that a config names by a file."""
+    items = raw.items() if isinstance(raw, Mapping) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in items:
+        if key == "label_space" and isinstance(value, str) and ("/" in value or "." in value):
+            yield value
+        yield from _files_of_spaces(value)
 
 
 def _other_kind(raw: Mapping[str, Any], model: type[BaseModel]) -> str:
@@ -112,7 +130,7 @@ def _other_kind(raw: Mapping[str, Any], model: type[BaseModel]) -> str:
 def save_settings(config: BaseModel, folder: str) -> str:
     """Write a resolved config to FOLDER/config.json, for readers and for tasks in other processes; returns its path."""
     path = f"{folder.rstrip('/')}/config.json"
-    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
+    write_if_changed(path, checked_json(published(config)))
     return path
 
 
@@ -129,7 +147,9 @@ def find_config(path: str, kind: str = "") -> Path:
     """
     for candidate in (Path(path), CONFIGS / kind / f"{path}.yaml", CONFIGS / path, CONFIGS / f"{path}.yaml"):
         if candidate.is_file():
+            check_offered(candidate, CONFIGS)
             return candidate
+    check_offered(Path(path), CONFIGS)
     known = presets(kind)
     elsewhere = [f"{KINDS[other][1]} {path}" for other in KINDS if other != kind and path in presets(other)]
     hint = f"; there is `{elsewhere[0]}`" if elsewhere else did_you_mean(Path(path).stem, known)
@@ -143,6 +163,8 @@ def explain_errors(error: ValidationError, model: type[BaseModel] | None = None,
 
 def _fault(found: Mapping[str, Any], model: type[BaseModel] | None, raw: Any) -> str:
     key = ".".join(map(str, found["loc"]))
+    if from_afar.get():
+        return "a key that no config has" if found["type"] == "extra_forbidden" else f"{key}: a value that does not fit"
     value = f"(found {found.get('input')!r:.80})"
     if found["type"] != "extra_forbidden":
         return f"{key}: {found['msg']} {value}".lstrip(": ")
@@ -166,18 +188,6 @@ def parse_pairs(items: Sequence[str] | None) -> dict[str, Any]:
             raise ConfigError(f"--set {item}: expected KEY=VALUE, e.g. --set refine=crf")
         pairs[key] = read_yaml(value, f"--set {key}=…")
     return pairs
-
-
-def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base` key by key, at every depth. A source, exporter or space of another `kind` replaces."""
-    merged = dict(base)
-    for key, value in top.items():
-        old = merged.get(key)
-        same_kind = (
-            isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
-        )
-        merged[key] = merge(old, value) if same_kind and isinstance(old, dict) else value
-    return merged
 
 
 def unset_names(config: BaseModel) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,29 @@
 fingerprint is there already.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from maskmill.data_contracts import Contract, Footer, fingerprint, read_footer, sweep_temporaries, write_shard
+from maskmill.data_contracts import (
+    Contract,
+    DamagedError,
+    Footer,
+    changes,
+    fingerprint,
+    footer_fault,
+    read_footer,
+    shard_fault,
+    sweep_temporaries,
+    write_shard,
+)
+from maskmill.data_contracts.shards import content_hash
+
+logger = logging.getLogger("maskmill")
+INPUT_CHANGED = "its input changed"
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,13 @@ def unit_inputs(unit: Unit) -> tuple[str, ...]:
     """Fingerprints that the unit's result depends on: contents of its input shards, then its stamps.
 
     Raises:
-        FileNotFoundError: an input shard is not there; names it.
+        FileNotFoundError: an input shard is not there; DamagedError: it cannot be read. Both name it.
     """
     found = []
     for path in unit.inputs:
         if (footer := read_footer(path)) is None:
+            if fault := footer_fault(path):
+                raise DamagedError(path, fault)
             raise FileNotFoundError(f"{path}: no finished shard there; run the stage that makes it first")
         found.append(footer.content)
     return (*found, *unit.stamps)
@@ -78,15 +96,19 @@ def why_run(stage: Stage, unit: Unit) -> str | None:
         return _why_run(stage, unit, unit_inputs(unit))
     except FileNotFoundError:
         return "its input is not there yet"
+    except DamagedError as error:
+        return str(error)
 
 
 def _why_run(stage: Stage, unit: Unit, inputs: tuple[str, ...]) -> str | None:
     for path, wanted in zip(unit.outputs, wanted_fingerprints(stage, inputs), strict=True):
         footer = read_footer(path)
         if footer is None:
-            return "not done yet"
+            return f"damaged ({fault})" if (fault := footer_fault(path)) else "not done yet"
         if footer.fingerprint != wanted:
             return _difference(footer, stage, inputs)
+        if changed := changes(footer.made_with, major=True):
+            return f"made with {'; '.join(changed)}"
     return None
 
 
@@ -94,18 +116,24 @@ def _difference(footer: Footer, stage: Stage, inputs: tuple[str, ...]) -> str:
     if footer.config_hash != stage.config_hash:
         return "its config or model changed"
     if footer.inputs != inputs:
-        return "its input changed"
+        return INPUT_CHANGED
     return "the code or the contract changed"
 
 
-def run_unit(stage: Stage, unit: Unit) -> UnitReport:
-    """Do one unit unless it is done. Outputs are written in order, each atomically."""
+def run_unit(stage: Stage, unit: Unit, *, again: bool = False) -> UnitReport:
+    """Do one unit unless it is done, or in any case if `again`. Outputs are written in order, each atomically; one that
+    is there already, whole and with these rows, stays.
+    """
     inputs = unit_inputs(unit)
-    if _why_run(stage, unit, inputs) is None:
+    if not again and _why_run(stage, unit, inputs) is None:
         return UnitReport(unit, "skipped", footer_counts(unit))
     wanted = wanted_fingerprints(stage, inputs)
     result = stage.process(unit)
+    status = "skipped"
     for path, table, contract, name in zip(unit.outputs, result.tables, stage.contracts, wanted, strict=True):
+        if _stands(path, name, table):
+            continue
+        status = "written"
         write_shard(
             path,
             table,
@@ -116,7 +144,19 @@ def run_unit(stage: Stage, unit: Unit) -> UnitReport:
             inputs=inputs,
             counts=result.counts,
         )
-    return UnitReport(unit, "written", result.counts)
+    return UnitReport(unit, status, result.counts)
+
+
+def _stands(path: str, wanted: str, table: pa.Table) -> bool:
+    """Whether a shard with this fingerprint and these rows is there, undamaged: a unit of two outputs was cut off
+    between them, or was only looked at again.
+    """
+    footer = read_footer(path)
+    if footer is None or footer.fingerprint != wanted:
+        return False
+    if changes(footer.made_with, major=True):
+        return False
+    return footer.content == content_hash(table) and shard_fault(path) is None
 
 
 def footer_counts(unit: Unit) -> dict[str, int]:
@@ -139,7 +179,10 @@ def map_units(
         sweep_temporaries(folder)
 
     def one(unit: Unit) -> UnitReport:
-        report = run_unit(stage, unit)
+        faults = [fault for path in unit.outputs if why_run(stage, unit) is None and (fault := shard_fault(path))]
+        if faults:
+            logger.warning("%s: damaged (%s); made again", unit.outputs[0], faults[0])
+        report = run_unit(stage, unit, again=bool(faults))
         if progress is not None:
             progress(report)
         return report

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Manifest
+from maskmill.data_contracts.words import in_markdown
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts, Summary
 from maskmill.pipelines.export.sample import Record
@@ -66,7 +67,7 @@ def dataset_card(facts: Facts, options: Exporter, space: LabelSpace, records: li
         **options.header(records),
     }
     sections = [
-        f"# {facts.title}\n\n{facts.description}",
+        f"# {in_markdown(facts.title)}\n\n{facts.description}",
         f"## Load it\n\n```python\n{loading}\n```",
         "## Splits and classes\n\n" + _class_table(facts.summary, options, space),
         "## Ledger\n\nEvery sample that came in, and where it went.\n\n" + facts.ledger.markdown().rstrip(),
@@ -81,7 +82,7 @@ def dataset_card(facts: Facts, options: Exporter, space: LabelSpace, records: li
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     ruler = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, ruler, *rows))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *rows))
 
 
 def _class_table(summary: Summary, options: Exporter, space: LabelSpace) -> str:
@@ -97,10 +98,12 @@ def _class_table(summary: Summary, options: Exporter, space: LabelSpace) -> str:
             continue
         shown = [f"{n:,}" if class_id in space.by_id else "" for n in counts]
         share = f"{summary.pixels.get(class_id, 0) / pixels:.2%}" if pixels else ""
-        rows.append([name, str(class_id), *shown, share])
+        rows.append([in_markdown(name), str(class_id), *shown, share])
     absent = len(space.ids) - len({i for counts in summary.classes.values() for i in counts})
     words = (
-        f"\n\n{absent} of the {len(space.ids)} classes of label space `{space.name}` do not occur." if absent else ""
+        f"\n\n{absent} of the {len(space.ids)} classes of label space {in_markdown(space.name)} do not occur."
+        if absent
+        else ""
     )
     return _table(["class", "id", *splits, "pixels"], rows) + words
 
@@ -114,9 +117,9 @@ def _origin(summary: Summary) -> str:
     ):
         if counts:
             ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-            parts.append(_table([head, "samples"], ([name, f"{n:,}"] for name, n in ordered)))
+            parts.append(_table([head, "samples"], ([in_markdown(name), f"{n:,}"] for name, n in ordered)))
     if summary.prompted:
-        examples = "\n".join(f"- {prompt}" for prompt in summary.prompts)
+        examples = "\n".join(f"- {in_markdown(prompt)}" for prompt in summary.prompts)
         parts.append(f"{summary.prompted:,} samples were made from a prompt, for example:\n\n{examples}")
     if summary.seeds:
         parts.append(f"Seeds: {summary.seeds[0]} to {summary.seeds[1]}. Every sample's own is in its provenance.")

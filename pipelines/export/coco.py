@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, foreground_ids
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array, foreground_ids
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.objects import whole
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
 
 EIGHT = np.ones((3, 3), dtype=np.int8)  # pixels that touch at a corner are one part
@@ -20,17 +21,18 @@ EIGHT = np.ones((3, 3), dtype=np.int8)  # pixels that touch at a corner are one 
 class CocoExport(Exporter):
     """COCO layout: `annotations/instances_<split>.json` and `images/<split>/`.
 
-    Every class of an image is one annotation (`regions: class`), or each of its 8-connected parts is one (`regions:
+    Where objects are told apart, each is one annotation (`regions: object`), whole where objects overlap. Where they
+    are not, or with `regions: class`, every class of an image is one, or each of its 8-connected parts (`regions:
     part`). Pixels marked ignore (255) become annotations with `iscrowd = 1`, one for each class of the image: that is
     how COCO says "nothing found here counts as wrong", and it leaves the list of categories as it is. Read back, every
     crowd region is 255 again.
     """
 
     format: Literal["coco"] = "coco"
-    regions: Literal["class", "part"] = Field(
-        default="class", description="one annotation a class, or one a connected part"
+    regions: Literal["object", "class", "part"] = Field(
+        default="object", description="one annotation an object where they are known (else a class), a class, or a part"
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "from pycocotools.coco import COCO\n\n"
         'coco = COCO("<this folder>/annotations/instances_train.json")\n'
@@ -46,7 +48,8 @@ class CocoExport(Exporter):
             files[name] = sample.image
             height, width = sample.mask.shape
             image = {"file_name": sample.image_name, "height": height, "width": width, "sample_id": sample.sample_id}
-            annotations = list(annotate(sample.mask, space, self.regions))
+            objects = sample.instances if self.regions == "object" else None
+            annotations = list(annotate(sample.mask, space, self.regions, objects))
             records.append(
                 {"sample_id": sample.sample_id, "split": sample.split, "image": image, "annotations": annotations}
             )
@@ -72,14 +75,28 @@ def category_id(space: LabelSpace, class_id: int) -> int:
     return class_id if source_id is None else source_id
 
 
-def annotate(mask: Uint8Array, space: LabelSpace, regions: Literal["class", "part"]) -> Iterator[Record]:
-    """Annotations of one mask, uint8 (H, W), without ids: foreground by class and part, then crowd regions."""
+def annotate(
+    mask: Uint8Array,
+    space: LabelSpace,
+    regions: Literal["object", "class", "part"],
+    objects: list[Instance] | None = None,
+) -> Iterator[Record]:
+    """Annotations of one mask, uint8 (H, W), without ids: objects, or foreground by class and part; then crowds."""
     present = foreground_ids(mask, space)
-    for class_id in present:
-        region = mask == class_id
-        for part in _parts(region) if regions == "part" else [region]:
-            yield region_annotation(part, category_id(space, class_id), 0)
+    if objects is not None:
+        for one, area in whole(objects, mask):
+            score = {} if one.score is None else {"score": one.score}
+            yield {**region_annotation(area, category_id(space, one.class_id), 0), **score}
+    else:
+        for class_id in present:
+            region = mask == class_id
+            for part in _parts(region) if regions == "part" else [region]:
+                yield region_annotation(part, category_id(space, class_id), 0)
     ignored = mask == IGNORE
+    for one in objects or ():
+        if one.crowd and one.mask is not None and (area := one.mask & ignored).any():
+            yield region_annotation(area, category_id(space, one.class_id), 1)
+            ignored = ignored & ~area
     if ignored.any():
         for class_id in present or space.ids[:1]:
             yield region_annotation(ignored, category_id(space, class_id), 1)

@@ -9,17 +9,20 @@ whatever moment a process dies at, the next one knows every file that may be the
 import json
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.data_contracts import read_bytes, sweep_temporaries, write_bytes
+from maskmill.data_contracts import bytes_hash, file_hash, sweep_temporaries, write_bytes
+from maskmill.data_contracts.sums import checked_json, read_json
+from maskmill.pipelines.core.touched import is_touched
 from maskmill.pipelines.export.facts import Summary
 
 MARKERS = ".maskmill"
 INDEX = "index"
+DAMAGED = "damaged"
 
 
 class Marker(BaseModel):
@@ -32,6 +35,7 @@ class Marker(BaseModel):
     stale: list[str] = Field(default_factory=list)
     config: str = ""
     summary: Summary = Field(default_factory=Summary)
+    sums: dict[str, str] = Field(default_factory=dict)  # "size:hash" of each of `files`; none in earlier versions
 
 
 def marker_path(root: str, name: str) -> str:
@@ -40,16 +44,44 @@ def marker_path(root: str, name: str) -> str:
 
 
 def read_marker(root: str, name: str) -> Marker | None:
-    """A marker, or None where there is none."""
+    """A marker, or None where there is none, or one too damaged to be read."""
     try:
-        return Marker.model_validate_json(read_bytes(marker_path(root, name)))
-    except FileNotFoundError:
+        return Marker.model_validate(read_json(marker_path(root, name)))
+    except (FileNotFoundError, ValueError):
         return None
+
+
+def sums_of(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Size and hash of files by path."""
+    return {path: f"{len(data)}:{bytes_hash(data)}" for path, data in sorted(files.items())}
+
+
+def marker_fault(root: str, name: str, marker: Marker, *, thorough: bool = False) -> str | None:
+    """What is wrong with the files of a marker, in words; None where nothing is. Files of a local export that are
+    older than their marker are only held against their size, unless `thorough`; those in object stores are not looked
+    at then.
+    """
+    fs, base = fsspec.core.url_to_fs(root)
+    local = isinstance(fs, LocalFileSystem)
+    if not local and not thorough:
+        return None
+    for path in marker.files:
+        size, _, wanted = marker.sums.get(path, "").partition(":")
+        try:
+            found = fs.info(f"{base}/{path}")["size"] if not local else os.stat(f"{base}/{path}").st_size
+        except FileNotFoundError:
+            return f"{DAMAGED}: {path} is gone"
+        if size and int(size) != found:
+            return f"{DAMAGED}: {path} has {found} bytes, not {size}"
+        touched = thorough or is_touched(f"{root}/{path}", marker_path(root, name))
+        if wanted and touched and file_hash(f"{root}/{path}") != wanted:
+            return f"{DAMAGED}: {path} is not what was written"
+    return None
 
 
 def write_marker(root: str, name: str, marker: Marker) -> None:
     """Write a marker, atomically."""
-    write_bytes(marker_path(root, name), (json.dumps(marker.model_dump(mode="json"), sort_keys=True) + "\n").encode())
+    write_bytes(marker_path(root, name), checked_json(json.loads(json.dumps(marker.model_dump(mode="json")))))
 
 
 def replace(root: str, name: str, files: dict[str, bytes], done: Marker) -> None:
@@ -59,7 +91,8 @@ def replace(root: str, name: str, files: dict[str, bytes], done: Marker) -> None
     write_marker(root, name, Marker(fingerprint="", files=sorted(before | set(files))))
     for path, data in sorted(files.items()):
         write_bytes(f"{root}/{path}", data)
-    write_marker(root, name, done.model_copy(update={"files": sorted(files), "stale": sorted(before - set(files))}))
+    update = {"files": sorted(files), "stale": sorted(before - set(files)), "sums": sums_of(files)}
+    write_marker(root, name, done.model_copy(update=update))
 
 
 def invalidate(root: str, name: str) -> None:

@@ -1,6 +1,7 @@
 """Exports a run, one sample shard at a time: resumable, idempotent, no stale files after a changed selection."""
 
 import json
+import logging
 import posixpath
 import threading
 from collections.abc import Callable, Sequence
@@ -23,19 +24,23 @@ from maskmill.data_contracts import (
     read_footer,
     read_shard,
 )
+from maskmill.data_contracts.secrets import published
 from maskmill.pipelines.core.ledger import KEPT, build_ledger, decisions_by_shard
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.card import dataset_card, manifest
 from maskmill.pipelines.export.facts import Facts, Summary
 from maskmill.pipelines.export.markers import (
+    DAMAGED,
     INDEX,
     MARKERS,
     Marker,
     drop_stale,
     invalidate,
+    marker_fault,
     marker_path,
     read_marker,
     replace,
+    sums_of,
     sweep_export,
     write_marker,
 )
@@ -44,7 +49,11 @@ from maskmill.pipelines.export.sample import ExportSample, Record
 RUNNER_VERSION = 1
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
-NO_RESULT = frozenset({"run_dir", "workers", "export", "report"})  # keys of a run config that shape no kept sample
+NO_RESULT = frozenset(
+    {"run_dir", "workers", "limits", "export", "report"}
+)  # keys of a run config that shape no kept sample
+
+logger = logging.getLogger("maskmill.export")
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def why_export(unit: ExportUnit) -> str | None:
     if not marker.fingerprint:
         return "it was cut off"
     if marker.fingerprint == _wanted(unit):
-        return None
+        return marker_fault(unit.root, unit.stem, marker)
     if marker.config != _config_hash(unit.exporter):
         return "its config or the code changed"
     return "its samples or the selection changed"
@@ -133,8 +142,10 @@ def export_shard(unit: ExportUnit) -> ExportReport:
         ContractError: a kept sample that the format cannot hold, e.g. one without a mask.
     """
     with _lock(marker_path(unit.root, unit.stem)):
-        if why_export(unit) is None:
+        if (why := why_export(unit)) is None:
             return ExportReport(unit.stem, "skipped", len(unit.kept))
+        if why.startswith(DAMAGED):
+            logger.warning("%s/%s: %s; exported again", unit.root, unit.stem, why)
         samples = _samples(unit)
         result = unit.exporter.shard(samples, unit.space, unit.stem)
         records = json.dumps(result.records, sort_keys=True, separators=(",", ":")).encode()
@@ -161,7 +172,7 @@ def _index_fingerprint(
     """What the index depends on: every shard's export, the ledger's shards, all options, the run's config, versions."""
     exported = [_wanted(unit) for unit in units]
     ledger = [footer.content for path in _ledger_shards(run_dir) if (footer := read_footer(path))]
-    about: dict[str, object] = {"name": name, "versions": package_versions(), "export": config.model_dump(mode="json")}
+    about: dict[str, object] = {"name": name, "versions": package_versions(), "export": published(config)}
     return content_id(*exported, "|", *ledger, "|", config_hash(about), config_hash(_shaping(run_config)))
 
 
@@ -175,7 +186,7 @@ def why_finish(
     units = export_units(run_dir, config, space)
     if marker.fingerprint != _index_fingerprint(run_dir, config, units, run_config, name):
         return "what it lists changed"
-    return None
+    return marker_fault(export_root(run_dir, config), INDEX, marker)
 
 
 def finish_export(
@@ -194,13 +205,13 @@ def finish_export(
         rows = sum(len(unit.kept) for unit in units)
         fingerprint = _index_fingerprint(run_dir, config, units, run_config, name)
         marker = read_marker(root, INDEX)
-        if marker is not None and marker.fingerprint == fingerprint:
+        if marker is not None and marker.fingerprint == fingerprint and not marker_fault(root, INDEX, marker):
             return ExportReport(INDEX, "skipped", rows)
         sweep_export(root)  # nobody writes here now: every shard is done
         files = _index_files(run_dir, config, space, units, run_config, name)
         replace(root, INDEX, files, Marker(fingerprint="", files=[]))
         drop_stale(root, {INDEX, *(unit.stem for unit in units)})
-        write_marker(root, INDEX, Marker(fingerprint=fingerprint, files=sorted(files)))
+        write_marker(root, INDEX, Marker(fingerprint=fingerprint, files=sorted(files), sums=sums_of(files)))
         return ExportReport(INDEX, "written", rows)
 
 
@@ -224,15 +235,14 @@ def _index_files(
     files: dict[str, bytes] = dict(config.finish(records, space, facts))
     files["README.md"] = dataset_card(facts, config, space, records, config.loading).encode()
     files["label_space.yaml"] = yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False).encode()
-    document = manifest(facts, space).model_dump(mode="json")
-    files["manifest.json"] = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+    files["manifest.json"] = manifest(facts, space).text()
     return files
 
 
 def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: RunJson, name: str) -> Facts:
     """Everything that card and manifest say, from the run folder."""
     ledger = build_ledger(run_dir)
-    own: dict[str, object] = {"run": _shaping(run_config), "export": config.model_dump(mode="json")}
+    own: dict[str, object] = {"run": _shaping(run_config), "export": published(config)}
     entries = []
     for path in list_shards(f"{run_dir}/samples"):
         if (footer := read_footer(path)) is not None:

@@ -10,13 +10,16 @@ from PIL import Image
 
 from maskmill.data_contracts import (
     ContractError,
+    Instance,
     Problem,
     Reason,
     Uint8Array,
     decode_image,
     decode_mask,
     encode_image,
+    read_instances,
 )
+from maskmill.data_contracts.image_files import has_deep_colours
 
 Record = dict[str, Any]  # what the index files need to know of one sample; plain JSON with `sample_id` and `split`
 ORIENTATION = 0x0112  # EXIF tag
@@ -66,6 +69,20 @@ class ExportSample:
             raise ContractError(f"sample {self.sample_id}", problem)
         return decode_mask(file["bytes"], f"mask of sample {self.sample_id}")
 
+    @cached_property
+    def instances(self) -> list[Instance] | None:
+        """The objects of the mask, where somebody told them apart.
+
+        Raises:
+            ContractError: run lengths that are of no mask of this size.
+        """
+        try:
+            return read_instances(self.row, *self.size)
+        except ValueError as error:
+            expected = "run lengths of masks of {1}x{0}".format(*self.size)
+            problem = Problem(Reason.BAD_ANNOTATION, expected, str(error), "ingest or label the sample again")
+            raise ContractError(f"sample {self.sample_id}", problem) from error
+
 
 @dataclass(frozen=True)
 class ShardFiles:
@@ -84,7 +101,7 @@ def portable_image(data: bytes, where: str = "image") -> tuple[bytes, str]:
     """
     with Image.open(io.BytesIO(data)) as image:
         upright = image.getexif().get(ORIENTATION, 1) == 1
-        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not has_deep_colours(image, data)
         suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "")
     if suffix and upright and plain:
         return data, suffix

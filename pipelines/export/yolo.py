@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, foreground_ids
+from maskmill.data_contracts import IGNORE, LabelSpace, foreground_ids
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.objects import seen
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles
 
 IntArray = NDArray[np.int32]
 
 
 class YoloExport(Exporter):
-    """YOLO-seg layout: `images/<split>/`, `labels/<split>/*.txt` and `data.yaml`.
+    """YOLO-seg layout: `images/<split>/`, `labels/<split>/*.txt` and `data.yaml`. One line an object where objects
+    are told apart, else one a connected part of a class.
 
     The format has no holes and no ignored pixels. A hole is cut open by a bridge to the outline, there and back on the
     same line; pixels marked ignore (255) become background. Every part's polygon, filled as YOLO trainers fill it,
@@ -35,7 +37,7 @@ class YoloExport(Exporter):
         default=0.95, gt=0, le=1, description="bound on a part's overlap; tolerance is halved until it holds"
     )
     min_pixels: int = Field(default=4, ge=1, description="parts smaller than this are left out")
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "from ultralytics import YOLO  # or any other YOLO-seg trainer\n\n"
         'YOLO("yolo11n-seg.yaml").train(data="<this folder>/data.yaml")'
@@ -45,7 +47,7 @@ class YoloExport(Exporter):
         files: dict[str, bytes] = {}
         records: list[Record] = []
         for sample in samples:
-            lines, small = self._lines(sample.mask, space)
+            lines, small = self._lines(sample, space)
             ignored = int(np.count_nonzero(sample.mask == IGNORE))
             files[f"images/{sample.split}/{sample.image_name}"] = sample.image
             files[f"labels/{sample.split}/{sample.sample_id}.txt"] = "".join(f"{line}\n" for line in lines).encode()
@@ -53,18 +55,19 @@ class YoloExport(Exporter):
             records.append({"sample_id": sample.sample_id, "split": sample.split, **left_out})
         return ShardFiles(files, records)
 
-    def _lines(self, mask: Uint8Array, space: LabelSpace) -> tuple[list[str], int]:
+    def _lines(self, sample: ExportSample, space: LabelSpace) -> tuple[list[str], int]:
+        """One line a part of what is seen of an object (of a class, where objects are not told apart)."""
         lines: list[str] = []
         small = 0
-        for class_id in foreground_ids(mask, space):
-            labelled, count = ndimage.label(mask == class_id, np.ones((3, 3), dtype=np.int8))
+        for class_id, region in _regions(sample, space):
+            labelled, count = ndimage.label(region, np.ones((3, 3), dtype=np.int8))
             for number, box in enumerate(ndimage.find_objects(labelled, count), start=1):
                 part = labelled[box] == number
                 if (size := int(np.count_nonzero(part))) < self.min_pixels:
                     small += size
                     continue
                 points = polygon(part, self.tolerance, self.min_iou) + np.array([box[1].start, box[0].start])
-                lines.append(f"{space.ids.index(class_id)} {_coordinates(points, mask.shape)}")
+                lines.append(f"{space.ids.index(class_id)} {_coordinates(points, region.shape)}")
         return lines, small
 
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
@@ -81,6 +84,12 @@ class YoloExport(Exporter):
             f"YOLO has no ignored pixels: {ignored:,} of them are background here.",
             f"Parts of fewer than {self.min_pixels} pixels were left out: {small:,} pixels in all.",
         ]
+
+
+def _regions(sample: ExportSample, space: LabelSpace) -> list[tuple[int, NDArray[np.bool_]]]:
+    if sample.instances is not None:
+        return [(one.class_id, area) for one, area in seen(sample.instances, sample.mask)]
+    return [(class_id, sample.mask == class_id) for class_id in foreground_ids(sample.mask, space)]
 
 
 def _coordinates(points: IntArray, shape: tuple[int, ...]) -> str:

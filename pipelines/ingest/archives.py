@@ -17,7 +17,6 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.files import MAX_FILE_BYTES, Root
 
 PLAIN = frozenset((".tar",))
@@ -51,7 +50,7 @@ def members(root: Root, path: str, stamp: str) -> Iterator[Member]:
         if path.lower().endswith(".zip"):
             yield from _zip_members(_zip(root, path, stamp))
         elif path.lower().endswith(tuple(PACKED)):
-            yield from _tar_members(_File(_unpacked(root, path, stamp)))
+            yield from _tar_members(unpacked(root, path, stamp))
         else:
             with root.fs.open(root.locate(path), "rb") as handle:
                 yield from _tar_members(handle)
@@ -61,7 +60,7 @@ def members(root: Root, path: str, stamp: str) -> Iterator[Member]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk or the network, not the file
         found = f"{type(error).__name__}: {error}"[:200]
-        raise bad_annotation(path, "a whole archive", found, "write the archive again") from error
+        raise _fault(path, "a whole archive", found, "write the archive again") from error
 
 
 def read_member(root: Root, path: str, stamp: str, offset: int, size: int) -> bytes:
@@ -74,7 +73,9 @@ def read_member(root: Root, path: str, stamp: str, offset: int, size: int) -> by
         problem = Problem(Reason.IMAGE_TOO_LARGE, "a member of at most 1 GiB", f"{size} bytes", "shrink or remove it")
         raise ContractError(path, problem)
     if path.lower().endswith(tuple(PACKED)):
-        return os.pread(_unpacked(root, path, stamp).fileno(), size, offset)
+        file = unpacked(root, path, stamp)
+        file.seek(offset)
+        return file.read(size)
     if not path.lower().endswith(".zip"):
         return root.read_range(path, offset, size)
     archive = _zip(root, path, stamp)
@@ -82,20 +83,24 @@ def read_member(root: Root, path: str, stamp: str, offset: int, size: int) -> by
         return archive.read(archive.infolist()[offset])
     except (*FAULTS, *FAULTS_OF_VALUES) as error:
         found = f"{type(error).__name__}: {error}"[:200]
-        raise bad_annotation(path, "a member that can be read", found, "write the archive again, unlocked") from error
+        raise _fault(path, "a member that can be read", found, "write the archive again, unlocked") from error
 
 
-def _tar_members(handle: IO[bytes]) -> Iterator[Member]:
+def _fault(where: str, expected: str, found: str, fix: str) -> ContractError:
+    return ContractError(where, Problem(Reason.BAD_ANNOTATION, expected, found, fix))
+
+
+def _tar_members(handle: Any) -> Iterator[Member]:
     with tarfile.open(fileobj=handle, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it saw
             special = not member.isreg() or member.issparse()  # links are not followed: they may lead anywhere
             if not member.isdir():
                 yield Member(_text(member.name), member.offset_data, member.size, special)
-        _check_end(handle, cast(int, tar.offset))  # type: ignore[attr-defined]  # tarfile ends at any broken header
+        _check_end(handle, tar.offset)  # tarfile takes any broken header for the end
 
 
-def _check_end(handle: IO[bytes], offset: int) -> None:
+def _check_end(handle: Any, offset: int) -> None:
     """Raise where a tar does not end with the empty block that every tar ends with."""
     handle.seek(max(offset - BLOCK, 0))
     last = handle.read(2 * BLOCK)
@@ -120,9 +125,10 @@ def _zip(root: Root, path: str, stamp: str) -> zipfile.ZipFile:
 _unpacking = threading.Lock()
 
 
-def _unpacked(root: Root, path: str, stamp: str) -> IO[bytes]:
+def unpacked(root: Root, path: str, stamp: str) -> "Reader":
+    """A packed tar, unpacked into a file without a name; each call gives a position of its own in it."""
     with _unpacking:  # threads of one shard want the same archive: unpack it once
-        return _unpack(root, path, stamp)
+        return Reader(_unpack(root, path, stamp))
 
 
 @lru_cache(maxsize=4)
@@ -151,10 +157,11 @@ def _opened(handle: IO[bytes], path: str) -> Any:
     return gzip.open(handle)
 
 
-class _File:
-    """A second, independent position in an unpacked file."""
+class Reader:
+    """A position of its own in a file that others read too."""
 
     def __init__(self, file: IO[bytes]) -> None:
+        self._file = file  # stays open as long as someone reads it
         self._fd = file.fileno()
         self._at = 0
 
@@ -170,6 +177,12 @@ class _File:
 
     def tell(self) -> int:
         return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
 
 
 def _text(name: str) -> str:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from maskmill.data_contracts import ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
 from maskmill.data_contracts.image_files import MAX_PIXELS
 from maskmill.data_contracts.tone import Tone
+from maskmill.pipelines.ingest.archive_root import ArchiveRoot, is_archive
+from maskmill.pipelines.ingest.class_files import READERS, find_class_names, space_of
 from maskmill.pipelines.ingest.files import Root
 
 # Pillow refuses more than this whatever we ask for.
@@ -66,6 +68,7 @@ class RawSample:
     spacing: tuple[float, float, float] | None = None  # mm per pixel (slice, row, column)
     provenance: dict[str, Any] = field(default_factory=dict)
     instances: tuple[Instance, ...] | None = None
+    objects: list[Any] | None = None  # the same as a Sample row has them, in the values of `mask`
     notes: dict[str, int] = field(default_factory=dict)
 
 
@@ -82,6 +85,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: ClassVar[int] = 1
     later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step"))
+    archive_roots: ClassVar[bool] = True  # whether a root that is an archive stands for the folder that is packed in it
 
     kind: str
     root: str  # local folder (or file) or fsspec URL
@@ -134,25 +138,55 @@ class Source(BaseModel):
         for root in roots:
             yield from (Entry(path, "", problem=problem) for path, problem in root.passed.problems())
 
+    def own_space(self) -> LabelSpace:
+        """The label space that the data themselves name: by default that of a label file beside them.
+
+        Raises:
+            ValueError: nothing names the classes; says what was looked for.
+        """
+        found = find_class_names(self.open_root(), self.own_folders())
+        if found is None:
+            raise ValueError(
+                f"{self.root}: label_space: from_source needs names of classes, and `{self.kind}` finds none: expected "
+                f"one of {', '.join(READERS)} in the root or beside the photos. Fix: name the classes in the config, "
+                f"e.g. label_space: {{name: mine, classes: [{{id: 1, name: cat}}]}}"
+            )
+        path, named = found
+        return space_of(self.space_name, named, f"{self.root}/{path}", keep_ids=True)
+
+    @property
+    def space_name(self) -> str:
+        """What a label space is called that comes with this source."""
+        return self.root.rstrip("/").rsplit("/", 1)[-1] or self.kind
+
+    def own_folders(self) -> tuple[str, ...]:
+        """Folders, besides the root, in which label files may lie."""
+        return tuple(f for name in ("images", "masks") if isinstance(f := getattr(self, name, None), str))
+
     def group_of(self, entry: Entry) -> str | None:
         """The group of an entry as far as its listing tells; groups whose entries are neighbours can stay whole."""
         return None
 
     def open_root(self) -> Root:
         """The root, looked at anew: for listing."""
-        root = Root(self.root, self.follow_links)
+        root = _open(self.root, self.follow_links, self.archive_roots)
         if (opened := _opened.get()) is not None:
             opened.append(root)
         return root
 
     def reader(self) -> Root:
         """The root, opened once a process: for loading."""
-        return _reader(self.root, self.follow_links)
+        return _reader(self.root, self.follow_links, self.archive_roots)
 
 
 @lru_cache(maxsize=16)
-def _reader(root: str, follow_links: bool) -> Root:
-    return Root(root, follow_links)
+def _reader(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    return _open(root, follow_links, archive_roots)
+
+
+def _open(root: str, follow_links: bool, archive_roots: bool) -> Root:
+    plain = Root(root, follow_links)
+    return ArchiveRoot(root, follow_links) if archive_roots and plain.is_file and is_archive(root) else plain
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

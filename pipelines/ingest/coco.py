@@ -9,11 +9,13 @@ from pydantic import Field
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, content_id
 from maskmill.data_contracts.image_files import Header, read_header
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, class_value, unknown_class
+from maskmill.pipelines.ingest.class_files import Named, space_of
 from maskmill.pipelines.ingest.coco_draw import Drawing, Rules, draw_notes
 from maskmill.pipelines.ingest.coco_panoptic import paint_segments
 from maskmill.pipelines.ingest.coco_read import Catalogue, Row, plain_path, read_catalogue
 from maskmill.pipelines.ingest.coco_values import flag, identity, length, named
 from maskmill.pipelines.ingest.files import File, FileIndex, path_problem
+from maskmill.pipelines.ingest.spill import json_items
 
 NUMBER = "number the images (and their annotations) anew: files were joined with the same ids"
 
@@ -56,6 +58,15 @@ class CocoSource(Source):
             last = image_id
         for place, problem in found.problems():
             yield Entry(f"{self.annotations}{place}", str(problem), problem=problem)
+
+    def own_space(self) -> LabelSpace:
+        """The categories of the JSON file, numbered 1, 2, … in the order of their ids."""
+        pairs: list[Named] = []
+        with self.open_root().text(self.annotations) as handle:
+            for key, item in json_items(handle, frozenset(("images", "annotations", "categories"))):
+                if key == "categories" and isinstance(item, dict) and isinstance(item.get("id"), int):
+                    pairs.append((item["id"], str(item.get("name")), None))
+        return space_of(self.space_name, pairs, f"{self.root}/{self.annotations}", keep_ids=False)
 
     def _entry(self, image_id: str, image: Row, found: Catalogue, files: FileIndex, masks: FileIndex | None) -> Entry:
         name = image.get("file_name")
@@ -132,8 +143,11 @@ class CocoSource(Source):
             raise bad_annotation(entry.key, "an image with height and width", there, "mend the JSON")
         if None in stated and header.turned and self.masks_drawn_on is None:
             there = f"none, and a photo that EXIF turns (orientation {header.orientation})"
-            fix = "add width and height to the JSON, or set masks_drawn_on: upright or masks_drawn_on: stored"
+            fix = "add width and height to the JSON, or set source.masks_drawn_on: upright (or stored)"
             raise bad_annotation(entry.key, "an image with height and width", there, fix)
+        if stated == [*header.stored][::-1] and stated[0] != stated[1] and not header.turned:
+            there = f"width {stated[1]} and height {stated[0]} for a photo of {header.stored[1]}x{header.stored[0]}"
+            raise bad_annotation(entry.key, "an image with its own width and height", there, "swap them in the JSON")
         own = header.stored if self.masks_drawn_on == "stored" else header.upright
         height, width = (given or there for given, there in zip(stated, own, strict=True))
         if height * width > self.max_pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
 from maskmill.pipelines.ingest.base import bad_annotation
-from maskmill.pipelines.ingest.coco_masks import draw_segmentation, is_empty
+from maskmill.pipelines.ingest.coco_masks import are_shares, draw_segmentation, is_empty
 from maskmill.pipelines.ingest.coco_values import flag, identity, named
 
 Row = dict[str, Any]
@@ -20,13 +20,16 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rules:
-    """How one image's annotations are read: `value` gives the mask value of one by its category."""
+    """How one image's annotations are read: `value` gives the mask value of one by its category; with `in_pixels` the
+    source itself made sure that coordinates are pixels and no shares of the photo's sides.
+    """
 
     where: str
     space: LabelSpace
     value: Callable[[Row], int]
     crowds: str
     boxes: str
+    in_pixels: bool = False
 
     @property
     def ground(self) -> int:
@@ -45,7 +48,7 @@ class Rules:
             raise bad_annotation(self.where, "iscrowd and ignore as 0 or 1", there, "mend the JSON")
         if marked and self.crowds == "reject":
             there = f"{named(note)} with iscrowd 1, a crowd or an object with holes or several parts"
-            fix = "set crowds: objects to read such annotations as objects, or crowds: ignore to make them 255"
+            fix = "set source.crowds: objects to read such annotations as objects, or source.crowds: ignore for 255"
             raise bad_annotation(self.where, "iscrowd 1 where the file shows what it means", there, fix)
         return ignored or (marked and self.crowds == "ignore")
 
@@ -86,8 +89,10 @@ def draw_notes(notes: list[Row], height: int, width: int, rules: Rules) -> Drawi
     pieces = [_piece(note, height, width, rules, drawing.notes) for note in notes]
     for piece in sorted(pieces, key=lambda p: p.order):
         drawing.mask[piece.area] = IGNORE if piece.below else piece.value
+    erased = any(piece.value == rules.ground and not piece.below for piece in pieces)
+    bare = drawing.mask == rules.ground if erased and rules.ground != IGNORE else None
     for piece in pieces:
-        if (one := _instance(piece, drawing.mask, rules)) is not None:
+        if (one := _instance(piece, bare, rules)) is not None:
             drawing.instances.append(one)
     return drawing
 
@@ -97,6 +102,8 @@ def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]
     value = IGNORE if crowd else rules.value(note)
     if is_empty(note.get("segmentation")):
         return _boxed(note, value, crowd, (height, width), rules, notes)
+    if are_shares(note["segmentation"]) and not rules.in_pixels:
+        raise _shares(note, note["segmentation"], rules)
     area = draw_segmentation(note["segmentation"], height, width, where)
     if flag(note.get("iscrowd")):
         notes["iscrowd as ignore" if crowd else "iscrowd as objects"] += 1
@@ -105,6 +112,12 @@ def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]
     if not area.any():
         notes["objects that cover no pixel"] += 1
     return _Piece(note, value, area, below=crowd)
+
+
+def _shares(note: Row, numbers: Any, rules: Rules) -> Exception:
+    there = f"{named(note)} with {numbers!r:.60}, shares of the photo's sides perhaps"
+    fix = "multiply x by the photo's width and y by its height"
+    return bad_annotation(rules.where, "coordinates in pixels", there, fix)
 
 
 def _boxed(note: Row, value: int, crowd: bool, size: tuple[int, int], rules: Rules, notes: Counter[str]) -> _Piece:
@@ -139,20 +152,24 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
         raise bad_annotation(
             where, "an outline (or a box) for every object", there, "draw it, or remove the annotation"
         )
+    if are_shares(box) and not rules.in_pixels:
+        raise _shares(note, box, rules)
     if rules.boxes == "reject":
-        fix = "draw it, or set boxes: ignore (255 in the box), boxes: fill, or boxes: label (for a box labeler)"
+        fix = "draw it, or set source.boxes: ignore (255 in the box), fill, or label (for a box labeler)"
         raise bad_annotation(where, "an outline for every object", there, fix)
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
-def _instance(piece: _Piece, mask: Uint8Array, rules: Rules) -> Instance | None:
-    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels."""
+def _instance(piece: _Piece, bare: Bool | None, rules: Rules) -> Instance | None:
+    """The instance that a piece is; none where its category is background or ignore, or where it has no pixels. `bare`
+    are the pixels of background, where categories that became background may have erased some of it.
+    """
     number = identity(piece.note.get("id"))
     if piece.box is not None:
         return Instance(piece.value, piece.box, None, source_id=number)
     if piece.below:
         return _crowd(piece, number, rules)
-    own = piece.area & (mask != rules.ground) if rules.ground != IGNORE else piece.area
+    own = piece.area if bare is None else piece.area & ~bare
     if piece.value not in rules.space.by_id or not own.any():
         return None
     return Instance.of(piece.value, own, source_id=number, score=_score(piece.note))

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,17 @@ def draw_segmentation(segmentation: Any, height: int, width: int, where: str) ->
     if not isinstance(segmentation, list):
         raise _bad(where, "polygons or run lengths", repr(segmentation)[:60])
     parts = [segmentation] if _is_ring(segmentation) else segmentation
-    drawn = np.zeros((height, width), dtype=bool)
-    rings = []
+    rings, areas = [], []
     for number, part in enumerate(parts):
         place = where if len(parts) == 1 else f"{where}, part {number}"
         if isinstance(part, dict):
-            drawn |= _from_runs(part, height, width, place)
+            areas.append(_from_runs(part, height, width, place))
         elif part != []:
             rings.append(_ring(part, height, width, place))
-    return drawn | _from_rings(rings, height, width) if rings else drawn
+    if rings:
+        areas.append(_from_rings(rings, height, width))
+    drawn: Bool = areas[0] if len(areas) == 1 else np.any(areas, axis=0) if areas else np.zeros((height, width), bool)
+    return drawn
 
 
 def _from_text(text: str, where: str) -> Any:
@@ -92,17 +95,37 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
     if not isinstance(flat, list) or not all(_is_number(v) and math.isfinite(v) and abs(v) <= limit for v in flat):
         raise _bad(where, POLYGON, repr(part)[:60])
     if len(flat) == 4:
-        fix = "draw the object, or move the four numbers to `bbox`, leave `segmentation` empty and choose with `boxes`"
+        fix = "draw the object, or move the numbers to `bbox`, leave `segmentation` empty and choose with source.boxes"
         raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
     return flat
 
 
+def are_shares(segmentation: Any) -> bool:
+    """Whether all coordinates of polygons or a box lie within 0..1, fractions among them: as tools write shares of a
+    photo's sides.
+    """
+    numbers = list(_numbers(segmentation))
+    return bool(numbers) and all(0 <= v <= 1 for v in numbers) and any(v not in (0, 1) for v in numbers)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in nested lists and points."""
+    if _is_number(value):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    elif _is_point(value):
+        yield from value.values()
+
+
 def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:
     from pycocotools import mask as coco_mask
 
-    merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    polygons: Any = rings  # its stubs know whole numbers only
+    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     drawn: Bool = coco_mask.decode(merged).astype(bool)
     return drawn
 

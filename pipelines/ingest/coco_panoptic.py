@@ -43,13 +43,18 @@ def paint_segments(data: bytes, note: Row, path: str, max_pixels: int, rules: Ru
 def _ids(png: LabelFile) -> NDArray[np.int64]:
     """Segment ids of a grey map, or of colours (a palette's among them) whatever their transparency."""
     if png.colours is not None:
-        return png.colours[..., :3].astype(np.int64) @ WEIGHTS
+        return _packed(png.colours[..., :3])
     values = np.zeros((0, 0), np.int64) if png.values is None else png.values
     if png.palette is None:
         return values
     table = np.zeros((256, 3), np.int64)
     table[: len(png.palette)] = png.palette
-    return table[values] @ WEIGHTS
+    return _packed(table[values])
+
+
+def _packed(colours: NDArray[Any]) -> NDArray[np.int64]:
+    packed: NDArray[np.int64] = colours.astype(np.int64) @ WEIGHTS
+    return packed
 
 
 def _segments(note: Row, rules: Rules) -> dict[str, Row]:
@@ -89,7 +94,7 @@ def _stranger(found: str, known: dict[str, Row], png: LabelFile, rules: Rules) -
     """The error for an id that is not listed, with the likely cause."""
     fix = "mend the JSON or the PNG"
     if png.colours is not None:
-        swapped = png.colours[..., 2::-1].astype(np.int64) @ WEIGHTS
+        swapped = _packed(png.colours[..., 2::-1])
         if {str(i) for i in np.unique(swapped)} <= {"0", *known}:
             fix = "the channels are the wrong way round (BGR): cv2.imwrite(png, rgb[..., ::-1]) writes them right"
     return bad_annotation(rules.where, "segments that segments_info lists", found, fix)

@@ -119,7 +119,7 @@ def read_catalogue(root: Root, path: str) -> Catalogue:
                 elif key == "info" and isinstance(item, dict) and item.get("description") == MAKER:
                     found.seen["known"] += 1
     except ValueError as error:
-        if "found '['" not in str(error):
+        if "found '[" not in str(error):
             raise
         raise ValueError(f"{error}. A list of results names no images: join it with its annotation file") from error
     return found

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
 from maskmill.pipelines.ingest.files import FileIndex, Root, without_suffix
-from maskmill.pipelines.ingest.folder import missing_image, pairing_problem
+from maskmill.pipelines.ingest.lists import missing_image
+from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.spill import json_rows
 
 

@@ -1,10 +1,10 @@
 """Files of a dataset under one root (local folder or fsspec URL): listed with stamps, opened only inside the root."""
 
 import codecs
+import errno
 import io
 import os
 import posixpath
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,18 +16,27 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import ContractError, Problem, Reason
+from maskmill.data_contracts.errors import NO_SUCH_FILE
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
+from maskmill.data_contracts.secrets import redact
+from maskmill.pipelines.ingest.names import folded, is_hidden, loose, other_encoding
 from maskmill.pipelines.ingest.not_read import PassedOver
 from maskmill.pipelines.ingest.spill import JsonError, Spill
+from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
 MAX_FILE_BYTES = 1 << 30
-ETAGS = ("ETag", "etag", "checksum", "md5", "content_md5", "mtime", "LastModified", "last_modified", "created")
+
+
+class MissingFileError(ContractError):
+    """A file that a listing, a list or an annotation speaks of is not there."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: its path relative to the root, and a stamp that changes with its content (size and time, or etag)."""
+    """One file: its path relative to the root, and a stamp that changes with its content (a hash of it where the file
+    is small, else size and time; an etag on object stores).
+    """
 
     path: str
     stamp: str
@@ -38,18 +47,23 @@ class Root:
     """A folder, or one file, that data is read from. Nothing outside it is opened unless `follow_links` says so."""
 
     def __init__(self, url: str, follow_links: bool = False) -> None:
-        self.url = url
+        self.url = redact(url)  # for messages
         self.follow_links = follow_links
         self.fs, base = fsspec.core.url_to_fs(url)
         self.base = base.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         self.fs.invalidate_cache()  # object stores cache their listings for the life of the process
         if not self.fs.exists(self.base):
-            raise FileNotFoundError(f"{url}: no such folder or file; check `root` in the ingest config")
+            raise FileNotFoundError(f"{self.url}: no such folder or file; check `root` in the ingest config")
         self.passed = PassedOver()
         self._only = ""
         if self.fs.isfile(self.base):
             self.base, self._only = self.base.rsplit("/", 1)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the root is one file."""
+        return bool(self._only)
 
     def walk(self, folder: str, suffixes: frozenset[str]) -> Iterator[File]:
         """Files under `folder` whose names end in one of the suffixes, in no particular order. What else lies there is
@@ -59,11 +73,12 @@ class Root:
             FileNotFoundError: no such folder under the root; lists what is there.
         """
         self.passed.walks.append((folder, suffixes))
+        endings = (*suffixes, "/")
         for file in self._all(folder):
             unread = file.problem is not None and file.problem.reason == Reason.NOT_READ
-            if _is_hidden(file) or (unread and file.path.endswith("/")):
+            if is_hidden(file.path) or (unread and file.path.endswith("/")):
                 self.passed.add(file.path, file.problem)
-            elif file.path.lower().endswith((*suffixes, "/")):
+            elif file.path.lower().endswith(endings):
                 yield file
             else:
                 self.passed.add(file.path, file.problem)
@@ -78,48 +93,60 @@ class Root:
         """Whether there is such a folder under the root."""
         return bool(self.fs.isdir(f"{self.base}/{folder}"))
 
+    def has_file(self, path: str) -> bool:
+        """Whether there is such a file under the root."""
+        return bool(self.fs.isfile(f"{self.base}/{path}"))
+
     def _folder(self, folder: str) -> str:
         top = f"{self.base}/{folder}" if folder else self.base
         if not self.fs.isdir(top):
             there = sorted(str(p).rsplit("/", 1)[-1] for p in self.fs.ls(self.base, detail=False))[:8]
-            raise FileNotFoundError(f"{self.url}: no folder {folder!r} in there; found {there}")
+            raise FileNotFoundError(
+                f"{self.url}: no folder {folder!r} in there; found {there}; name one of those in the config"
+            )
         return top
 
     def _walk_local(self, top: str) -> Iterator[File]:
         for path, entry, problem in walk_local(self.base, top, self.follow_links):
-            yield File(path, "" if problem or entry is None else _stat_stamp(entry.stat()), problem)
+            yield File(path, "" if problem or entry is None else local_stamp(entry.path, entry.stat()), problem)
 
     def _walk_remote(self, top: str) -> Iterator[File]:
         for folder, _, files in self.fs.walk(top, detail=True):
             for name, info in files.items():
                 problem = hidden(name) if name.startswith(".") else None
                 if name:
-                    yield File(self._relative(f"{folder}/{name}"), _info_stamp(info), problem)
+                    yield File(self._relative(f"{folder}/{name}"), info_stamp(info), problem)
 
     def _relative(self, path: str) -> str:
-        return path[len(self.base) + 1 :].replace(os.sep, "/") if self.local else path[len(self.base) + 1 :]
+        inside = path[len(self.base) + 1 :] if self.base else path.lstrip("/")  # an archive has no folder above it
+        return inside.replace(os.sep, "/") if self.local else inside
 
     def stamp(self, path: str) -> str:
         """Stamp of one file of the root."""
-        info = self.fs.info(f"{self.base}/{path}")
-        return _stat_stamp(os.stat(f"{self.base}/{path}")) if self.local else _info_stamp(info)
+        full = f"{self.base}/{path}"
+        return local_stamp(full, os.stat(full)) if self.local else info_stamp(self.fs.info(full))
 
     def read(self, path: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:
         """Bytes of the file at `path`, relative to the root.
 
         Raises:
-            ContractError: the path leads out of the root, no file is there, or it is over 1 GiB.
+            ContractError: the path leads out of the root, no file is there (MissingFileError), or it is over 1 GiB.
+            OSError: the disk or the network failed; a file that was read in part is one of these.
         """
         full = self.locate(path)
         try:
-            if (size := self.fs.size(full)) > MAX_FILE_BYTES:
+            if (size := self.fs.size(full) or 0) > MAX_FILE_BYTES:
                 found = f"{size} bytes"
                 problem = Problem(Reason.IMAGE_TOO_LARGE, "a file of at most 1 GiB", found, "shrink or remove it")
                 raise ContractError(path, problem)
             data: bytes = self.fs.cat_file(full)
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE and not isinstance(error, FileNotFoundError):
+                raise
             problem = Problem(missing, f"a file {path}", "none", "put the file there, or drop the sample")
-            raise ContractError(path, problem) from error
+            raise MissingFileError(path, problem) from error
+        if len(data) < size:
+            raise OSError(errno.EIO, f"read {len(data)} of {size} bytes", full)
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -152,6 +179,7 @@ class Root:
         full = f"{self.base}/{path}"
         if not self.fs.isfile(full):
             raise FileNotFoundError(f"{self.url}: no file {path!r} in there; check the ingest config")
+        self.passed.opened.add(path)
         with self.fs.open(full, "rb") as handle:
             encoding = "utf-16" if handle.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
             handle.seek(0)
@@ -159,7 +187,7 @@ class Root:
                 try:
                     yield text
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{self.url}/{path}: {_other_encoding(error)}") from error
+                    raise ValueError(f"{self.url}/{path}: {other_encoding(error)}") from error
                 except JsonError as error:
                     raise ValueError(f"{self.url}/{path}: {error}") from error
 
@@ -175,7 +203,7 @@ class FileIndex:
         self.folder = folder.strip("/")
         self._root = root
         self._files = Spill()
-        self._files.add((_loose(self.stem(f.path)), pack_file(f)) for f in root.walk(self.folder, suffixes))
+        self._files.add((loose(self.stem(f.path)), pack_file(f)) for f in root.walk(self.folder, suffixes))
 
     def inside(self, path: str) -> str:
         """A path of the root as a path of this folder."""
@@ -187,7 +215,7 @@ class FileIndex:
 
     def find(self, stem: str) -> list[File]:
         """Files with this stem, sorted by path; those in another Unicode form where none is spelt so."""
-        found = [f for f in self._near(stem) if _folded(self.stem(f.path)) == _folded(stem)]
+        found = [f for f in self._near(stem) if folded(self.stem(f.path)) == folded(stem)]
         exact = [f for f in found if self.stem(f.path) == stem]
         return sorted(exact or found, key=lambda f: f.path)
 
@@ -197,11 +225,17 @@ class FileIndex:
         """
         for wanted in self._spellings(name):
             found = self.find(without_suffix(wanted))
-            same = [f for f in found if _folded(self.inside(f.path)) == _folded(wanted)]
-            same = same or [f for f in found if _loose(self.inside(f.path)) == _loose(wanted)]
+            same = [f for f in found if folded(self.inside(f.path)) == folded(wanted)]
+            same = same or [f for f in found if loose(self.inside(f.path)) == loose(wanted)]
             if len(same) == 1:
                 return same[0]
         return None
+
+    def find_any(self, name: str) -> list[File]:
+        """The files that a list calls `name`: a stem or a path, spelt as `find_path` allows."""
+        exact = self.find_path(name)
+        stems = (found for wanted in self._spellings(name) if (found := self.find(wanted)))
+        return [exact] if exact is not None else next(stems, [])
 
     def _spellings(self, name: str) -> list[str]:
         """Paths inside the folder that `name` may mean, the most literal first; none where it climbs out."""
@@ -217,33 +251,23 @@ class FileIndex:
     def instead(self, name: str) -> str:
         """What lies there in place of a file that is missing, in words: "none", and whatever comes near."""
         stem = without_suffix(name.replace("\\", "/"))
-        near = [f.path for f in (*self._near(stem), *self._near(name))]
+        near = {f.path for f in (*self._near(stem), *self._near(name))}
         if near:
             return f"none, but {', '.join(sorted(near)[:3])}"
         place = f"{self.folder}/{stem}".lstrip("/")
+        if any(self._root.has_folder(f"{place}{suffix}") for suffix in (".png", ".jpg", ".tif")):
+            return "a folder of that name"
         unread = self._root.passed.beginning(f"{place}.")
         return f"none that is read, but {', '.join(unread)}" if unread else "none"
 
     def _near(self, stem: str) -> list[File]:
         """Files whose stem is this one, in any Unicode form and any case."""
-        return [unpack_file(raw) for raw in self._files.get(_loose(stem))]
+        return [unpack_file(raw) for raw in self._files.get(loose(stem))]
 
     def __iter__(self) -> Iterator[tuple[str, File]]:
         for _, raw in self._files:
             file = unpack_file(raw)
             yield self.stem(file.path), file
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _loose(path: str) -> str:
-    return _folded(path).casefold()
-
-
-def _is_hidden(file: File) -> bool:
-    return file.path.rstrip("/").rsplit("/", 1)[-1].startswith(".")
 
 
 def pack_file(file: File) -> list[Any]:
@@ -277,19 +301,3 @@ def without_suffix(path: str) -> str:
     """A path without the suffix of its last part."""
     pure = PurePosixPath(path)
     return str(pure.with_suffix("")) if pure.name else path
-
-
-def _other_encoding(error: UnicodeDecodeError) -> str:
-    odd = f"found the byte 0x{error.object[error.start]:02x}"
-    fix = "save it as UTF-8, e.g. `iconv -f gbk -t utf-8` for Chinese, `-f cp1252` for Western Windows"
-    return f"expected text in UTF-8, {odd}, which stands in another encoding. Fix: {fix}"
-
-
-def _stat_stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _info_stamp(info: dict[str, Any]) -> str:
-    """Size and whatever the store says about the content; times only where it has no hash."""
-    found = next((str(info[name]) for name in ETAGS if info.get(name)), "")
-    return f"{info.get('size')}:{found}"

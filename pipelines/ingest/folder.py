@@ -9,8 +9,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
-from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation, unknown_class
-from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
+from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation, unknown_class
+from maskmill.pipelines.ingest.files import File, FileIndex, Root
+from maskmill.pipelines.ingest.lists import read_list
+from maskmill.pipelines.ingest.mask_files import MASK_SUFFIXES, read_mask
+from maskmill.pipelines.ingest.pair_rule import PairRule, compiled
+from maskmill.pipelines.ingest.pairing import Pairs, PatternPairs, StemPairs
 from maskmill.pipelines.ingest.spill import Spill, json_items
 
 
@@ -20,13 +24,17 @@ class FolderSource(Source):
     `group_by: parent` makes each sub-folder a clip, its frames numbered by the last digits of the name. `pattern` is a
     regular expression with named groups `group` and `index`, searched in the stem. `names_by_group` gives the class of
     a clip's foreground. `tags` is a JSON file {stem: [class ids or names]}, `stems` a text file of the stems to take.
+    `pair` pairs names that differ (see `PairRule`), and unites several masks of a photo.
     """
+
+    later: ClassVar[frozenset[str]] = Source.later | {"pair"}
 
     kind: Literal["folder"] = "folder"
     version: ClassVar[int] = 2
     images: str = "images"
     masks: str | None = "masks"  # null: images without masks
     mask_suffix: str = ""  # what a mask's stem has after the image's, e.g. "_mask"
+    pair: str | None = None
     group_by: Literal["parent"] | None = None
     pattern: str | None = None
     names_by_group: dict[str, str] = Field(default={})
@@ -35,62 +43,70 @@ class FolderSource(Source):
 
     @model_validator(mode="after")
     def _consistent(self) -> "FolderSource":
-        if self.masks == self.images and not self.mask_suffix:
-            raise ValueError("folder: images and masks in one folder need a mask_suffix to tell them apart")
+        if self.masks == self.images and not (self.mask_suffix or self.pair):
+            raise ValueError("folder: images and masks in one folder need a mask_suffix or a pair to tell them apart")
+        if self.pair is not None and self.mask_suffix:
+            raise ValueError("folder: give mask_suffix or pair, not both")
+        if self.pair is not None:
+            PairRule(self.pair)
         if self.group_by and self.pattern:
             raise ValueError("folder: give group_by or pattern, not both")
         if self.names_by_group and not (self.group_by or self.pattern):
             raise ValueError("folder: names_by_group needs group_by or pattern")
-        if self.pattern and not {"group", "index"} & set(re.compile(self.pattern).groupindex):
+        if self.pattern and not {"group", "index"} & set(compiled(self.pattern, "pattern").groupindex):
             raise ValueError("folder: pattern needs a named group, e.g. (?P<group>patient\\d+)_slice_(?P<index>\\d+)")
         return self
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
         images = root.index(self.images)
-        masks = root.index(self.masks) if self.masks is not None else None
+        masks = root.index(self.masks, MASK_SUFFIXES) if self.masks is not None else None
+        pairs: Pairs = StemPairs(images, masks, self.mask_suffix)
+        if self.pair is not None:
+            pairs = PatternPairs(images, masks, PairRule(self.pair))
         tags = read_tags(root, self.tags)
-        for stem, image in self._images(root, images):
-            yield self._entry(stem, image, masks, tags)
+        for image, mask in self._images(root, images, masks, pairs):
+            yield self._entry(images.stem(image.path), image, mask, pairs, tags)
         if masks is not None and self.stems is None:
-            yield from self._orphans(images, masks)
+            yield from (Entry(mask.path, mask.stamp, problem=mask.problem) for _, mask in pairs.left_over())
 
-    def _images(self, root: Root, images: FileIndex) -> Iterator[tuple[str, File]]:
+    def _images(
+        self, root: Root, images: FileIndex, masks: FileIndex | None, pairs: Pairs
+    ) -> Iterator[tuple[File, File | None]]:
+        """Photos, each with the mask that a list names for it."""
         if self.stems is not None:
-            for stem in read_stems(root, self.stems):
-                found = images.find(stem) or [missing_image(f"{images.folder}/{stem}".lstrip("/"), stem)]
-                yield from ((stem, image) for image in found)
+            for line in read_list(root, self.stems, images, masks):
+                yield from ((photo, line.mask) for photo in line.photos)
             return
-        for stem, image in images:
-            if not (self.masks == self.images and stem.endswith(self.mask_suffix)):
-                yield stem, image
+        yield from ((image, None) for stem, image in images if pairs.is_image(stem))
 
-    def _entry(self, stem: str, image: File, masks: FileIndex | None, tags: Spill) -> Entry:
-        found = masks.find(stem + self.mask_suffix) if masks is not None else []
+    def _entry(self, stem: str, image: File, mask: File | None, pairs: Pairs, tags: Spill) -> Entry:
         words = tags.get(stem)
-        problem = image.problem or pairing_problem(stem + self.mask_suffix, found, masks)
-        fields: dict[str, Any] = {"stem": stem, "mask": found[0].path if found else None}
+        found: list[tuple[File, str | None]] = [(mask, None)] if mask is not None else []
+        problem = image.problem or (mask.problem if mask is not None else None)
+        if mask is None and problem is None:
+            matched = pairs.masks_of(stem, image)
+            found, problem = list(matched.files), matched.problem
+        if len(words) > 1 and problem is None:
+            fix = "keep one of the two"
+            problem = bad_annotation(stem, f"{stem!r} once in {self.tags}", f"{len(words)} times", fix).problem
+        fields: dict[str, Any] = {"stem": stem, "masks": [[file.path, word] for file, word in found]}
         if words:
             fields["words"] = words[-1]
-        stamp = json.dumps([image.stamp, [m.stamp for m in found], words])
+        stamp = json.dumps([image.stamp, [file.stamp for file, _ in found], words])
         return Entry(image.path, stamp, fields, problem)
-
-    def _orphans(self, images: FileIndex, masks: FileIndex) -> Iterator[Entry]:
-        for stem, mask in masks:
-            own = stem.removesuffix(self.mask_suffix)
-            is_mask = stem.endswith(self.mask_suffix)
-            if is_mask and not images.find(own):
-                yield Entry(mask.path, mask.stamp, problem=mask.problem or missing_image(own, own).problem)
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root = self.reader()
-        group, index = self._place(entry.fields["stem"], entry.key)
+        group, index = self.place(entry.fields["stem"], entry.key)
         name = self._name(group, space, entry.key)
         words = entry.fields.get("words")
-        mask = entry.fields["mask"]
+        masks = [(read_mask(root, path, self.max_pixels), path, word) for path, word in entry.fields["masks"]]
+        single = len(masks) == 1 and masks[0][2] is None
         return RawSample(
             image=root.read(entry.key),
-            mask=None if mask is None else root.read(mask, Reason.MISSING_MASK),
+            mask=masks[0][0] if single else None,
+            parts=() if single else tuple(MaskPart(*mask) for mask in masks),
             words=check_words(words, entry.key) if words is not None else (name,) if name else None,
             foreground=name,
             group=group,
@@ -100,11 +116,11 @@ class FolderSource(Source):
     def group_of(self, entry: Entry) -> str | None:
         """The folder, or what the pattern finds."""
         try:
-            return self._place(entry.fields["stem"], entry.key)[0] if "stem" in entry.fields else None
+            return self.place(entry.fields["stem"], entry.key)[0] if "stem" in entry.fields else None
         except ContractError:
             return None
 
-    def _place(self, stem: str, where: str) -> tuple[str | None, int | None]:
+    def place(self, stem: str, where: str) -> tuple[str | None, int | None]:
         """Group and index of a stem."""
         if self.group_by == "parent":
             digits = re.search(r"\d+$", stem)
@@ -138,34 +154,6 @@ def _index(digits: str | None, where: str) -> int | None:
         fix = "pick the index out of the stem with `pattern`"
         raise bad_annotation(where, f"an index of 0..{MAX_INDEX}", digits, fix)
     return int(digits)
-
-
-def pairing_problem(stem: str, found: list[File], masks: FileIndex | None) -> Problem | None:
-    """What is wrong with the masks found for a stem: none, several, or one that may not be opened."""
-    if masks is None:
-        return None
-    if not found:
-        fix = "add the mask, or drop the image"
-        return Problem(Reason.MISSING_MASK, f"a mask {masks.folder}/{stem}.*", "none", fix)
-    if len(found) > 1:
-        names = ", ".join(f.path for f in found)
-        return Problem(Reason.BAD_ANNOTATION, "one mask for an image", names, "remove all but one")
-    return found[0].problem
-
-
-def missing_image(path: str, stem: str) -> File:
-    """Stands for an image that a list or a mask speaks of and that is not there."""
-    unsafe = path_problem(stem)
-    fix = "add the image, or take it out of the list (or its mask out of the folder)"
-    return File(path, "", unsafe or Problem(Reason.MISSING_IMAGE, f"an image {stem}.*", "none", fix))
-
-
-def read_stems(root: Root, path: str) -> Iterator[str]:
-    """First word of each line that is not blank."""
-    with root.text(path) as lines:
-        for line in lines:
-            if words := line.split():
-                yield words[0]
 
 
 def read_tags(root: Root, path: str | None) -> Spill:

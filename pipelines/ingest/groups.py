@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from maskmill.data_contracts import LabelSpace, Reason, decode_mask
+from maskmill.data_contracts import LabelSpace, Reason, decode_mask, raise_transient
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import Root
 
@@ -73,7 +73,7 @@ def read_index(root: Root, path: str) -> dict[str, list[Row]]:
                 ]
                 for group in groups
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f'{root.url}/{path}: expected {{"groups": [{{"name", "items": [{{"image", "mask", "values"}}]}}]}}, '
                 f"found {type(error).__name__} {error}; mend the index"
@@ -83,7 +83,8 @@ def read_index(root: Root, path: str) -> dict[str, list[Row]]:
 def _stamp(root: Root, path: str) -> str:
     try:
         return root.stamp(path)
-    except (FileNotFoundError, OSError):
+    except OSError as error:
+        raise_transient(error)
         return "missing"
 
 

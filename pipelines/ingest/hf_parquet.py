@@ -1,5 +1,6 @@
 """Hugging Face Parquet: files with an image and a mask column (embedded bytes or paths); our own shards among them."""
 
+import io
 import json
 import re
 import threading
@@ -7,19 +8,22 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts import SAMPLE, ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
-from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.base import MAX_INDEX, PILLOW_LIMIT, Entry, MaskPart, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.class_files import space_of
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.folder import check_words
+from maskmill.pipelines.ingest.mask_files import array_to_png
 
 LONGEST_PATH = 1024
 _NO_COLUMN = "a file with the columns"
-OPTIONAL = ("group", "index", "spacing", "prompt", "provenance")
+OPTIONAL = ("group", "index", "spacing", "prompt", "provenance", "instances")
 _reading = threading.Lock()
 
 
@@ -32,6 +36,7 @@ class HfParquetSource(Source):
     """
 
     version: ClassVar[int] = 2  # since then ClassLabel numbers are read by name
+    later: ClassVar[frozenset[str]] = Source.later | {"mask_classes"}
 
     kind: Literal["hf_parquet"] = "hf_parquet"
     folder: str = ""
@@ -62,23 +67,34 @@ class HfParquetSource(Source):
     def _listed(self) -> Iterator[Entry]:
         root = self.open_root()
         root.passed.walks.append((self.folder, IMAGE_SUFFIXES))  # rows may name them; whether they do, loading tells
-        for file in root.walk(self.folder, frozenset((".parquet",))):
+        for file in self._files(root):
             yield from self._file_entries(root, file)
+
+    def _files(self, root: Root) -> Iterator[File]:
+        return root.walk(self.folder, frozenset((".parquet",)))
 
     def _file_entries(self, root: Root, file: File) -> Iterator[Entry]:
         if file.problem is not None:
             yield Entry(file.path, file.stamp, problem=file.problem)
             return
         try:
-            with root.fs.open(root.locate(file.path), "rb") as handle:
-                parquet = pq.ParquetFile(handle)
-                names, meta = parquet.schema_arrow.names, parquet.metadata
-                sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            schema, sizes = self._layout(root, file.path)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk or the network, not the file
             yield Entry(file.path, file.stamp, problem=_broken(file.path, error).problem)
             return
+        yield from self._row_entries(file, schema.names, sizes)
+
+    def _layout(self, root: Root, path: str) -> tuple[pa.Schema, list[int]]:
+        """Schema of a file, and rows of each of its row groups."""
+        with root.fs.open(root.locate(path), "rb") as handle:
+            parquet = pq.ParquetFile(handle)
+            meta = parquet.metadata
+            return parquet.schema_arrow, [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+
+    def _row_entries(self, file: File, names: list[str], sizes: list[int]) -> Iterator[Entry]:
+        """Rows of a file with these columns, by row groups of these sizes; one reject where a column is missing."""
         if absent := [name for name in self._wanted if name not in names]:
             expected = f"{_NO_COLUMN} {', '.join(absent)}"
             fix = "name the columns with source.image and source.mask (mask: null for none), or take the file away"
@@ -89,12 +105,23 @@ class HfParquetSource(Source):
             fields = {"file": file.path, "stamp": file.stamp, "group": group, "row": row, "columns": names}
             yield Entry(f"{file.path}#{number:09d}", file.stamp, fields)
 
+    def own_space(self) -> LabelSpace:
+        """The names of the ClassLabel column, in the first file that has it."""
+        root = self.open_root()
+        for path in sorted(file.path for file in self._files(root) if not file.problem):
+            schema, _ = self._layout(root, path)
+            for column in (self.classes, self.mask_classes):
+                if column is not None and (names := class_names(schema, column)) is not None:
+                    named = [(number, name, None) for number, name in enumerate(names)]
+                    return space_of(self.space_name, named, f"{self.root}/{path}, column {column}", keep_ids=False)
+        return super().own_space()
+
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         columns = (*self._wanted, self.classes, *OPTIONAL)
         with _reading:  # threads of one shard want the same row group: read it once
             table = _row_group(self.reader(), fields["file"], fields["stamp"], fields["group"], columns)
-        row = table.slice(fields["row"], 1).to_pylist()[0]
+        row = cells(table, fields["row"], entry.key)
         return self.sample(row, table.schema, entry.key, fields["columns"])
 
     def sample(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> RawSample:
@@ -104,7 +131,7 @@ class HfParquetSource(Source):
             ContractError: a cell that holds no image, or words that are no classes.
         """
         group, index = _place(row, where)
-        mask = None if self.mask is None else row[self.mask]
+        mask = None if self.mask is None else _flat(row[self.mask], where)
         several = isinstance(mask, list)
         words = class_words(row.get(self.classes), class_names(schema, self.classes), where)
         return RawSample(
@@ -116,6 +143,7 @@ class HfParquetSource(Source):
             index=index,
             spacing=_spacing(row, where),
             provenance=_provenance(row, schema),
+            objects=_objects(row, schema),
         )
 
     def _parts(self, row: dict[str, Any], schema: pa.Schema, where: str, columns: list[str]) -> tuple[MaskPart, ...]:
@@ -143,6 +171,40 @@ class HfParquetSource(Source):
             return self.reader().read(path, missing)
         found, fix = _no_cell(path if isinstance(path, str) else cell)
         raise ContractError(where, Problem(missing, "bytes, {bytes, path} or a path", found, fix))
+
+
+def cells(table: pa.Table, number: int, where: str) -> dict[str, Any]:
+    """One row of a table.
+
+    Raises:
+        ContractError: a cell that Python has no value for (text that is no UTF-8, odd times); names its column.
+    """
+    row = table.slice(number, 1)
+    found: dict[str, Any] = {}
+    for name in row.column_names:
+        try:
+            found[name] = row.column(name).to_pylist()[0]
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise bad_annotation(
+                where, f"a value in column {name} that can be read", str(error)[:100], "mend the row"
+            ) from error
+    return found
+
+
+def _flat(cell: object, where: str) -> object:
+    """A mask that is an array of numbers, as the bytes of an image; anything else as it is.
+
+    Raises:
+        ContractError: rows of different length, or numbers that are no label map.
+    """
+    if not (isinstance(cell, list) and cell and isinstance(cell[0], list)):
+        return cell
+    buffer = io.BytesIO()
+    try:
+        np.save(buffer, np.asarray(cell), allow_pickle=False)
+    except ValueError as error:
+        raise bad_annotation(where, "an array (height, width)", str(error)[:100], "mend the row") from error
+    return array_to_png(buffer.getvalue(), where, PILLOW_LIMIT)
 
 
 def _no_cell(cell: object) -> tuple[str, str]:
@@ -209,12 +271,13 @@ def _row_group(root: Root, path: str, stamp: str, group: int, columns: tuple[str
 
 
 def _broken(path: str, error: Exception) -> ContractError:
-    return bad_annotation(path, "a whole Parquet file", str(error)[:200], "write the file again")
+    return bad_annotation(path, "a whole file of rows", str(error)[:200], "write the file again")
 
 
 def _place(row: dict[str, Any], where: str) -> tuple[str | None, int | None]:
     group, index = row.get("group"), row.get("index")
-    if index is not None and not (isinstance(index, int) and 0 <= index <= MAX_INDEX):
+    whole = isinstance(index, int) and not isinstance(index, bool)
+    if index is not None and not (whole and 0 <= index <= MAX_INDEX):
         raise bad_annotation(where, f"an index of 0..{MAX_INDEX}", repr(index), "store a frame or slice number")
     return None if group is None else str(group), index
 
@@ -227,6 +290,12 @@ def _spacing(row: dict[str, Any], where: str) -> tuple[float, float, float] | No
             return float(deep), float(down), float(across)
         case other:
             raise bad_annotation(where, "three numbers of mm", repr(other)[:80], "store slice, row, column spacing")
+
+
+def _objects(row: dict[str, Any], schema: pa.Schema) -> list[Any] | None:
+    """The row's objects, where its column is laid out like ours."""
+    ours = SAMPLE.schema.field("instances").type
+    return row["instances"] if "instances" in schema.names and schema.field("instances").type == ours else None
 
 
 def _provenance(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """From the values and colours of a source's masks to the ids of a label space."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
 from maskmill.data_contracts.label_files import LabelFile, decode_labels
+from maskmill.data_contracts.labels import voc_colour
 from maskmill.pipelines.ingest.base import Source, class_value, rgb
 
 Values = NDArray[np.int64]
@@ -57,7 +58,7 @@ class MaskRule:
         if self.colours:
             labels = Labels(self._from_colours(_as_colours(found), where))
         elif found.values is None:
-            raise ContractError(where, self._coloured(found))
+            labels = Labels(self._in_the_space_s_colours(found, where))
         else:
             labels = self._from_values(found, found.values, where, foreground is not None)
         if foreground is None:
@@ -72,7 +73,7 @@ class MaskRule:
         problem = self._binary(found, used) or self._palette(found, used)
         if problem is not None:
             raise ContractError(where, problem)
-        ids = {v: self._id(v, any_value) for v in used}
+        ids = {v: self.id_of(v, any_value) for v in used}
         if strangers := [v for v, i in ids.items() if i is None]:
             raise ContractError(where, self._high(strangers, values))
         known = {v: i for v, i in ids.items() if i is not None}
@@ -84,12 +85,12 @@ class MaskRule:
             mask = np.array(list(known.values()), np.uint8)[np.searchsorted(present, values)]
         return Labels(mask, self._objects(values, known))
 
-    def _id(self, value: int, any_value: bool) -> int | None:
+    def id_of(self, value: int, any_value: bool = False) -> int | None:
         """The id that a value becomes; None for one outside 0..255 that nobody named."""
         if value in self.remap:
             return self.remap[value]
         if self.step is not None and value >= self.step:
-            return self._id(value // self.step, any_value) if value // self.step < self.step else None
+            return self.id_of(value // self.step, any_value) if value // self.step < self.step else None
         if 0 <= value <= IGNORE:
             return value
         return 1 if any_value and value > 0 else None
@@ -108,36 +109,41 @@ class MaskRule:
         if IGNORE not in used or IGNORE in self.remap or not ground or not grey or set(used) - {0, IGNORE}:
             return None
         found_words = "255, which means ignore, and nothing else" if 0 not in used else "0 and 255, which means ignore"
-        fix = f"if 255 is your object, set remap: {{255: {_some(self.space)}}}; if not, set remap: {{255: ignore}}"
+        mine = f"source.remap: {{255: {_some(self.space)}}}"
+        fix = f"if 255 is your object, set {mine}; if not, set source.remap: {{255: ignore}}"
         return Problem(Reason.EMPTY_FOREGROUND, "class ids of the label space", found_words, fix)
 
     def _palette(self, found: LabelFile, used: list[int]) -> Problem | None:
-        """Palette masks in an order of their own: an index painted in the colour that another id has."""
+        """Palette masks in an order of their own: painted in the classes' colours, but at other ids, or black elsewhere
+        than at the background's id. Palettes that only decorate the ids (VOC's is the common one) say nothing.
+        """
         if found.palette is None or self.remap.keys() >= set(used):
             return None
-        names: dict[Colour, int] = {c.colour: c.id for c in self.space.classes if c.colour is not None}
-        if self.space.background_id is not None:
-            names.setdefault(BLACK, self.space.background_id)
         colours = {i: _colour(found.palette[i]) for i in range(len(found.palette))}
-        for index in used:
-            owner = names.get(colours.get(index, BLACK)) if index in colours and index not in self.remap else None
-            if owner is None or owner == index or colours.get(owner) == colours[index]:
-                continue
-            words = f"index {index} in {_name(_pack(colours[index]))}, the colour of id {owner}"
-            example = self._example([colours[i] for i in used if i in colours])
-            fix = f"read the masks by colour: set colours: {example} with your own classes"
-            return Problem(Reason.WRONG_MASK_FORMAT, "palette indices that are class ids", words, fix)
+        mine = {i: colours[i] for i in used if i in colours and i not in self.remap}
+        if all(colour == voc_colour(i) for i, colour in mine.items()):
+            return None
+        names: dict[Colour, int] = {c.colour: c.id for c in self.space.classes if c.colour is not None}
+        ground = {} if self.space.background_id is None else {BLACK: self.space.background_id}
+        owners = {**ground, **names} if set(mine.values()) <= {*ground, *names} else ground
+        for index, colour in mine.items():
+            owner = owners.get(colour, index)
+            if owner != index and colours.get(owner) != colour:
+                words = f"index {index} in {_name(_pack(colour))}, the colour of id {owner}"
+                example = self._example([colours[i] for i in used if i in colours])
+                fix = f"read the masks by colour: set source.colours: {example} with your own classes"
+                return Problem(Reason.WRONG_MASK_FORMAT, "palette indices that are class ids", words, fix)
         return None
 
     def _high(self, strangers: list[int], values: Values) -> Problem:
         """Values outside 0..255."""
         words = ", ".join(f"{v} on {int((values == v).sum())} pixels" for v in strangers[:5])
         name, first = _some(self.space), strangers[0]
-        fix = f"map every value with remap, e.g. remap: {{{first}: {name}}}"
+        fix = f"map every value, e.g. source.remap: {{{first}: {name}}}"
         if (high := [v for v in strangers if v >= 1000]) and all(v // 1000 <= IGNORE for v in high):
             fix += (
-                f"; where values are class * 1000 + number, set instance_step: 1000 "
-                f"and map the class, e.g. remap: {{{high[0] // 1000}: {name}}}"
+                f"; where values are class * 1000 + number, set source.instance_step: 1000 "
+                f"and map the class, e.g. source.remap: {{{high[0] // 1000}: {name}}}"
             )
         return Problem(Reason.WRONG_MASK_FORMAT, "class ids of 0..255", f"values {words}", fix)
 
@@ -145,7 +151,7 @@ class MaskRule:
         packed, counts = np.unique(_packed(_as_colours(found)), return_counts=True)
         common = [int(packed[i]) for i in np.argsort(-counts, kind="stable")[:5]]
         number = f"{len(packed)} colours, mostly {'; '.join(map(_name, common))}"
-        fix = f"name what each colour stands for, e.g. colours: {self._example([_colour_of(c) for c in common])}"
+        fix = f"name what each colour stands for, e.g. source.colours: {self._example([_colour_of(c) for c in common])}"
         if len(packed) > 256:
             fix = "check that this is a mask and no photo; masks need one flat colour a class"
         expected = "a mask of one channel with class ids (palette or grey PNG)"
@@ -163,6 +169,21 @@ class MaskRule:
                 name, next_free = free[min(next_free, len(free) - 1)], next_free + 1
             words.append(f'"{_name(_pack(colour))}": {name}')
         return "{" + ", ".join(words) + "}"
+
+    def _in_the_space_s_colours(self, found: LabelFile, where: str) -> Uint8Array:
+        """A coloured mask whose every colour is that of one class, or black for background.
+
+        Raises:
+            ContractError: a colour that no class has, or that two have.
+        """
+        named = [(_pack(c.colour), c.id) for c in self.space.classes if c.colour is not None]
+        if named and self.space.background_id is not None and _pack(BLACK) not in dict(named):
+            named.append((_pack(BLACK), self.space.background_id))
+        colours = _as_colours(found)
+        known = len(dict(named)) == len(named) and set(np.unique(_packed(colours)).tolist()) <= dict(named).keys()
+        if not known:
+            raise ContractError(where, self._coloured(found))
+        return replace(self, colours=dict(named))._from_colours(colours, where)
 
     def _from_colours(self, colours: Uint8Array, where: str) -> Uint8Array:
         packed = _packed(colours)

@@ -1,5 +1,6 @@
 """What lies in the folders of a source and nothing reads: so that the account of a run is one of all that is there."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -18,6 +19,7 @@ ADVICE = {
     ".heif": "`pip install pillow-heif`, and it is read",
     ".nii": "volumes: set source.kind: nifti",
     ".h5": "volumes: set source.kind: h5",
+    ".dvc": "a pointer: fetch the files with `dvc pull`",
     ".npz": "save the array as .npy, or as PNG",
     ".mat": "save the array as PNG of class ids",
     ".svg": "draw it as PNG",
@@ -32,11 +34,15 @@ ADVICE = {
 }
 
 
+MOST_ROWS = 100  # of one kind that are named one by one; what comes after is one row
+
+
 class PassedOver:
     """Paths that walks through a root met and left alone, on disk, each with its problem where it has its own."""
 
     def __init__(self) -> None:
         self.walks: list[tuple[str, frozenset[str]]] = []  # folders that were walked, and the suffixes that were read
+        self.opened: set[str] = set()  # lists and annotation files, which no walk has to read
         self._paths: Spill | None = None
 
     def add(self, path: str, problem: Problem | None) -> None:
@@ -54,11 +60,22 @@ class PassedOver:
 
     def problems(self) -> Iterator[tuple[str, Problem]]:
         """Path and problem of all that no walk read, sorted, each once."""
-        last = None
+        last, more = None, Counter[str]()
         for path, parts in self._paths or ():
-            if path != last and not self._read(path):
-                yield path, _unread(path, self._suffixes()) if parts is None else Problem(Reason(parts[0]), *parts[1:])
+            if path != last and path not in self.opened and not self._read(path):
+                more[kind := PurePosixPath(path).suffix.lower() if parts is None else parts[1]] += 1
+                if more[kind] <= MOST_ROWS:
+                    odd = None if parts is None else Problem(Reason(parts[0]), *parts[1:])
+                    yield path, odd or _unread(path, self._suffixes())
             last = path
+        for kind, count in sorted(more.items()):
+            if count > MOST_ROWS:
+                found = f"{count - MOST_ROWS} more like the {MOST_ROWS} before"
+                fix = "look at those; these lie there for the same reason"
+                yield (
+                    f"*{kind}" if kind.startswith(".") else "*",
+                    Problem(Reason.NOT_READ, "files that are read", found, fix),
+                )
 
     def _read(self, path: str) -> bool:
         name = path.lower()

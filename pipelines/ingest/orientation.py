@@ -30,7 +30,7 @@ def lay_on(
         size = "{1}x{0}".format(*header.upright)
         expected = f"a mask of {size} (the photo as EXIF orientation {header.orientation} turns it)"
         found = "{1}x{0}, the photo's pixels as stored".format(*header.stored)
-        fix = "set masks_drawn_on: stored (masks are then turned with their photos), or take EXIF out of the photos"
+        fix = "set source.masks_drawn_on: stored (masks are turned with their photos), or take EXIF out of the photos"
         raise ContractError(where, Problem(Reason.SIZE_MISMATCH, expected, found, fix))
     if drawn_on is None:
         notes[TURNED] += 1

@@ -1,10 +1,10 @@
 """The ingest stage: entries of a source, cut into shards, to Sample rows; what fails becomes a Decision row."""
 
 import json
-import threading
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,108 +28,25 @@ from maskmill.data_contracts import (
     storable,
 )
 from maskmill.data_contracts.images import Photo, decode_photo
-from maskmill.pipelines.core.stage import Stage, StageResult, Unit
+from maskmill.data_contracts.secrets import redact
+from maskmill.pipelines.core.stage import INPUT_CHANGED, Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
-from maskmill.pipelines.ingest.files import pack_problem, unpack_problem
+from maskmill.pipelines.ingest.carried import carry
+from maskmill.pipelines.ingest.files import MissingFileError
+from maskmill.pipelines.ingest.listing import _listings as _listings  # a process may forget them
+from maskmill.pipelines.ingest.listing import chunk_stamp, listing_of
 from maskmill.pipelines.ingest.masks import Labels, MaskRule
 from maskmill.pipelines.ingest.orientation import lay_on
-from maskmill.pipelines.ingest.spill import Spill
+from maskmill.pipelines.ingest.patience import SourceFaultError, patiently
+from maskmill.pipelines.ingest.stamps import content_stamps
 from maskmill.pipelines.ingest.unite import unite
 
+Row = dict[str, Any]
 STAGE = "ingest"
 # Neither where the data lies, nor how many threads read it, nor where shards are cut changes a row.
 NOT_IN_HASH = {"root", "threads", "whole_groups"}
-
-
-LAST = "\U0010ffff"  # sorts what was not read behind all samples, so that stray files move no shard
-
-
-class Listing:
-    """All entries of a source, sorted by key, on disk; what was not read comes last. A key that is listed twice is a
-    fault of its second entry.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._entries = Spill()
-        self._entries.add((_place(e), [e.stamp, e.fields, pack_problem(e.problem)]) for e in source.everything())
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def emptiness(self) -> str | None:
-        """Why there is nothing to ingest, in words; None where there is something."""
-        first = self.chunk(0, 3)
-        if not first:
-            return "the folders that the config names are empty. Fix: name the folders in which the files lie"
-        if not _not_read(first[0]) or first[0].stamp:  # a stamp: the source itself says why it reads none of this
-            return None
-        seen = "; ".join(f"{entry.key}: {entry.problem}" for entry in first)
-        return f"{len(self)} files lie there, and none is read. {seen}"
-
-    def chunks(self, size: int, group_of: Callable[[Entry], str | None] | None = None) -> Iterator[list[Entry]]:
-        """The entries, `size` at a time, in one pass; with `group_of`, more where neighbours share a group."""
-        chunk: list[Entry] = []
-        for entry in _unpack(self._entries, 0, None):
-            if len(chunk) >= size and not (group_of and _together(group_of(chunk[-1]), group_of(entry))):
-                yield chunk
-                chunk = []
-            chunk.append(entry)
-        if chunk:
-            yield chunk
-
-    def chunk(self, start: int, count: int) -> list[Entry]:
-        """`count` entries from position `start` on."""
-        if start == 0:
-            return list(_unpack(self._entries.slice(0, count), 0, None))
-        pairs = self._entries.slice(start - 1, count + 1)  # one more, to see a key listed twice across the cut
-        return list(_unpack(pairs[1:], start, pairs[0][0])) if pairs else []
-
-
-def _place(entry: Entry) -> str:
-    return f"{LAST}{entry.key}" if _not_read(entry) else entry.key
-
-
-def _not_read(entry: Entry) -> bool:
-    return entry.problem is not None and entry.problem.reason == Reason.NOT_READ
-
-
-def _together(group: str | None, other: str | None) -> bool:
-    return group is not None and group == other
-
-
-def _unpack(pairs: Iterable[tuple[str, Any]], start: int, before: str | None) -> Iterator[Entry]:
-    """Entries of listed pairs; `start` is the position of the first, `before` the key in front of it."""
-    for position, (key, (stamp, fields, problem)) in enumerate(pairs, start):
-        entry = Entry(key.removeprefix(LAST), stamp, fields, unpack_problem(problem))
-        yield _listed_again(entry, position) if key == before else entry
-        before = key
-
-
-def _listed_again(entry: Entry, position: int) -> Entry:
-    twice = Problem(Reason.DUPLICATE_ID, "every sample listed once", f"{entry.key} again", "remove it from the list")
-    return Entry(f"{entry.key}#{position}", entry.stamp, problem=entry.problem if _not_read(entry) else twice)
-
-
-def chunk_stamp(entries: Sequence[Entry]) -> str:
-    """Hash of keys, stamps and listed faults: what the shard of these entries depends on."""
-    parts = ((e.key, e.stamp, "" if e.problem is None else str(e.problem)) for e in entries)
-    return content_id(*(part for entry in parts for part in entry))
-
-
-_listings: dict[str, Listing] = {}
-_lock = threading.Lock()
-
-
-def _listing(source: Source, fresh: bool) -> Listing:
-    """The listing of a source, made once a process unless a fresh one is asked for; the last four are kept."""
-    key = source.model_dump_json()
-    with _lock:
-        if fresh or key not in _listings:
-            _listings.pop(key, None)
-            _listings[key] = Listing(source)
-            while len(_listings) > 4:
-                del _listings[next(iter(_listings))]
-        return _listings[key]
+# What odd data makes code raise that expected other data.
+UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Unit]:
@@ -143,9 +60,9 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
     """
     if shard_size < 1:
         raise ValueError(f"shard_size: expected 1 or more, found {shard_size}")
-    listing = _listing(source, fresh=True)
+    listing = listing_of(source, fresh=True)
     if (fault := listing.emptiness()) is not None:
-        raise ValueError(f"{source.root}: nothing to ingest: {fault}")
+        raise ValueError(f"{redact(source.root)}: nothing to ingest: {fault}")
     units, start = [], 0
     for index, entries in enumerate(listing.chunks(shard_size, source.group_of if source.whole_groups else None)):
         outputs = tuple(f"{run_dir.rstrip('/')}/{folder}/{shard_name(index)}" for folder in ("samples", "rejects"))
@@ -153,6 +70,22 @@ def ingest_units(source: Source, run_dir: str, shard_size: int = 512) -> list[Un
         units.append(Unit(inputs=(), outputs=outputs, stamps=stamps, index=index))
         start += len(entries)
     return units
+
+
+def settled_units(stage: Stage, units: list[Unit], source: Source, run_dir: str, shard_size: int) -> list[Unit]:
+    """The units, with the stamps of size and time of earlier versions where a finished shard carries those and they
+    still hold: what is finished stays so. Lists the source once more only where some unit has something to do.
+    """
+    if all(why_run(stage, unit) != INPUT_CHANGED for unit in units):
+        return units
+    earlier = copy_context().run(_units_by_time, source, run_dir, shard_size)
+    pairs = zip(units, [*earlier, *units[len(earlier) :]], strict=False)
+    return [old if why_run(stage, new) and why_run(stage, old) is None else new for new, old in pairs]
+
+
+def _units_by_time(source: Source, run_dir: str, shard_size: int) -> list[Unit]:
+    content_stamps.set(False)
+    return ingest_units(source, run_dir, shard_size)
 
 
 def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
@@ -190,6 +123,13 @@ def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> S
     entries = _entries_of(source, unit)
     with ThreadPoolExecutor(source.threads) as pool:
         made = list(pool.map(lambda entry: _attempt(entry, source, space, rule), entries))
+    if any(isinstance(outcome, _Missing) for outcome in made):
+        listing_of(source, fresh=True)
+        entries = _entries_of(source, unit)  # raises where a listed file is gone
+        made = [
+            _attempt(entry, source, space, rule) if isinstance(outcome, _Missing) else outcome
+            for entry, outcome in zip(entries, made, strict=True)
+        ]
     kept: dict[str, dict[str, Any]] = {}
     rejects = []
     for entry, outcome in zip(entries, made, strict=True):
@@ -208,30 +148,54 @@ def _entries_of(source: Source, unit: Unit) -> list[Entry]:
     """The unit's entries; lists the source again where this process has not, or has an older listing."""
     start, count = (int(part) for part in unit.stamps[1].split("+"))
     for fresh in (False, True):
-        entries = _listing(source, fresh).chunk(start, count)
+        entries = listing_of(source, fresh).chunk(start, count)
         if chunk_stamp(entries) == unit.stamps[0]:
             return entries
-    raise RuntimeError(f"{source.root}: files changed since they were listed; run again to list them anew")
+    names = f"{entries[0].key} … {entries[-1].key}" if entries else "all of them"
+    raise SourceFaultError(
+        f"{redact(source.root)}: files changed since they were listed ({names}); run again to list them anew"
+    )
 
 
-def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> dict[str, Any] | Problem:
+def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> Row | Problem:
     """The Sample row of one entry, or what is wrong with it."""
     return _attempt(entry, source, space, MaskRule.of(source, space))
 
 
-def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any] | Problem:
+def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row | Problem:
     if entry.problem is not None:
         return entry.problem
     try:
-        return _row(entry, source.load(entry, space), source, space, rule)
+        return patiently(lambda: _loaded(entry, source, space, rule), entry.key, "read it")
+    except MissingFileError as error:
+        return _Missing(**vars(error.problem))
     except ContractError as error:
         return _placed(error, entry.key)
+    except UNFORESEEN as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> Problem:
+    """The problem of a sample that nobody thought of: it costs this row, and never the run."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+    found = f"{type(error).__name__} ({place}): {error}"[:300]
+    fix = "check the file; if it is sound, this is a fault of the source that reads it"
+    return Problem(Reason.BAD_ANNOTATION, "a sample that can be read", found, fix)
 
 
 def _placed(error: ContractError, key: str) -> Problem:
     """The problem of an error, with the place inside the sample that the error names."""
     where = error.where.removeprefix(key).lstrip(", :") if error.where != key else ""
     return error.problem if error.problem.where or not where else replace(error.problem, where=where)
+
+
+class _Missing(Problem):
+    """A file that was not there when its sample was loaded: listed and gone since, or only ever named by data."""
+
+
+def _loaded(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row:
+    return _row(entry, source.load(entry, space), source, space, rule)
 
 
 def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
@@ -245,6 +209,9 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         labels = rule.read(raw.mask, entry.key, foreground)
     if raw.parts:
         labels = unite(raw.parts, rule, space)
+    carried: Counter[str] = Counter()
+    if labels is not None and raw.objects is not None:
+        labels, carried = carry(raw.objects, labels, rule, space)
     labels, notes = lay_on(photo, labels, source.masks_drawn_on, entry.key)
     mask = None if labels is None else labels.mask
     if (
@@ -269,7 +236,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
         "spacing": None if raw.spacing is None else list(raw.spacing),
-        "provenance": _provenance(entry, raw, source, space, photo, Counter(raw.notes) + notes),
+        "provenance": _provenance(entry, raw, source, space, photo, Counter(raw.notes) + carried + notes),
         "instances": None if instances is None else [one.row() for one in instances],
     }
 
@@ -284,8 +251,17 @@ def _provenance(
     stated = {name: value for name, value in raw.provenance.items() if value is not None}
     given = {name: storable(value) if isinstance(value, str) else value for name, value in stated.items()}
     if told:
-        given["extra"] = json.dumps({**json.loads(given.get("extra", "{}")), **told}, sort_keys=True)
+        given["extra"] = json.dumps({**_object(given.get("extra")), **told}, sort_keys=True)
     return {**defaults, **given}
+
+
+def _object(extra: str | None) -> dict[str, Any]:
+    """The JSON object in a provenance; a text that is none stays as one under `extra`."""
+    try:
+        found = json.loads(extra or "{}")
+    except (ValueError, RecursionError):
+        found = extra
+    return found if isinstance(found, dict) else {"extra": extra}
 
 
 def _twin_problem(twin: dict[str, Any]) -> Problem:
@@ -299,7 +275,7 @@ def _reject(entry: Entry, problem: Problem, duplicate_of: str | None = None) -> 
         "stage": STAGE,
         "kept": False,
         "reason": str(problem.reason),
-        "detail": storable(str(problem)),
+        "detail": storable(redact(str(problem))),
         "duplicate_of": duplicate_of,
         "source_path": entry.key,
     }

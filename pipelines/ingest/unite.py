@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
 from maskmill.data_contracts.label_files import decode_labels
@@ -49,8 +50,9 @@ def _objects(
     return tuple(found) if several else None
 
 
-def _claimed(ids: Uint8Array, ground: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-    return (ids != ground) & (ids != IGNORE)
+def _claimed(ids: Uint8Array, ground: int) -> NDArray[np.bool_]:
+    claimed: NDArray[np.bool_] = (ids != ground) & (ids != IGNORE)
+    return claimed
 
 
 def _map(part: MaskPart, rule: MaskRule, space: LabelSpace, ground: int) -> Uint8Array:

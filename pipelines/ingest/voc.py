@@ -1,6 +1,7 @@
 """PASCAL VOC devkit: lists in ImageSets, photos in JPEGImages, palette masks in SegmentationClass, objects in XML."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,7 +13,11 @@ from defusedxml.ElementTree import fromstring
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import FileIndex, Root
-from maskmill.pipelines.ingest.folder import missing_image, pairing_problem, read_stems
+from maskmill.pipelines.ingest.lists import read_list
+from maskmill.pipelines.ingest.mask_files import MASK_SUFFIXES, read_mask
+from maskmill.pipelines.ingest.pairing import pairing_problem
+
+PARSED = frozenset((b"utf-8", b"utf-16", b"iso-8859-1", b"us-ascii"))  # encodings that the parser knows itself
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,16 @@ class VocSource(Source):
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
-        images, masks, notes = root.index(self.images), root.index(self.masks), self._notes(root)
-        for stem in read_stems(root, f"{self.lists}/{self.split}.txt"):
-            found = images.find(stem) or [missing_image(f"{images.folder}/{stem}.jpg", stem)]
-            mask = masks.find(stem)
+        images, masks, notes = root.index(self.images), root.index(self.masks, MASK_SUFFIXES), self._notes(root)
+        for line in read_list(root, f"{self.lists}/{self.split}.txt", images, masks):
+            photo = line.photos[0]
+            stem = images.stem(photo.path)
+            found = masks.find(stem) if line.mask is None else [line.mask]
             note = notes.find(stem) if notes is not None else []
-            fields = {"mask": mask[0].path if mask else None, "note": note[0].path if note else None}
-            stamp = json.dumps([found[0].stamp, [m.stamp for m in mask], [n.stamp for n in note]])
-            problem = found[0].problem or pairing_problem(stem, mask, masks) or (note[0].problem if note else None)
-            yield Entry(found[0].path, stamp, fields, problem)
+            fields = {"mask": found[0].path if found else None, "note": note[0].path if note else None}
+            stamp = json.dumps([photo.stamp, [m.stamp for m in found], [n.stamp for n in note]])
+            problem = photo.problem or pairing_problem(stem, found, masks) or (note[0].problem if note else None)
+            yield Entry(photo.path, stamp, fields, problem)
 
     def _notes(self, root: Root) -> FileIndex | None:
         if self.annotations is None or not root.has_folder(self.annotations):
@@ -60,9 +66,8 @@ class VocSource(Source):
         note = entry.fields["note"]
         words = None
         if note is not None:
-            objects = parse_voc_xml(root.read(note, Reason.BAD_ANNOTATION), note)
-            words = tuple(sorted({o.name for o in objects}))
-        mask = root.read(entry.fields["mask"], Reason.MISSING_MASK)
+            words = object_names(root.read(note, Reason.BAD_ANNOTATION), note)
+        mask = read_mask(root, entry.fields["mask"], self.max_pixels)
         return RawSample(image=root.read(entry.key), mask=mask, words=words)
 
 
@@ -72,11 +77,36 @@ def parse_voc_xml(data: bytes, where: str = "annotation") -> list[VocObject]:
     Raises:
         ContractError: no XML, XML with entities or a DTD, or an object without a name or a sensible box.
     """
+    return [_object(node, f"{where}, object {n}") for n, node in enumerate(_objects(data, where), 1)]
+
+
+def object_names(data: bytes, where: str) -> tuple[str, ...]:
+    """Names of the objects of a VOC annotation file, sorted, each once; their boxes are not looked at.
+
+    Raises:
+        ContractError: no XML, XML with entities or a DTD, or an object without a name.
+    """
+    names = [(node.findtext("name") or "").strip() for node in _objects(data, where)]
+    if "" in names:
+        found = f"none in object {names.index('') + 1} of {len(names)}"
+        raise bad_annotation(where, "a name in every object", found, "mend the XML, or set source.annotations: null")
+    return tuple(sorted(set(names)))
+
+
+def _objects(data: bytes, where: str) -> list[Element]:
     try:
-        top = fromstring(data, forbid_dtd=True)
+        return list(fromstring(_text(data), forbid_dtd=True).findall("object"))
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise bad_annotation(where, "a VOC annotation", f"{type(error).__name__}: {error}", "mend the XML") from error
-    return [_object(node, where) for node in top.findall("object")]
+        found = f"{type(error).__name__}: {error}"
+        raise bad_annotation(where, "a VOC annotation", found, "mend the XML, or save it as UTF-8") from error
+
+
+def _text(data: bytes) -> bytes | str:
+    """XML in a declared encoding that the parser does not know (GB2312, Shift_JIS, …) as text; all else as it is."""
+    declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"'][^>]*\?>", data)
+    if declared is None or declared.group(1).lower() in PARSED:
+        return data
+    return data[declared.end() :].decode(declared.group(1).decode())
 
 
 def _object(node: Element, where: str) -> VocObject:

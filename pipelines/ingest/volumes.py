@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from maskmill.data_contracts import ContractError, Problem, Reason, Uint8Array, encode_mask
+from maskmill.data_contracts import (
+    ContractError,
+    Problem,
+    Reason,
+    Uint8Array,
+    encode_image,
+    encode_mask,
+    raise_transient,
+)
+from maskmill.data_contracts.label_files import ROUNDING
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 
 Spacing = tuple[float, float, float]  # mm from slice to slice, row to row, column to column
@@ -23,7 +32,9 @@ MAX_VOXELS = 1 << 28
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A decoded file: `image` uint8 (D, H, W), `label` uint8 (D, H, W) of the source's values."""
+    """A decoded file: `image` uint8 (D, H, W) or in colour (D, H, W, 3), `label` uint8 (D, H, W) of the source's
+    values.
+    """
 
     image: Uint8Array
     label: Uint8Array | None
@@ -95,13 +106,15 @@ class VolumeSource(Source):
             fix = "add the mask, drop the file, or set masks_optional: true for unlabelled volumes"
             raise ContractError(entry.key, Problem(Reason.MISSING_MASK, "a mask with the image", "none", fix))
         spacing = volume.spacing or self.spacing
+        pixels = volume.image[number]
         return RawSample(
-            image=encode_mask(volume.image[number]),
+            image=encode_mask(pixels) if pixels.ndim == 2 else encode_image(pixels),
             mask=None if volume.label is None else encode_mask(volume.label[number]),
             group=entry.fields["group"],
             index=entry.fields["index"],
             spacing=spacing,
             provenance={"extra": json.dumps({"volume": entry.fields["volume"]})},
+            notes={f"slices along axis {axis}": 1} if (axis := entry.fields.get("axis")) else {},
         )
 
 
@@ -130,19 +143,19 @@ def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str)
 
 
 def to_labels(values: NDArray[Any], where: str) -> Uint8Array:
-    """Label values (D, H, W) as uint8.
+    """Label values (D, H, W) as uint8; floats may miss whole numbers by a thousandth, as resamplers leave them.
 
     Raises:
         ContractError: fractions, or numbers outside 0..255.
     """
     whole = np.asarray(values)
-    if whole.size and (
-        not np.isfinite(whole).all() or (whole != np.floor(whole)).any() or whole.min() < 0 or whole.max() > 255
-    ):
-        found = f"values from {whole.min()} to {whole.max()}" + (", not all whole" if whole.dtype.kind == "f" else "")
-        fix = "store class ids, and no probabilities"
+    near = np.rint(whole) if whole.dtype.kind == "f" and np.isfinite(whole).all() else whole
+    apart = whole.dtype.kind == "f" and (not np.isfinite(whole).all() or bool((abs(whole - near) > ROUNDING).any()))
+    if whole.size and (apart or near.min() < 0 or near.max() > 255):
+        found = f"values from {whole.min()} to {whole.max()}" + (", not all whole" if apart else "")
+        fix = "store class ids, and no probabilities; larger ids have to be numbered anew, 0 to 254"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "whole numbers 0..255", found, fix))
-    return whole.astype(np.uint8)
+    return near.astype(np.uint8)
 
 
 def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str) -> None:
@@ -157,13 +170,14 @@ def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str) -
 def same_shape(image: tuple[int, ...], label: tuple[int, ...], where: str) -> None:
     """Raise ContractError where image and label differ in shape."""
     if image != label:
-        problem = Problem(
-            Reason.SIZE_MISMATCH, f"a mask of {image}", str(label), "pair the mask with its own image, or resample it"
-        )
-        raise ContractError(where, problem)
+        fix = "pair the mask with its own image, or resample it"
+        if sorted(image) == sorted(label):
+            fix = "store mask and image with their axes in one order"
+        raise ContractError(where, Problem(Reason.SIZE_MISMATCH, f"a mask of {image}", str(label), fix))
 
 
 def undecodable(where: str, what: str, error: Exception) -> ContractError:
-    """The error for a file that its decoder does not understand."""
+    """The error for a file that its decoder does not understand; a fault of the machine is raised as it is."""
+    raise_transient(error)
     found = f"{type(error).__name__}: {error}"[:200]
     return ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, what, found, "replace or remove the file"))

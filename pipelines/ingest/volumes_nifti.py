@@ -2,9 +2,11 @@
 
 import gzip
 import io
+import json
 import re
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -25,8 +27,10 @@ from maskmill.pipelines.ingest.volumes import (
     to_labels,
     undecodable,
 )
+from maskmill.pipelines.ingest.volumes_geometry import Grid, orientations, turn_onto
 
 SUFFIXES = frozenset((".nii", ".gz"))
+CHANNEL = re.compile(r"_\d{4}$")
 HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
 MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _reading = threading.Lock()
@@ -35,7 +39,9 @@ _reading = threading.Lock()
 class NiftiSource(VolumeSource):
     """`images` and `masks` are folders; a mask has its image's stem and `mask_suffix`. Slices are (row, column) =
     (y, x) as stored, which is what SimpleITK gives too. `include` is a regular expression that the stems of the
-    wanted images match: `_frame\\d+$` leaves out ACDC's cine files.
+    wanted images match: `_frame\\d+$` leaves out ACDC's cine files. A channel number as nnU-Net has it (`_0000`) may
+    end an image's stem where its mask has none. `geometry: affine` turns labels whose axes are flipped or permuted, and
+    refuses those that lie elsewhere; `stored` takes the voxels in their order.
     """
 
     kind: Literal["nifti"] = "nifti"
@@ -44,39 +50,67 @@ class NiftiSource(VolumeSource):
     masks: str | None = ""  # null: images without masks
     mask_suffix: str = "_gt"
     include: str = ""
+    geometry: Literal["affine", "stored"] = "affine"
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
         masks = {} if self.masks is None else {_stem(f.path, self.masks): f for f in self._files(root, self.masks)}
+        images = {}
         for file in self._files(root, self.images):
             stem = _stem(file.path, self.images)
             is_mask = self.masks == self.images and bool(self.mask_suffix) and stem.endswith(self.mask_suffix)
             if not is_mask and re.search(self.include, stem):
-                yield from self._entries(root, file, stem, masks.get(stem + self.mask_suffix))
+                images[file.path] = (file, stem)
+        stems = Counter(self._mask_stem(stem, masks) for _, stem in images.values())
+        for file, stem in images.values():
+            wanted = self._mask_stem(stem, masks)
+            channel = wanted in masks and wanted != stem + self.mask_suffix
+            shared = _shared(wanted, stems[wanted]) if channel and stems[wanted] > 1 else None
+            yield from self._entries(root, file, stem, masks.get(wanted), shared)
+
+    def _mask_stem(self, stem: str, masks: dict[str, File]) -> str:
+        """The stem of an image's mask: its own, or without the number of its channel."""
+        plain = stem + self.mask_suffix
+        case = CHANNEL.sub("", stem) + self.mask_suffix
+        return case if plain not in masks and case in masks else plain
 
     def _files(self, root: Root, folder: str) -> Iterator[File]:
         return (f for f in root.walk(folder, SUFFIXES) if f.problem or f.path.lower().endswith((".nii", ".nii.gz")))
 
-    def _entries(self, root: Root, file: File, stem: str, mask: File | None) -> Iterator[Entry]:
-        problem = file.problem or (mask.problem if mask else None)
+    def _entries(self, root: Root, file: File, stem: str, mask: File | None, shared: Problem | None) -> Iterator[Entry]:
+        problem = file.problem or shared or (mask.problem if mask else None)
         if problem is None and mask is None and self.masks is not None and not self.masks_optional:
             problem = _no_mask(stem + self.mask_suffix)
+        depth, turn = 0, None
         try:
-            depth = 0 if problem else _header(root, file.path)
+            if problem is None:
+                grid = _grid(root, file.path)
+                check_size(grid.shape[::-1], self.max_voxels, self.max_pixels, file.path)
+                depth, turn = grid.shape[2], self._turn(root, grid, mask)
         except ContractError as error:
             problem = error.problem
         stamp = f"{file.stamp} {mask.stamp if mask else None}"
         if problem is not None:
             yield Entry(file.path, stamp, problem=problem)
             return
-        fields = {"file": file.path, "mask": mask.path if mask else None, "stamp": stamp}
+        fields = {"file": file.path, "mask": mask.path if mask else None, "stamp": stamp, "turn": turn}
         yield from self.slices_of(file.path, stem, stamp, depth, fields)
+
+    def _turn(self, root: Root, grid: Grid, mask: File | None) -> list[list[int]] | None:
+        if mask is None:
+            return None
+        theirs = _grid(root, mask.path)
+        if self.geometry == "affine":
+            return turn_onto(grid, theirs, mask.path)
+        same_shape(grid.shape, theirs.shape, mask.path)
+        return None
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         with _reading:  # threads of one shard want the same volume: read it once
             options = (self.window, self.max_voxels, self.max_pixels)
-            volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], *options)
+            turn = json.dumps(fields["turn"])
+            volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], turn, *options)
         return self.sample(volume, entry)
 
 
@@ -92,20 +126,25 @@ def _no_mask(stem: str) -> Problem:
     return Problem(Reason.MISSING_MASK, f"a mask {stem}.nii or .nii.gz", "none", fix)
 
 
-def _header(root: Root, path: str) -> int:
-    """Slices of a file, from its first bytes."""
+def _shared(stem: str, count: int) -> Problem:
+    fix = "choose one channel, e.g. source.include: _0000$"
+    return Problem(Reason.BAD_ANNOTATION, f"one image for the mask {stem}", f"{count} images", fix)
+
+
+def _grid(root: Root, path: str) -> Grid:
+    """Shape and affine of a file, from its first bytes."""
     start = root.read_range(path, 0, 1 << 16)
     try:
         if path.lower().endswith(".gz"):
             start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, HEADER_BYTES)
         kind = _class(start)
         header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
-        shape = tuple(int(n) for n in header.get_data_shape())
+        shape = _three(tuple(int(n) for n in header.get_data_shape()), path)
+        return Grid.of(header, shape, MM.get(header.get_xyzt_units()[0], 1.0))
     except ContractError:
         raise
     except Exception as error:  # nibabel raises anything on corrupt headers
         raise undecodable(path, "a NIfTI file", error) from error
-    return _three(shape, path)[2]
 
 
 def _class(data: bytes) -> Any:
@@ -120,7 +159,8 @@ def _class(data: bytes) -> Any:
 
 
 def _three(shape: tuple[int, ...], where: str) -> tuple[int, int, int]:
-    """(x, y, z); further axes of length 1 are dropped."""
+    """(x, y, z); a single slice may have two axes, further ones of length 1 are dropped."""
+    shape = (*shape, 1) if len(shape) == 2 else shape
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape) < 1:
         fix = "split a cine into frames, or leave it out with `include`"
         raise bad_annotation(where, "a volume with three axes", "x".join(map(str, shape)), fix)
@@ -133,20 +173,20 @@ def _volume(
     path: str,
     mask: str | None,
     stamp: str,
+    turn: str,
     window: tuple[float, float] | None,
     max_voxels: int,
     max_pixels: int,
 ) -> Volume:
-    """Image and mask; `stamp` tells changed files from the old ones."""
+    """Image and mask, its axes turned as `turn` (JSON) says; `stamp` tells changed files from the old ones."""
     values, spacing = _array(root, path, max_voxels, max_pixels, Reason.MISSING_IMAGE)
     image = to_grey(values, window, path)
     if mask is None:
         return Volume(image, None, spacing)
-    values, theirs = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
+    values, _ = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
+    if (axes := json.loads(turn)) is not None:
+        values = orientations().apply_orientation(values.T, axes).T
     same_shape(image.shape, values.shape, mask)
-    if spacing and theirs and not np.allclose(spacing, theirs, rtol=1e-2):
-        fix = "pair the mask with its own image, or resample it"
-        raise ContractError(mask, Problem(Reason.SIZE_MISMATCH, f"voxels of {spacing} mm", f"{theirs} mm", fix))
     return Volume(image, to_labels(values, mask), spacing)
 
 
@@ -177,5 +217,8 @@ def _array(
 def _spacing(header: Any) -> Spacing | None:
     """(slice, row, column) in mm; None where the header says nothing that can be meant."""
     factor = MM.get(header.get_xyzt_units()[0], 1.0)
-    x, y, z = (float(zoom) * factor for zoom in header.get_zooms()[:3])
+    zooms = [float(zoom) * factor for zoom in header.get_zooms()[:3]]
+    if len(zooms) < 3:
+        return None
+    x, y, z = zooms
     return (z, y, x) if all(np.isfinite(s) and s > 0 for s in (x, y, z)) else None

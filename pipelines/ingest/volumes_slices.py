@@ -5,12 +5,13 @@ import json
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from maskmill.data_contracts import LabelSpace, Reason
+from maskmill.data_contracts import ContractError, LabelSpace, Reason
+from maskmill.data_contracts.image_files import faults, open_image, read_header
 from maskmill.pipelines.ingest.base import Entry, RawSample
 from maskmill.pipelines.ingest.files import File, FileIndex
-from maskmill.pipelines.ingest.folder import pairing_problem
+from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.volumes import VolumeSource
 
 
@@ -51,7 +52,8 @@ class SliceSource(VolumeSource):
         mask = None if path is None else root.read(path, Reason.MISSING_MASK)
         spacing = self.spacing
         if self.upright and is_wide(image):
-            image, mask = turn(image), None if mask is None else turn(mask)
+            limit = self.max_pixels
+            image, mask = turn(image, limit), None if mask is None else turn(mask, limit)
             spacing = None if spacing is None else (spacing[0], spacing[2], spacing[1])
         return RawSample(
             image=image,
@@ -66,18 +68,19 @@ class SliceSource(VolumeSource):
 def is_wide(data: bytes) -> bool:
     """Whether an encoded image is wider than high; false where it cannot be read, which ingest finds by itself."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.width > picture.height
-    except (UnidentifiedImageError, OSError, ValueError):
+        height, width = read_header(data).stored
+    except ContractError:
         return False
+    return width > height
 
 
-def turn(data: bytes) -> bytes:
-    """PNG of an encoded image, turned a quarter to the left; as it was where it cannot be decoded."""
+def turn(data: bytes, max_pixels: int) -> bytes:
+    """PNG of an encoded image, turned a quarter to the left; as it was where it cannot be decoded or is too large."""
     turned = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with faults(data, "slice", Reason.UNDECODABLE_IMAGE):
+            picture, _ = open_image(data, "slice", max_pixels, Reason.UNDECODABLE_IMAGE)
             picture.transpose(Image.Transpose.ROTATE_90).save(turned, format="PNG")
-    except (UnidentifiedImageError, OSError, ValueError):
+    except ContractError:
         return data
     return turned.getvalue()

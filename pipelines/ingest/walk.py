@@ -8,6 +8,8 @@ from maskmill.data_contracts import Problem, Reason
 
 BAD_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES})  # the folder's own fault, not the disk's
 
+NO_FILE = Problem(Reason.NOT_READ, "a file", "a named pipe, socket or device", "put a file there")
+
 Found = tuple[str, "os.DirEntry[str] | None", Problem | None]  # path relative to the base, its entry, what is wrong
 
 
@@ -27,7 +29,8 @@ def walk_local(base: str, top: str, follow_links: bool) -> Iterator[Found]:
             problem = _problem(entry, base, follow_links)
             if problem is None and _is_folder(entry):
                 folders.append(entry.path)
-            elif problem is not None or entry.is_file():  # sockets and devices are no files
+            else:
+                problem = problem or (None if entry.is_file() else NO_FILE)
                 yield printable(_relative(entry.path, base)) + "/" * _is_folder(entry), entry, problem
 
 

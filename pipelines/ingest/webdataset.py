@@ -28,6 +28,7 @@ class WebDatasetSource(Source):
 
     kind: Literal["webdataset"] = "webdataset"
     version: ClassVar[int] = 2
+    later: ClassVar[frozenset[str]] = Source.later | {"dots_in_keys"}
     archive_roots: ClassVar[bool] = False
     images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     masks: tuple[str, ...] | None = ("mask.png", "seg.png")
@@ -147,6 +148,7 @@ class WebDatasetSource(Source):
             words=None if words is None else check_words(words, entry.key),
             group=group,
             index=index,
+            objects=objects if isinstance(objects := notes.get("instances"), list) else None,
             provenance={"prompt": prompt} | {t: notes[t] for t in TEXTS if isinstance(notes.get(t), str)},
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import fsspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,15 +23,10 @@ from maskmill.data_contracts import (
     read_shard,
 )
 from maskmill.pipelines.core.ledger import KEPT
-from maskmill.pipelines.report.figures import FloatArray, Threshold, histogram
+from maskmill.pipelines.report.words import SCORES
 
-SCORES = {  # column: (title, what it says)
-    "image_score": ("Image score", "what selection ranks images by"),
-    "pcs": ("PCS", "how much the image's class distribution changes when its tiles are shuffled"),
-    "h_orig": ("Entropy", "of the class distribution, nats"),
-    "asf": ("ASF", "IoU of the mask with CLIP's own pseudo-mask"),
-    "ignore_fraction": ("Undecided", "share of the pseudo-mask that CLIP left open"),
-}
+ORIGIN = {"source": "source", "file": "source_path", "prompt": "prompt", "model": "model_id"}
+"""Columns of the report's rows, and the fields of a sample's provenance that they hold."""
 
 
 class ReportConfig(BaseModel):
@@ -40,9 +34,13 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    per_reason: int = Field(default=12, ge=1, description="pictures for each reason, and for kept")
+    per_reason: int = Field(
+        default=12,
+        ge=1,
+        description="pictures chosen by hash for each reason, and as many of its worst; twice that for kept",
+    )
     groups: int = Field(default=12, ge=0, description="groups of near-duplicates")
-    thumbnail: int = Field(default=200, ge=32, le=640, description="longer side of a picture, pixels")
+    thumbnail: int = Field(default=288, ge=32, le=640, description="longer side of a picture, pixels")
     max_bytes: int = Field(default=8_000_000, description="fewer pictures are shown until the page fits")
     seed: int = Field(default=0, description="another seed shows other samples")
     previous: str | None = Field(default=None, description="run folder (or its decisions.parquet) to compare with")
@@ -98,14 +96,16 @@ def _frame(paths: list[str], columns: list[str], schema: pa.Schema) -> pl.DataFr
 
 def _samples(path: str) -> pl.DataFrame:
     table = read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"])
-    extra = table.column("provenance").combine_chunks().field("extra").to_pylist()
-    data = {"sample_id": table.column("sample_id").to_pylist(), "class_ids": table.column("class_ids").to_pylist()}
-    schema = _no_samples().schema
-    return pl.DataFrame({**data, "fault": [fault_of(text) for text in extra]}, schema=schema)
+    made = table.column("provenance").combine_chunks()
+    data = {name: table.column(name).to_pylist() for name in ("sample_id", "class_ids")}
+    data |= {name: made.field(field).to_pylist() for name, field in ORIGIN.items()}
+    faults = [fault_of(text) for text in made.field("extra").to_pylist()]
+    return pl.DataFrame({**data, "fault": faults}, schema=_no_samples().schema)
 
 
 def _no_samples() -> pl.DataFrame:
-    return pl.DataFrame(schema={"sample_id": pl.String, "class_ids": pl.List(pl.Int32), "fault": pl.String})
+    texts = dict.fromkeys((*ORIGIN, "fault"), pl.String)
+    return pl.DataFrame(schema={"sample_id": pl.String, "class_ids": pl.List(pl.Int32), **texts})
 
 
 def fault_of(extra: str | None) -> str | None:
@@ -123,50 +123,6 @@ def fault_of(extra: str | None) -> str | None:
 def pick(ids: Iterable[str], count: int, seed: int) -> list[str]:
     """`count` of the ids, chosen by hash: the same ones however the ids are ordered."""
     return sorted(ids, key=lambda sample_id: content_id(str(seed), sample_id))[:count]
-
-
-@dataclass(frozen=True)
-class ScoreFigure:
-    """One histogram."""
-
-    title: str
-    words: str
-    svg: str
-    thresholds: list[Threshold]
-
-
-def score_figures(rows: pl.DataFrame) -> list[ScoreFigure]:
-    """Histograms of all scores that were taken, each with the thresholds that selection held against it."""
-    cuts = _thresholds(rows)
-    figures = []
-    for column, (title, words) in SCORES.items():
-        if rows[column].null_count() == rows.height:
-            continue
-        if column == "pcs" and rows["pcs"].equals(rows["image_score"]):
-            continue  # one and the same in faithful mode
-        kept, rejected = (_values(rows.filter(pl.col("kept") == k), column) for k in (True, False))
-        figures.append(ScoreFigure(title, words, histogram(kept, rejected, cuts.get(column, [])), cuts.get(column, [])))
-    return figures
-
-
-def _values(rows: pl.DataFrame, column: str) -> FloatArray:
-    return rows[column].drop_nulls().cast(pl.Float64).to_numpy()
-
-
-def _thresholds(rows: pl.DataFrame) -> dict[str, list[Threshold]]:
-    """Thresholds by score column. A decision does not name its column: it is the one that holds the deciding number."""
-    found: dict[str, list[Threshold]] = defaultdict(list)
-    cut = rows.filter(pl.col("threshold").is_not_null() & pl.col("score").is_not_null())
-    for (reason,), part in cut.group_by("reason", maintain_order=True):
-        for column in SCORES:
-            pairs = part.select("score", column).drop_nulls()
-            if pairs.height * 2 > part.height and bool(
-                ((pairs["score"] - pairs[column]).abs() <= 1e-5 + 1e-4 * pairs[column].abs()).mean() == 1.0
-            ):
-                edges = part["threshold"].to_numpy()
-                found[column].append(Threshold(str(reason), float(np.min(edges)), float(np.max(edges))))
-                break
-    return {column: sorted(cuts, key=lambda t: t.low) for column, cuts in found.items()}
 
 
 @dataclass(frozen=True)
@@ -256,20 +212,24 @@ def duplicate_groups(rows: pl.DataFrame) -> dict[str, list[str]]:
     return dict(groups)
 
 
-def fetch_pixels(run_dir: str, wanted: dict[str, set[str]]) -> dict[str, dict[str, object]]:
-    """Image and mask files of chosen samples, by id; `wanted` holds ids by shard name. Reads only row groups that
-    hold one.
+def fetch_files(
+    folder: str, wanted: dict[str, set[str]], columns: tuple[str, ...] = ("image", "mask")
+) -> dict[str, dict[str, object]]:
+    """File columns of chosen samples, by id, from the shards of a folder; `wanted` holds ids by shard name. Reads only
+    row groups that hold one; shards that are not there hold none.
     """
     found: dict[str, dict[str, object]] = {}
     for shard, ids in sorted(wanted.items()):
-        fs, target = fsspec.core.url_to_fs(f"{run_dir}/samples/{shard}")
+        fs, target = fsspec.core.url_to_fs(f"{folder}/{shard}")
+        if not fs.exists(target):
+            continue
         with fs.open(target, "rb") as handle:
             file = pq.ParquetFile(handle)
             for group in range(file.num_row_groups):
                 present = file.read_row_group(group, columns=["sample_id"]).column(0).to_pylist()
                 if ids.isdisjoint(present):
                     continue
-                rows = file.read_row_group(group, columns=["sample_id", "image", "mask"])
+                rows = file.read_row_group(group, columns=["sample_id", *columns])
                 take = [number for number, sample_id in enumerate(present) if sample_id in ids]
                 found.update({row["sample_id"]: row for row in rows.take(take).to_pylist()})
     return found

@@ -32,10 +32,9 @@ def histogram(kept: FloatArray, rejected: FloatArray, thresholds: list[Threshold
     The axis covers 99.5 % of the values (outliers are counted in the last bar) and every threshold.
     """
     values = np.concatenate([kept, rejected])
-    values = values[np.isfinite(values)]
-    if not len(values):
+    if not np.isfinite(values).any():
         return ""
-    low, high = _range(values, thresholds)
+    low, high = axis(values, thresholds)
     edges = np.linspace(low, high, bins + 1)
     lower, _ = np.histogram(np.clip(kept[np.isfinite(kept)], low, high), edges)
     upper, _ = np.histogram(np.clip(rejected[np.isfinite(rejected)], low, high), edges)
@@ -43,12 +42,14 @@ def histogram(kept: FloatArray, rejected: FloatArray, thresholds: list[Threshold
     parts = [f'<svg class="figure" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="histogram">']
     parts += _axes(low, high, top)
     parts += _bars(lower, upper, top)
-    parts += [_cut(t, low, high) for t in thresholds]
+    parts += [_cut(t, low, high) for t in thresholds if math.isfinite(t.low) and math.isfinite(t.high)]
     return "".join([*parts, "</svg>"])
 
 
-def _range(values: FloatArray, thresholds: list[Threshold]) -> tuple[float, float]:
-    cuts = [edge for t in thresholds for edge in (t.low, t.high)]
+def axis(values: FloatArray, thresholds: list[Threshold]) -> tuple[float, float]:
+    """Lowest and highest place of a histogram's axis; some of the values must be finite."""
+    values = values[np.isfinite(values)]
+    cuts = [edge for t in thresholds for edge in (t.low, t.high) if math.isfinite(edge)]
     low = min([float(np.quantile(values, 0.0025)), *cuts])
     high = max([float(np.quantile(values, 0.9975)), *cuts])
     if 0 <= low < 0.25 * high:

@@ -1,15 +1,20 @@
 """The page: what the template needs, pictures included, and the template filled in."""
 
+import base64
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import polars as pl
 
-from maskmill.data_contracts import LabelSpace, Reason, decode_image, decode_mask
+from maskmill.data_contracts import LabelSpace, decode_image, decode_mask
 from maskmill.pipelines.core.ledger import KEPT, Ledger
-from maskmill.pipelines.core.pages import page_template
+from maskmill.pipelines.core.pages import TEMPLATES, page_template
+from maskmill.pipelines.report.alarms import alarms_of
+from maskmill.pipelines.report.colours import reason_colour, reason_pattern
 from maskmill.pipelines.report.data import (
     Change,
     ReportConfig,
@@ -19,16 +24,20 @@ from maskmill.pipelines.report.data import (
     class_balance,
     duplicate_groups,
     fault_rows,
-    fetch_pixels,
+    fetch_files,
     pick,
-    score_figures,
     size_balance,
 )
-from maskmill.pipelines.report.thumbs import class_colour, css_colour, data_uri, overlay, thumbnail
-from maskmill.pipelines.report.words import explain, label
-from maskmill.pipelines.stages.downstream import SubsetResult, downstream_results
+from maskmill.pipelines.report.pays import subset_rows, verdict
+from maskmill.pipelines.report.records import MOST_ROWS, as_json, neighbours, records, worst_first
+from maskmill.pipelines.report.scores import ScoreFigure, score_figures
+from maskmill.pipelines.report.thumbs import class_colour, css_colour, overlay, thumbnail
+from maskmill.pipelines.report.words import TERMS, explain, label
+from maskmill.pipelines.stages.downstream import downstream_results
 
-HUES = (12, 265, 38, 330, 205, 85, 300, 185, 55, 240, 0, 160)  # rejections, in the order of the reasons
+ALL = 20  # a run with at most as many samples for each picture of a reason shows them all
+OF_GROUP = 4  # near-duplicates shown side by side
+SCRIPTS = ("data", "list", "view", "sliders", "main")  # in pipelines/templates/report/, in the order they are run
 
 
 @dataclass(frozen=True)
@@ -47,31 +56,8 @@ class Card:
     scores: list[tuple[str, float]]
     detail: str
     fault: str
+    file: str = ""
     change: str = ""
-
-
-@dataclass(frozen=True)
-class SubsetRow:
-    """A segmenter trained on a subset: metrics 0..1, and its overlays as a data URL."""
-
-    words: str
-    samples: int
-    images: int
-    miou: float
-    dice: float
-    pixel_accuracy: float
-    overlays: str
-
-
-def subset_rows(results: list[SubsetResult]) -> list[SubsetRow]:
-    """What the page says of each subset."""
-    rows = []
-    for result in results:
-        miou, dice, right = (float(result.metrics[name] or 0.0) for name in ("miou", "dice", "pixel_accuracy"))
-        picture = "" if result.overlays is None else data_uri("image/png", result.overlays)
-        images = int(result.metrics["images"])
-        rows.append(SubsetRow(result.words, result.samples, images, miou, dice, right, picture))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -80,14 +66,6 @@ class Group:
 
     cards: list[Card]
     more: int
-
-
-def reason_colours(reasons: list[str]) -> dict[str, str]:
-    """A colour for each reason that occurs; kept has its own."""
-    order = [r.value for r in Reason]
-    ordered = sorted(reasons, key=lambda r: (order.index(r) if r in order else len(order), r))
-    hues = {reason: HUES[number % len(HUES)] for number, reason in enumerate(r for r in ordered if r != KEPT)}
-    return {**{reason: f"hsl({hue} 62% 56%)" for reason, hue in hues.items()}, KEPT: "var(--kept)"}
 
 
 class Page:
@@ -100,23 +78,34 @@ class Page:
         self._space = space
         self._config = config
         self._rows: dict[str, dict[str, Any]] = {}  # of the chosen samples, by id
+        self._thumbnails: dict[
+            str, tuple[str, tuple[int, int]]
+        ] = {}  # made once, though pages are tried until one fits
 
     def render(self, *, per_reason: int, title: str, config: Any, about: dict[str, Any], timings: list[Timing]) -> str:
         """HTML with `per_reason` pictures for each reason."""
         chosen = self._choose(per_reason)
         groups = self._choose_groups(min(self._config.groups, 2 * per_reason))
         moved = self._moved(per_reason)
-        pixels = self._pixels({i for ids in chosen.values() for i in ids} | {i for g in groups for i in g} | set(moved))
+        shown = {i for ids in (*chosen.values(), *(g[:OF_GROUP] for g in groups), moved) for i in ids}
+        pixels = self._pixels(shown)
         faults, fault_reasons = fault_rows(self._tables.rows)
-        reasons = [r.reason for r in self._ledger.rejections]
-        colours = reason_colours([*reasons, KEPT])
-        filters = {"label": label, "explain": explain, "percent": _percent, "number": _number}
+        script, script_hash = page_script()
+        results, figures = downstream_results(self._run_dir), score_figures(self._tables.rows)
+        filters: dict[str, Callable[..., Any]] = {
+            "label": label,
+            "explain": explain,
+            "percent": _percent,
+            "number": _number,
+            "colour": reason_colour,
+            "pattern": reason_pattern,
+        }
         return page_template("report.html.j2", filters, trim=True).render(
             title=title,
             ledger=self._ledger,
-            colours=colours,
+            alarms=alarms_of(self._run_dir, self._tables, self._ledger, self._space),
             segments=[*((r.stage, r.reason, r.rows) for r in self._ledger.rejections), ("", KEPT, self._ledger.kept)],
-            figures=score_figures(self._tables.rows),
+            figures=figures,
             classes=class_balance(self._tables, self._space, self._css),
             sizes=size_balance(self._tables),
             gallery={reason: [self._card(i, pixels) for i in ids] for reason, ids in chosen.items()},
@@ -126,14 +115,45 @@ class Page:
             ingest_rejects=self._ingest_rejects(),
             faults=faults,
             fault_reasons=fault_reasons,
-            subsets=subset_rows(downstream_results(self._run_dir)),
+            subsets=subset_rows(results),
+            verdict=verdict(results),
             changes=self._changes,
             moved=[self._card(i, pixels, change) for i, change in moved.items()],
             previous=self._config.previous,
             timings=timings,
             config=json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False),
             about=about,
+            terms=TERMS,
+            data=self._data(shown, figures),
+            script=script,
+            script_hash=script_hash,
         )
+
+    def _data(self, pictured: set[str], figures: list[ScoreFigure]) -> str:
+        """The samples for the page's script, as JSON: all, or as many as leave half of the page for pictures."""
+        rows, number = self._tables.rows.unique("sample_id", keep="first", maintain_order=True), MOST_ROWS
+        more = {
+            "total": rows.height,
+            "labels": self._labels(pictured),
+            "sliders": {figure.column: figure.slider for figure in figures if figure.slider},
+        }
+        while True:
+            listed = {*pick(rows["sample_id"].to_list(), number, self._config.seed), *pictured}
+            shown = rows.filter(pl.col("sample_id").is_in(sorted(listed)))
+            data = records(shown, self._space, self._css, neighbours(self._run_dir, listed))
+            text = as_json({**data, **more})
+            if len(text) <= self._config.max_bytes // 2 or number <= len(pictured):
+                return text
+            number //= 2
+
+    def _labels(self, ids: set[str]) -> dict[str, str]:
+        """Masks that a labeler (CLIP, or a trained one) gave the samples, where the run holds any."""
+        wanted: dict[str, set[str]] = {}
+        for sample_id in sorted(ids):
+            wanted.setdefault(self._rows[sample_id]["shard"], set()).add(sample_id)
+        found = fetch_files(f"{self._run_dir}/labels", wanted, ("mask",))
+        masks = {sample_id: _bytes(row["mask"]) for sample_id, row in sorted(found.items())}
+        return {i: self._overlay(mask, i, self._thumbnails[i][1]) for i, mask in masks.items() if mask}
 
     @cached_property
     def _css(self) -> dict[int, str]:
@@ -153,7 +173,11 @@ class Page:
         rows = self._tables.rows
         found = {r: rows.filter(pl.col("reason") == r)["sample_id"].to_list() for r in reasons}
         counts = {r: per_reason * 2 if r == KEPT else per_reason for r in reasons}
-        return {r: pick(ids, counts[r], self._config.seed) for r, ids in found.items() if ids}
+        if rows.height <= ALL * per_reason:
+            return {r: pick(ids, len(ids), self._config.seed) for r, ids in found.items() if ids}
+        worst = {r: worst_first(rows.filter(pl.col("reason") == r))[: counts[r]] for r in reasons}
+        by_hash = {r: pick(ids, counts[r], self._config.seed) for r, ids in found.items()}
+        return {r: list(dict.fromkeys([*by_hash[r], *worst[r]])) for r in reasons if found[r]}
 
     def _choose_groups(self, count: int) -> list[list[str]]:
         known = set(self._tables.rows["sample_id"].to_list())
@@ -175,22 +199,22 @@ class Page:
         for row in self._tables.rows.filter(pl.col("sample_id").is_in(sorted(ids))).iter_rows(named=True):
             self._rows[row["sample_id"]] = row
             wanted.setdefault(row["shard"], set()).add(row["sample_id"])
-        return fetch_pixels(self._run_dir, wanted)
+        return fetch_files(f"{self._run_dir}/samples", wanted)
 
-    def _group(self, ids: list[str], pixels: dict[str, dict[str, object]], shown: int = 4) -> Group:
-        return Group([self._card(i, pixels) for i in ids[:shown]], max(0, len(ids) - shown))
+    def _group(self, ids: list[str], pixels: dict[str, dict[str, object]]) -> Group:
+        return Group([self._card(i, pixels) for i in ids[:OF_GROUP]], max(0, len(ids) - OF_GROUP))
 
     def _card(self, sample_id: str, pixels: dict[str, dict[str, object]], change: str = "") -> Card:
         row = self._rows[sample_id]
         image, mask = (_bytes(pixels[sample_id][name]) for name in ("image", "mask"))
-        picture, size = thumbnail(decode_image(image or b"", sample_id), self._config.thumbnail)
+        picture, size = self._thumbnail(sample_id, image or b"")
         names = {"asf": "ASF", "image_score": "image score", "h_orig": "entropy"}
         return Card(
             sample_id=sample_id,
             reason=row["reason"],
             kept=row["kept"],
             image=picture,
-            overlay=overlay(decode_mask(mask, sample_id), self._space, size) if mask else "",
+            overlay=self._overlay(mask, sample_id, size) if mask else "",
             size=size,
             classes=[(self._space.by_id[i].name, self._css[i]) for i in row["class_ids"] if i in self._space.by_id],
             score=row["score"],
@@ -198,13 +222,30 @@ class Page:
             scores=[(words, row[name]) for name, words in names.items() if row[name] is not None],
             detail=row["detail"] or "",
             fault=row["fault"] or "",
+            file=row["file"] or "",
             change=change,
         )
+
+    def _thumbnail(self, sample_id: str, image: bytes) -> tuple[str, tuple[int, int]]:
+        if sample_id not in self._thumbnails:
+            self._thumbnails[sample_id] = thumbnail(decode_image(image, sample_id), self._config.thumbnail)
+        return self._thumbnails[sample_id]
+
+    def _overlay(self, mask: bytes, sample_id: str, size: tuple[int, int]) -> str:
+        return overlay(decode_mask(mask, sample_id), self._space, size)
 
     def _ingest_rejects(self, shown: int = 60) -> list[dict[str, Any]]:
         ids = pick(self._tables.rejects["sample_id"].to_list(), shown, self._config.seed)
         rows = self._tables.rejects.filter(pl.col("sample_id").is_in(ids)).sort(["reason", "source_path", "sample_id"])
         return rows.select("reason", "source_path", "detail").to_dicts()
+
+
+@cache
+def page_script() -> tuple[str, str]:
+    """The page's script, and its SHA-256 in base64: the one script that its content policy lets run."""
+    parts = [(TEMPLATES / "report" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    script = '\n"use strict";\n' + "\n".join(parts)
+    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _bytes(file: object) -> bytes | None:
@@ -218,3 +259,11 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "label": label,
+    "explain": explain,
+    "percent": _percent,
+    "number": _number,
+}

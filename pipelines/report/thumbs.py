@@ -46,7 +46,7 @@ def overlay(mask: Uint8Array, space: LabelSpace, size: tuple[int, int]) -> str:
     solid outlines.
     """
     small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    edge = _edges(small)
+    edge = edges(small)
     values = [int(v) for v in np.unique(small) if int(v) != space.background_id][:127]
     index = np.zeros(small.shape, np.uint8)
     palette, alpha = [0, 0, 0], [0]
@@ -63,7 +63,7 @@ def overlay(mask: Uint8Array, space: LabelSpace, size: tuple[int, int]) -> str:
     return data_uri("image/png", buffer.getvalue())
 
 
-def _edges(mask: Uint8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def edges(mask: Uint8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Pixels with another value to their left, right, above or below."""
     edge = np.zeros(mask.shape, bool)
     down, across = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]

@@ -6,6 +6,7 @@ from typing import Any
 
 from maskmill.data_contracts import (
     LabelSpace,
+    bytes_hash,
     config_hash,
     content_id,
     list_shards,
@@ -15,14 +16,20 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts import write_bytes as write_file
 from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.report.alarms import alarms_of
+from maskmill.pipelines.report.alarms import markdown as alarm_list
 from maskmill.pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
 from maskmill.pipelines.report.page import Page
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.stages.downstream import downstream_results
 
-VERSION = 2
-NO_RESULT = frozenset({"run_dir", "workers"})  # keys of a run config that change nothing that the report shows
+VERSION = 4
+NO_RESULT = frozenset(
+    {"run_dir", "workers", "limits"}
+)  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
+
+CHECK = "<!-- maskmill-check {} -->\n"  # hash of all bytes before
 
 RunJson = dict[str, Any] | None
 
@@ -66,7 +73,7 @@ def write_report(
         if len(html) <= config.max_bytes or per_reason == 1:
             break
         per_reason //= 2
-    write_file(report_path(run_dir), html)
+    write_file(report_path(run_dir), html + CHECK.format(bytes_hash(html)).encode())
     return report_path(run_dir)
 
 
@@ -75,20 +82,33 @@ def why_report(
 ) -> str | None:
     """Why the report must be written, in words; None when the one that is there shows this very run."""
     try:
-        found = STAMP.search(read_bytes(report_path(run_dir))[:4096])
+        html = read_bytes(report_path(run_dir))
     except FileNotFoundError:
         return "not done yet"
+    if fault := report_fault(html):
+        return f"damaged ({fault})"
+    found = STAMP.search(html[:4096])
     if found and found.group(1).decode() == report_fingerprint(run_dir, config, space, run_config, title):
         return None
     return "what it shows changed"
+
+
+def report_fault(html: bytes) -> str | None:
+    """What is wrong with a report, every byte of it looked at; None where nothing is. Earlier versions wrote no hash:
+    of those the end must be there.
+    """
+    body, mark, rest = html.rpartition(CHECK.partition("{")[0].encode())
+    if not mark:
+        return None if html.rstrip().endswith(b"</html>") else "cut off"
+    return None if rest == CHECK.format(bytes_hash(body)).encode()[len(mark) :] else "another content than was written"
 
 
 def report_fingerprint(run_dir: str, config: ReportConfig, space: LabelSpace, run_config: RunJson, title: str) -> str:
     """What a report depends on: the contents of all shards, the run it is compared with, configs and versions (not
     timings).
     """
-    paths = [path for name in ("samples", "rejects", "scores") for path in list_shards(f"{run_dir}/{name}")]
-    paths.append(f"{run_dir}/decisions.parquet")
+    paths = [path for name in ("samples", "rejects", "scores", "labels") for path in list_shards(f"{run_dir}/{name}")]
+    paths += [f"{run_dir}/neighbours.parquet", f"{run_dir}/decisions.parquet"]
     if config.previous:
         old = config.previous
         paths.append(old if old.endswith(".parquet") else f"{old}/decisions.parquet")
@@ -118,12 +138,15 @@ def read_timings(run_dir: str) -> list[Timing]:
         return []
 
 
-def report_summary_markdown(run_dir: str) -> str:
-    """The run in one screen of Markdown: ledger, planted faults, where the report lies."""
+def report_summary_markdown(run_dir: str, space: LabelSpace | None = None) -> str:
+    """The run in one screen of Markdown: alarms (with a label space), ledger, planted faults, where the report lies."""
     ledger = build_ledger(run_dir)
     share = ledger.kept / ledger.rows_in if ledger.rows_in else 0.0
     parts = [f"**{ledger.kept:,} of {ledger.rows_in:,} samples kept ({share:.1%})**", ledger.markdown().rstrip()]
-    faults, _ = fault_rows(load_tables(run_dir).rows)
+    tables = load_tables(run_dir)
+    if space is not None and (found := alarms_of(run_dir, tables, ledger, space)):
+        parts.insert(0, f"### Look at this first\n\n{alarm_list(found).rstrip()}")
+    faults, _ = fault_rows(tables.rows)
     if faults:
         rows = [f"| {label(f.name)} | {f.planted:,} | {f.caught:,} | {f.rate:.0%} |" for f in faults]
         parts.append("\n".join(["| planted | samples | turned away | share |", "|---|---:|---:|---:|", *rows]))

@@ -1,8 +1,9 @@
 """Training on subsets as a step of a run: one unit a subset."""
 
+from maskmill.data_contracts import LabelSpace
 from maskmill.pipelines.core.stage import Stage, Unit, run_unit, why_run
-from maskmill.pipelines.core.step import Outcome
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.stages.build import BuildConfig, build_segmenter, why_build
 from maskmill.pipelines.stages.downstream import DownstreamConfig, subset_stage
 from maskmill.pipelines.stages.train import TrainConfig
@@ -15,8 +16,9 @@ class DownstreamStep:
 
     name = "downstream"
 
-    def __init__(self, config: RunConfig, downstream: DownstreamConfig) -> None:
+    def __init__(self, config: RunConfig, downstream: DownstreamConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
         self._downstream = downstream
 
     def count(self) -> int:
@@ -49,10 +51,15 @@ class DownstreamStep:
         train = TrainConfig.model_validate(
             {
                 "trainer": downstream.trainer,
-                "label_space": self._config.label_space,
+                "label_space": _space(self._config),
                 "data": data,
                 "settings": downstream.settings,
             }
         )
         test = {"samples": f"{run_dir}/downstream/test/samples"}
         return BuildConfig.model_validate({"train": train, "test": test, "overlays": downstream.overlays})
+
+
+def _space(config: RunConfig) -> LabelSpace | str | None:
+    """The label space as the config names it; itself where only the run's source knows it."""
+    return config.space if config.label_space == FROM_SOURCE else config.label_space

@@ -2,7 +2,8 @@
 
 from functools import cached_property
 
-from maskmill.pipelines.core.step import Outcome
+from maskmill.data_contracts.secrets import published
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.runner import (
     ExportUnit,
@@ -21,8 +22,9 @@ class ExportStep:
 
     name = "export"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
 
     @cached_property
     def _units(self) -> list[ExportUnit | Exporter]:
@@ -33,7 +35,7 @@ class ExportStep:
 
     @cached_property
     def _run_config(self) -> RunJson:
-        return self._config.model_dump(mode="json")
+        return published(self._config)
 
     def count(self) -> int:
         return len(self._units)

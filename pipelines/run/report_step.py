@@ -1,8 +1,10 @@
 """The report as a step of a run: one unit."""
 
-from maskmill.pipelines.core.step import Outcome
+from maskmill.data_contracts.secrets import published
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.report.write import why_report, write_report
 from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.fit import note_fit
 
 
 class ReportStep:
@@ -10,20 +12,22 @@ class ReportStep:
 
     name = "report"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, again: Again = NOTHING) -> None:
         self._config = config
+        self._again = again
 
     def count(self) -> int:
         return 1
 
     def why(self, index: int) -> str | None:
         config = self._config
-        return why_report(config.run_dir, config.report, config.space, config.model_dump(mode="json"), config.name)
+        return why_report(config.run_dir, config.report, config.space, published(config), config.name)
 
     def run(self, index: int) -> Outcome:
         if self.why(index) is None:
             return Outcome("skipped")
         config = self._config
-        run_config = config.model_dump(mode="json")
-        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name)
+        note_fit(config)
+        run_config = published(config)
+        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name, timings=[])
         return Outcome("written")

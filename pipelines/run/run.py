@@ -4,27 +4,42 @@ A run is a list of steps; a step is a list of units; a unit is done or it is not
 with a server around them, so whatever started a run can be finished by anything else.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import yaml
 
 from maskmill.data_contracts import (
-    Manifest,
-    ShardEntry,
+    DamagedError,
     config_hash,
     list_shards,
-    package_versions,
-    read_footer,
     sweep_temporaries,
-    write_bytes,
+    sweep_tree,
+    where_writable,
+    write_if_changed,
 )
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.core.lock import lock
-from maskmill.pipelines.core.step import Outcome, ShardStep, Step
-from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.core.settings import save_settings
+from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
+from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.report.alarms import Alarm, alarms_of
+from maskmill.pipelines.report.data import load_tables
+from maskmill.pipelines.run.checks import check_start, foresee
+from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
+from maskmill.pipelines.run.fit import note_fit
+from maskmill.pipelines.run.limits import ORIGINS, LimitError, check_limits
+from maskmill.pipelines.run.manifest import manifest_of
+from maskmill.pipelines.run.plan import PlanLine as PlanLine
+from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
-from maskmill.pipelines.run.steps import STEPS, open_step, steps_of
+from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
+from maskmill.pipelines.run.timings import StepTime, note_times
+
+logger = logging.getLogger("maskmill")
 
 
 @dataclass(frozen=True)
@@ -83,26 +98,57 @@ def rounds_of(config: RunConfig) -> Rounds:
     return Rounds(*args, stamp=config_hash(judged))
 
 
-def run(config: RunConfig, *, until: str | None = None, progress: Progress | None = None) -> RunReport:
-    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done.
+def run(
+    config: RunConfig, *, until: str | None = None, progress: Progress | None = None, again: Again = NOTHING
+) -> RunReport:
+    """Run all steps (or those up to and including `until`), each over all its units, skipping what is done and not to
+    be done `again`. A damaged shard that a step comes upon is made again.
 
     Raises:
+        ConfigError: the run has no step `until`.
         RunLockedError: another process is working in this run folder.
+        DamagedError: a damaged file that this run did not make.
+        ConfigError: no label space, masks that do not fit it, or a folder of another source.
     """
+    if until is not None:
+        check_step(config, until)
     with lock(config.run_dir):
-        save_config(config)
-        reports: list[StepReport] = []
-        for name in (name for steps in passes(config) for name in steps):
-            reports.append(run_step(config, name, progress))
-            if name == until:
-                break
-        return RunReport(tuple(reports), finish(config))
+        check_start(config, again.replace)
+        open_run(config)
+        try:
+            return _work(config, until, progress, again)
+        except DamagedError as error:
+            logger.warning("%s; every shard is looked at, and what is damaged is made again", error)
+            return _work(config, until, progress, replace(again, verify=True))
 
 
-def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> StepReport:
+def _work(config: RunConfig, until: str | None, progress: Progress | None, again: Again) -> RunReport:
+    reports: list[StepReport] = []
+    for name in (name for steps in passes(config) for name in steps):
+        reports.append(run_step(config, name, progress, again))
+        if name in ORIGINS:
+            _within_limits(config)
+        if name == until:
+            break
+    ledger = finish(config)
+    times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
+    note_times(config.run_dir, times)
+    return RunReport(tuple(reports), ledger)
+
+
+def _within_limits(config: RunConfig) -> None:
+    """Where a limit is exceeded, say where every sample went before the run ends."""
+    try:
+        check_limits(config.limits, config.run_dir)
+    except LimitError:
+        build_ledger(config.run_dir).write(f"{config.run_dir}/ledger.json")
+        raise
+
+
+def run_step(config: RunConfig, name: str, progress: Progress | None = None, again: Again = NOTHING) -> StepReport:
     """Run one step over all its units, `config.workers` at a time."""
     started = time.perf_counter()
-    step = open_step(config, name)
+    step = open_step(config, name, again)
     prepare(config, step)
     total = step.count()
     done: list[Outcome] = []
@@ -125,88 +171,59 @@ def run_step(config: RunConfig, name: str, progress: Progress | None = None) -> 
 
 
 def prepare(config: RunConfig, step: Step) -> None:
-    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank)."""
+    """Clear away what killed writers left, and shards that no unit of this step writes any more (the source shrank);
+    look at the first masks where something is to be ingested.
+
+    Raises:
+        ConfigError: none of these masks would pass; says the line that mends it.
+    """
+    foresee(config, step)
     sweep_temporaries(config.run_dir)
     if isinstance(step, ShardStep):
         for folder in step.folders():
             sweep_temporaries(folder)
-        step.drop_orphans(config.run_dir)
+        step.drop_orphans()
 
 
 def finish(config: RunConfig) -> Ledger:
-    """Check that every sample is accounted for, and write ledger and manifest.
+    """Check that every sample is accounted for, and write ledger and manifest where they say something new.
 
     Raises:
         LedgerError: in ≠ kept + rejected somewhere; names the shard.
     """
+    with where_writable():
+        note_fit(config)
     ledger = build_ledger(config.run_dir)
-    ledger.write(f"{config.run_dir}/ledger.json")
-    manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    with where_writable():
+        ledger.write(f"{config.run_dir}/ledger.json")
+        manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
+    folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
+    shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
+    tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
+    close([*shards, *tables], f"{config.run_dir}/manifest.json")
     return ledger
 
 
-@dataclass(frozen=True)
-class PlanLine:
-    """What a step would do: how many units of how many, and why, by reason."""
-
-    step: str
-    units: int
-    to_run: int
-    why: dict[str, int]
+def alarms(config: RunConfig, ledger: Ledger) -> list[Alarm]:
+    """What went wrong as a whole in a run folder as it stands, the worst first."""
+    return alarms_of(config.run_dir, load_tables(config.run_dir), ledger, config.space)
 
 
-def plan(config: RunConfig) -> list[PlanLine]:
-    """What `run` would do now, step by step, without doing it. Steps after one that has work are counted as
-    waiting for it.
+def open_run(config: RunConfig) -> str:
+    """Clear away what killed writers left, and write the resolved config beside the data, for readers and for tasks in
+    other processes; returns its path. Only for who holds the lock.
     """
-    lines: list[PlanLine] = []
-    waiting_for: str | None = None
-    for name in steps_of(config):
-        if waiting_for is not None:
-            lines.append(PlanLine(name, 0, 0, {f"after {waiting_for}: known once it has run": 1}))
-            continue
-        step = open_step(config, name)
-        reasons: dict[str, int] = {}
-        for index in range(step.count()):
-            if (why := step.why(index)) is not None:
-                reasons[why] = reasons.get(why, 0) + 1
-        lines.append(PlanLine(name, step.count(), sum(reasons.values()), reasons))
-        if reasons:
-            waiting_for = name
-    return lines
+    sweep_tree(config.run_dir)
+    return save_config(config)
 
 
 def save_config(config: RunConfig) -> str:
-    """Write the resolved config beside the data, for readers and for tasks in other processes; returns its path."""
-    path = f"{config.run_dir}/config.json"
-    write_bytes(path, (config.model_dump_json(indent=2) + "\n").encode())
-    return path
-
-
-def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
-    """The manifest of a run folder as it stands."""
-    entries = []
-    for path in list_shards(f"{config.run_dir}/samples"):
-        if (footer := read_footer(path)) is not None:
-            entries.append(ShardEntry.of(f"samples/{path.rsplit('/', 1)[-1]}", footer))
-    lineage = []
-    for name, folder in ((steps_of(config)[0], "samples"), ("score", "scores")):
-        if paths := list_shards(f"{config.run_dir}/{folder}"):
-            footer = read_footer(paths[0])
-            lineage.append(f"{name}@{footer.config_hash if footer else '?'}")
-    for name, file in (("dedup", "neighbours"), ("select", "decisions")):
-        if (footer := read_footer(f"{config.run_dir}/{file}.parquet")) is not None:
-            lineage.append(f"{name}@{footer.config_hash}")
-    return Manifest(
-        name=config.name,
-        rows=ledger.rows_in,
-        counts=ledger.counts,
-        class_counts=ledger.class_counts(config.space),
-        shards=entries,
-        label_space=config.space.name,
-        config=(settings := config.model_dump(mode="json", exclude={"run_dir", "workers"})),
-        config_hash=config_hash(settings),
-        versions=package_versions(),
-        licences=ledger.licences,
-        lineage=lineage,
-    )
+    """Write RUN/config.json unless it says so already, and beside it the label space that the source brought along;
+    returns the path of the former.
+    """
+    with where_writable():
+        save_settings(config, config.run_dir)
+        if config.label_space == FROM_SOURCE:
+            text = yaml.safe_dump(config.space.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+            write_if_changed(f"{config.run_dir}/label_space.yaml", text.encode())
+    return f"{config.run_dir}/config.json"

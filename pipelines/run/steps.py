@@ -1,79 +1,97 @@
 """The steps of a run, in order, in one table: name → how it is opened. A new stage is one module and one row here."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from maskmill.pipelines.core.step import ShardStep, Step
+from pydantic import BaseModel, ValidationError
+
+from maskmill.pipelines.core.further import RunPlace, StageModule
+from maskmill.pipelines.core.settings import ConfigError, explain_errors
+from maskmill.pipelines.core.step import NOTHING, Again, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 
 # Engines are imported where a step is opened: each brings its own along, and most commands need few of them.
 
 
-def _generate(config: RunConfig) -> Step:
+def _generate(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.generate import generate_stage, generate_units
 
     assert config.generate is not None
     stage = generate_stage(config.generate.generator, config.space, config.seed)
-    return ShardStep(stage, generate_units(config.run_dir))
+    return ShardStep(stage, generate_units(config.run_dir), config.run_dir, again)
 
 
-def _ingest(config: RunConfig) -> Step:
-    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units
+def _ingest(config: RunConfig, again: Again) -> Step:
+    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units, settled_units
 
     assert config.source is not None
-    stage = ingest_stage(config.source, config.space)
-    return ShardStep(stage, ingest_units(config.source, config.run_dir, config.shard_size))
+    stage, place = ingest_stage(config.source, config.space), (config.run_dir, config.shard_size)
+    units = ingest_units(config.source, *place)
+    return ShardStep(stage, settled_units(stage, units, config.source, *place), config.run_dir, again)
 
 
-def _score(config: RunConfig) -> Step:
+def _score(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.score import score_stage, score_units
 
-    return ShardStep(score_stage(config.score, config.space, config.seed), score_units(config.run_dir))
+    return ShardStep(
+        score_stage(config.score, config.space, config.seed), score_units(config.run_dir), config.run_dir, again
+    )
 
 
-def _dedup(config: RunConfig) -> Step:
+def _dedup(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
 
-    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir))
+    return ShardStep(dedup_stage(config.dedup), dedup_units(config.run_dir), config.run_dir, again)
 
 
-def _select(config: RunConfig) -> Step:
+def _select(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.select import select_stage, select_units
 
-    return ShardStep(select_stage(config.select), select_units(config.run_dir))
+    return ShardStep(select_stage(config.select, config.space), select_units(config.run_dir), config.run_dir, again)
 
 
-def _downstream_data(config: RunConfig) -> Step:
+def _downstream_data(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.downstream import test_stage, test_units
 
     assert config.downstream is not None
-    return ShardStep(test_stage(config.downstream, config.space), test_units(config.downstream, config.run_dir))
+    return ShardStep(
+        test_stage(config.downstream, config.space),
+        test_units(config.downstream, config.run_dir),
+        config.run_dir,
+        again,
+    )
 
 
-def _downstream(config: RunConfig) -> Step:
+def _downstream(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.downstream_step import DownstreamStep
 
     assert config.downstream is not None
-    return DownstreamStep(config, config.downstream)
+    return DownstreamStep(config, config.downstream, again)
 
 
-def _export(config: RunConfig) -> Step:
+def _export(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.export_step import ExportStep
 
-    return ExportStep(config)
+    return ExportStep(config, again)
 
 
-def _report(config: RunConfig) -> Step:
+def _report(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.run.report_step import ReportStep
 
-    return ReportStep(config)
+    return ReportStep(config, again)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One step: how it is opened, which runs have it, and what else must be known of it."""
+    """One step: how it is opened, which runs have it, and what else must be known of it.
 
-    open: Callable[[RunConfig], Step]
+    `open` is a function, or the name of a `StageModule`: such a step reads its options from `stages: {NAME: …}` of the
+    run config, and runs that name it there have it.
+    """
+
+    open: Callable[[RunConfig, Again], Step] | str
     command: str = ""  # what `maskmill NAME` says of itself; empty: the step has no command of its own
     wanted: Callable[[RunConfig], bool] = lambda config: True
     every_round: bool = False  # done again in each round of a run that makes its pairs
@@ -111,16 +129,53 @@ STEPS: dict[str, Row] = {
 
 
 def steps_of(config: RunConfig) -> tuple[str, ...]:
-    """Names of a run's steps, in order."""
-    return tuple(name for name, row in STEPS.items() if row.wanted(config))
-
-
-def open_step(config: RunConfig, name: str) -> Step:
-    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit runs.
+    """Names of a run's steps, in order.
 
     Raises:
-        KeyError: no such step; lists them.
+        ConfigError: `stages` names one that there is not, or gives it options that it does not have.
+    """
+    known = [name for name, row in STEPS.items() if isinstance(row.open, str)]
+    for name in config.stages:
+        if name not in known:
+            raise ConfigError(f"stages.{name}: no such stage; stages with options there: {', '.join(known) or 'none'}")
+        _options(config, name)
+    return tuple(
+        name
+        for name, row in STEPS.items()
+        if (name in config.stages if isinstance(row.open, str) else row.wanted(config))
+    )
+
+
+def check_step(config: RunConfig, name: str) -> None:
+    """Nothing, where the run has the step `name`.
+
+    Raises:
+        ConfigError: it has not; lists those that it has.
     """
     if name not in steps_of(config):
-        raise KeyError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
-    return STEPS[name].open(config)
+        raise ConfigError(f"{name!r} is no step of this run; steps: {', '.join(steps_of(config))}")
+
+
+def open_step(config: RunConfig, name: str, again: Again = NOTHING) -> Step:
+    """Step `name` of a run, ready to tell and do its units. Cheap: models are loaded when the first unit
+    runs. `again`: what to do again though it is done.
+
+    Raises:
+        ConfigError: the run has no such step; lists those that it has.
+    """
+    check_step(config, name)
+    opener = STEPS[name].open
+    if not isinstance(opener, str):
+        return opener(config, again)
+    return _module(name).open_step(_options(config, name), RunPlace(config.run_dir, config.space, config.seed, again))
+
+
+def _module(name: str) -> StageModule:
+    return cast(StageModule, importlib.import_module(str(STEPS[name].open)))
+
+
+def _options(config: RunConfig, name: str) -> BaseModel:
+    try:
+        return _module(name).Config.model_validate(config.stages[name])
+    except ValidationError as error:
+        raise ConfigError(f"stages.{name}: these options cannot be used:\n{explain_errors(error)}") from error

@@ -2,7 +2,6 @@
 tested on true masks.
 """
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import DECISION, LabelSpace, Reason, config_hash, read_bytes, read_shard, sample_seed
+from maskmill.data_contracts.sums import read_json
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 from maskmill.pipelines.ingest import SourceConfig, ingest_stage, ingest_units
 
@@ -86,7 +86,7 @@ def downstream_results(run_dir: str) -> list[SubsetResult]:
     for subset, words in SUBSETS.items():
         folder = f"{run_dir}/downstream/{subset}"
         try:
-            metrics = json.loads(read_bytes(f"{folder}/evaluation/metrics.json"))
+            metrics = read_json(f"{folder}/evaluation/metrics.json")
             table = read_shard(f"{folder}/decisions.parquet", DECISION, ["kept"])
         except FileNotFoundError:
             continue

@@ -12,12 +12,16 @@ from maskmill.data_contracts import (
     IGNORE,
     LabelSpace,
     Uint8Array,
+    bytes_hash,
     config_hash,
     content_id,
     encode_image,
     read_bytes,
+    sweep_temporaries,
     write_bytes,
 )
+from maskmill.data_contracts.sums import carries_check, checked_json, json_fault, read_json, sum_fault
+from maskmill.pipelines.core.working import working_folder
 from maskmill.trainers.engine import DataConfig, PredictConfig, Samples
 from maskmill.trainers.registry import load_artifact
 
@@ -50,8 +54,9 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
     """
     from maskmill.trainers.engine import evaluate, read_info
 
+    sweep_temporaries(out_dir)
     info = read_info(config.artifact)
-    samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
+    samples = Samples.open(config.data, os.path.join(working_folder(out_dir), "cache")).with_masks()
     fingerprint = _fingerprint(config, info, samples)
     if (found := _finished(out_dir, fingerprint)) is not None:
         return found
@@ -62,14 +67,18 @@ def evaluate_artifact(config: EvaluateConfig, out_dir: str) -> dict[str, object]
         return [prediction.labels for prediction in predictor.predict(images, config.predict)]
 
     metrics = evaluate(labels_of, samples, info.label_space, config.batch)
+    sums: dict[str, str] = {}
     if config.overlays:
         examples = [samples.example(i) for i in range(min(config.overlays, len(samples)))]
         predicted = labels_of([example.image for example in examples])
         truths = [example.mask for example in examples if example.mask is not None]
         sheet = overlay_sheet([example.image for example in examples], truths, predicted, info.label_space)
-        write_bytes(os.path.join(out_dir, "overlays.png"), encode_image(sheet))
+        picture = encode_image(sheet)
+        write_bytes(os.path.join(out_dir, "overlays.png"), picture)
+        sums["overlays.png"] = bytes_hash(picture)
     result = {**metrics, "artifact": info.fingerprint, "fingerprint": fingerprint}
-    write_bytes(os.path.join(out_dir, "metrics.json"), (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+    stored = json.loads(json.dumps({**result, "sums": sums}, sort_keys=True))
+    write_bytes(os.path.join(out_dir, "metrics.json"), checked_json(stored))
     return result
 
 
@@ -77,7 +86,7 @@ def is_evaluated(config: EvaluateConfig, out_dir: str) -> bool:
     """Whether `out_dir` holds the metrics of exactly this artefact on exactly these samples. Reads no pixels."""
     from maskmill.trainers.engine import read_info
 
-    samples = Samples.open(config.data, os.path.join(out_dir, "cache")).with_masks()
+    samples = Samples.open(config.data, os.path.join(working_folder(out_dir), "cache")).with_masks()
     return _finished(out_dir, _fingerprint(config, read_info(config.artifact), samples)) is not None
 
 
@@ -87,11 +96,26 @@ def _fingerprint(config: EvaluateConfig, info: "ArtifactInfo", samples: Samples)
 
 
 def _finished(out_dir: str, fingerprint: str) -> dict[str, object] | None:
-    target = os.path.join(out_dir, "metrics.json")
-    if not os.path.exists(target):
+    try:
+        if evaluation_fault(out_dir):
+            return None
+    except FileNotFoundError:
         return None
-    found: dict[str, object] = json.loads(read_bytes(target))
+    stored = read_json(os.path.join(out_dir, "metrics.json"))
+    found = {key: value for key, value in stored.items() if key != "sums"}
     return found if found.get("fingerprint") == fingerprint else None
+
+
+def evaluation_fault(out_dir: str) -> str | None:
+    """What is wrong with the files of a finished evaluation, in words; None where nothing is, or where they carry no
+    hashes, as those of earlier versions.
+    """
+    data = read_bytes(os.path.join(out_dir, "metrics.json"))
+    if (fault := json_fault(data)) and (carries_check(data) or fault.startswith("no JSON")):
+        return f"metrics.json: {fault}"
+    sums = json.loads(data).get("sums", {})
+    faults = (f"{name}: {fault}" for name in sums if (fault := sum_fault(os.path.join(out_dir, name), sums[name])))
+    return next(faults, None)
 
 
 def overlay_sheet(

@@ -20,11 +20,11 @@ from maskmill.data_contracts import (
     write_shard,
 )
 from maskmill.data_contracts.shards import fingerprint
+from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.records import sample_row
 from maskmill.generators.text_to_image import (
     Drawn,
-    GeneratorConfig,
     Request,
     TextToImage,
     request_from_row,

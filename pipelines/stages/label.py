@@ -25,12 +25,14 @@ from maskmill.data_contracts import (
     load_label_space,
     read_shard,
 )
+from maskmill.data_contracts.labels import AnySpace
 from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
+from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
 NAME = "label"
 VERSION = 1
-PIXELS = ["sample_id", "image", "class_ids", "prompt_class_ids", "group", "index"]
+PIXELS = ["sample_id", "image", "class_ids", "prompt_class_ids", "group", "index", "instances"]
 Row = dict[str, Any]
 
 
@@ -38,14 +40,14 @@ class LabelConfig(BaseModel):
     """One labelling run: who labels, what, with which options (those of the labeler's own config).
 
     Image tags come from `weak` where that is given; else from what an image was asked to show, or from the classes in
-    its mask. The masks themselves are not read.
+    its mask. The masks themselves are not read; boxes without an outline, which `boxes: label` keeps at ingest, are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     PRESETS: ClassVar[str] = "label"
 
     labeler: str = "clip_cam"
-    label_space: LabelSpace | str = Field(default="voc", description="built-in name, YAML file, or the space itself")
+    label_space: AnySpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     samples: str = Field(description="folder of SAMPLE shards")
     weak: str | None = Field(default=None, description="folder of WEAK_LABEL shards; samples without one are left out")
     decisions: str | None = Field(default=None, description="DECISION file; only samples that it kept are labelled")
@@ -117,6 +119,11 @@ def label_stage(config: LabelConfig) -> Stage:
     return Stage(NAME, VERSION, (PSEUDO_LABEL,), config_hash(identity), functools.partial(_process, config))
 
 
+def open_labeler(name: str, options: LabelerConfig, space: LabelSpace) -> Labeler:
+    """The labeler of that name, its models loaded once a process."""
+    return _engine(name, options.model_dump_json(), space.model_dump_json())
+
+
 @functools.cache
 def _engine(labeler: str, options: str, space: str) -> Labeler:
     module = get_labeler(labeler)
@@ -141,7 +148,7 @@ def _process(config: LabelConfig, unit: Unit) -> StageResult:
         except ContractError as error:
             labels[row["sample_id"]] = PseudoLabel.abstain(error.problem.reason, str(error.problem))
     if items:
-        engine = _engine(config.labeler, options.model_dump_json(), space.model_dump_json())
+        engine = open_labeler(config.labeler, options, space)
         labels.update(zip([item.sample_id for item in items], engine.label(items), strict=True))
     version = str(get_labeler(config.labeler).VERSION)
     table = [labels[row["sample_id"]].row(row["sample_id"], config.labeler, version, space) for row in rows]
@@ -174,12 +181,20 @@ def _item(row: Row, hints: Row, own_tags: bool) -> LabelItem:
         sample_id=sample_id,
         image=decode_image(row["image"]["bytes"], sample_id),
         class_ids=tuple(tags or ()),
-        boxes=_numbers(hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
+        boxes=_numbers(_own_boxes(row) if own_tags else hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
         points=_numbers(hints.get("points"), ("class_id", "x", "y")),
         scribble=None if scribble is None else decode_mask(scribble["bytes"], sample_id),
         group=row["group"],
         index=row["index"],
     )
+
+
+def _own_boxes(row: Row) -> list[Row] | None:
+    """Boxes of a sample's own objects, where ingest kept some that have a box and no outline (`boxes: label`)."""
+    objects = [one for one in row["instances"] or () if not one["crowd"]]
+    if all(one["rle"] is not None for one in objects):
+        return None
+    return [{"class_id": one["class_id"], **one["box"]} for one in objects]
 
 
 def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> "np.ndarray[Any, np.dtype[np.float32]]":
@@ -194,8 +209,13 @@ def label_shard(config: LabelConfig, out_dir: str, index: int) -> dict[str, int]
 def label(
     config: LabelConfig, out_dir: str, *, workers: int = 1, progress: Callable[[UnitReport], None] | None = None
 ) -> dict[str, int]:
-    """Label every shard that is not labelled yet; returns images by reason (`kept` = labelled)."""
+    """Label every shard that is not labelled yet; returns images by reason (`kept` = labelled).
+
+    Raises:
+        RunLockedError: another process labels into this folder.
+    """
     counts: Counter[str] = Counter()
-    for report in map_units(label_stage(config), label_units(config, out_dir), workers=workers, progress=progress):
-        counts.update(report.counts)
+    with lock(out_dir, mark=False):
+        for report in map_units(label_stage(config), label_units(config, out_dir), workers=workers, progress=progress):
+            counts.update(report.counts)
     return dict(counts)

@@ -21,7 +21,7 @@ def score_stage(config: ScorerConfig, space: LabelSpace, seed: int) -> Stage:
     """Scores of every sample."""
 
     def process(unit: Unit) -> StageResult:
-        table = _scorer(config, space).score(read_shard(unit.inputs[0], SAMPLE), seed)
+        table = open_scorer(config, space).score(read_shard(unit.inputs[0], SAMPLE), seed)
         counts: dict[str, int] = {}
         for reason in table.column("reason").to_pylist():
             counts[reason or str(Reason.KEPT)] = counts.get(reason or str(Reason.KEPT), 0) + 1
@@ -44,5 +44,6 @@ def _cached_scorer(config: ScorerConfig, space_json: str) -> Scorer:
     return get_scorer(config.kind).load(config, LabelSpace.model_validate_json(space_json))
 
 
-def _scorer(config: ScorerConfig, space: LabelSpace) -> Scorer:
+def open_scorer(config: ScorerConfig, space: LabelSpace) -> Scorer:
+    """The scorer, its models loaded once a process."""
     return _cached_scorer(config, space.model_dump_json())

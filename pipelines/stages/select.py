@@ -9,11 +9,20 @@ import pyarrow.compute as pc
 
 from maskmill.curation.select import SCORE_COLUMNS, SelectConfig, decide
 from maskmill.curation.select.company import company
-from maskmill.data_contracts import DECISION, NEIGHBOUR, SAMPLE, SCORE, config_hash, list_shards, read_shard
+from maskmill.data_contracts import (
+    DECISION,
+    NEIGHBOUR,
+    SAMPLE,
+    SCORE,
+    LabelSpace,
+    config_hash,
+    list_shards,
+    read_shard,
+)
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 
 NAME = "select"
-VERSION = 3
+VERSION = 5
 READERS = 8
 
 
@@ -26,9 +35,9 @@ def select_units(run_dir: str) -> list[Unit]:
     return [Unit(inputs=inputs, outputs=(f"{run_dir}/decisions.parquet",))] if shards else []
 
 
-def select_stage(config: SelectConfig) -> Stage:
+def select_stage(config: SelectConfig, space: LabelSpace | None = None) -> Stage:
     """Decide on every scored sample. Needs no model: a changed threshold costs a read of the scores (without
-    embeddings).
+    embeddings). With `space`, details name classes instead of their ids.
     """
 
     def process(unit: Unit) -> StageResult:
@@ -37,15 +46,35 @@ def select_stage(config: SelectConfig) -> Stage:
         if config.swap == "drop":
             scores = scores.join(read_company(list(unit.inputs[:at])), on="sample_id", how="left")
         selection = decide(scores, pl.DataFrame(read_shard(unit.inputs[at], NEIGHBOUR)), config)
-        table = selection.decisions.to_arrow().cast(DECISION.schema)
-        return StageResult((table,), selection.counts)
+        decisions = _named(_placed(selection.decisions, scores), space)
+        return StageResult((decisions.to_arrow().cast(DECISION.schema),), selection.counts)
 
-    return Stage(NAME, VERSION, (DECISION,), config_hash(config), process)
+    names = {} if space is None else {str(c.id): c.name for c in space.classes}
+    identity = config_hash({"select": config.model_dump(mode="json"), "names": names})
+    return Stage(NAME, VERSION, (DECISION,), identity, process)
+
+
+def _placed(decisions: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Decisions with the path of each sample in its source, where the sample shards were read."""
+    if "source_path" not in scores.columns:
+        return decisions
+    paths = scores.select("sample_id", "shard", "source_path").unique(["sample_id", "shard"], keep="first")
+    placed = decisions.drop("source_path").join(paths, on=["sample_id", "shard"], how="left", maintain_order="left")
+    return placed.select(decisions.columns)
+
+
+def _named(decisions: pl.DataFrame, space: LabelSpace | None) -> pl.DataFrame:
+    """Decisions whose details say `class horse` in place of `class 13`."""
+    names = {} if space is None else {f"class {c.id}": f"class {c.name}" for c in space.classes}
+    found = decisions["detail"].str.extract(r"\b(class \d+)\b")
+    words = found.replace_strict(names, default=found) if names else found
+    detail = pl.when(found.is_not_null()).then(pl.col("detail").str.replace(r"\bclass \d+\b", words))
+    return decisions.with_columns(detail=detail.otherwise(pl.col("detail")))
 
 
 def read_scores(shards: list[str], samples: list[str] | None = None) -> pl.DataFrame:
     """All rows of the score shards, without embeddings, with the shard's file name in `shard` and, where the sample
-    shards are given, the clip or volume of the frames and slices among them in `clip`.
+    shards are given, the path in its source of each and the clip or volume of the frames and slices among them.
     """
 
     def read(path: str) -> pa.Table:
@@ -54,15 +83,18 @@ def read_scores(shards: list[str], samples: list[str] | None = None) -> pl.DataF
         return table.replace_schema_metadata(None).append_column("shard", name)
 
     def read_places(path: str) -> pa.Table:
-        return read_shard(path, SAMPLE, ["sample_id", "group", "index"]).replace_schema_metadata(None)
+        table = read_shard(path, SAMPLE, ["sample_id", "group", "index", "provenance"]).replace_schema_metadata(None)
+        paths = pc.struct_field(table.column("provenance"), "source_path")
+        return table.drop_columns("provenance").append_column("source_path", paths)
 
     with ThreadPoolExecutor(READERS) as pool:
         scores = pl.DataFrame(pa.concat_tables(pool.map(read, shards)))
         if not samples:
             return scores
         places = pl.DataFrame(pa.concat_tables(pool.map(read_places, samples)))
-    clips = places.filter(pl.col("index").is_not_null()).select("sample_id", clip="group")
-    return scores.join(clips.unique("sample_id", keep="first", maintain_order=True), on="sample_id", how="left")
+    clip = pl.when(pl.col("index").is_not_null()).then(pl.col("group"))
+    found = places.select("sample_id", clip=clip, source_path="source_path")
+    return scores.join(found.unique("sample_id", keep="first", maintain_order=True), on="sample_id", how="left")
 
 
 def read_company(shards: list[str]) -> pl.DataFrame:

@@ -2,11 +2,15 @@
 
 import logging
 import os
+from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from maskmill.data_contracts import LabelSpace, content_id, load_label_space
+from maskmill.data_contracts import LabelSpace, content_id, load_label_space, sweep_temporaries, where_writable
+from maskmill.data_contracts.labels import AnySpace
+from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.working import working_folder
 from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig
 from maskmill.trainers.registry import get_trainer
 
@@ -20,7 +24,7 @@ class TrainConfig(BaseModel):
     PRESETS: ClassVar[str] = "train"
 
     trainer: str = "supervised"
-    label_space: LabelSpace | str = "voc"  # a built-in name, a YAML file, or the classes themselves
+    label_space: AnySpace = "voc"  # a built-in name, a YAML file, names for ids 1, 2, …, or the classes themselves
     data: DataConfig
     val: DataConfig | None = None  # true masks to evaluate on
     settings: dict[str, Any] = {}
@@ -41,6 +45,7 @@ class TrainConfig(BaseModel):
 def plan_job(config: TrainConfig, run_dir: str, out_dir: str) -> Job:
     """The job with its fingerprint. Reads ids and footers, no pixels."""
     trainer, settings = get_trainer(config.trainer), config.trainer_config()
+    run_dir = working_folder(run_dir)
     cache, memory = os.path.join(run_dir, "cache"), settings.runtime.memory_mb
     data = Samples.open(config.data, cache, memory)
     val = None if config.val is None else Samples.open(config.val, cache, memory)
@@ -59,22 +64,25 @@ def plan_job(config: TrainConfig, run_dir: str, out_dir: str) -> Job:
 def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
     """Train, or skip, or go on where a killed run stopped; returns the artefact folder.
 
-    `run_dir` (local) keeps the checkpoint while training and metrics.jsonl; `out_dir` gets config.json,
-    model.safetensors, metrics.json and curves.png. The checkpoint goes once the artefact is complete.
+    `run_dir` keeps the checkpoint while training and metrics.jsonl (for a URL, in a local folder of its own); `out_dir`
+    gets config.json, model.safetensors, metrics.json and curves.png. The checkpoint goes once the artefact is complete.
 
     Raises:
         FileNotFoundError, ContractError: data that is not there or breaks its contract.
         ValueError: unknown trainer or setting, or no usable sample.
+        RunLockedError: another process trains here.
     """
     from maskmill.trainers.engine import is_finished  # brings torch along
 
-    job = plan_job(config, run_dir, out_dir)
-    if is_finished(out_dir, job.fingerprint):
-        logger.info("%s: already trained with this config on this data", out_dir)
-        return out_dir
-    os.makedirs(run_dir, exist_ok=True)
-    path = get_trainer(config.trainer).train(config.trainer_config(), job)
-    checkpoint = os.path.join(run_dir, "checkpoint.safetensors")
-    if os.path.exists(checkpoint):
-        os.unlink(checkpoint)
-    return path
+    with ExitStack() as held:
+        for folder in dict.fromkeys((working_folder(run_dir), out_dir)):
+            held.enter_context(lock(folder, mark=False))
+            sweep_temporaries(folder)
+        job = plan_job(config, run_dir, out_dir)
+        if is_finished(out_dir, job.fingerprint):
+            logger.info("%s: already trained with this config on this data", out_dir)
+        else:
+            get_trainer(config.trainer).train(config.trainer_config(), job)
+        with where_writable(), suppress(FileNotFoundError):
+            os.unlink(os.path.join(job.run_dir, "checkpoint.safetensors"))
+    return out_dir

@@ -1,4 +1,4 @@
-"""Boxes from VOC XML files, COCO JSON or a CSV file, as WeakLabel rows of ingested photos."""
+"""The one reader of boxes: VOC XML, COCO JSON, a JSON list or CSV; and WeakLabel rows of ingested photos from them."""
 
 import csv
 import io
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskmill.data_contracts import (
     SAMPLE,
@@ -19,10 +21,14 @@ from maskmill.data_contracts import (
     read_shard,
     write_shard,
 )
+from maskmill.pipelines.core.settings import explain_errors
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.voc import parse_voc_xml
 
 COLUMNS = ("file", "class", "x0", "y0", "x1", "y1")
+LISTED = '[{"file": "a.jpg", "name": "dog", "box": [x0, y0, x1, y1]}, …]'
+FORMATS = f"a folder of VOC XML files, a COCO .json, a JSON list {LISTED} or a .csv"
+NO_FILE = ""  # the photo of listed boxes that name none: whoever has one photo alone knows which is meant
 
 
 @dataclass(frozen=True)
@@ -32,75 +38,142 @@ class Box:
     name: str
     corners: tuple[float, float, float, float]
 
+    def row(self, class_id: int) -> dict[str, Any]:
+        """The entry in a WEAK_LABEL row."""
+        return {"class_id": class_id, **dict(zip(COLUMNS[2:], self.corners, strict=True))}
+
+
+class Listed(BaseModel):
+    """One entry of a JSON list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str | None = None
+    name: str = "object"
+    box: tuple[float, float, float, float]
+
 
 Boxes = dict[str, list[Box]]  # by photo: its path without the suffix, relative to the photos' folder
+Rows = Iterator[tuple[str, list[Box]]]  # boxes with the photo that they are in
 
 
 def read_boxes(path: str, *, difficult: bool = True) -> Boxes:
-    """Boxes by photo: from a folder of VOC XML files, a COCO instances file (.json), or a CSV file (.csv) with the
-    columns file, class, x0, y0, x1, y1. `difficult` says whether VOC's difficult objects count.
+    """Boxes by photo: from a folder of VOC XML files (or one of them), a COCO instances file (.json), a JSON list like
+    `LISTED`, where `file` may be missing (then they are those of `NO_FILE`) and so may `name`, or a CSV file (.csv)
+    with the columns file, class, x0, y0, x1, y1. `difficult` says whether VOC's difficult objects count.
 
     Raises:
-        FileNotFoundError: nothing there. ContractError: a file that is none of these, or an impossible box.
+        FileNotFoundError: nothing there. ContractError: `bad_annotation` for a file that is none of these, an
+            impossible box, or no box at all.
     """
     place = Path(path)
-    if place.is_dir():
-        return _from_xml(place, difficult)
-    if not place.is_file():
-        raise FileNotFoundError(f"{path}: expected a folder of VOC XML files, a COCO .json or a .csv file, found none")
-    data = read_bytes(path)
+    if not place.exists():
+        raise FileNotFoundError(f"{path}: expected {FORMATS}, found none")
+    suffix = ".xml" if place.is_dir() else place.suffix.lower()
+    if suffix == ".xml":
+        rows = _from_xml(place, difficult)
+    else:
+        rows = (_from_csv if suffix == ".csv" else _from_json)(read_bytes(path), path)
     found: Boxes = {}
-    for file, box in (_from_csv if place.suffix.lower() == ".csv" else _from_coco)(data, path):
-        found.setdefault(_stem(file), []).append(box)
+    for photo, own in rows:
+        found.setdefault(photo, []).extend(own)
+    if not any(found.values()):
+        raise bad_annotation(path, "at least one box", "none", f"give {FORMATS}")
     return found
+
+
+def boxes_in(boxes: Boxes, photo: str) -> list[Box]:
+    """The boxes of a photo: by its path without suffix, or, where the boxes name no folders, by its file name alone."""
+    stem = _stem(photo)
+    return boxes.get(stem) or boxes.get(PurePosixPath(stem).name) or []
 
 
 def _stem(file: str) -> str:
     return str(PurePosixPath(file.replace("\\", "/")).with_suffix(""))
 
 
-def _from_xml(folder: Path, difficult: bool) -> Boxes:
-    found: Boxes = {}
-    for path in sorted(folder.rglob("*.xml")):
+def _photo(file: str | None, where: str) -> str:
+    """The key of a photo that a file names."""
+    if not file or not PurePosixPath(file.replace("\\", "/")).name:
+        raise bad_annotation(where, "the file name of a photo", repr(file), "name the photo")
+    return _stem(file)
+
+
+def _from_xml(place: Path, difficult: bool) -> Rows:
+    files = sorted(place.rglob("*.xml")) if place.is_dir() else [place]
+    if not files:
+        raise FileNotFoundError(f"{place}: expected VOC annotations (*.xml), found none")
+    folder = place if place.is_dir() else place.parent
+    for path in files:
         objects = parse_voc_xml(path.read_bytes(), str(path))
         own = [Box(o.name, o.box) for o in objects if difficult or not o.difficult]
-        found[_stem(path.relative_to(folder).as_posix())] = own
-    if not found:
-        raise FileNotFoundError(f"{folder}: expected VOC annotations (*.xml), found none")
-    return found
+        yield _stem(path.relative_to(folder).as_posix()), own
 
 
-def _from_csv(data: bytes, where: str) -> Iterator[tuple[str, Box]]:
+def _from_csv(data: bytes, where: str) -> Rows:
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace")))
-    if missing := set(COLUMNS) - set(rows.fieldnames or ()):
-        raise bad_annotation(where, f"columns {', '.join(COLUMNS)}", f"no {', '.join(sorted(missing))}", "add a header")
-    for number, row in enumerate(rows, start=2):
-        yield row["file"], _box(row["class"], [row[name] for name in COLUMNS[2:]], f"{where}, line {number}")
+    try:
+        if missing := set(COLUMNS) - set(rows.fieldnames or ()):
+            header = ", ".join(COLUMNS)
+            raise bad_annotation(where, f"columns {header}", f"no {', '.join(sorted(missing))}", "add a header")
+        for number, row in enumerate(rows, start=2):
+            line = f"{where}, line {number}"
+            yield _photo(row["file"], line), [_box(row["class"], [row[name] for name in COLUMNS[2:]], line)]
+    except csv.Error as error:
+        raise bad_annotation(where, "a CSV file", f"{type(error).__name__}: {error}", "mend the file") from error
 
 
-def _from_coco(data: bytes, where: str) -> Iterator[tuple[str, Box]]:
+def _from_json(data: bytes, where: str) -> Rows:
     try:
         top: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _no_boxes(where, f"{type(error).__name__}: {error}") from error
+    return _from_list(top, where) if isinstance(top, list) else _from_coco(top, where)
+
+
+def _from_list(entries: list[Any], where: str) -> Rows:
+    for number, entry in enumerate(entries):
+        line = f"{where}, box {number}"
+        try:
+            given = Listed.model_validate(entry)
+        except ValidationError as error:
+            raise bad_annotation(
+                line, f"a JSON list {LISTED}", explain_errors(error).strip(), "mend the JSON"
+            ) from error
+        photo = NO_FILE if given.file is None else _photo(given.file, line)
+        yield photo, [_box(given.name, list(given.box), line)]
+
+
+def _from_coco(top: Any, where: str) -> Rows:
+    try:
         files = {image["id"]: str(image["file_name"]) for image in top["images"]}
         names = {category["id"]: str(category["name"]) for category in top["categories"]}
         notes = [note for note in top["annotations"] if not note.get("iscrowd")]
         rows = [(files[note["image_id"]], names[note["category_id"]], list(note["bbox"])) for note in notes]
-    except (ValueError, KeyError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise bad_annotation(where, "a COCO file of images, categories and bbox", found, "mend the JSON") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _no_boxes(where, f"{type(error).__name__}: {error}") from error
     for file, name, bbox in rows:
-        x, y, width, height = [*bbox, *[math.nan] * 4][:4]
-        yield file, _box(name, [x, y, x + width, y + height], f"{where}, {file}")
+        line = f"{where}, {file}"
+        if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
+            raise bad_annotation(line, "a bbox [x, y, width, height]", f"{bbox}", "mend the box")
+        x, y, width, height = bbox
+        yield _photo(file, line), [_box(name, [x, y, x + width, y + height], line)]
 
 
-def _box(name: str, corners: list[Any], where: str) -> Box:
+def _no_boxes(where: str, found: str) -> Exception:
+    expected = f"a COCO file of images, categories and annotations with bbox, or a JSON list {LISTED}"
+    return bad_annotation(where, expected, found, "mend the JSON; a .csv and VOC XML files are read as well")
+
+
+def _box(name: str | None, corners: list[Any], where: str) -> Box:
     try:
         x0, y0, x1, y1 = (float(value) for value in corners)
     except (TypeError, ValueError):
         x0 = y0 = x1 = y1 = math.nan
-    if not name or not all(map(math.isfinite, (x0, y0, x1, y1))) or x0 >= x1 or y0 >= y1:
+    word = (name or "").strip()
+    if not word or not all(map(math.isfinite, (x0, y0, x1, y1))) or x0 >= x1 or y0 >= y1:
         raise bad_annotation(where, "a class and x0 < x1, y0 < y1", f"{name!r} with {corners}", "mend the box")
-    return Box(name.strip(), (x0, y0, x1, y1))
+    return Box(word, (x0, y0, x1, y1))
 
 
 def class_names(boxes: Boxes) -> list[str]:
@@ -111,8 +184,6 @@ def class_names(boxes: Boxes) -> list[str]:
 def write_box_labels(samples: str, boxes: Boxes, space: LabelSpace, out_dir: str) -> int:
     """WeakLabel shards in `out_dir`, a row for every Sample row with its photo's boxes; returns photos with a box.
 
-    Photos are found by path without suffix, or, where the boxes name no folders, by file name alone.
-
     Raises:
         KeyError: a class that the label space lacks; lists those that it has.
     """
@@ -120,12 +191,8 @@ def write_box_labels(samples: str, boxes: Boxes, space: LabelSpace, out_dir: str
     for path in list_shards(samples):
         rows = []
         for sample in read_shard(path, SAMPLE, ["sample_id", "provenance"]).to_pylist():
-            stem = _stem(str(sample["provenance"]["source_path"]))
-            own = boxes.get(stem) or boxes.get(PurePosixPath(stem).name) or []
-            values = [
-                {"class_id": space.find(b.name).id, **dict(zip(("x0", "y0", "x1", "y1"), b.corners, strict=True))}
-                for b in own
-            ]
+            own = boxes_in(boxes, str(sample["provenance"]["source_path"]))
+            values = [box.row(space.find(box.name).id) for box in own]
             ids = sorted({int(value["class_id"]) for value in values})
             rows.append({"sample_id": sample["sample_id"], "class_ids": ids, "boxes": values})
             hit += bool(values)

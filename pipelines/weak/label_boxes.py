@@ -46,7 +46,7 @@ def label_boxes(
     map_units(ingest_stage(source, space), ingest_units(source, out_dir, SHARD_SIZE), progress=tell("read"))
     samples, weak = f"{out_dir}/samples", f"{out_dir}/weak"
     if not write_box_labels(samples, boxes, space, weak):
-        named = ", ".join(sorted(boxes)[:3]) or "nothing"
+        named = ", ".join(sorted(boxes)[:3]) or "boxes without a file"
         raise ValueError(f"{images}: expected photos that the boxes name ({named}, ...), found none")
     options = dict(settings or {})
     wanted = {**options, "output": "seeds"}

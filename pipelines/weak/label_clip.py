@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskmill.data_contracts import (
     PSEUDO_LABEL,
@@ -21,7 +20,6 @@ from maskmill.data_contracts import (
     decode_mask,
     encode_mask,
     list_shards,
-    read_bytes,
     read_shard,
     shard_name,
     write_bytes,
@@ -29,22 +27,15 @@ from maskmill.data_contracts import (
 )
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
+from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.video import VideoSource
 from maskmill.pipelines.stages.label import LabelConfig, label
+from maskmill.pipelines.weak.boxes import NO_FILE, Box, Boxes, boxes_in, read_boxes
 from maskmill.vision.video import write_video
 
 MOST_FRAMES = 2000  # a clip is labelled in one go: all its frames lie in memory
 Row = dict[str, Any]
-
-
-class GivenBox(BaseModel):
-    """One object of the first frame: its name and its box in pixels, x0 <= x < x1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = "object"
-    box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -56,27 +47,34 @@ class ClipReport:
     objects: tuple[str, ...]
 
 
-def read_boxes(path: str) -> list[GivenBox]:
-    """Boxes from a JSON list such as [{"name": "dog", "box": [10, 20, 90, 120]}].
+def first_boxes(boxes: Boxes, source: FolderSource | VideoSource, where: str) -> list[Box]:
+    """The boxes of a clip's first frame: those that name no file, then those that name this frame (or this video).
 
     Raises:
-        ValueError: not such a list, or a box without area; says which.
+        ContractError: there are none; says which photos the boxes name. ValueError: the clip has no frame.
     """
-    try:
-        boxes = [GivenBox.model_validate(entry) for entry in json.loads(read_bytes(path))]
-    except (json.JSONDecodeError, ValidationError, TypeError) as error:
-        expected = '[{"name": "dog", "box": [x0, y0, x1, y1]}, …]'
-        raise ValueError(f"{path}: expected a JSON list {expected}, found something else: {error}") from error
-    for number, given in enumerate(boxes):
-        x0, y0, x1, y1 = given.box
-        if not (x0 < x1 and y0 < y1):
-            raise ValueError(f"{path}: box {number} ({given.name}): expected x0 < x1 and y0 < y1, found {given.box}")
-    if not boxes:
-        raise ValueError(f"{path}: expected at least one box, found none")
-    return boxes
+    given = boxes.get(NO_FILE, [])
+    if boxes.keys() == {NO_FILE}:
+        return given
+    first = _first(source)
+    given = [*given, *boxes_in(boxes, first)]
+    if not given:
+        named = f"boxes of {', '.join(sorted(boxes)[:3])}"
+        raise bad_annotation(where, f"boxes of the first frame, {first}", named, "name that frame, or no file at all")
+    return given
 
 
-def clip_space(boxes: Sequence[GivenBox]) -> LabelSpace:
+def _first(source: FolderSource | VideoSource) -> str:
+    """Path of the first frame, in the order of `_frames`; of a video file, its own."""
+    if isinstance(source, VideoSource):
+        return Path(source.root).name
+    entries = [entry for entry in source.entries() if "stem" in entry.fields]
+    if not entries:
+        raise ValueError(f"{source.root}: expected frames, found none")
+    return min((source.place(entry.fields["stem"], entry.key)[1] or 0, entry.key) for entry in entries)[1]
+
+
+def clip_space(boxes: Sequence[Box]) -> LabelSpace:
     """One class an object, ids 1, 2, … in the order of the boxes; names that repeat are numbered."""
     names = [given.name for given in boxes]
     seen = [names[: i + 1].count(name) for i, name in enumerate(names)]
@@ -85,7 +83,8 @@ def clip_space(boxes: Sequence[GivenBox]) -> LabelSpace:
 
 
 def label_clip(clip: str, boxes: str, out: str, agent: str, *, policy: str = "learned", rate: int = 12) -> ClipReport:
-    """Follow the boxes through a clip. A second run takes up what is done.
+    """Follow boxes of its first frame (any file that `read_boxes` reads) through a clip. A second run takes up what is
+    done.
 
     Writes OUT/masks/NAME.png (palette PNG of object ids, exclusive, every frame present), OUT/overlay.mp4,
     OUT/objects.json, and the contract shards OUT/samples, OUT/weak and OUT/labels.
@@ -93,9 +92,10 @@ def label_clip(clip: str, boxes: str, out: str, agent: str, *, policy: str = "le
     Raises:
         FileNotFoundError: no such clip, box file or agent. ValueError: unusable boxes, or a clip without frames.
     """
-    given = read_boxes(boxes)
-    space = clip_space(given)
+    read = read_boxes(boxes)
     source = _source(clip)
+    given = first_boxes(read, source, boxes)
+    space = clip_space(given)
     map_units(ingest_stage(source, space), ingest_units(source, out, MOST_FRAMES + 1))
     rows = _frames(out, clip)
     _write_weak(out, rows, given)
@@ -139,12 +139,9 @@ def _frames(out: str, clip: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row["index"] or 0, row["provenance"]["source_path"]))
 
 
-def _write_weak(out: str, rows: Sequence[Row], given: Sequence[GivenBox]) -> None:
+def _write_weak(out: str, rows: Sequence[Row], given: Sequence[Box]) -> None:
     """One WEAK_LABEL row a frame; the first holds the boxes, clipped to the frame."""
-    boxes = [
-        {"class_id": number, **dict(zip(("x0", "y0", "x1", "y1"), one.box, strict=True))}
-        for number, one in enumerate(given, start=1)
-    ]
+    boxes = [one.row(number) for number, one in enumerate(given, start=1)]
     weak: list[Row] = [
         {"sample_id": row["sample_id"], "class_ids": [b["class_id"] for b in boxes], "boxes": [] if i else boxes}
         for i, row in enumerate(rows)

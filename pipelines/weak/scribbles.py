@@ -37,6 +37,7 @@ from maskmill.data_contracts import (
     load_label_space,
     read_shard,
 )
+from maskmill.data_contracts.labels import AnySpace
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units
 from maskmill.pipelines.ingest.base import bad_annotation, class_value, unknown_class
 from maskmill.pipelines.ingest.files import Root, path_problem
@@ -62,7 +63,7 @@ class ScribbleConfig(BaseModel):
     PRESETS: ClassVar[str] = "scribbles"
 
     samples: str = Field(description="folder of SAMPLE shards")
-    label_space: LabelSpace | str = Field(default="voc", description="built-in name, YAML file, or the space itself")
+    label_space: AnySpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     kind: Literal["png", "xml", "simulated"] = "png"
     root: str = Field(default="", description="local folder or fsspec URL; nothing outside it is opened")
     folder: str = Field(default="scribbles", description="folder of the scribbles under the root")

@@ -135,3 +135,25 @@ def test_names_alone_make_a_space(names: list[str]) -> None:
 def test_prompt_stands_for_the_name() -> None:
     assert LabelClass(id=1, name="bird", prompt="bird avian").text == "bird avian"
     assert LabelClass(id=1, name="bird").text == "bird"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"classes": []},
+        {"classes": [{"id": 1, "name": ""}]},
+        {"classes": [{"id": 1, "name": " "}]},
+        {"classes": [{"id": 1, "name": "a b"}, {"id": 2, "name": "A_B"}]},
+        {"background_id": 300},
+        {"background_id": -1},
+        {"ignore_ids": [999]},
+        {"ignore_ids": [-5]},
+        {"classes": [{"id": 1, "name": "a", "colour": [999, 0, 0]}]},
+        {"cam_box_threshold": float("nan")},
+        {"cam_box_threshold": float("inf")},
+        {"classes": [{"id": 1, "name": "a", "source_id": 5}, {"id": 2, "name": "b", "source_id": 5}]},
+    ],
+)
+def test_label_spaces_with_holes_are_refused(fault: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        LabelSpace.model_validate({"name": "z", "classes": [{"id": 12, "name": "a"}], **fault})

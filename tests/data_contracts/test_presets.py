@@ -17,8 +17,6 @@ ELSEWHERE = [
     "trainers.few_shot.priors.config.PriorConfig",
 ]
 
-OWN_PRESETS = {name: module for name, module in TRAINERS.items() if name != "ftmu"}  # which also fills in `track`
-
 
 class Paint(WithPresets):
     model_config = ConfigDict(extra="forbid")
@@ -43,13 +41,34 @@ def test_a_preset_gives_what_is_not_given(given: dict[str, Any], coats: int, col
     )
 
 
+@pytest.mark.parametrize(
+    ("place", "given", "kept"),
+    [  # one nested key given: the rest of the preset stays
+        ("trainers.abd", {"preset": "faithful", "partner": {"weights": "F"}}, "partner"),
+        ("trainers.few_shot", {"preset": "scl", "episodes": {"fold": 1}}, "episodes"),
+        ("trainers.few_shot", {"preset": "pi_clip", "priors": {"prompts": "oracle"}}, "priors"),
+        ("trainers.dfr", {"preset": "faithful", "segmenter": {"weights": "F"}}, "segmenter"),
+        ("trainers.ftmu", {"preset": "faithful", "segmenter": "a", "track": {"gate": 0.1}}, "track"),
+        ("trainers.weclip", {"preset": "faithful", "augment": {"size": 256}}, "augment"),
+        ("trainers.dcfm", {"preset": "faithful", "augment": {"size": 256}}, "augment"),
+    ],
+)
+def test_settings_are_laid_over_a_preset_at_every_depth(place: str, given: dict[str, Any], kept: str) -> None:
+    config: type[WithPresets] = importlib.import_module(f"maskmill.{place}").Config
+    rest = {key: value for key, value in given.items() if key != kept}
+    plain = config.model_validate(rest).model_dump()[kept]
+    found = config.model_validate(given).model_dump()[kept]
+    assert found == {**plain, **given[kept]}
+    assert plain != type(config.model_validate(rest)).model_fields[kept].get_default(call_default_factory=True)
+
+
 @pytest.mark.parametrize("preset", ["glossy", 3, ["faithful"], None])
 def test_an_unknown_preset_is_named(preset: object) -> None:
     with pytest.raises(ValidationError, match="preset"):
         Paint.model_validate({"preset": preset})
 
 
-@pytest.mark.parametrize("place", [*(f"{module[9:]}.Config" for module in OWN_PRESETS.values()), *ELSEWHERE])
+@pytest.mark.parametrize("place", [*(f"{module[9:]}.Config" for module in TRAINERS.values()), *ELSEWHERE])
 def test_the_field_and_the_presets_list_the_same_names(place: str) -> None:
     module, name = place.rsplit(".", 1)
     config: type[WithPresets] = getattr(importlib.import_module(f"maskmill.{module}"), name)

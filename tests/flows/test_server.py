@@ -1,69 +1,33 @@
 """The real thing: a Prefect server, a worker, `prefect deployment run`, and the dataset that comes out."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.prefect_server import Environment, running_server
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[dict[str, str]]:
+def server(tmp_path: Path) -> Iterator[Environment]:
     """A local Prefect server with its own home; yields the environment that reaches it."""
-    port = free_port()
-    env = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
-    try:
-        wait_until_healthy(f"{env['PREFECT_API_URL']}/health", process, tmp_path / "server.log")
+    with running_server(tmp_path) as env:
         yield env
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
-def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(240):
-        if process.poll() is not None:
-            raise AssertionError(f"server ended with {process.returncode}:\n{log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"server did not come up:\n{log.read_text()[-3000:]}")
-
-
-def prefect(env: dict[str, str], *arguments: str, timeout: int = 300) -> str:
+def prefect(env: Environment, *arguments: str, timeout: int = 300) -> str:
     done = subprocess.run([PREFECT, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"prefect {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def test_nightly_deployment_curates_a_dataset(server: dict[str, str], tmp_path: Path) -> None:
+def test_nightly_deployment_curates_a_dataset(server: Environment, tmp_path: Path) -> None:
     prefect(server, "work-pool", "create", "maskmill", "--type", "process")
     prefect(server, "gcl", "create", "maskmill-gpu", "--limit", "1")
     prefect(server, "--no-prompt", "deploy", "--all")

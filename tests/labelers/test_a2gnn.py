@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason
+from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, check_instances
 from maskmill.labelers import LabelItem, PseudoLabel, get_labeler
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
@@ -156,12 +156,23 @@ def test_instances_are_one_mask_a_box() -> None:
     label = engine().label([item])[0]
     assert label.mask is not None
     assert [i.class_id for i in label.instances] == item.boxes[:, 0].astype(int).tolist()
+    assert check_instances(label.instances, label.mask, shapes.SPACE) is None
     row = label.row("a", "a2gnn", "1", shapes.SPACE)
     for instance, entry in zip(label.instances, row["instances"], strict=True):
         assert (label.mask[instance.mask] == instance.class_id).all()
         np.testing.assert_array_equal(Instance.read(entry, *label.mask.shape).mask, instance.mask)
         assert entry["box"]["x1"] > entry["box"]["x0"]
     assert mask.shape == label.mask.shape
+
+
+def test_instances_that_do_not_fit_their_mask_are_left_out_and_named() -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1, 1] = shapes.SPACE.ids[0]
+    stray = Instance.of(shapes.SPACE.ids[0], np.ones((4, 4), dtype=bool))
+    row = PseudoLabel(mask, instances=(stray,)).row("a", "a2gnn", "1", shapes.SPACE)
+    assert row["instances"] is None
+    assert "instances left out" in row["detail"]
+    assert "15 that are not" in row["detail"]
 
 
 def test_points_and_tags_serve_as_well_and_no_hint_is_an_abstention() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from maskmill.pipelines.cli import console, faults, interrupt, progress
+from maskmill.pipelines.cli import faults, interrupt, progress
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.main import COMMANDS, app
 from tests.test_light_imports import HEAVY, loaded_after
 
@@ -70,7 +71,7 @@ def test_every_command_loads_and_explains_itself(name: str) -> None:
 )
 def test_errors_that_a_user_can_mend_are_words_on_stderr(words: tuple[str, ...], said: str) -> None:
     done = call(*words)
-    assert done.exit_code == console.Exit.FAULT
+    assert done.exit_code == Exit.FAULT
     assert said in done.stderr
     assert "Traceback" not in done.output
     assert done.stdout == ""
@@ -102,8 +103,8 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
     wrong = call("plan", "foldr", "--json")
     assert json.loads(wrong.stdout)["exit"] == wrong.exit_code == 2
     quiet = call("select", *drawn(tmp_path), "-q")
-    assert (quiet.exit_code, quiet.output) == (0, "")
-    assert call("-q", "select", *drawn(tmp_path)).output == ""
+    assert (quiet.exit_code, quiet.stdout) == (0, "")
+    assert call("-q", "select", *drawn(tmp_path)).stdout == ""
     assert "Ledger" in call("select", *drawn(tmp_path)).output, "quiet lasts for one call"
 
 
@@ -130,7 +131,7 @@ def test_an_offline_hub_is_told_with_the_ways_out() -> None:
 
     for error in (OfflineModeIsEnabled("offline"), LocalEntryNotFoundError("x"), ConnectionError("no route")):
         words, status = faults.words_for(error)
-        assert status == console.Exit.FAULT
+        assert status == Exit.FAULT
         assert "--set score.pretrained=FILE" in words
 
 
@@ -140,7 +141,7 @@ def test_a_bug_of_ours_is_one_line_unless_more_is_asked(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("maskmill.pipelines.cli.plan.plan_run", broken)
     short = call("plan", "planted-faults")
-    assert short.exit_code == console.Exit.BUG
+    assert short.exit_code == Exit.BUG
     assert "TypeError at test_cli.py" in short.stderr
     assert "Traceback" not in short.output
     assert "Traceback" in call("plan", "planted-faults", "-v").stderr
@@ -176,7 +177,7 @@ HANGS = "t = threading.Thread(target=time.sleep, args=(60,)); t.start(); t.join(
 
 def test_ctrl_c_says_what_it_finishes_and_ends_though_a_thread_hangs() -> None:
     status, seconds, said = stopped(HANGS, presses=1)
-    assert status == console.Exit.STOPPED
+    assert status == Exit.STOPPED
     assert seconds < 20, "two seconds, and as much again as a busy machine takes"
     assert "finishing 4 of 12 of score" in said
     assert "the same command goes on" in said
@@ -185,4 +186,4 @@ def test_ctrl_c_says_what_it_finishes_and_ends_though_a_thread_hangs() -> None:
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupt.GRACE_S < 2
     status, _, _ = stopped(HANGS, presses=2)
-    assert status == console.Exit.STOPPED
+    assert status == Exit.STOPPED

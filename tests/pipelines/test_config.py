@@ -7,6 +7,8 @@ from pydantic import BaseModel
 
 from maskmill.pipelines.core.settings import CONFIGS, ConfigError, load_settings
 from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.run.run import run
+from maskmill.pipelines.run.steps import STEPS, Row, steps_of
 from maskmill.pipelines.stages.build import BuildConfig
 from maskmill.pipelines.stages.label import LabelConfig
 from maskmill.pipelines.stages.train import TrainConfig
@@ -18,7 +20,7 @@ PRESETS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_loads(preset: str) -> None:
     config = load_run_config(preset)
-    assert config.space.classes
+    assert config.label_space is None or config.space.classes
     assert load_run_config(preset) == config
 
 
@@ -64,6 +66,32 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
     child = tmp_path / "child.yaml"
     child.write_text("extends: folder\nsource: {root: $PLACE_OF_DATA/set}\n")
     assert load_run_config(str(child)).source.root == "/somewhere/set"
+
+
+def test_a_stage_of_another_name_is_refused_with_the_names_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "sizes", Row("tests.throwaway.sizes"))
+    with pytest.raises(ConfigError, match=r"stages.sises: no such stage.*sizes"):
+        steps_of(load_run_config("planted-faults", {"stages.sises": {}}))
+
+
+def test_an_option_that_a_stage_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "sizes", Row("tests.throwaway.sizes"))
+    with pytest.raises(ConfigError, match=r"(?s)stages.sizes.*tims"):
+        steps_of(load_run_config("planted-faults", {"stages.sizes.tims": 2}))
+    config = load_run_config("planted-faults", {"stages.sizes.times": 2})
+    assert steps_of(config)[-1] == "sizes"
+
+
+def test_runs_without_further_stages_keep_the_hashes_that_they_had() -> None:
+    assert "stages" not in load_run_config("planted-faults").model_dump(mode="json")
+    assert load_run_config("planted-faults", {"stages.sizes": {}}).model_dump(mode="json")["stages"] == {"sizes": {}}
+
+
+def test_a_step_that_the_run_does_not_have_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = load_run_config("demo", {"run_dir": str(tmp_path / "run")})
+    with pytest.raises(ConfigError, match="'ingest' is no step of this run; steps: generate"):
+        run(config, until="ingest")
+    assert not (tmp_path / "run").exists()
 
 
 FOLDERS: dict[str, type[BaseModel]] = {

@@ -176,7 +176,7 @@ def test_bad_options_are_refused() -> None:
         create_exporter("voc", splits={"../train": 1.0})
     with pytest.raises(ValueError, match="Extra inputs"):
         create_exporter("voc", qualty=3)
-    with pytest.raises(KeyError, match="formats: voc"):
+    with pytest.raises(ValueError, match="is no export format; there is: voc"):
         create_exporter("tfrecord")
 
 

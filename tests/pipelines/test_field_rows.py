@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from ingest_sets import VOC, ingest, label_map, make_folder, mask_of, photo, put, put_json, reasons
 
-from maskmill.data_contracts import encode_mask
-from maskmill.pipelines.ingest import ingest_units
+from maskmill.data_contracts import LabelSpace, encode_mask
+from maskmill.pipelines.ingest import SOURCES, Entry, RawSample, ingest_units
 from maskmill.pipelines.ingest.coco import CocoSource
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.hf_parquet import HfParquetSource
@@ -323,3 +324,121 @@ def test_odd_notes_in_a_tar_are_one_bad_row(tmp_path: Path, note: bytes) -> None
     samples, rejects = ingest(tars(tmp_path / "set"), tmp_path / "run")
     assert len(samples) == 1
     assert reasons(rejects) == {"x.tar/a": "bad_annotation"}
+
+
+def test_text_of_a_row_that_is_no_text_is_one_bad_row(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 2, [*pa.array(["ab", "cd"]).buffers()[:2], pa.py_buffer(b"a\xffcd")])
+    rows = {"image": [photo(0), photo(1)], "mask": [MASK["bytes"]] * 2, "prompt": bad}
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "set/x.parquet")
+    samples, rejects = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert len(samples) == 1
+    assert "column prompt" in rejects[0]["detail"]
+
+
+def test_what_nobody_thought_of_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "set", ["a", "b"])
+    load = FolderSource.load
+
+    def odd(self: FolderSource, entry: Entry, space: LabelSpace) -> RawSample:
+        if entry.key == "images/a.jpg":
+            raise IndexError("list index out of range")
+        return load(self, entry, space)
+
+    monkeypatch.setattr(FolderSource, "load", odd)
+    samples, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert len(samples) == 1
+    assert "IndexError (test_field_rows.py:" in rejects[0]["detail"]
+
+
+def test_many_stray_files_are_counted_in_one_row(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    for number in range(130):
+        put(root / f"images/{number:03d}.xmp", "x")
+    put(root / "images/b.txt", "x")
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run", shard_size=500)
+    assert len(rejects) == 102
+    assert "found 30 more like the 100 before" in details(rejects)["*.xmp"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "`git lfs pull`"),
+        (b"/annex/objects/MD5E-s1--0.jpg\n", "`git annex get .`"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_what_stands_in_place_of_a_file_is_named(tmp_path: Path, data: bytes, words: str, folder: str) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    put(root / folder / ("a.jpg" if folder == "images" else "a.png"), data)
+    _, (lost,) = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert words in lost["detail"]
+
+
+def test_named_pipes_are_no_files(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", ["a"])
+    os.mkfifo(root / "images/b.jpg")
+    _, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert reasons(rejects) == {"images/b.jpg": "not_read"}
+
+
+def test_masks_that_are_arrays_are_read(tmp_path: Path) -> None:
+    masks = [label_map(1).tolist(), [[1, 2], [3]]]
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(i), "mask": mask} for i, mask in enumerate(masks)])
+    (row,), (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert np.array_equal(mask_of(row), label_map(1))
+    assert lost["reason"] == "bad_annotation"
+
+
+@pytest.mark.parametrize("name", ["\\ud83d.png", "x" * 5000 + ".png", "a\\u0000.png", ""])
+def test_names_that_no_file_can_have_are_one_bad_row(tmp_path: Path, name: str) -> None:
+    root = coco(tmp_path / "set")
+    text = (root / "a.json").read_text().replace('"images": [', f'"images": [{{"id": 2, "file_name": "{name}"}}, ')
+    put(root / "a.json", text)
+    samples, rejects = ingest(CocoSource(root=str(root), annotations="a.json"), tmp_path / "run")
+    assert len(samples) == 1
+    assert len(rejects) == 1
+
+
+@pytest.mark.parametrize("index", [True, 1.5, "one", -1, 2**40, [1]])
+def test_an_index_that_is_none_is_one_bad_row(tmp_path: Path, index: object) -> None:
+    write_rows(tmp_path / "set/x.parquet", [{"image": cell(), "mask": MASK, "index": index}])
+    _, (lost,) = ingest(HfParquetSource(root=str(tmp_path / "set")), tmp_path / "run")
+    assert lost["reason"] == "bad_annotation"
+
+
+def test_a_tar_packed_with_zstandard_is_read(tmp_path: Path) -> None:
+    plain = write_members(tmp_path / "y.tar", pair("a"))
+    packed = pa.compress(plain.read_bytes(), codec="zstd", asbytes=True)
+    put(tmp_path / "set/y.tar.zst", packed)
+    (row,), _ = ingest(tars(tmp_path / "set"), tmp_path / "run")
+    assert row["image"]["bytes"] == photo(0)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_annotation_files_are_read_from_archives_too(tmp_path: Path, kind: str) -> None:
+    root = coco(tmp_path / "set")
+    path = Path(shutil.make_archive(str(tmp_path / "packed"), {"zip": "zip", "tar.gz": "gztar"}[kind], root))
+    (row,), _ = ingest(CocoSource(root=str(path), annotations="a.json"), tmp_path / "run")
+    assert row["class_ids"] == [VOC.find("cat").id]
+
+
+def test_every_source_counts_what_it_does_not_read(tmp_path: Path) -> None:
+    """The walk notes what it passes over, and no source has to think of it."""
+    put(tmp_path / "set/sa_1.jpg", photo())
+    put(tmp_path / "set/x.tar", b"")
+    put(tmp_path / "set/y.parquet", b"")
+    put(tmp_path / "set/stray.xyz", b"x")
+    for kind, options in {
+        "webdataset": {},
+        "sa1b": {"shared": "cat"},
+        "hf_parquet": {},
+        "labelme": {},
+        "imagefolder": {},
+    }.items():
+        source = SOURCES.load(kind).model_validate({"root": str(tmp_path / "set"), **options})
+        found = {entry.key: entry.problem.reason for entry in source.everything() if entry.problem is not None}
+        assert found["stray.xyz"] == "not_read", kind

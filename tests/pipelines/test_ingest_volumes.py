@@ -266,7 +266,7 @@ def test_nifti_files_that_lie_are_rejected(tmp_path: Path) -> None:
         "noise.nii.gz": "undecodable_image",
         "cut.nii": "undecodable_image",
         "cine.nii": "bad_annotation",
-        "flat.nii": "bad_annotation",
+        "flat.nii": "size_mismatch",
         "sizes.nii": "size_mismatch",
         "zooms.nii": "size_mismatch",
         "bomb.nii.gz": "image_too_large",

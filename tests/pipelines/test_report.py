@@ -21,9 +21,9 @@ from maskmill.pipelines.report.data import (
     fault_rows,
     load_tables,
     pick,
-    score_figures,
 )
 from maskmill.pipelines.report.figures import Threshold, histogram, ticks
+from maskmill.pipelines.report.scores import score_figures
 from maskmill.pipelines.report.thumbs import class_colour, overlay, thumbnail
 from tests.factories import FakeRun, make_run, make_sample, write_decisions
 

@@ -137,7 +137,9 @@ def test_a_sample_is_made_again_with_the_same_bytes(finished: RunConfig, tmp_pat
 
 def test_real_photos_from_a_folder_go_through(tmp_path: Path) -> None:
     root = str(DATA / "photos")
-    config = load_run_config("folder", {"source.root": root, "run_dir": str(tmp_path), "select": {"rho": 1.0}, **TINY})
+    config = load_run_config(
+        "folder", {"source.root": root, "label_space": "voc", "run_dir": str(tmp_path), "select": {"rho": 1.0}, **TINY}
+    )
     report = run(config)
     assert report.ledger.rows_in == 3
     assert report.ledger.ingested == 3

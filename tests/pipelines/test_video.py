@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from maskmill.data_contracts import LabelSpace, decode_image
+from maskmill.data_contracts import ContractError, LabelSpace, decode_image, encode_image
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.video import VideoSource
-from maskmill.pipelines.weak.label_clip import clip_space, read_boxes
+from maskmill.pipelines.weak.boxes import Box, read_boxes
+from maskmill.pipelines.weak.label_clip import clip_space, first_boxes
 from maskmill.vision.video import read_frames, write_video
 from tests.pipelines.ingest_sets import ingest, put, put_json, reasons
 from tests.trainers.clips import BLUE, RED, Square, box_of, draw
@@ -84,13 +85,38 @@ def test_a_folder_of_frames_is_a_clip(tmp_path: Path) -> None:
     assert [(row["group"], row["index"]) for row in samples] == [("walk", 0), ("walk", 1), ("walk", 2)]
 
 
-def test_boxes_are_checked_and_repeated_names_numbered(tmp_path: Path) -> None:
-    box = [0, 0, 4, 4]
-    path = put_json(tmp_path / "b.json", [{"name": "dog", "box": box}, {"box": box}, {"name": "dog", "box": box}])
-    assert [c.name for c in clip_space(read_boxes(str(path))).classes] == ["dog 1", "object", "dog 2"]
-    for wrong, message in (([], "at least one box"), ([{"box": [3, 0, 3, 4]}], "x0 < x1"), ({"a": 1}, "JSON list")):
-        with pytest.raises(ValueError, match=message):
-            read_boxes(str(put_json(tmp_path / "w.json", wrong)))
+def test_repeated_names_of_boxes_are_numbered() -> None:
+    boxes = [Box(name, (0.0, 0.0, 4.0, 4.0)) for name in ("dog", "object", "dog")]
+    assert [c.name for c in clip_space(boxes).classes] == ["dog 1", "object", "dog 2"]
+
+
+def frames(folder: Path, count: int = 3) -> FolderSource:
+    for number in range(count):
+        put(folder / f"{number + 8}.png", encode_image(draw(script()[number])))
+    return FolderSource(root=str(folder), images="", masks=None, group_by="parent")
+
+
+@pytest.mark.parametrize("named", ["8.png", "8", None])
+def test_boxes_are_those_of_the_first_frame_or_name_no_file(tmp_path: Path, named: str | None) -> None:
+    source, box = frames(tmp_path / "walk"), (0.0, 0.0, 4.0, 4.0)
+    listed: list[dict[str, object]] = [{"name": "dog", "box": box, **({"file": named} if named else {})}]
+    more = [] if named is None else [{"name": "cat", "box": box, "file": "10.png"}]  # 10 < 8 as a word
+    path = str(put_json(tmp_path / "b.json", [*listed, *more]))
+    assert first_boxes(read_boxes(path), source, path) == [Box("dog", box)]
+
+
+def test_boxes_of_a_video_file_name_that_file(tmp_path: Path) -> None:
+    source, boxes = VideoSource(root=str(tmp_path / "walk.mp4")), {"walk": [Box("dog", (0.0, 0.0, 4.0, 4.0))]}
+    assert first_boxes(boxes, source, "b.csv") == boxes["walk"]
+
+
+def test_boxes_of_other_frames_alone_are_refused(tmp_path: Path) -> None:
+    boxes = {"9": [Box("dog", (0.0, 0.0, 4.0, 4.0))]}
+    with pytest.raises(ContractError, match=r"b\.csv: bad_annotation: expected boxes of the first frame, 8\.png"):
+        first_boxes(boxes, frames(tmp_path / "walk"), "b.csv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected frames"):
+        first_boxes(boxes, FolderSource(root=str(tmp_path / "empty"), images="", masks=None), "b.csv")
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

@@ -136,6 +136,15 @@ class TrainerConformance:
         there = pickle.loads(pickle.dumps(source))  # what a spawned process is given
         assert same_batch(there(1), source(1))
 
+    def test_trains_in_bf16(self, data: DataConfig, tmp_path: Path) -> None:
+        config = self.run_config(data)
+        settings = {**config.settings, "precision": "bf16", "steps": 1}
+        runs = (str(tmp_path / "run"), str(tmp_path / "artefact"))
+        tensors = read_artifact(train(config.model_copy(update={"settings": settings}), *runs)).tensors
+        floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+        assert all(torch.isfinite(tensor).all() for tensor in floats)
+        assert {tensor.dtype for tensor in floats} == {torch.float32}, "weights themselves stay fp32"
+
     def test_finished_run_is_skipped(self, trained: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(loop: Loop) -> None:
             raise AssertionError("a finished run was trained again")

@@ -17,6 +17,7 @@ from maskmill.trainers.engine import (
     PredictConfig,
     Prediction,
     Samples,
+    check_images,
     evaluating,
     fitted_size,
     normalise,
@@ -59,9 +60,7 @@ class GroupPredictor:
             ValueError: an image of another shape or dtype; names its position.
         """
         config = config or self.config
-        for position, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
+        check_images(images)
         if not images:
             return []
         with evaluating(self.model):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from maskmill.trainers.engine.loop import Loop
     from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
     from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
-    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor
+    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor, check_images
     from maskmill.trainers.engine.remembered import Remembered
     from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
     from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter
@@ -83,6 +83,7 @@ __all__ = [
     "View",
     "centre_geometry",
     "check_crops",
+    "check_images",
     "class_name",
     "collate",
     "describe_segmenter",

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from maskmill.data_contracts import LabelSpace, content_id, package_versions, read_bytes, write_bytes
+from maskmill.data_contracts import LabelSpace, bytes_hash, content_id, package_versions, read_bytes, write_bytes
+from maskmill.data_contracts.secrets import published
+from maskmill.data_contracts.sums import checked_json, json_fault, read_json, sum_fault
 from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
 from maskmill.trainers.engine.config import PredictConfig, TrainerConfig
@@ -36,6 +38,7 @@ class ArtifactInfo(BaseModel):
     data_counts: dict[str, int]
     versions: dict[str, str]
     weights: str  # content hash of model.safetensors
+    sums: dict[str, str] = {}  # hashes of metrics.json and curves.png; none in earlier versions
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def save_artifact(
     info = ArtifactInfo(
         trainer=job.trainer,
         fingerprint=job.fingerprint,
-        config=config.model_dump(mode="json"),
+        config=published(config),
         label_space=job.space,
         model=model,
         mean=mean,
@@ -81,11 +84,12 @@ def save_artifact(
         data_counts=job.data.counts,
         versions=package_versions(VERSIONED),
         weights=content_id(weights),
+        sums={"metrics.json": bytes_hash(_json(metrics)), "curves.png": bytes_hash(curves)},
     )
     write_bytes(os.path.join(job.out_dir, "model.safetensors"), weights)
     write_bytes(os.path.join(job.out_dir, "metrics.json"), _json(metrics))
     write_bytes(os.path.join(job.out_dir, "curves.png"), curves)
-    write_bytes(os.path.join(job.out_dir, "config.json"), _json(info.model_dump(mode="json")))
+    write_bytes(os.path.join(job.out_dir, "config.json"), checked_json(json.loads(_json(info.model_dump(mode="json")))))
     return job.out_dir
 
 
@@ -95,10 +99,11 @@ def read_info(path: str) -> ArtifactInfo:
     Raises:
         FileNotFoundError: no finished artefact there.
     """
-    file = os.path.join(path, "config.json")
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"{path}: expected a trained artefact (config.json), found none; train it first")
-    return ArtifactInfo.model_validate_json(read_bytes(file))
+    try:
+        return ArtifactInfo.model_validate(read_json(os.path.join(path, "config.json")))
+    except FileNotFoundError as error:
+        message = f"{path}: expected a trained artefact (config.json), found none; train it first"
+        raise FileNotFoundError(message) from error
 
 
 def read_artifact(path: str) -> Artifact:
@@ -121,12 +126,32 @@ def read_artifact(path: str) -> Artifact:
 def is_finished(path: str, fingerprint: str) -> bool:
     """True when a complete artefact of exactly this run lies at `path`."""
     try:
-        info = read_info(path)
-        return info.fingerprint == fingerprint and info.weights == content_id(
-            read_bytes(os.path.join(path, "model.safetensors"))
-        )
-    except (FileNotFoundError, ValidationError):
+        return read_info(path).fingerprint == fingerprint and artifact_fault(path) is None
+    except (FileNotFoundError, ValueError):
         return False
+
+
+def artifact_fault(path: str) -> str | None:
+    """What is wrong with a finished artefact's files, in words; None where nothing is.
+
+    Raises:
+        FileNotFoundError: no finished artefact there.
+    """
+    try:
+        info = read_info(path)
+    except ValueError as error:
+        return f"config.json: {str(error).splitlines()[0]}"
+    if info.sums and (fault := json_fault(read_bytes(os.path.join(path, "config.json")))):
+        return f"config.json: {fault}"
+    for name, wanted in info.sums.items():
+        if fault := sum_fault(os.path.join(path, name), wanted):
+            return f"{name}: {fault}"
+    try:
+        weights = read_bytes(os.path.join(path, "model.safetensors"))
+    except FileNotFoundError:
+        return "model.safetensors: gone"
+    same = content_id(weights) == info.weights
+    return None if same else "model.safetensors: another content than was written"
 
 
 def _json(value: object) -> bytes:

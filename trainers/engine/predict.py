@@ -43,6 +43,13 @@ class Prediction:
         return certainty
 
 
+def check_images(images: Sequence[Uint8Array]) -> None:
+    """Raise ValueError for an image that is not uint8 (H, W, 3); names its position."""
+    for position, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
+
+
 class SegmentationPredictor:
     """A network from normalised images float32 (B, 3, h, w) to logits (B, C, h', w') on any coarser grid of the same
     field.
@@ -72,9 +79,7 @@ class SegmentationPredictor:
             ValueError: an image of another shape or dtype; names its position.
         """
         config = config or self.config
-        for position, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
+        check_images(images)
         found: dict[int, Prediction] = {}
         with evaluating(self.model):
             for positions in _by_size(images, config):

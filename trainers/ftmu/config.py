@@ -1,8 +1,8 @@
 """Options of tracking and of the agent's training. `faithful` is the paper's preset; the defaults suit small CPUs."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.trainers.engine import TrainerConfig
 from maskmill.vision.video.region import RegionConfig
@@ -66,6 +66,8 @@ class TrackConfig(BaseModel):
 class Config(TrainerConfig):
     """Settings of `ftmu`. `batch` counts clips a step; `preset: faithful` fills in what is not given."""
 
+    presets: ClassVar = {"faithful": FAITHFUL, "small": {}}
+
     preset: Literal["faithful", "small"] = "small"
     segmenter: str = Field(description="artefact folder of `proposals`, or torchvision's name of a Mask R-CNN")
     segmenter_weights: str = Field(default="hub", description="of a Mask R-CNN: hub, random, or a file")
@@ -98,11 +100,3 @@ class Config(TrainerConfig):
     )
     offset: float = Field(default=10.0, ge=0, description="of the reward, added above J = 0.1 and taken off below")
     track: TrackConfig = TrackConfig(actions="joint")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") == "faithful":
-            track = {**FAITHFUL["track"], **dict(given.get("track", {}))}
-            return {**FAITHFUL, **given, "track": track}
-        return given

@@ -36,7 +36,7 @@ def proposal_losses(found: Proposals, batch: dict[str, Tensor]) -> dict[str, Ten
     targets, boxes = batch["objects"][image, slot], batch["boxes"][image, slot]
     logits = found.masks()[image, cell]
     judged = batch["judged"][image] * window(boxes, logits.shape[-2:])
-    quality = torch.zeros_like(found.scores).flatten(1)
+    quality = torch.zeros_like(found.scores, dtype=torch.float32).flatten(1)  # also under autocast
     quality[image, cell] = mask_quality(logits.detach(), targets, judged)
     return {
         "mask": mask_loss(logits, targets, judged),

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from maskmill.data_contracts import content_id
 from maskmill.vision.clip.adapters import Grid, Tower, adapt
+from maskmill.vision.model_folders import check_model_folder
 
 Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt"})
@@ -184,6 +185,7 @@ def load_clip(
 
     Raises:
         ValueError: an unknown tower, or OpenAI weights on a model without QuickGELU.
+        UnsafeModelError: a folder that brings code or pickles along.
     """
     with _LOCK:
         return _load(model, pretrained, device, precision)
@@ -196,6 +198,8 @@ def _load(model: str, pretrained: str | None, device: str, precision: Precision)
     import maskmill.vision.clip.towers  # noqa: F401  (registers the starter's tower with timm)
 
     address = _address(model)
+    if address.startswith("local-dir:"):
+        check_model_folder(Path(address.removeprefix("local-dir:")))
     _check_activation(address, pretrained, open_clip.get_model_config(address))
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(0)

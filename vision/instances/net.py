@@ -137,5 +137,5 @@ def shrink(maps: Tensor, like: Tensor) -> Tensor:
 def pool(features: Tensor, weights: Tensor) -> Tensor:
     """Unit vectors (n, D): features (D, h, w) averaged under each of the weights (n, h, w)."""
     flat = weights.flatten(1)
-    mean = flat @ features.flatten(1).T / flat.sum(1, keepdim=True).clamp(min=1e-6)
+    mean = flat @ features.flatten(1).T.to(flat.dtype) / flat.sum(1, keepdim=True).clamp(min=1e-6)
     return F.normalize(mean, dim=1)

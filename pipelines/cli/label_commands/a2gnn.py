@@ -14,7 +14,13 @@ NAME = "a2gnn"
 
 def command(
     images: ImagesOption,
-    boxes: Annotated[str, typer.Option(help="folder of VOC XML files, COCO .json, or .csv: file,class,x0,y0,x1,y1")],
+    boxes: Annotated[
+        str,
+        typer.Option(
+            help="folder of VOC XML files, COCO .json, .csv: file,class,x0,y0,x1,y1, or "
+            'JSON [{"file": "a.jpg", "name": "dog", "box": [x0, y0, x1, y1]}, …]'
+        ),
+    ],
     out: OutOption,
     label_space: Annotated[
         str | None, typer.Option(help="built-in label space or YAML file; without it: the names in the boxes")

@@ -12,7 +12,13 @@ NAME = "video"
 
 def command(
     clip: Annotated[str, typer.Option(help="folder of frames (one clip, in order of their names), or a video file")],
-    boxes: Annotated[str, typer.Option(help='JSON: [{"name": "dog", "box": [x0, y0, x1, y1]}, …] of the first frame')],
+    boxes: Annotated[
+        str,
+        typer.Option(
+            help='boxes of the first frame: JSON [{"name": "dog", "box": [x0, y0, x1, y1]}, …], or VOC XML, COCO .json '
+            "or .csv that name it"
+        ),
+    ],
     out: Annotated[str, typer.Option(help="where masks, overlay video and shards go")],
     artifact: Annotated[
         str, typer.Option("--artifact", "--agent", help="what the trainer ftmu left: OUT/artifact (see docs/ftmu.md)")

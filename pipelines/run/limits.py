@@ -1,0 +1,45 @@
+"""Limits that end a run loudly instead of publishing what is left."""
+
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from maskmill.data_contracts import Reason, list_shards, read_footer
+
+ORIGINS = frozenset({"ingest", "generate"})  # the steps after which rejects are counted
+
+
+class LimitsConfig(BaseModel):
+    """What a run must not exceed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rejected: float | None = Field(
+        default=None, ge=0, le=1, description="share of samples that may be turned away on the way in; more end the run"
+    )
+
+
+class LimitError(Exception):
+    """A run exceeded one of its limits; nothing was selected or published. Names the numbers and the reasons."""
+
+
+def check_limits(limits: LimitsConfig, run_dir: str) -> None:
+    """Hold what came in against the limits.
+
+    Raises:
+        LimitError: more was turned away than `limits.rejected` allows.
+    """
+    if limits.rejected is None:
+        return
+    counts: Counter[str] = Counter()
+    for path in list_shards(f"{run_dir}/samples"):
+        if (footer := read_footer(path)) is not None:
+            counts.update(footer.counts)
+    counts.pop(Reason.NOT_READ, None)  # files that are no samples
+    total = sum(counts.values())
+    rejected = total - counts.pop(Reason.KEPT, 0)
+    if total and rejected / total > limits.rejected:
+        reasons = ", ".join(f"{number}x {reason}" for reason, number in counts.most_common(4))
+        found = f"{rejected} of {total} samples were turned away ({rejected / total:.0%}; {reasons})"
+        fix = f"look at {run_dir}/rejects, mend the source, or raise the limit"
+        raise LimitError(f"{run_dir}: {found}, and limits.rejected allows {limits.rejected:.0%}; {fix}")
