@@ -65,11 +65,13 @@ def _placed(decisions: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
 
 def _named(decisions: pl.DataFrame, space: LabelSpace | None) -> pl.DataFrame:
     """Decisions whose details say `class horse` in place of `class 13`."""
-    names = {} if space is None else {f"class {c.id}": f"class {c.name}" for c in space.classes}
-    found = decisions["detail"].str.extract(r"\b(class \d+)\b")
-    words = found.replace_strict(names, default=found) if names else found
-    detail = pl.when(found.is_not_null()).then(pl.col("detail").str.replace(r"\bclass \d+\b", words))
-    return decisions.with_columns(detail=detail.otherwise(pl.col("detail")))
+    if space is None:
+        return decisions
+    detail = pl.col("detail")
+    found = detail.str.extract(r"\b(class \d+)\b")
+    words = found.replace_strict({f"class {c.id}": f"class {c.name}" for c in space.classes}, default=found)
+    named = pl.when(found.is_not_null()).then(detail.str.replace(r"\bclass \d+\b", words)).otherwise(detail)
+    return decisions.with_columns(detail=named)
 
 
 def read_scores(shards: list[str], samples: list[str] | None = None) -> pl.DataFrame:
