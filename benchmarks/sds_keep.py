@@ -167,7 +167,12 @@ class Scores:
 
     def __init__(self, folder: Path, photos: PhotoSet) -> None:
         scorer = get_scorer(RUN.score.kind)
-        identity = [scorer.VERSION, scorer.identity(RUN.score), photos.space.fingerprint, RUN.seed]
+        identity = {
+            **scorer.identity(RUN.score),
+            "version": scorer.VERSION,
+            "space": photos.space.fingerprint,
+            "seed": RUN.seed,
+        }
         self._file = folder / f"{photos.name}-{config_hash(identity)[:12]}.parquet"
         self._space = photos.space
         self._scorer: Scorer | None = None
