@@ -10,7 +10,7 @@ import typer
 from maskmill.pipelines.cli.console import out, reset
 from maskmill.pipelines.cli.lazy import Lazy, LazyGroup, hear
 
-RUN, STEP, LABEL, LOOK = "A whole run", "Step by step", "Labels and models", "Looking"
+RUN, STEP, LABEL, LOOK, SHARE = "A whole run", "Step by step", "Labels and models", "Looking", "Schedule and sharing"
 HERE = "maskmill.pipelines.cli"
 COMMANDS: dict[str, Lazy] = {
     "run": Lazy(f"{HERE}.run:run", "Source or generator to scores, selection, exports and report.", RUN),
@@ -24,6 +24,9 @@ COMMANDS: dict[str, Lazy] = {
     "export": Lazy(f"{HERE}.steps:export", "The kept samples as VOC, COCO, YOLO, WebDataset, Hugging Face.", STEP),
     "report": Lazy(f"{HERE}.steps:report", "The HTML report.", STEP),
     "regenerate": Lazy(f"{HERE}.regenerate:regenerate", "One sample made again from what its row says.", STEP),
+    "deploy": Lazy(f"{HERE}.deploy:deploy", "A config on a schedule, by Prefect.", SHARE),
+    "serve": Lazy(f"{HERE}.serve:serve", "The reports of all runs, in the browser.", SHARE),
+    "push": Lazy(f"{HERE}.push:push", "An export to a folder, S3 or the Hugging Face Hub.", SHARE),
     "explain": Lazy(f"{HERE}.explain:explain", "One sample: what became of it, why, and what would change it.", LOOK),
     "diff": Lazy(f"{HERE}.diff:diff", "What two runs differ in: keys, and decisions on samples.", LOOK),
     "list": Lazy(f"{HERE}.lists:list_names", "Presets, trainers, labelers, sources, exports, scores.", LOOK),

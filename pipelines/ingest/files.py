@@ -8,7 +8,6 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -299,5 +298,5 @@ def path_problem(path: str) -> Problem | None:
 
 def without_suffix(path: str) -> str:
     """A path without the suffix of its last part."""
-    pure = PurePosixPath(path)
-    return str(pure.with_suffix("")) if pure.name else path
+    at, start = path.rfind("."), path.rfind("/") + 1  # pathlib would take half the time of a listing
+    return path[:at] if start < at < len(path) - 1 and path[start:at].strip(".") else path

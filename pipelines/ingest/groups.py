@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from maskmill.data_contracts import LabelSpace, Reason, decode_mask, raise_transient
+from maskmill.data_contracts import LabelSpace, Reason, raise_transient
+from maskmill.data_contracts.label_files import decode_labels
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import Root
+from maskmill.pipelines.ingest.masks import plain_values
 
 Row = dict[str, Any]
 
@@ -45,7 +47,8 @@ class GroupsSource(Source):
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root, fields = self.reader(), entry.fields
-        mask = decode_mask(root.read(fields["mask"], Reason.MISSING_MASK), entry.key, self.max_pixels)
+        data = root.read(fields["mask"], Reason.MISSING_MASK)
+        mask = plain_values(decode_labels(data, fields["mask"], self.max_pixels, self.page), fields["mask"])
         target = space.find(self.shared) if self.shared else _only_class(space, entry.key)
         background = space.background_id or 0
         return RawSample(

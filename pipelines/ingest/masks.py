@@ -197,8 +197,8 @@ class MaskRule:
         return ids[inverse.reshape(packed.shape)]
 
 
-def as_values(found: LabelFile, where: str) -> Uint8Array:
-    """A mask file as uint8 (H, W), larger values as 254: for masks that say only where their object is.
+def plain_values(found: LabelFile, where: str) -> Values:
+    """The values of a mask file that holds some.
 
     Raises:
         ContractError: stored with loss, or in colours.
@@ -206,9 +206,19 @@ def as_values(found: LabelFile, where: str) -> Uint8Array:
     if found.lossy is not None:
         raise ContractError(where, _lossy(found))
     if found.values is None:
-        expected, fix = "a mask of one channel, 0 where the object is not", "write the mask in one grey channel"
+        expected, fix = "a mask of one channel", "write the mask in one grey channel"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, expected, f"mode {found.mode}", fix))
-    return np.where(found.values > IGNORE, IGNORE - 1, np.maximum(found.values, 0)).astype(np.uint8)
+    return found.values
+
+
+def as_values(found: LabelFile, where: str) -> Uint8Array:
+    """A mask file as uint8 (H, W), larger values as 254: for masks that say only where their object is.
+
+    Raises:
+        ContractError: stored with loss, or in colours.
+    """
+    values = plain_values(found, where)
+    return np.where(values > IGNORE, IGNORE - 1, np.maximum(values, 0)).astype(np.uint8)
 
 
 def _lossy(found: LabelFile) -> Problem:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
@@ -131,7 +133,7 @@ def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> S
             for entry, outcome in zip(entries, made, strict=True)
         ]
     kept: dict[str, dict[str, Any]] = {}
-    rejects = []
+    rejects: list[Row] = []
     for entry, outcome in zip(entries, made, strict=True):
         if isinstance(outcome, Problem):
             rejects.append(_reject(entry, outcome))
@@ -139,9 +141,22 @@ def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> S
             rejects.append(_reject(entry, _twin_problem(twin), duplicate_of=outcome["sample_id"]))
         else:
             kept[outcome["sample_id"]] = outcome
+    samples = _table(list(kept.values()), rejects)
     counts = Counter(str(row["reason"]) for row in rejects)
-    counts[str(Reason.KEPT)] = len(kept)
-    return StageResult((SAMPLE.table(list(kept.values())), DECISION.table(rejects)), dict(counts))
+    counts[str(Reason.KEPT)] = samples.num_rows
+    return StageResult((samples, DECISION.table(rejects)), dict(counts))
+
+
+def _table(rows: list[Row], rejects: list[Row]) -> pa.Table:
+    """The rows as a table; those that fit no table are added to the rejects."""
+    try:
+        return SAMPLE.table(rows)
+    except UNFORESEEN as error:
+        if len(rows) == 1:
+            entry = Entry(rows[0]["image"]["path"], "")
+            rejects.append(_reject(entry, _unforeseen(error)))
+            return SAMPLE.table([])
+    return pa.concat_tables([_table([row], rejects) for row in rows])
 
 
 def _entries_of(source: Source, unit: Unit) -> list[Entry]:

@@ -131,11 +131,15 @@ def stages(run_dir: str) -> list[tuple[str, str, int]]:
 
 
 def read_timings(run_dir: str) -> list[Timing]:
-    """Timings from RUN/timings.json: a list of {"name", "seconds", "rows", "device"}; [] where there is none."""
+    """Timings from RUN/timings.json: a list of {"name", "seconds", "rows", "device"}; [] where there is none, or one
+    that was cut off: times are no result, and the next run notes them anew. The report's own time is left out: a report
+    that is made again has the bytes that it had.
+    """
     try:
-        return [Timing.model_validate(item) for item in json.loads(read_bytes(f"{run_dir}/timings.json"))]
-    except FileNotFoundError:
+        found = [Timing.model_validate(item) for item in json.loads(read_bytes(f"{run_dir}/timings.json"))]
+    except (FileNotFoundError, ValueError):
         return []
+    return [timing for timing in found if timing.name != "report"]
 
 
 def report_summary_markdown(run_dir: str, space: LabelSpace | None = None) -> str:

@@ -125,14 +125,15 @@ def run(
 def _work(config: RunConfig, until: str | None, progress: Progress | None, again: Again) -> RunReport:
     reports: list[StepReport] = []
     for name in (name for steps in passes(config) for name in steps):
-        reports.append(run_step(config, name, progress, again))
+        done = run_step(config, name, progress, again)
+        reports.append(done)
+        # At once, not at the end: the report shows the times of the steps before it.
+        note_times(config.run_dir, [StepTime(name, round(done.seconds, 3), done.written, sum(done.counts.values()))])
         if name in ORIGINS:
             _within_limits(config)
         if name == until:
             break
     ledger = finish(config)
-    times = [StepTime(r.name, round(r.seconds, 3), r.written, sum(r.counts.values())) for r in reports]
-    note_times(config.run_dir, times)
     return RunReport(tuple(reports), ledger)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -442,3 +443,17 @@ def test_every_source_counts_what_it_does_not_read(tmp_path: Path) -> None:
         source = SOURCES.load(kind).model_validate({"root": str(tmp_path / "set"), **options})
         found = {entry.key: entry.problem.reason for entry in source.everything() if entry.problem is not None}
         assert found["stray.xyz"] == "not_read", kind
+
+
+def test_a_row_that_fits_no_table_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "set", ["a", "b", "c"])
+    load = FolderSource.load
+
+    def odd(self: FolderSource, entry: Entry, space: LabelSpace) -> RawSample:
+        seed = "no number" if entry.key == "images/b.jpg" else 7
+        return replace(load(self, entry, space), provenance={"seed": seed})
+
+    monkeypatch.setattr(FolderSource, "load", odd)
+    samples, rejects = ingest(FolderSource(root=str(root)), tmp_path / "run")
+    assert [row["provenance"]["seed"] for row in samples] == [7, 7]
+    assert reasons(rejects) == {"images/b.jpg": "bad_annotation"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskmill.data_contracts import (
     DECISION,
@@ -126,3 +127,18 @@ def test_shards_keep_folders_whole_where_asked(tmp_path: Path) -> None:
     assert [len(rows) for rows in cut] == [2, 2, 2, 1]
     ids = [{row["sample_id"] for rows in shards for row in rows} for shards in (whole, cut)]
     assert ids[0] == ids[1], "where shards are cut changes no row"
+
+
+def test_lossy_masks_of_a_group_are_told_and_large_values_are_found(tmp_path: Path) -> None:
+    for name in "ab":
+        write_photo(tmp_path / "street", name, [0, 2, 7])
+    mask = np.zeros((20, 18), np.uint16)
+    mask[:, 6:12] = 26_001
+    Image.fromarray(mask).save(tmp_path / "street/masks/a.png")
+    Image.fromarray((mask // 102).astype(np.uint8)).save(tmp_path / "street/masks/b.png", format="JPEG")
+    write_index(tmp_path, {"hats": [("a", [26_001]), ("b", [255])]})
+    (rows,) = ingest(GroupsSource(root=str(tmp_path)), tmp_path / "run")
+    assert len(rows) == 1
+    np.testing.assert_array_equal(decode_mask(rows[0]["mask"]["bytes"]) > 0, mask > 0)
+    (rejects,) = [read_shard(path, DECISION).to_pylist() for path in list_shards(str(tmp_path / "run/rejects"))]
+    assert "JPEG, which changes values" in rejects[0]["detail"]

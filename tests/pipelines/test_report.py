@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from maskmill.data_contracts import IGNORE, LabelSpace, load_label_space
+from maskmill.data_contracts import IGNORE, PSEUDO_LABEL, LabelSpace, load_label_space, write_shard
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.report import ReportConfig, Timing, report_summary_markdown, why_report, write_report
 from maskmill.pipelines.report.data import (
@@ -204,6 +205,39 @@ def test_timings_give_rates(run: FakeRun) -> None:
     assert ">25.0<" in html
     Path(run.path, "timings.json").write_text('[{"name": "ingest", "seconds": 2, "rows": 50, "other": 1}]')
     assert ">25.0<" in page(run)
+    Path(run.path, "timings.json").write_text('[{"name": "ing')
+    assert 'id="speed"' not in page(run)
+
+
+def test_a_page_of_a_large_run_says_which_samples_it_lists(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskmill.pipelines.report.page.MOST_ROWS", 5)
+    monkeypatch.setattr("maskmill.pipelines.report.page.ALL", 0)
+    html = page(run, per_reason=1, groups=0)
+    data = json.loads(re.search(r'id="run-data">(.*?)</script>', html, re.S).group(1))  # type: ignore[union-attr]
+    assert data["total"] == 18
+    listed, pictured = set(data["rows"]["sample_id"]), set(re.findall(r'data-id="(\w+)"', html))
+    assert {*pick(run.rows, 5, 0), *pictured} == listed
+    assert len(listed) < 18
+
+
+def test_a_labeler_s_masks_are_shown_where_the_run_holds_them(run: FakeRun) -> None:
+    row = run.samples[0][0]
+    label = {"sample_id": row["sample_id"], "mask": row["mask"], "confidence": None, "class_ids": row["class_ids"]}
+    label |= {"labeler": "clip_cam", "labeler_version": "1"}
+    before = why_report(run.path, ReportConfig(), run.space)
+    page(run)
+    write_shard(
+        f"{run.path}/labels/shard-00000.parquet",
+        PSEUDO_LABEL.table([label]),
+        PSEUDO_LABEL,
+        stage="label",
+        fingerprint="l",
+    )
+    assert before == "not done yet"
+    assert why_report(run.path, ReportConfig(), run.space) == "what it shows changed"
+    found = re.search(r'"labels":\{"(\w+)":"data:image/png', page(run))
+    assert found is not None
+    assert found.group(1) == row["sample_id"]
 
 
 def test_summary_in_markdown(run: FakeRun) -> None:
@@ -251,7 +285,7 @@ def test_nothing_kept_and_nothing_there(tmp_path: Path) -> None:
 
 
 def test_sample_without_mask_is_shown(tmp_path: Path) -> None:
-    from maskmill.data_contracts import SAMPLE, read_shard, write_shard
+    from maskmill.data_contracts import SAMPLE, read_shard
 
     run = make_run(tmp_path / "run", shards=1, rows=3, rejects=0)
     path = f"{run.path}/samples/shard-00000.parquet"

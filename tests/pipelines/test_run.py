@@ -143,7 +143,8 @@ def test_real_photos_from_a_folder_go_through(tmp_path: Path) -> None:
     report = run(config)
     assert report.ledger.rows_in == 3
     assert report.ledger.ingested == 3
-    assert Path(tmp_path, "report", "index.html").exists()
+    html = Path(tmp_path, "report", "index.html").read_text()
+    assert "<td>score</td>" in html, "times of the steps before the report"
 
 
 def test_the_command_line_runs_plans_and_explains(tmp_path: Path) -> None:

@@ -60,9 +60,8 @@ def open_page(browser: "Browser", url: str, **context: object) -> "Iterator[Page
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
     page.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
     page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on(
-        "request", lambda request: wrong.append(request.url) if not request.url.startswith(("data:", url)) else None
-    )
+    own = ("data:", url.partition("#")[0])
+    page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
     page.goto(url)
     page.wait_for_selector("html[data-ready=yes]")
     yield page

@@ -81,6 +81,26 @@ def test_filters_by_reason_class_and_score_hold_together(opened: "Page", run: Fa
     assert set(ids(opened)) == {i for i in chosen if 0.4 <= round(asf[i], 5) <= 0.7}
 
 
+def test_a_reload_shows_the_same_list(opened: "Page") -> None:
+    opened.click("[data-filter=low_asf]")
+    opened.select_option("#sort", "worst:asf")
+    opened.fill("#search", "jpg")
+    before = ids(opened)
+    assert before
+    opened.reload()
+    opened.wait_for_selector("html[data-ready=yes]")
+    assert ids(opened) == before
+    assert opened.get_attribute("[data-filter=low_asf]", "aria-pressed") == "true"
+    opened.click("#reset")
+    opened.reload()
+    assert opened.inner_text("#found").startswith("72 of 72")
+
+
+def test_an_address_of_nonsense_is_no_error(browser: "Browser", report: str) -> None:
+    for page in open_page(browser, f"{report}#samples?sort=no-such&reason=<b>&class=99&low=x"):
+        assert page.inner_text("#found").startswith("72 of 72")
+
+
 def test_more_than_a_page_is_a_button_away(opened: "Page") -> None:
     assert len(ids(opened)) == 60
     opened.click("#more")
@@ -199,6 +219,10 @@ def test_prints_with_pictures_and_without_tools(opened: "Page") -> None:
     assert opened.is_hidden("#tools")
     assert opened.is_hidden("nav")
     assert len(opened.pdf()) > 50_000
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.is_visible("#samples .term p >> nth=0"), "words are printed open"
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.is_hidden("#samples .term p >> nth=0")
 
 
 HOSTILE = (

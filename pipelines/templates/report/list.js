@@ -83,6 +83,7 @@ function refresh() {
   showMore();
   const all = RUN.total > COUNT ? ` (this page lists ${count(COUNT)} of the run's ${count(RUN.total)} samples, chosen by hash)` : "";
   byId("found").textContent = `${count(found.length)} of ${count(COUNT)} samples${all}`;
+  remember();
   const only = RUN.reasons.filter((reason) => asked.reasons.has(reason.name) && reason.name !== "kept");
   byId("reason-words").textContent = only.map((reason) => `${reason.label}: ${reason.explain}.`).join(" ");
 }
@@ -92,6 +93,30 @@ function readTools() {
   Object.assign(asked, { text: byId("search").value, class: byId("class").value, source: byId("source").value });
   Object.assign(asked, { score: byId("range-score").value, low: limit("low"), high: limit("high"), sort: byId("sort").value });
   refresh();
+}
+
+// What is asked for stands in the address, so that a reload, a bookmark or a colleague sees the same list.
+const FIELDS = ["search", "sort", "class", "source", "range-score", "low", "high"];
+
+function remember() {
+  const said = new URLSearchParams();
+  for (const id of FIELDS) if (byId(id).value !== byId(id).dataset.usual) said.set(id, byId(id).value);
+  for (const reason of asked.reasons) said.append("reason", reason);
+  if (String(said) || location.hash.startsWith("#samples?")) history.replaceState(null, "", `#samples${String(said) && `?${said}`}`);
+}
+
+function recall() {
+  const said = new URLSearchParams(location.hash.startsWith("#samples?") ? location.hash.slice("#samples?".length) : "");
+  for (const id of FIELDS) {
+    const field = byId(id);
+    field.dataset.usual = field.value;
+    const wanted = said.get(id);
+    if (wanted !== null && (!field.options || [...field.options].some((option) => option.value === wanted))) field.value = wanted;
+  }
+  for (const reason of said.getAll("reason")) if (RUN.reasons.some(({ name }) => name === reason)) asked.reasons.add(reason);
+  markReasons();
+  readTools();
+  if (String(said)) byId("samples").scrollIntoView({ behavior: "instant" });
 }
 
 function fillTools() {

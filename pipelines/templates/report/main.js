@@ -7,7 +7,7 @@ if (byId("bench")) {
   byId("bench").hidden = false;
   fillTools();
   watchView();
-  readTools();
+  recall();
   byId("grid").addEventListener("keydown", walk);
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || byId("view").open || event.target.matches("input, select, textarea")) return;
@@ -15,4 +15,11 @@ if (byId("bench")) {
     byId("search").focus();
   });
 }
+// Paper cannot be clicked: words and test pictures are printed open.
+addEventListener("beforeprint", () => {
+  for (const closed of document.querySelectorAll(".term:not([open]), .sheets details:not([open])")) {
+    closed.open = true;
+    addEventListener("afterprint", () => { closed.open = false; }, { once: true });
+  }
+});
 document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,119 @@
+"""Schedules, reports in the browser and pushes, as far as they need no server of Prefect's."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maskmill.pipelines.cli.deploy import CRASHED, SILENT_S, entry, wait_for_server, write_entry
+from maskmill.pipelines.cli.serve import open_server
+from maskmill.pipelines.export.push import RECORD, push_export
+
+
+def test_an_entry_is_written_once_and_renewed_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.yaml"
+    write_entry(path, entry("demo", "demo", {}, "0 2 * * *", "Etc/UTC"))
+    write_entry(path, entry("folder", "folder", {"select.rho": 0.5}, "0 3 * * *", "Etc/UTC"))
+    write_entry(path, entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC"))
+    found = yaml.safe_load(path.read_text())["deployments"]
+    assert [(one["name"], one["schedules"][0]["cron"]) for one in found] == [
+        ("demo", "0 5 * * *"),
+        ("folder", "0 3 * * *"),
+    ]
+    assert found[1]["parameters"]["parameters"] == {"config": "folder", "overrides": {"select.rho": 0.5}}
+    before = path.stat().st_mtime_ns
+    write_entry(path, entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC"))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_only_the_folder_of_the_config_is_offered(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("extends: demo\n")
+    made = entry("mine", str(config), {}, "0 2 * * *", "Etc/UTC")
+    assert made["work_pool"]["job_variables"]["env"]["MASKMILL_CONFIGS"] == str(tmp_path)
+    assert CRASHED["trigger"]["within"] == SILENT_S <= 120
+
+
+def test_without_a_server_the_way_to_one_is_told() -> None:
+    with pytest.raises(ValueError, match="prefect server start"):
+        wait_for_server("http://127.0.0.1:9/api", seconds=0)
+
+
+def test_reports_are_served_and_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "pets"
+    (run / "report").mkdir(parents=True)
+    (run / "report" / "index.html").write_text("the report")
+    (run / "config.json").write_text("{}")
+    (tmp_path / "secret.html").write_text("no")
+    server = open_server(str(tmp_path / "runs"), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        host, port = server.server_address[:2]
+        assert host == "127.0.0.1"
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+                return str(answer.read().decode())
+
+        assert "/pets/report/index.html" in get("/")
+        assert get("/pets/report/index.html") == "the report"
+        for path in ("/pets/config.json", "/pets/", "/../secret.html", "/%2e%2e/secret.html"):
+            with pytest.raises(urllib.error.HTTPError):
+                get(path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(FileNotFoundError):
+        open_server(str(tmp_path / "nowhere"), 0)
+
+
+def export_in(folder: Path, **files: str) -> str:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / ".maskmill").mkdir(exist_ok=True)
+    (folder / ".maskmill" / "index.json").write_text("ours")
+    return str(folder)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "s3"])
+def test_only_what_changed_is_pushed(tmp_path: Path, remote: bool, request: pytest.FixtureRequest) -> None:
+    import fsspec
+
+    target = f"s3://{request.getfixturevalue('s3_bucket')}/sets/pets" if remote else str(tmp_path / "out")
+    export = export_in(tmp_path / "export", a="1", data__b="2")
+    assert push_export(export, target).written == 2
+    fs, root = fsspec.core.url_to_fs(target)
+    fs.pipe_file(f"{root}/theirs.txt", b"stays")
+    again = push_export(export, target)
+    assert (again.written, again.there) == (0, 2)
+    (tmp_path / "export" / "a").unlink()
+    export_in(tmp_path / "export", data__b="3")
+    last = push_export(export, target)
+    assert (last.written, last.removed) == (1, 1)
+    names = sorted(path.rpartition(root.rstrip("/") + "/")[2] for path in fs.find(root))
+    assert names == [RECORD, "data/b", "theirs.txt"]
+    assert fs.cat_file(f"{root}/data/b") == b"3"
+    assert list(json.loads(fs.cat_file(f"{root}/{RECORD}"))) == ["data/b"]
+
+
+def test_the_hub_is_asked_and_its_refusal_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def refuse(self: object, name: str, **_: object) -> None:
+        asked.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(ConnectionError, match=r"hf://datasets/me/pets: offline"):
+        push_export(export_in(tmp_path / "export", a="1"), "hf://datasets/me/pets")
+    assert asked == ["me/pets"]
+    with pytest.raises(FileNotFoundError, match="maskmill export"):
+        push_export(str(tmp_path / "nothing"), str(tmp_path / "out"))
