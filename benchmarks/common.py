@@ -41,6 +41,7 @@ class Options:
     seeds: tuple[int, ...]
     budget: Budget
     json_path: Path
+    dev: bool = False
 
     @property
     def tested(self) -> Path | None:
@@ -49,9 +50,17 @@ class Options:
 
 
 def parse_options(
-    name: str, description: str | None, argv: Sequence[str] | None = None, *, needs_data: bool = True
+    name: str,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    *,
+    needs_data: bool = True,
+    has_dev: bool = False,
 ) -> Options:
-    """Read the flags that every benchmark accepts; bad values end the program with a message, as argparse does."""
+    """Read the flags that every benchmark accepts; bad values end the program with a message, as argparse does.
+
+    With `has_dev` also `--dev`, for a benchmark that can measure its development parts.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=description, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -65,8 +74,11 @@ def parse_options(
     parser.add_argument("--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run per seed (default: 0)")
     parser.add_argument("--budget", choices=("small", "full"), default="small", help="small: 10 min, full: 90 min")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", dest="json_path", help="result file")
+    if has_dev:
+        parser.add_argument("--dev", action="store_true", help="measure development parts, not test parts")
     given = parser.parse_args(argv)
-    return Options(name, given.data, given.test_data, given.seeds, given.budget, given.json_path)
+    dev = has_dev and given.dev
+    return Options(name, given.data, given.test_data, given.seeds, given.budget, given.json_path, dev)
 
 
 def _folder(text: str) -> Path:
@@ -92,6 +104,16 @@ def is_train_key(key: str, tenths: int = TRAIN_TENTHS) -> bool:
     Fixed for ever: BLAKE2b of the key modulo 10, below `tenths`.
     """
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 10 < tenths
+
+
+Part = Literal["train", "dev", "test"]
+
+
+def part_of(key: str) -> Part:
+    """The part of a stem, sequence or group where there are three: 0 to 2 tenths train, 3 to 5 development, the rest
+    test. All of train and development are keys that `is_train_key` lets be learnt from.
+    """
+    return "train" if is_train_key(key, 3) else "dev" if is_train_key(key, 6) else "test"
 
 
 def take_turns(items: Sequence[T], key: Callable[[T], str], count: int, seed: Sequence[int]) -> list[T]:
@@ -129,7 +151,8 @@ class Record:
     @property
     def _identity(self) -> dict[str, Any]:
         o = self.options
-        return {"name": o.name, "data": str(o.data), "test_data": str(o.test_data), "budget": o.budget}
+        found = {"name": o.name, "data": str(o.data), "test_data": str(o.test_data), "budget": o.budget}
+        return found | ({"dev": True} if o.dev else {})
 
     def has(self, arm: str, seed: int) -> bool:
         return str(seed) in self.values.get(arm, {})

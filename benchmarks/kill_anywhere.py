@@ -27,7 +27,7 @@ from typing import Any
 import fsspec
 import yaml
 
-LEFT_OUT = {".lock", "config.json", "metrics.jsonl"}  # empty; names its own folder; holds times
+LEFT_OUT = {".lock", "config.json", "metrics.jsonl", "timings.json"}  # empty; names its own folder; hold times
 TINY = Path(__file__).resolve().parents[1] / "tests" / "data" / "tiny_clip_timm"
 KILLER = """
 import os, signal, sys
@@ -81,7 +81,7 @@ class Arm:
 
 def curate_words(name: str = "planted-faults") -> list[str]:
     score = f"{{model: {TINY}, image_side: 64, refine: none}}"
-    sets = ["source.count=8", "shard_size=3", "source.scene.size=64", f"score={score}", "export=[{format: voc}]"]
+    sets = ["source.count=4", "shard_size=2", "source.scene.size=64", f"score={score}", "export=[{format: voc}]"]
     return ["run", name, *(word for item in sets for word in ("--set", item))]
 
 

@@ -40,6 +40,7 @@ ONE_LINE = (  # table, the row that comes after, the row that is added
 RUN = {
     "name": "new",
     "run_dir": "run",
+    "label_space": "voc",
     "source": {"kind": "stripes", "count": 5},
     "shard_size": 3,
     "score": {"kind": "area", "scale": 2.0},

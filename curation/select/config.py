@@ -12,15 +12,19 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Calibrated(BaseModel):
     """A threshold read off the scores themselves.
 
-    `quantile` keeps the best share `keep`. `otsu` splits the histogram where the variance between both sides is
-    largest. `mixture` fits two normal distributions and cuts where the upper one takes over; it cuts nothing unless two
-    describe the scores better than one (a flat distribution counts as two, too). Both reject at
-    most the share `max_rejected`.
+    `typical` rejects what scores less than `share` of what is typical of its class and clip, so that a class which
+    CLIP knows badly is held against itself; with `spreads`, also what lies that many spreads below the typical score,
+    where the scores lie close together. `quantile` keeps the best share `keep`. `otsu` splits the histogram where the
+    variance between both sides is largest. `mixture` fits two normal distributions and cuts where the upper one takes
+    over; it cuts nothing unless two describe the scores better than one (a flat distribution counts as two, too). The
+    last two reject at most the share `max_rejected`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["quantile", "otsu", "mixture"]
+    method: Literal["typical", "quantile", "otsu", "mixture"]
+    share: Share = 0.4
+    spreads: float | None = Field(default=None, gt=0)
     keep: Share = 0.5
     max_rejected: Share = 0.5
 
@@ -28,10 +32,10 @@ class Calibrated(BaseModel):
 Threshold = float | Calibrated | None
 
 FAITHFUL: dict[str, Any] = {}  # the defaults of the fields are SDS as published
-STARTER: dict[str, Any] = {
+STARTER: dict[str, Any] = {  # shares chosen on photos, see benchmarks/sds_keep.py
     "pcs_tau": None,
-    "image_score_tau": {"method": "mixture"},
-    "min_score": {"method": "mixture"},
+    "image_score_tau": {"method": "typical", "share": 0.18},
+    "min_score": {"method": "typical", "share": 0.35, "spreads": 3.5},
     "rho": 1.0,
     "group_by": "class",
     "swap": "drop",
@@ -60,7 +64,11 @@ class SelectConfig(WithPresets):
         "and a sample fails if it does in each of its classes",
     )
     min_score: Threshold = Field(default=None, description="keep iff asf is at least this")
-    swap: Literal["drop", "keep"] = Field(default="keep", description="samples where CLIP prefers an absent class")
+    swap: Literal["drop", "keep"] = Field(
+        default="keep",
+        description="samples where CLIP prefers an absent class, or whose image looks like those of another class and "
+        "unlike those of its own",
+    )
     near_duplicates: Literal["best", "cluster", "keep"] = Field(
         default="keep",
         description="best: drop a sample if a better kept one is that similar; cluster: one of each chain of similar "

@@ -5,7 +5,9 @@ recorded.
 import polars as pl
 
 from maskmill.curation.select.calibrate import calibrated_on, resolve
+from maskmill.curation.select.company import LEAD
 from maskmill.curation.select.config import Calibrated, SelectConfig, Threshold
+from maskmill.curation.select.typical import typical_cuts
 from maskmill.data_contracts import Reason
 
 OPEN = pl.col("reason").is_null()  # not decided yet
@@ -21,7 +23,7 @@ def reject(
     reason: Reason | pl.Expr,
     *,
     score: pl.Expr | None = None,
-    threshold: float | None = None,
+    threshold: float | pl.Expr | None = None,
     detail: str | pl.Expr | None = None,
     duplicate_of: pl.Expr | None = None,
 ) -> pl.DataFrame:
@@ -34,7 +36,7 @@ def reject(
     return rows.with_columns(
         put("reason", pl.lit(reason.value) if isinstance(reason, Reason) else reason),
         put("score", score),
-        put("threshold", None if threshold is None else pl.lit(threshold, dtype=pl.Float32)),
+        put("threshold", pl.lit(threshold, dtype=pl.Float32) if isinstance(threshold, float) else threshold),
         put("detail", pl.lit(detail) if isinstance(detail, str) else detail),
         put("duplicate_of", duplicate_of),
     )
@@ -79,6 +81,11 @@ def reject_by_image(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFr
         ("pcs", config.pcs_tau, Reason.LOW_PCS),
         ("image_score", config.image_score_tau, Reason.LOW_IMAGE_SCORE),
     ):
+        if isinstance(asked, Calibrated) and asked.method == "typical":
+            rows = reject(rows, pl.col(column).is_null(), Reason.NOT_SCORED, detail=f"no {column}")
+            rows, each = _reject_below_typical(rows, column, asked, reason)
+            used |= {f"{column}_tau of class {class_id}": tau for class_id, tau in each.items()}
+            continue
         if config.calibrate_by == "class" and isinstance(asked, Calibrated):
             rows, each = _reject_not_above_in_class(rows, column, asked, reason)
             used |= {f"{column}_tau of class {class_id}": tau for class_id, tau in each.items()}
@@ -89,7 +96,42 @@ def reject_by_image(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFr
     if config.swap == "drop":
         detail_swap = pl.format("CLIP prefers absent class {}", "swap_class_id")
         rows = reject(rows, pl.col("swap_class_id").is_not_null(), Reason.LABEL_SWAP, detail=detail_swap)
+        rows = _reject_out_of_company(rows)
     return rows, used
+
+
+def _reject_out_of_company(rows: pl.DataFrame) -> pl.DataFrame:
+    """Samples whose image lies among those of another class and not among its own: see `company`."""
+    if "rival" not in rows.columns:
+        return rows
+    lead = pl.col("company") - pl.col("rival")
+    detail = pl.format(
+        "its image is like those of class {} (cosine {}), not like those of its own class ({})",
+        "rival_class_id",
+        pl.col("rival").round(2),
+        pl.col("company").round(2),
+    )
+    return reject(rows, lead < -LEAD, Reason.LABEL_SWAP, score=lead, threshold=-LEAD, detail=detail)
+
+
+def _reject_below_typical(
+    rows: pl.DataFrame, column: str, asked: Calibrated, reason: Reason
+) -> tuple[pl.DataFrame, dict[int, float]]:
+    """Samples that score less than a share of what is typical of their class and clip: see `typical_cuts`."""
+    found = typical_cuts(rows.filter(OPEN), column, asked)
+    if found is None:
+        return rows, {}
+    joined = rows.join(found.cuts, on="row", how="left", maintain_order="left")
+    value, cut = pl.col(column), pl.col("cut")
+    detail = pl.format(
+        "{} must reach {}, {} of what is typical of its kind ({})",
+        pl.lit(column),
+        cut.round(4),
+        pl.lit(f"{found.share:.2f}"),
+        pl.col("typical").round(4),
+    )
+    joined = reject(joined, value < cut, reason, score=value, threshold=cut, detail=detail)
+    return joined.drop("cut", "typical"), found.by_class
 
 
 def _reject_not_above(
@@ -134,13 +176,14 @@ def _reject_not_above_in_class(
     detail = pl.format(
         "{} must be above {} ({}, of its class)", pl.lit(column), pl.col("tau").round(4), pl.lit(asked.method)
     )
-    threshold = pl.when(OPEN & fails).then(pl.col("tau")).otherwise(pl.col("threshold"))
-    rows = reject(rows.with_columns(threshold=threshold), fails, reason, score=pl.col(column), detail=detail)
+    rows = reject(rows, fails, reason, score=pl.col(column), threshold=pl.col("tau"), detail=detail)
     return rows.drop("tau"), found
 
 
 def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:
     """Raise if samples that pass the gates have no ASF although the config needs one: scoring had gated them.
+
+    Where nothing is ranked, samples without ASF may also be photos without masks: these pass.
 
     Raises:
         SelectionError: with the lowest PCS and image score for which ASF is there.
@@ -148,9 +191,9 @@ def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:
     if config.rank_by != "asf" and config.min_score is None and config.group_by != "class":
         return
     unscored = rows.filter(OPEN & pl.col("asf").is_null())
-    if unscored.is_empty():
-        return
     scored = rows.filter(pl.col("asf").is_not_null())
+    if unscored.is_empty() or not (_needs_asf(config) or _gated(unscored, scored)):
+        return
     lows = {name: scored[name].drop_nulls().to_list() for name in ("pcs", "image_score")}
     lowest = ", ".join(f"{name} {min(values):.4g}" for name, values in lows.items() if values)
     raise SelectionError(
@@ -161,8 +204,23 @@ def check_scored(rows: pl.DataFrame, config: SelectConfig) -> None:
     )
 
 
+def _needs_asf(config: SelectConfig) -> bool:
+    """Whether a sample without ASF cannot be placed: some are to go by rank, or a floor is given as a number."""
+    ranked = config.rho != 1 or bool(config.quotas) or config.max_per_class is not None
+    return isinstance(config.min_score, float) or ranked
+
+
+def _gated(unscored: pl.DataFrame, scored: pl.DataFrame) -> bool:
+    """Whether the samples without ASF are those of the lowest image scores, as a gate in scoring leaves them."""
+    highest, lowest = unscored["image_score"].drop_nulls().to_list(), scored["image_score"].drop_nulls().to_list()
+    return bool(highest and lowest) and max(highest) < min(lowest)
+
+
 def reject_low_asf(rows: pl.DataFrame, config: SelectConfig) -> tuple[pl.DataFrame, dict[str, float]]:
-    """The absolute floor under ASF. Returns rows and the threshold in force."""
+    """The floor under ASF. Returns rows and the thresholds in force."""
+    if isinstance(config.min_score, Calibrated) and config.min_score.method == "typical":
+        rows, each = _reject_below_typical(rows, "asf", config.min_score, Reason.LOW_ASF)
+        return rows, {f"min_score of class {class_id}": cut for class_id, cut in each.items()}
     floor = resolve(config.min_score, rows.filter(OPEN)["asf"].drop_nulls().to_numpy())
     if floor is None:
         return rows, {}

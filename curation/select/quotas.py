@@ -41,7 +41,10 @@ def _by_class(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.D
     """
     each = survivors.select("row", "per_class", own=config.rank_by).explode("per_class").unnest("per_class")
     score = pl.col("iou") if config.rank_by == "asf" else pl.col("own")
-    rows = each.filter(pl.col("class_id").is_not_null()).select("row", group="class_id", rank_score=score)
+    masked = each.select("row", group="class_id", rank_score=score)
+    bare = survivors.filter(pl.col("per_class").is_null()).explode("label_ids")  # photos without masks
+    rows = pl.concat([masked, bare.select("row", group="label_ids", rank_score=config.rank_by)])
+    rows = rows.filter(pl.col("group").is_not_null()).sort("row", maintain_order=True)
     ranked = _cut(rows, config, rho).sort(["row", "margin", "group"])
     best = ranked.unique("row", keep="first", maintain_order=True)
     verdicts = survivors.select("row").join(best.select(VERDICT), on="row", how="left")

@@ -53,9 +53,11 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     sample shard).
 
     Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap, ASF floor;
-    then the best of samples that are nearly the same, then ranking in groups. What is turned away although a *kept* sample is
-    nearly the same is a near-duplicate of that one; nothing is called a duplicate of a sample that was turned away.
-    `neighbours` are rows of the NEIGHBOUR contract; `scores` may carry `clip`: see `twins.pairs_that_count`.
+    then the best of samples that are nearly the same, then ranking in groups. What is turned away although a *kept*
+    sample is nearly the same is a near-duplicate of that one; nothing is called a duplicate of what was turned away.
+
+    `neighbours` are rows of the NEIGHBOUR contract. `scores` may carry `clip`, the clip of a frame (see
+    `twins.pairs_that_count` and `typical_cuts`), and what `company` says of each sample.
 
     Each decision has one reason, the score that decided and what it was held against. A sample_id that several shards
     hold gets one row a shard: kept or rejected in the first, `duplicate_id` in the others; (sample_id, shard) is

@@ -94,9 +94,7 @@ def wait_for_server(api: str, seconds: float = STARTS_S) -> None:
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > ends:
-                words = (
-                    f"no Prefect server at {api}; start one (prefect server start), or set PREFECT_API_URL"
-                )
+                words = f"no Prefect server at {api}; start one (prefect server start), or set PREFECT_API_URL"
                 raise ValueError(words) from error
             time.sleep(0.5)
 

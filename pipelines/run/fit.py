@@ -8,15 +8,16 @@ from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.stages.score import open_scorer
 
 VERSION = "1"
+DRAWN = frozenset({"drawn", "drawn_groups"})  # the threshold was found on photos
 ASKED = 2000  # photos, from the first shards: enough for a share
 
 
 def note_fit(config: RunConfig) -> None:
-    """Write RUN/fit.json unless it is about these very scores. Only for pairs that were ingested: a generator was asked
+    """Write RUN/fit.json unless it is about these very scores. Only for photos: what is drawn or generated was asked
     for its classes, and selection judges each.
     """
     shards = list_shards(f"{config.run_dir}/scores")
-    if config.source is None or not shards:
+    if config.source is None or config.source.kind in DRAWN or not shards:
         return
     contents = [footer.content for path in shards if (footer := read_footer(path)) is not None]
     stamp = content_id(VERSION, config.space.fingerprint, *contents)

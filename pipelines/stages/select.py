@@ -2,11 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskmill.curation.select import SCORE_COLUMNS, SelectConfig, decide
+from maskmill.curation.select.company import company
 from maskmill.data_contracts import (
     DECISION,
     NEIGHBOUR,
@@ -20,7 +22,7 @@ from maskmill.data_contracts import (
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 
 NAME = "select"
-VERSION = 4
+VERSION = 5
 READERS = 8
 
 
@@ -41,6 +43,8 @@ def select_stage(config: SelectConfig, space: LabelSpace | None = None) -> Stage
     def process(unit: Unit) -> StageResult:
         at = next(i for i, path in enumerate(unit.inputs) if path.endswith("/neighbours.parquet"))
         scores = read_scores(list(unit.inputs[:at]), list(unit.inputs[at + 1 :]))
+        if config.swap == "drop":
+            scores = scores.join(read_company(list(unit.inputs[:at])), on="sample_id", how="left")
         selection = decide(scores, pl.DataFrame(read_shard(unit.inputs[at], NEIGHBOUR)), config)
         decisions = _named(_placed(selection.decisions, scores), space)
         return StageResult((decisions.to_arrow().cast(DECISION.schema),), selection.counts)
@@ -93,3 +97,19 @@ def read_scores(shards: list[str], samples: list[str] | None = None) -> pl.DataF
     clip = pl.when(pl.col("index").is_not_null()).then(pl.col("group"))
     found = places.select("sample_id", clip=clip, source_path="source_path")
     return scores.join(found.unique("sample_id", keep="first", maintain_order=True), on="sample_id", how="left")
+
+
+def read_company(shards: list[str]) -> pl.DataFrame:
+    """What `company` says of the samples of one class, from the embeddings of the score shards."""
+
+    def read(path: str) -> pa.Table:
+        table = read_shard(path, SCORE, ["sample_id", "label_ids", "embedding"])
+        one = pc.equal(pc.list_value_length(table.column("label_ids")), 1)
+        return table.filter(pc.and_(one, table.column("embedding").is_valid())).replace_schema_metadata(None)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        table = pa.concat_tables(pool.map(read, shards)).combine_chunks()
+    if not table.num_rows:
+        return company([], [], np.empty((0, 1), dtype=np.float32))
+    labels, vectors = (table.column(name).combine_chunks().flatten().to_numpy() for name in ("label_ids", "embedding"))
+    return company(table.column("sample_id").to_pylist(), labels, vectors.reshape(table.num_rows, -1))

@@ -43,6 +43,7 @@ from maskmill.data_contracts import (
     write_shard,
 )
 from maskmill.data_contracts.shards import TEMPORARY, content_hash
+from maskmill.data_contracts.versions import deciding_versions
 
 VOC = load_label_space("voc")
 
@@ -91,6 +92,7 @@ def test_round_trip_and_footer(tmp_path: Path) -> None:
         "rows": 5,
         "content": content_hash(sample_table()),
         "counts": {"bad_annotation": 2, "kept": 5},
+        "made_with": deciding_versions(),
     }
     assert [r["index"] for r in iter_rows(str(path), SAMPLE, ["index"])] == [0, 1, 2, 3, 4]
 

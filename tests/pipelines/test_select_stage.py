@@ -207,6 +207,30 @@ def test_frames_of_one_clip_are_no_near_duplicates(tmp_path: Path) -> None:
     assert lost(3) == 0
 
 
+def test_wrong_names_are_seen_in_the_embeddings(tmp_path: Path) -> None:
+    """By the default; samples of several classes, or without embedding, are not judged."""
+    rng = np.random.default_rng(0)
+    centres, rows = rng.normal(size=(2, 32)), []
+    for i in range(40):
+        x = centres[i % 2] + 0.3 * rng.normal(size=32)
+        name = 1 + i % 2 if i != 7 else 1
+        row: Row = {"sample_id": f"{i:03d}", "label_ids": [name], "pcs": 0.5, "image_score": 0.5, "asf": 0.5}
+        row |= {"n_classes": 1, "per_class": [{"class_id": name, "iou": 0.5}]}
+        rows.append(row | {"embedding": (x / np.linalg.norm(x)).tolist()})
+    rows[8] |= {"label_ids": [1, 2]}
+    write_scores(tmp_path, split(rows, 15))
+    config = SelectConfig(near_duplicates="keep")
+    assert go(tmp_path, select=config)[1].counts == {"kept": 39, "label_swap": 1}
+    assert {row["sample_id"] for row in decisions(tmp_path) if not row["kept"]} == {"007"}
+    assert go(tmp_path, select=config.model_copy(update={"swap": "keep"}))[1].counts == {"kept": 40}
+
+
+def test_samples_of_several_classes_alone_are_selected(tmp_path: Path) -> None:
+    rows = [row | {"label_ids": [1, 2]} for row in make_rows(12) if "reason" not in row]
+    write_scores(tmp_path, [rows])
+    assert sum(go(tmp_path, select=SelectConfig())[1].counts.values()) == len(rows)
+
+
 def test_footer_names_the_stage(tmp_path: Path) -> None:
     write_scores(tmp_path, [make_rows(12)])
     go(tmp_path)
