@@ -172,7 +172,11 @@ READERS: dict[str, tuple[str, dict[str, object], dict[str, Reader]]] = {  # expo
     "webdataset": (
         "webdataset",
         {},
-        {"webdataset": tars_webdataset, "datasets": tars_datasets, "maskmill": ingested("webdataset")},
+        {
+            "webdataset": tars_webdataset,
+            "datasets": tars_datasets,
+            "maskmill": ingested("webdataset", remap={255: "ignore"}),
+        },
     ),
     "hf": (
         "hf",
