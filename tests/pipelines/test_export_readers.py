@@ -52,9 +52,7 @@ def masks() -> dict[str, Uint8Array]:
         "tall.jpg": np.repeat(np.array([254, 0, 1], np.uint8), 50)[:, None].repeat(3, axis=1),
         "one.png": np.full((1, 1), 254, np.uint8),
         "negative.jpg": np.zeros((30, 31), np.uint8),
-        "ümlaut/=1+1.png": (noise > 0).astype(
-            np.uint8
-        ),
+        "ümlaut/=1+1.png": (noise > 0).astype(np.uint8),
     }
 
 
