@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.data_contracts import (
+    IGNORE,
     ContractError,
     LabelSpace,
     Problem,
@@ -43,6 +44,7 @@ class Unscored:
     labels: tuple[int, ...]
     reason: Reason
     detail: str
+    n_classes: int | None = None  # 0: its mask says that nothing is there
 
 
 def prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> Prepared | Unscored:
@@ -70,7 +72,9 @@ def _prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> P
     in_mask = tuple(foreground_ids(mask, space)) if mask is not None else ()
     labels = choose_labels(row, in_mask, config, space)
     if not labels:
-        return Unscored(sample_id, (), Reason.NO_CLASSES, "neither prompt nor mask names a class of the label space")
+        n_classes = 0 if mask is not None and (mask != IGNORE).any() else None
+        detail = "neither prompt nor mask names a class of the label space"
+        return Unscored(sample_id, (), Reason.NO_CLASSES, detail, n_classes)
     return Prepared(sample_id, labels, in_mask, image, mask, resize(image, config.image_side, multiple))
 
 

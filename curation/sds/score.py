@@ -181,6 +181,7 @@ def _unscored_row(sample: Unscored) -> Row:
     return {
         "sample_id": sample.sample_id,
         "label_ids": list(sample.labels),
+        "n_classes": sample.n_classes,
         "reason": str(sample.reason),
         "detail": sample.detail,
     }

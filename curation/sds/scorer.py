@@ -13,7 +13,7 @@ from maskmill.data_contracts import LabelSpace
 from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.refine import crf_backend
 
-VERSION = 1
+VERSION = 2
 
 
 class SdsScorer(Scorer):

@@ -69,6 +69,10 @@ class SelectConfig(WithPresets):
         description="samples where CLIP prefers an absent class, or whose image looks like those of another class and "
         "unlike those of its own",
     )
+    negatives: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="samples whose mask shows no object: keep all of them, unseen by gates and shares, or none",
+    )
     near_duplicates: Literal["best", "cluster", "keep"] = Field(
         default="keep",
         description="best: drop a sample if a better kept one is that similar; cluster: one of each chain of similar "

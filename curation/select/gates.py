@@ -52,6 +52,14 @@ def reject_repeated_ids(rows: pl.DataFrame) -> pl.DataFrame:
     return reject(rows, again, Reason.DUPLICATE_ID, detail=detail, duplicate_of=pl.col("sample_id"))
 
 
+def keep_negatives(rows: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
+    """Samples whose mask says that nothing is there have no score to be held against: all stay, where asked for."""
+    if config.negatives == "drop":
+        return rows
+    negative = (pl.col("score_reason") == Reason.NO_CLASSES.value) & (pl.col("n_classes") == 0)
+    return reject(rows, negative, Reason.KEPT, detail="its mask shows no object, and select.negatives is keep")
+
+
 def reject_unscored(rows: pl.DataFrame) -> pl.DataFrame:
     """Samples that scoring gave up on keep its reason. Samples that it only gated (no reason, no ASF) pass here."""
     gave_up = pl.col("score_reason").is_not_null() & (pl.col("score_reason") != Reason.NOT_SCORED.value)

@@ -52,9 +52,10 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     """Decide on every row of `scores`, whatever their order. Needs `SCORE_COLUMNS` and `shard` (the file name of the
     sample shard).
 
-    Gates in order: repeated id, not scored, leak into a test set, entropy, PCS, image score, label swap, ASF floor;
-    then the best of samples that are nearly the same, then ranking in groups. What is turned away although a *kept*
-    sample is nearly the same is a near-duplicate of that one; nothing is called a duplicate of what was turned away.
+    Gates in order: repeated id, negatives that are to stay, not scored, leak into a test set, entropy, PCS, image
+    score, label swap, ASF floor; then the best of samples that are nearly the same, then ranking in groups. What is
+    turned away although a *kept* sample is nearly the same is a near-duplicate of that one; nothing is called a
+    duplicate of what was turned away.
 
     `neighbours` are rows of the NEIGHBOUR contract. `scores` may carry `clip`, the clip of a frame (see
     `twins.pairs_that_count` and `typical_cuts`), and what `company` says of each sample.
@@ -68,6 +69,7 @@ def decide(scores: pl.DataFrame, neighbours: pl.DataFrame, config: SelectConfig)
     """
     rows = _prepare(scores)
     rows = gates.reject_repeated_ids(rows)
+    rows = gates.keep_negatives(rows, config)
     total = rows.filter(OPEN).height
     rows = gates.reject_unscored(rows)
     rows = gates.reject_leaks(rows, neighbours, config)
@@ -111,7 +113,7 @@ def _conclude(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     return joined.select(
         "sample_id",
         pl.lit(STAGE).alias("stage"),
-        kept=OPEN & pl.col("stays").fill_null(False),
+        kept=(OPEN & pl.col("stays").fill_null(False)) | (pl.col("reason") == Reason.KEPT.value).fill_null(False),
         reason=pl.coalesce("reason", outcome),
         detail=pl.when(OPEN).then("place").otherwise("detail"),
         score=pl.when(OPEN).then("rank_score").otherwise("score"),

@@ -53,7 +53,7 @@ KEYS = {  # what to turn where too many samples have this reason
     Reason.NOT_READ: "the source: these files are of no kind that it reads",
     Reason.BAD_PROMPT: "generate.prompts",
     Reason.GENERATION_FAILED: "generate.generator",
-    Reason.NO_CLASSES: "label_space, or source.tags",
+    Reason.NO_CLASSES: "label_space, or source.tags; images without objects: select.negatives=keep",
     Reason.SCORE_FAILED: "the samples' details in scores/ say why",
     Reason.NEAR_DUPLICATE: "select.duplicate_similarity, or --set select.near_duplicates=keep",
     Reason.LEAKS_INTO_TEST: "dedup.test_sets, or --set select.leaks=keep",

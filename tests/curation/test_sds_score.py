@@ -134,6 +134,20 @@ def test_bad_rows_get_a_reason_and_spoil_nothing() -> None:
     assert rows[5]["pcs"] is not None
 
 
+def test_a_mask_that_shows_nothing_counts_no_classes() -> None:
+    """Selection tells a negative (0 classes) from a sample of which nothing is known (None)."""
+    good = SAMPLES.slice(0, 1).to_pylist()[0] | {"class_ids": [], "prompt_class_ids": []}
+    masks = {"negative": mask_of((1,)) * 0, "hidden": mask_of((1,)) * 0 + 255}
+    rows = [{**good, "sample_id": name, "mask": {"bytes": encode_mask(m), "path": None}} for name, m in masks.items()]
+    found = score(SAMPLE.table([*rows, {**good, "sample_id": "bare", "mask": None}])).to_pylist()
+    assert [(row["sample_id"], row["n_classes"]) for row in found] == [
+        ("negative", 0),
+        ("hidden", None),
+        ("bare", None),
+    ]
+    assert {row["reason"] for row in found} == {"no_classes"}
+
+
 def test_an_empty_table_gives_an_empty_table() -> None:
     assert score(SAMPLES.slice(0, 0)).num_rows == 0
 

@@ -301,3 +301,31 @@ def test_a_sample_fails_a_threshold_of_each_class_only_if_it_fails_all_of_its_cl
     decisions = select(score_table(rows), NO_PAIRS, faithful(**gate, calibrate_by="class"))
     assert "both" in kept(decisions)
     assert reasons(decisions)["none"] == Reason.NOT_SCORED.value
+
+
+# Negatives
+
+
+def unscored(sample_id: str, n_classes: int | None, reason: str = "no_classes") -> dict:
+    row = score_row(sample_id, None, None, classes={}, reason=reason, detail="why")
+    return {**row, "n_classes": n_classes}
+
+
+@pytest.mark.parametrize("more", [{}, {"group_by": "class"}, {"preset": "starter"}, {"keep_fraction": 0.7}])
+def test_negatives_stay_where_asked_for(more: dict) -> None:
+    rows = [score_row(f"{i:04d}", 0.5 + i / 100, 0.5) for i in range(8)]
+    rows += [unscored("negative", 0), unscored("unknown", None), unscored("broken", 0, "score_failed")]
+    rows.append({**unscored("negative", 0), "shard": "shard-00001.parquet"})  # the same once more
+    without = [row for row in rows if row["sample_id"] != "negative"]
+    others = kept(select(score_table(without), NO_PAIRS, faithful(**more)))
+    assert "negative" not in kept(select(score_table(rows), NO_PAIRS, faithful(**more)))
+    decisions = select(score_table(rows), NO_PAIRS, faithful(**more, negatives="keep"))
+    assert set(kept(decisions)) == {*others, "negative"}, "the others' shares do not change"
+    extra = decisions.filter(~pl.col("sample_id").str.starts_with("0"))
+    assert dict(extra.unique("sample_id", keep="first", maintain_order=True).select("sample_id", "reason").rows()) == {
+        "broken": "score_failed",
+        "negative": "kept",
+        "unknown": "no_classes",
+    }
+    assert extra.filter(pl.col("sample_id") == "negative")["reason"].to_list() == ["kept", "duplicate_id"]
+    DECISION.table(decisions.to_dicts())
