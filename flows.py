@@ -59,7 +59,7 @@ class CurateParameters(BaseModel):
     @property
     def changes(self) -> dict[str, Any]:
         """All fields as dotted keys; what is empty changes nothing."""
-        named = {"run_dir": self.run_dir, "source.root": self.source_root, "workers": self.workers}
+        named: dict[str, Any] = {"run_dir": self.run_dir, "source.root": self.source_root, "workers": self.workers}
         named |= {"select.rho": self.rho, "select.near_duplicates": self.near_duplicates}
         return {**{key: value for key, value in named.items() if value is not None}, **self.overrides}
 

@@ -20,7 +20,7 @@ from maskmill.data_contracts import (
 from maskmill.figures import Sheet, Shown, contact_sheet
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.report import report_path
-from maskmill.pipelines.report.data import fetch_pixels, pick
+from maskmill.pipelines.report.data import fetch_files, pick
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.explain import explain_sample, find_sample, read_table
@@ -163,7 +163,7 @@ class Run:
         for sample_id, shard in places.iter_rows():
             wanted.setdefault(shard, set()).add(sample_id)
         found: dict[str, tuple[Uint8Array, Uint8Array | None]] = {}
-        for sample_id, row in fetch_pixels(self.path, wanted).items():
+        for sample_id, row in fetch_files(f"{self.path}/samples", wanted).items():
             image, mask = (_bytes(row[name]) for name in PIXELS)
             found[sample_id] = (
                 decode_image(image or b"", sample_id),

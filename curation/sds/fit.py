@@ -23,7 +23,7 @@ def shown_at_all(scores: pa.Table, engine: Engine) -> list[bool]:
         scores.column("label_ids").to_pylist(), scores.column("embedding").to_pylist(), strict=True
     ):
         rows = [engine.bank.row_of[i] for i in labels if i in engine.bank.row_of]
-        if rows and embedding is not None:
+        if rows and embedding is not None and len(embedding) == texts.shape[1]:  # else another model's
             image = np.asarray(embedding, np.float32)
             found.append(bool((classes[rows] @ image).max() > (texts @ image).max()))
     return found

@@ -126,13 +126,16 @@ def write_entry(path: Path, wanted: dict[str, Any]) -> None:
     """
     held = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {"name": "maskmill"}
     old = held.get("deployments") or []
-    same = lambda one: one.get("name") == wanted["name"] and "curate_synthetic" in str(one.get("entrypoint"))  # noqa: E731
-    new = [wanted if same(one) else one for one in old]
+    new = [wanted if _same(one, wanted) else one for one in old]
     if wanted not in new:
         new.append(wanted)
     if new != old:
         text = yaml.safe_dump({**held, "deployments": new}, sort_keys=False, allow_unicode=True)
         write_bytes(str(path), text.encode())
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.get("name") == other["name"] and "curate_synthetic" in str(one.get("entrypoint"))
 
 
 def _prefect(env: dict[str, str], *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

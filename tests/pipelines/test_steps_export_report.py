@@ -16,7 +16,9 @@ from tests.pipelines.test_export_runner import tree
 def config(run: FakeRun) -> RunConfig:
     source = {"kind": "folder", "root": "photos"}
     export = [{"format": "coco", "splits": {"train": 0.5, "val": 0.5}}, {"format": "hf"}]
-    return RunConfig.model_validate({"name": "shapes", "run_dir": run.path, "source": source, "export": export})
+    return RunConfig.model_validate(
+        {"name": "shapes", "run_dir": run.path, "label_space": "voc", "source": source, "export": export}
+    )
 
 
 def test_units_in_reverse_and_on_threads_do_everything_once(config: RunConfig) -> None:
