@@ -167,7 +167,7 @@ READERS: dict[str, tuple[str, dict[str, object], dict[str, Reader]]] = {  # expo
     "yolo": (
         "yolo",
         {"min_pixels": 1},
-        {"trainers": yolo_cut, "supervision": yolo_supervision, "maskmill": ingested("yolo")},
+        {"trainers": yolo_cut, "supervision": yolo_supervision, "maskmill": ingested("yolo", corners="pixels")},
     ),
     "webdataset": (
         "webdataset",
