@@ -1,6 +1,6 @@
 """What each reader makes of an export: masks uint8 (H, W) by sample id. Each takes the folder of the export."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def coco_pycocotools(root: Path) -> Found:
     from pycocotools.coco import COCO  # type: ignore[import-untyped, unused-ignore]
 
     coco = COCO(str(root / "annotations/instances_train.json"))
-    for image in coco.loadImgs(coco.getImgIds()):
+    images: list[Any] = coco.loadImgs(coco.getImgIds())
+    for image in images:
         notes = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
         mask = np.zeros((image["height"], image["width"]), np.uint8)
         for note in sorted(notes, key=lambda note: -note["area"]):  # of two that overlap the smaller is on top
@@ -142,7 +143,7 @@ def _named(row: dict[str, Any]) -> str:
     return stem if len(stem) == len(row["sample_id"]) else str(row["sample_id"])
 
 
-READERS: dict[str, tuple[str, dict[str, object], dict[str, Reader]]] = {  # export: format, options, readers
+READERS: dict[str, tuple[str, Mapping[str, object], dict[str, Reader]]] = {  # export: format, options, readers
     "voc": (
         "voc",
         {},
