@@ -28,7 +28,10 @@ Budget = Literal["small", "full"]
 
 #: Tenths of all keys (stems, sequences, patients, groups) that a benchmark may train and tune on; the rest is tested.
 TRAIN_TENTHS = 7
-VERSIONED = ("torch", "timm", "open-clip-torch", "numpy", "polars", "pyarrow", "diffusers", "faiss-cpu")
+VERSIONED = (
+    *("torch", "timm", "open-clip-torch", "numpy", "polars", "pyarrow", "diffusers", "faiss-cpu"),
+    *("torchvision", "pycocotools", "supervision", "webdataset", "datasets"),
+)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 from maskmill.data_contracts import SAMPLE, LabelSpace
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
+from maskmill.pipelines.export.features import FEATURES, yaml_features
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
 
-_RAW = json.loads(SAMPLE.schema.metadata[b"huggingface"])["info"]["features"]
-_ORIGIN = {field.name: _RAW["provenance"][field.name] for field in SAMPLE.schema.field("provenance").type}
-FEATURES: dict[str, Any] = {**{name: _RAW[name] for name in SAMPLE.schema.names}, "provenance": _ORIGIN}
 NESTED = frozenset(("provenance", "instances"))  # Croissant has no words for their structs
 CROISSANT_TYPES = {
     "string": "sc:Text",
@@ -67,7 +65,7 @@ class HfExport(Exporter):
             {"name": name, "num_bytes": _bytes(rows), "num_examples": len(rows)} for name, rows in splits.items()
         ]
         total = sum(size["num_bytes"] for size in sizes)
-        info = {"features": _yaml_features(FEATURES), "splits": sizes, "download_size": total, "dataset_size": total}
+        info = {"features": yaml_features(FEATURES), "splits": sizes, "download_size": total, "dataset_size": total}
         return {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
 
 
@@ -89,24 +87,6 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _bytes(rows: list[Record]) -> int:
     return sum({row["file"]: int(row["bytes"]) for row in rows}.values())
-
-
-def _yaml_features(features: dict[str, Any]) -> list[dict[str, Any]]:
-    """Features as the card's YAML writes them."""
-    listed: list[dict[str, Any]] = []
-    for name, feature in features.items():
-        kind = feature.get("_type")
-        if kind == "Image":
-            listed.append({"name": name, "dtype": "image"})
-        elif kind == "List":
-            inner = feature["feature"]
-            items = inner["dtype"] if inner.get("_type") == "Value" else _yaml_features(inner)
-            listed.append({"name": name, "list": items})
-        elif kind == "Value":
-            listed.append({"name": name, "dtype": feature["dtype"]})
-        else:
-            listed.append({"name": name, "struct": _yaml_features(feature)})
-    return listed
 
 
 def croissant(records: list[Record], facts: Facts) -> dict[str, Any]:

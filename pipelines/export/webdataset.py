@@ -4,12 +4,13 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from maskmill.data_contracts import LabelSpace, encode_mask
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
-from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, png_note
+from maskmill.pipelines.export.features import FEATURES, yaml_features
+from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split, png_note
 
 
 class WebDatasetExport(Exporter):
@@ -43,6 +44,18 @@ class WebDatasetExport(Exporter):
 
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         return {}
+
+    def header(self, records: list[Record]) -> dict[str, Any]:
+        """YAML keys of the card for `datasets`, which would otherwise guess the kinds of the JSON's values from five
+        samples.
+        """
+        splits = [name for name, rows in by_split(records, self.splits).items() if rows]
+        files = [{"split": name, "path": f"{name}-*.tar"} for name in splits]
+        row = {name: feature for name, feature in FEATURES.items() if name not in ("image", "mask")}
+        image, text = {"_type": "Image"}, {"_type": "Value", "dtype": "string"}
+        columns = {"jpg": image, "mask.png": image, "json": row, "__key__": text, "__url__": text}
+        info = {"features": yaml_features(columns)}
+        return {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
 
     def notes(self, records: list[Record]) -> list[str]:
         return png_note(records)

@@ -5,9 +5,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import cv2
+import numpy as np
 import yaml
 
 from maskmill.data_contracts import LabelSpace, Problem, Reason
+from maskmill.data_contracts.rle import pack_mask
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.class_files import Named, space_of
 from maskmill.pipelines.ingest.files import File, FileIndex, Root
@@ -22,13 +25,16 @@ class YoloSource(Source):
     of a/images/b/c.jpg in a/labels/b/c.txt: a class number and x, y of each corner as fractions of the photo.
 
     `split` takes what `data` names as train, val or test; null takes all photos. Lines of five numbers are boxes;
-    `boxes` says what becomes of them. A photo without a file is one without objects (see `allow_empty`).
+    `boxes` says what becomes of them. `corners` says whether outlines run along the edges of pixels, or through pixels
+    that belong to the object, as trainers draw them and our own export means them. A photo without a file is one
+    without objects (see `allow_empty`).
     """
 
     kind: Literal["yolo"] = "yolo"
     data: str = "data.yaml"
     split: str | None = None
     boxes: Boxes = "reject"
+    corners: Literal["edges", "pixels"] = "edges"
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -89,6 +95,8 @@ class YoloSource(Source):
             for number, line in enumerate(text.splitlines(), 1)
             if line.strip()
         ]
+        if self.corners == "pixels":
+            notes = [_through_pixels(note, height, width) for note in notes]
         return draw_shapes(image, notes, (height, width), entry.key, space, self.boxes)
 
 
@@ -142,6 +150,16 @@ def _note(words: list[str], where: str, names: dict[str, str], height: int, widt
         raise bad_annotation(where, expected, f"{len(corners)} numbers behind the class", fix)
     scaled = [value * (height if i % 2 else width) for i, value in enumerate(corners)]
     return {**note, "segmentation": [scaled]}
+
+
+def _through_pixels(note: Note, height: int, width: int) -> Note:
+    """The note with its outline filled as trainers fill it: corners cut to whole pixels, the outline included."""
+    if not note["segmentation"]:
+        return note
+    area = np.zeros((height, width), np.uint8)
+    points = np.array(note["segmentation"][0]).reshape(-1, 2).astype(np.int32)
+    cv2.fillPoly(area, [points], (1,))
+    return {**note, "segmentation": {"size": [height, width], "counts": pack_mask(area > 0)}}
 
 
 def _is_in(path: str, places: list[str]) -> bool:

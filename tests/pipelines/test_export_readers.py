@@ -17,6 +17,7 @@ from scipy import ndimage
 from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
+    Instance,
     LabelSpace,
     Uint8Array,
     content_id,
@@ -86,6 +87,8 @@ class Run:
                     "provenance": {"source": "folder", "source_path": name},
                 }
             )
+            if name.startswith("wide"):  # late in the file: readers that guess kinds look at five samples
+                rows[-1]["instances"] = [Instance.of(i, mask == i).row() for i in (1, 200)]
         self.rows = {row["sample_id"]: row for row in rows}
         shard = "shard-00000.parquet"
         write_shard(f"{folder}/samples/{shard}", SAMPLE.table(rows), SAMPLE, stage="ingest", fingerprint="s")
@@ -281,13 +284,16 @@ def test_webdataset_has_the_same_keys_everywhere(run: Run, tmp_path: Path) -> No
     import datasets
     import webdataset as wds
 
-    tar = str(run.export("webdataset") / "train-00000.tar")
+    root = run.export("webdataset")
+    tar = str(root / "train-00000.tar")
     samples = list(wds.WebDataset(tar, shardshuffle=False).decode("pil").to_tuple("__key__", "jpg", "mask.png"))
     same(run, ((key, np.asarray(mask)[..., 0]) for key, _, mask in samples))
     for key, image, _ in samples:
         np.testing.assert_array_equal(np.asarray(image), decode_image(run.rows[key]["image"]["bytes"]))
-    loaded = datasets.load_dataset("webdataset", data_files=tar, split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(str(root), split="train", cache_dir=str(tmp_path / "cache"))
     same(run, ((row["__key__"], np.asarray(row["mask.png"])) for row in loaded))
+    objects = {row["__key__"]: row["json"]["instances"] for row in loaded}
+    assert [len(found) for found in objects.values() if found] == [2], "kinds that five samples do not show"
 
 
 def test_hf_holds_what_the_pipeline_saw(tmp_path: Path) -> None:

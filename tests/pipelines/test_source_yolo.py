@@ -108,3 +108,15 @@ def test_names_come_from_the_data(tmp_path: Path) -> None:
     put(tmp_path / "set/data.yaml", "train: x")
     with pytest.raises(ValueError, match=r"data\.yaml: expected `names`"):
         yolo(tmp_path / "set").own_space()
+
+
+def test_outlines_through_pixels_hold_their_outline(tmp_path: Path) -> None:
+    line = "0 0.2656 0.2709 0.4531 0.2709 0.4531 0.4376 0.2656 0.4376"  # pixels 4..7 and 3..5, a quarter further
+    root = make(tmp_path / "set", f"{line}\n1 0.0157 0.0209 0.0157 0.0209 0.0157 0.0209")
+    (row,), rejects = ingest(yolo(root, corners="pixels"), tmp_path / "run", PETS)
+    wanted = WANTED.copy()
+    wanted[0, 0] = 2  # an object of one pixel
+    assert not rejects
+    np.testing.assert_array_equal(mask_of(row), wanted)
+    (row,), _ = ingest(yolo(root), tmp_path / "edges", PETS)
+    assert (mask_of(row) > 0).sum() < 12
