@@ -13,6 +13,7 @@ from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
 from maskmill.pipelines.export.objects import object_map
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split, path_table, png_note
+from maskmill.pipelines.ingest.class_files import VALUES
 
 ROOT = "VOCdevkit/VOC2012"
 
@@ -26,7 +27,7 @@ class VocExport(Exporter):
     """
 
     format: Literal["voc"] = "voc"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     loading: ClassVar[str] = (
         "from torchvision.datasets import VOCSegmentation\n\n"
         'dataset = VOCSegmentation("<this folder>", year="2012", image_set="train")\n'
@@ -62,12 +63,15 @@ class VocExport(Exporter):
 
 
 def label_map(space: LabelSpace) -> bytes:
-    """`label:r,g,b:parts:actions`, a line a colour that masks may show, background and ignore among them."""
+    """`label:r,g,b:parts:actions`, a line a colour that masks may show, background and ignore among them; and a comment
+    with their values.
+    """
     names = {i: space.by_id[i].name for i in space.ids}
     if space.background_id is not None:
         names = {space.background_id: "background", **names}
-    lines = ["# label:color_rgb:parts:actions"]
-    for value, name in {**names, IGNORE: "ignored"}.items():
+    names[IGNORE] = "ignored"
+    lines = ["# label:color_rgb:parts:actions", VALUES + ",".join(map(str, names))]
+    for value, name in names.items():
         colour = ",".join(str(c) for c in space.palette[3 * value : 3 * value + 3])
         lines.append(f"{' '.join(name.replace(':', ' ').split())}:{colour}::")
     return ("\n".join(lines) + "\n").encode()

@@ -13,6 +13,7 @@ from maskmill.pipelines.ingest.files import Root
 
 Named = tuple[int, str, tuple[int, int, int] | None]  # the id in the data, its name, its colour
 BACKGROUND = frozenset(("background", "bg", "unlabeled", "unlabelled"))
+VALUES = "# mask values: "  # comment of a labelmap.txt whose masks do not count its lines
 IGNORED = frozenset(("ignore", "ignored", "void", "dontcare"))
 MOST = 254
 
@@ -76,10 +77,15 @@ def _plain(word: str) -> str:
 
 
 def _labelmap(handle: IO[str]) -> list[Named]:
-    """CVAT and datumaro: `name:r,g,b:parts:actions` a line; the ids are the lines' numbers."""
-    lines = [line.strip() for line in handle if line.strip() and not line.startswith("#")]
+    """CVAT and datumaro: `name:r,g,b:parts:actions` a line; the ids are the lines' numbers, or those that our export
+    notes in a comment.
+    """
+    text = [line.strip() for line in handle if line.strip()]
+    lines = [line for line in text if not line.startswith("#")]
+    noted = next((line.removeprefix(VALUES) for line in text if line.startswith(VALUES)), None)
+    numbers = range(len(lines)) if noted is None else [int(value) for value in noted.split(",")]
     found: list[Named] = []
-    for number, line in enumerate(lines):
+    for number, line in zip(numbers, lines, strict=True):
         word, _, rest = line.partition(":")
         found.append((number, word.strip(), _colour(rest.partition(":")[0])))
     return found

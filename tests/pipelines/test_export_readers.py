@@ -147,7 +147,16 @@ def test_voc_masks_can_be_read_by_the_colours_of_the_label_map(run: Run) -> None
 
 def test_a_label_map_without_background_has_none() -> None:
     space = LabelSpace.model_validate({"name": "n", "background_id": None, "classes": [{"id": 0, "name": "sky"}]})
-    assert [line.split(":")[0] for line in label_map(space).decode().splitlines()[1:]] == ["sky", "ignored"]
+    assert [line.split(":")[0] for line in label_map(space).decode().splitlines()[2:]] == ["sky", "ignored"]
+
+
+def test_a_voc_export_brings_its_own_classes_back(run: Run) -> None:
+    from maskmill.pipelines.ingest import SOURCES
+
+    root = run.export("voc") / "VOCdevkit/VOC2012"
+    space = SOURCES.validate({"kind": "voc", "root": str(root), "split": "train"}).own_space()
+    assert [(c.id, c.name) for c in space.classes] == [(1, "cat"), (200, "dog"), (254, "elk big")]
+    assert space.background_id == 0
 
 
 # COCO
