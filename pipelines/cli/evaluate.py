@@ -12,7 +12,7 @@ from maskmill.trainers.engine import DataConfig
 
 def evaluate(
     artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artifact")
+        str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artefact")
     ],
     samples: Annotated[str, typer.Option(help="folder of Sample shards with masks, e.g. RUN/samples")],
     out: Annotated[str, typer.Option(help="where metrics.json and overlays.png go")],

@@ -13,7 +13,7 @@ from maskmill.pipelines.stages.predict import predict_photos
 
 def predict(
     artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artifact")
+        str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artefact")
     ],
     images: Annotated[str, typer.Option(help="folder of photos, with any folders in it")],
     out: Annotated[str, typer.Option(help="where masks, confidence maps and overlays go")] = "predictions",

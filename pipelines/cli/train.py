@@ -16,7 +16,7 @@ SHOWN = ("miou", "dice", "pixel_accuracy")
 
 def train(
     config: Annotated[str, typer.Argument(help="YAML file or preset (maskmill list presets): trainer, data, settings")],
-    out: Annotated[str, typer.Option(help="folder of the run; the artifact goes to OUT/artifact")],
+    out: Annotated[str, typer.Option(help="folder of the run; the artifact goes to OUT/artefact")],
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -16,7 +16,7 @@ def command(
     images: Annotated[str, typer.Option(help="a folder of photos that share one thing, or folders of such folders")],
     out: OutOption,
     artifact: Annotated[
-        str, typer.Option("--artifact", "--model", help="what `maskmill train dcfm` left: OUT/artifact")
+        str, typer.Option("--artifact", "--model", help="what `maskmill train dcfm` left: OUT/artefact")
     ],
     name: Annotated[str, typer.Option(help="what the shared thing is called in classes.json")] = "object",
     overrides: LabelerOptions = None,

@@ -21,7 +21,7 @@ def command(
     ],
     out: Annotated[str, typer.Option(help="where masks, overlay video and shards go")],
     artifact: Annotated[
-        str, typer.Option("--artifact", "--agent", help="what the trainer ftmu left: OUT/artifact (see docs/ftmu.md)")
+        str, typer.Option("--artifact", "--agent", help="what the trainer ftmu left: OUT/artefact (see docs/ftmu.md)")
     ],
     policy: Annotated[str, typer.Option(help="learned, always_update or never_update")] = "learned",
     rate: Annotated[int, typer.Option(help="frames a second of the overlay video", min=1)] = 12,
