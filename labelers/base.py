@@ -59,7 +59,7 @@ class PseudoLabel:
     def row(self, sample_id: str, labeler: str, version: str, space: LabelSpace) -> dict[str, Any]:
         """The PSEUDO_LABEL row. Objects that do not fit their label map are left out, and `detail` says how."""
         mask, confidence = self.mask, self.confidence
-        misfit = None if mask is None else check_instances(self.instances, mask, space)
+        misfit = check_instances(self.instances, mask, space) if self.instances and mask is not None else None
         return {
             "sample_id": sample_id,
             "mask": None if mask is None else {"bytes": encode_mask(mask, space.palette), "path": None},

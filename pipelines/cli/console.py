@@ -17,13 +17,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
-from maskmill.data_contracts.words import visible
-
 
 class PlainConsole(Console):
     """A console on which words from data (file names, captions) cannot move the cursor or rename the window."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        from maskmill.data_contracts.words import visible  # brings the contracts along: not for `--help`
+
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 

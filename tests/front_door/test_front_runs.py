@@ -60,8 +60,13 @@ def test_plan_says_what_would_run_and_why(drawn: mm.Run, tmp_path: Path) -> None
     assert done["to_run"].sum() == 0
     assert set(done["why"]) == {"all done"}
     changed = mm.plan(drawn.config, score__temperature=0.7)
-    assert changed.filter(step="score").row(0) == ("score", 2, 2, "2× its config or model changed")
-    assert changed.filter(step="select")["why"].item().startswith("after score")
+    assert changed.filter(step="score").row(0) == (
+        "score",
+        2,
+        2,
+        "2× its config or model changed; score.temperature: 0.2 → 0.7",
+    )
+    assert changed.filter(step="select")["why"].item().startswith("unknown until score")
     fresh = mm.plan("planted-faults", run_dir=tmp_path / "new", **SMALL)
     assert fresh.filter(step="ingest")["why"].item() == "2× not done yet"
     assert not (tmp_path / "new").exists()

@@ -23,7 +23,10 @@ from tests.pipelines.ingest_sets import make_folder, photo, put
 
 def config_at(tmp_path: Path, run_dir: str = "run", **changes: Any) -> RunConfig:
     source = {"kind": "folder", "root": str(tmp_path / "set"), "threads": 1}
-    return load_run_config("folder", {"source": source, "run_dir": str(tmp_path / run_dir), "shard_size": 2, **changes})
+    return load_run_config(
+        "folder",
+        {"source": source, "run_dir": str(tmp_path / run_dir), "shard_size": 2, "label_space": "voc", **changes},
+    )
 
 
 def ingest(config: RunConfig, again: Again | None = None) -> RunReport:

@@ -18,7 +18,7 @@ from tests.pipelines.ingest_sets import make_folder, put
 
 TINY = {"model": str(Path(__file__).parents[1] / "data/tiny_clip_timm"), "image_side": 64, "refine": "none"}
 FORMATS = ("voc", "coco", "yolo", "webdataset", "hf")
-LOGS = {".lock", "metrics.jsonl"}
+LOGS = {".lock", "metrics.jsonl", "timings.json"}
 
 
 def config_at(tmp_path: Path) -> RunConfig:

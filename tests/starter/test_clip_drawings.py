@@ -54,7 +54,7 @@ def test_stored_scenes_are_of_known_styles_and_stay(tmp_path: Path, monkeypatch:
 
 
 def test_lessons_need_scenes(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"generators\.drawn\.store"):
+    with pytest.raises(FileNotFoundError, match=r"starter\.drawn\.store"):
         drawn_lessons(None, None, tmp_path, tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_sigkill_at_any_step_changes_nothing(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)  # at whatever instant this turns out to be
     process.wait()
-    assert not (tmp_path / "killed" / "artefact").exists()
+    assert not (tmp_path / "killed" / "artefact" / "config.json").exists()
     train(
         toy.run_config(samples, steps, pause), str(tmp_path / "killed" / "run"), str(tmp_path / "killed" / "artefact")
     )
