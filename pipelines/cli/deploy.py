@@ -124,7 +124,9 @@ def write_entry(path: Path, wanted: dict[str, Any]) -> None:
 
     Comments of that file are lost where it is rewritten, so one that says the same already is left alone.
     """
-    held = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {"name": "maskmill"}
+    held: dict[str, Any] = {"name": "maskmill"}
+    if path.is_file():
+        held = read_yaml(path.read_text(encoding="utf-8"), str(path))
     old = held.get("deployments") or []
     new = [wanted if _same(one, wanted) else one for one in old]
     if wanted not in new:
