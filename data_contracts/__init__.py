@@ -8,21 +8,24 @@ from maskmill.data_contracts.errors import (
     is_transient,
     raise_transient,
 )
-from maskmill.data_contracts.ids import config_hash, content_id, pair_id, sample_seed, storable
+from maskmill.data_contracts.ids import FOR_HASH, config_hash, content_id, pair_id, sample_seed, storable
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image, encode_image, encode_mask
 from maskmill.data_contracts.instances import Instance, check_instances, read_instances
 from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelClass, LabelSpace, load_label_space
 from maskmill.data_contracts.manifest import Manifest, ShardEntry
 from maskmill.data_contracts.presets import WithPresets, merge
+from maskmill.data_contracts.relabel import Relabel
 from maskmill.data_contracts.schemas import (
     CONTRACTS,
     DECISION,
+    LEARNT,
     NEIGHBOUR,
     PROMPT,
     PSEUDO_LABEL,
     SAMPLE,
     SCORE,
+    VERDICT,
     WEAK_LABEL,
     Contract,
 )
@@ -43,6 +46,7 @@ from maskmill.data_contracts.shards import (
 from maskmill.data_contracts.storage import (
     TEMPORARY,
     read_bytes,
+    remove_file,
     sweep_temporaries,
     sweep_tree,
     where_writable,
@@ -55,13 +59,16 @@ from maskmill.data_contracts.versions import changes, package_versions
 __all__ = [
     "CONTRACTS",
     "DECISION",
+    "FOR_HASH",
     "IGNORE",
+    "LEARNT",
     "NEIGHBOUR",
     "PROMPT",
     "PSEUDO_LABEL",
     "SAMPLE",
     "SCORE",
     "TEMPORARY",
+    "VERDICT",
     "WEAK_LABEL",
     "Contract",
     "ContractError",
@@ -73,6 +80,7 @@ __all__ = [
     "Manifest",
     "Problem",
     "Reason",
+    "Relabel",
     "ShardEntry",
     "Uint8Array",
     "WithPresets",
@@ -105,6 +113,7 @@ __all__ = [
     "read_footer",
     "read_instances",
     "read_shard",
+    "remove_file",
     "sample_seed",
     "shard_fault",
     "shard_name",

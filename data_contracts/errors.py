@@ -8,10 +8,15 @@ from enum import StrEnum
 NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
+LONGEST = 600  # characters of an expectation or a finding
+
+
 class Reason(StrEnum):
     """Machine-readable outcome of one sample. `KEPT` is the only one that is not a rejection."""
 
     KEPT = "kept"
+    # review (here, so that the colours of all others, which are counted from the end, stay what they are)
+    REJECTED_IN_REVIEW = "rejected_in_review"
     # ingest
     MISSING_IMAGE = "missing_image"
     MISSING_MASK = "missing_mask"
@@ -62,8 +67,13 @@ class Problem:
     where: str = ""
 
     def __str__(self) -> str:
-        place = f" at {self.where}" if self.where else ""
-        return f"{self.reason}{place}: expected {self.expected}, found {self.found}. Fix: {self.fix}"
+        place = f" at {_short(self.where)}" if self.where else ""
+        return f"{self.reason}{place}: expected {_short(self.expected)}, found {_short(self.found)}. Fix: {self.fix}"
+
+
+def _short(words: str) -> str:
+    """Words that data may have written, cut where nobody would read on."""
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
 
 
 class ContractError(ValueError):

@@ -156,8 +156,17 @@ def read_header(data: bytes, where: str = "image") -> Header:
     Raises:
         ContractError: no image file.
     """
+    return header_of(peek(data, where))
+
+
+def peek(data: bytes, where: str = "image") -> Image.Image:
+    """An image file opened, its pixels unread: for its format and mode.
+
+    Raises:
+        ContractError: no image file.
+    """
     with faults(data, where, Reason.UNDECODABLE_IMAGE):
-        return header_of(Image.open(io.BytesIO(data), formats=FORMATS))
+        return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskmill.data_contracts.blocks import blocks
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
 from maskmill.data_contracts.image_files import (
     MAX_PIXELS,
@@ -67,6 +68,7 @@ def decode_photo(
         values = _deep_values(image, data)
         if values is None:
             return Photo(turn_upright(_to_rgb(image), header.orientation), header, page=taken)
+        del image  # its eight bits are no longer wanted
         try:
             between = tone_range(values, tone)
         except ValueError as error:
@@ -90,8 +92,11 @@ def _deep_values(image: Image.Image, data: bytes) -> NDArray[Any] | None:
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16 or raw.shape[:2] != (image.height, image.width) or raw.ndim != 3:
         return None
-    values = raw[..., 2::-1].astype(np.int64)
-    return values * raw[..., 3:].astype(np.int64) // 65535 if raw.shape[2] == 4 else values
+    values = raw[..., 2::-1]
+    if raw.shape[2] == 4:
+        for rows in blocks(raw):
+            values[rows] = values[rows].astype(np.uint32) * raw[rows][..., 3:] // 65535
+    return values
 
 
 def _to_rgb(image: Image.Image) -> Uint8Array:

@@ -17,6 +17,7 @@ from maskmill.data_contracts.image_files import (
     turn_upright,
 )
 
+MOST_VALUE = 2**30  # of a float that stands for an id
 ROUNDING = 1e-3  # float masks come out of resamplers as 0.9999999
 PLAIN = ("1", "L", "P", "LA", "PA", "F", "RGB", "RGBA")
 
@@ -29,7 +30,7 @@ class LabelFile:
     file has equal channels; None for real colours. `colours` are raw channels (H, W, 3 or 4) of a coloured file.
     """
 
-    values: NDArray[np.int64] | None
+    values: NDArray[np.int32] | None
     colours: Uint8Array | None
     palette: Uint8Array | None  # (n, 3)
     lossy: str | None  # the format, where it changes values
@@ -56,7 +57,7 @@ def decode_labels(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS
     return LabelFile(values, colours, palette_rows, lossy, mode)
 
 
-def _label_values(pixels: NDArray[Any], mode: str, where: str) -> tuple[NDArray[np.int64] | None, Uint8Array | None]:
+def _label_values(pixels: NDArray[Any], mode: str, where: str) -> tuple[NDArray[np.int32] | None, Uint8Array | None]:
     """Grey values or palette indices of decoded pixels, where they have any, and the colours of coloured ones."""
     if pixels.ndim == 2:
         return _whole(pixels, where), None
@@ -68,19 +69,20 @@ def _label_values(pixels: NDArray[Any], mode: str, where: str) -> tuple[NDArray[
         found = f"mode {mode} whose transparency goes from {pixels[..., -1].min()} to {pixels[..., -1].max()}"
         fix = "save one channel of class ids without transparency"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "a mask of one channel", found, fix))
-    return first.astype(np.int64), pixels if channels == 3 else None
+    return first.astype(np.int32), pixels if channels == 3 else None
 
 
-def _whole(pixels: NDArray[Any], where: str) -> NDArray[np.int64]:
+def _whole(pixels: NDArray[Any], where: str) -> NDArray[np.int32]:
     """Whole numbers; floats may miss them by a thousandth."""
     if pixels.dtype.kind != "f":
-        return pixels.astype(np.int64)
-    near = np.rint(pixels) if np.isfinite(pixels).all() else pixels
-    if not np.isfinite(pixels).all() or (abs(pixels - near) > ROUNDING).any():
+        return pixels.astype(np.int32)
+    sane = bool(np.isfinite(pixels).all()) and (not pixels.size or bool(abs(pixels).max() <= MOST_VALUE))
+    near = np.rint(pixels) if sane else pixels
+    if not sane or (abs(pixels - near) > ROUNDING).any():
         found = f"floats from {pixels.min():g} to {pixels.max():g} that are not whole"
         fix = "store class ids; of probabilities store which one is largest, or where they are over 0.5"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "whole numbers", found, fix))
-    return near.astype(np.int64)
+    return near.astype(np.int32)
 
 
 def _lossy(image: Image.Image, data: bytes) -> str | None:

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maskmill.data_contracts.ids import config_hash
 from maskmill.data_contracts.images import IGNORE
+from maskmill.data_contracts.texts import parse_yaml
 from maskmill.data_contracts.words import did_you_mean
 
 SPACES = Path(__file__).parent / "spaces"
@@ -25,12 +25,16 @@ class LabelClass(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: int = Field(ge=0, le=254)
-    name: str = Field(pattern=r"\S")
-    prompt: str | None = None
-    synonyms: tuple[str, ...] = ()
-    colour: tuple[Channel, Channel, Channel] | None = None
-    source_id: int | None = None
+    id: int = Field(ge=0, le=254, description="value of the class in masks, 0 to 254; 255 always means ignore")
+    name: str = Field(pattern=r"\S", description="name of the class")
+    prompt: str | None = Field(default=None, description="what CLIP reads in place of the name; null = the name")
+    synonyms: tuple[str, ...] = Field(default=(), description="other names by which files may call the class")
+    colour: tuple[Channel, Channel, Channel] | None = Field(
+        default=None,
+        description="red, green, blue from 0 to 255 in palettes and pictures; null = the colour that VOC's palette "
+        "has at this id",
+    )
+    source_id: int | None = Field(default=None, description="id that the dataset's own files use; null = `id`")
 
     @property
     def text(self) -> str:
@@ -43,22 +47,35 @@ class LabelSpace(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    classes: tuple[LabelClass, ...]
-    background_id: int | None = Field(default=0, ge=0, le=254)
-    background_prompts: tuple[str, ...] = ()
-    ignore_ids: tuple[
-        Annotated[int, Field(ge=0, le=255)], ...
-    ] = ()  # ids that source files use for "ignore"; ingest maps them to 255
-    cam_box_threshold: float = Field(default=0.4, ge=0, le=1)  # CLIP-ES' box mask threshold (0.4 VOC, 0.7 COCO)
-    licence: str | None = None
+    name: str = Field(description="name of the label space")
+    classes: tuple[LabelClass, ...] = Field(description="the classes, background left out")
+    background_id: int | None = Field(
+        default=0, ge=0, le=254, description="value of the background in masks; null = the space has no background"
+    )
+    background_prompts: tuple[str, ...] = Field(
+        default=(),
+        description="words for surroundings (grass, wall, …) that compete with the classes when CLIP is asked; "
+        "empty = none",
+    )
+    ignore_ids: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(
+        default=(), description='ids that source files use for "ignore"; ingest maps them to 255'
+    )
+    cam_box_threshold: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="CLIP-ES' box mask threshold, a share of a class map's peak (0.4 VOC, 0.7 COCO)",
+    )
+    licence: str | None = Field(
+        default=None, description="licence of the annotations; goes into provenance where a source names none"
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> "LabelSpace":
         ids = [c.id for c in self.classes]
         names = [c.name for c in self.classes]
-        if len(set(ids)) < len(ids) or len(set(names)) < len(names):
-            raise ValueError(f"label space {self.name}: class ids and names must be unique")
+        if again := [x for x, n in [*Counter(ids).items(), *Counter(names).items()] if n > 1]:
+            raise ValueError(f"label space {self.name}: class ids and names must be unique, found {again[0]!r} again")
         if not ids:
             raise ValueError(f"label space {self.name}: expected at least one class, found none")
         folded = Counter(_fold(n) or n for n in names)
@@ -66,8 +83,8 @@ class LabelSpace(BaseModel):
             found = f"{twice}, which are one word in another spelling"
             raise ValueError(f"label space {self.name}: expected names that differ, found {found}")
         sources = Counter(c.source_id for c in self.classes if c.source_id is not None)
-        if again := [i for i, n in sources.items() if n > 1]:
-            raise ValueError(f"label space {self.name}: expected every source_id once, found {again[0]} again")
+        if more := [i for i, n in sources.items() if n > 1]:
+            raise ValueError(f"label space {self.name}: expected every source_id once, found {more[0]} again")
         if self.background_id in ids:
             raise ValueError(
                 f"label space {self.name}: the background id {self.background_id} is not listed as a class"
@@ -105,6 +122,15 @@ class LabelSpace(BaseModel):
     def size(self) -> int:
         """Number of output channels of a segmenter: largest id + 1."""
         return max((*self.ids, self.background_id or 0)) + 1
+
+    def has(self, word: str) -> bool:
+        """Whether `find` finds the word."""
+        return _fold(word) in self._by_word
+
+    @cached_property
+    def most_words(self) -> int:
+        """Words that a class can be spelt in at most: blanks do not count, so one a letter or digit."""
+        return max(map(len, self._by_word))
 
     def find(self, word: str) -> LabelClass:
         """The class with this name or synonym, in any spelling of case, blanks, hyphens and underscores.
@@ -177,11 +203,12 @@ AnySpace = Annotated[LabelSpace | str, BeforeValidator(named_classes)]
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:
-    """A built-in space (voc, coco, camvid, acdc, foreground, objects) or a YAML file of the same layout.
+    """A built-in space (voc, coco, camvid, acdc, foreground, objects), or a YAML file of the same layout or with a list
+    of names.
 
     Raises:
         FileNotFoundError: neither; lists the built-in names.
-        pydantic.ValidationError: the file has unknown keys, repeated ids or names.
+        ValueError: the file is no YAML, or has unknown keys, repeated ids or names; says which.
     """
     path = SPACES / f"{name_or_path}.yaml"
     if not path.exists():
@@ -189,5 +216,19 @@ def load_label_space(name_or_path: str) -> LabelSpace:
     if not path.is_file():
         known = sorted(p.stem for p in SPACES.glob("*.yaml"))
         hint = did_you_mean(name_or_path, known)
-        raise FileNotFoundError(f"label space {name_or_path!r}: no such file{hint}; not one of: {', '.join(known)}")
-    return LabelSpace.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        own = "" if {"/", "."} & set(name_or_path) else f"; a class of your own is a list of names: [{name_or_path}]"
+        words = f"label space {name_or_path!r}: no such file{hint}; not one of: {', '.join(known)}{own}"
+        raise FileNotFoundError(words)
+    try:
+        raw = named_classes(parse_yaml(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # no YAML, no UTF-8, or no names
+        raise ValueError(f"label space {name_or_path}: expected a YAML file of classes, found {error}") from error
+    if isinstance(raw, LabelSpace):
+        return raw
+    if not isinstance(raw, dict):
+        raise ValueError(f"label space {name_or_path}: expected name and classes, found {type(raw).__name__}")
+    try:
+        return LabelSpace.model_validate(raw)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())
+        raise ValueError(f"label space {name_or_path}: {found}") from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 
 class WithPresets(BaseModel):
@@ -13,9 +13,21 @@ class WithPresets(BaseModel):
     none, and an unknown name is left to the field's own check. What is given is laid over the preset at every depth:
     {preset: faithful, segmenter: {weights: F}} keeps the preset's decoder. A nested config that is given as an object
     is whole already, and replaces.
+
+    `later` holds options that came after results had been hashed, each by the value (as JSON holds it) that says what
+    was done before there were any. In a dump for a hash (context `FOR_HASH`) an option of that value is left out, so
+    that what was finished before stays valid.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    later: ClassVar[Mapping[str, Any]] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        if not (info.context or {}).get("for_hash"):
+            return dumped
+        return {key: value for key, value in dumped.items() if key not in self.later or value != self.later[key]}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,9 @@
 """Arrow schemas of every hand-over. One row a sample; scores and decisions carry no pixels and join on `sample_id`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as extra
 
 import pyarrow as pa
 
@@ -12,8 +14,8 @@ IDS = pa.list_(pa.int32())
 
 PROVENANCE = pa.struct(
     [
-        ("source", pa.string()),  # ingest source (folder, voc, coco, ...) or generator family
-        ("source_path", pa.string()),  # path of the image inside its source
+        ("source", pa.string()),
+        ("source_path", pa.string()),
         ("licence", pa.string()),
         ("model_id", pa.string()),
         ("model_revision", pa.string()),
@@ -24,7 +26,7 @@ PROVENANCE = pa.struct(
         ("steps", pa.int32()),
         ("guidance", pa.float32()),
         ("scheduler", pa.string()),
-        ("extra", pa.string()),  # JSON object: everything else needed to make the sample again
+        ("extra", pa.string()),
     ]
 )
 BOX = pa.struct([("class_id", pa.int32()), *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1"))])
@@ -33,19 +35,47 @@ CLASS_SCORE = pa.struct([("class_id", pa.int32()), ("iou", pa.float32())])
 INSTANCE = pa.struct(
     [
         ("class_id", pa.int32()),
-        ("box", pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])),  # pixels, x0 <= x < x1
-        ("rle", pa.string()),  # COCO's compressed run lengths, height x width of the row; null = only the box is known
+        ("box", pa.struct([(name, pa.float32()) for name in ("x0", "y0", "x1", "y1")])),
+        ("rle", pa.string()),
         ("score", pa.float32()),
-        ("crowd", pa.bool_()),  # a region of many objects: ignore in the mask
-        ("source_id", pa.string()),  # its id in the source's own files
+        ("crowd", pa.bool_()),
+        ("source_id", pa.string()),
     ]
 )
+PARTS = {  # what the fields of the structs above hold, by the column that has them
+    "provenance": {
+        "source": "ingest source (folder, voc, coco, …) or family of the generator",
+        "source_path": "path of the image inside its source",
+        "licence": "of the sample, as its source names it",
+        "model_id": "generator",
+        "model_revision": "its revision, or a hash of its weights",
+        "prompt": "what the generator was given",
+        "negative_prompt": "what the picture was not to show",
+        "class_prompt": "the class words of the prompt",
+        "seed": "of the first noise",
+        "steps": "denoising steps",
+        "guidance": "scale of classifier-free guidance",
+        "scheduler": "its class in diffusers",
+        "extra": "JSON object: everything else needed to make the sample again",
+    },
+    "boxes": {"class_id": "id of the class", **dict.fromkeys(("x0", "y0", "x1", "y1"), "pixels, x0 <= x < x1")},
+    "points": {"class_id": "id of the class", "x": "column, pixels", "y": "row, pixels"},
+    "per_class": {"class_id": "id of the class", "iou": "overlap of its regions in both masks, 0 to 1"},
+    "instances": {
+        "class_id": "id of the class",
+        "box": "x0, y0, x1, y1 in pixels, x0 <= x < x1",
+        "rle": "COCO's compressed run lengths, height x width of the row; null = only the box is known",
+        "score": "where the source or the labeler has one",
+        "crowd": "a region of many objects: ignore in the mask",
+        "source_id": "its id in the source's own files",
+    },
+}
 
 
 @dataclass(frozen=True)
 class Contract:
     """A named, versioned table layout. `files` are the columns that hold encoded images, `required` those without
-    nulls, `later` those that shards from before lack: read back, they are null.
+    nulls, `later` those that shards from before lack: read back, they are null. `about` says what each column holds.
 
     Arrow fields stay nullable: `datasets` does not see an image in a struct column that is not.
     """
@@ -56,6 +86,8 @@ class Contract:
     files: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
+    about: Mapping[str, str] = extra(default_factory=dict, compare=False)
+    words: str = extra(default="", compare=False)
 
     def table(self, rows: list[dict[str, object]]) -> pa.Table:
         """Rows to a table of exactly this schema.
@@ -95,13 +127,23 @@ class Contract:
         return ContractError(where, Problem(Reason.BAD_ANNOTATION, expected, found, fix))
 
 
+Column = tuple[pa.Field, str]  # and what it holds
+
+
 def _contract(
-    name: str, version: int, fields: list[pa.Field], files: tuple[str, ...] = (), later: tuple[str, ...] = ()
+    name: str,
+    version: int,
+    words: str,
+    columns: list[Column],
+    files: tuple[str, ...] = (),
+    later: tuple[str, ...] = (),
 ) -> Contract:
-    features = {field.name: _feature(field.type, field.name in files) for field in fields}
+    fields = [column for column, _ in columns]
+    features = {column.name: _feature(column.type, column.name in files) for column in fields}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
-    schema = pa.schema([field.with_nullable(True) for field in fields], metadata=metadata)
-    return Contract(name, version, schema, files, tuple(field.name for field in fields if not field.nullable), later)
+    schema = pa.schema([column.with_nullable(True) for column in fields], metadata=metadata)
+    required = tuple(column.name for column in fields if not column.nullable)
+    return Contract(name, version, schema, files, required, later, {c.name: about for c, about in columns}, words)
 
 
 def _feature(kind: pa.DataType, is_file: bool = False) -> dict[str, object]:
@@ -118,28 +160,33 @@ def _feature(kind: pa.DataType, is_file: bool = False) -> dict[str, object]:
     return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 
 
-def _required(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+def _required(name: str, kind: pa.DataType, about: str) -> Column:
+    return pa.field(name, kind, nullable=False), about
 
 
-_ID = _required("sample_id", pa.string())
+def _nullable(name: str, kind: pa.DataType, about: str) -> Column:
+    return pa.field(name, kind), about
+
+
+_ID = _required("sample_id", pa.string(), "hash of the sample's content: what all tables join on")
 
 SAMPLE = _contract(
     "sample",
     1,
+    "One image with its mask and where it came from: `samples/` of a run.",
     [
         _ID,
-        _required("image", FILE),
-        pa.field("mask", FILE),  # PNG of class ids, 255 = ignore
-        _required("height", pa.int32()),
-        _required("width", pa.int32()),
-        _required("class_ids", IDS),  # foreground ids in the mask, ascending
-        pa.field("prompt_class_ids", IDS),  # what the image was asked to show; null where nothing says so
-        pa.field("group", pa.string()),  # clip, volume or co-saliency group
-        pa.field("index", pa.int32()),  # frame or slice inside the group
-        pa.field("spacing", pa.list_(pa.float32())),  # mm per pixel (slice, row, column), volumes only
-        _required("provenance", PROVENANCE),
-        pa.field("instances", pa.list_(INSTANCE)),  # objects told apart; null where nobody did
+        _required("image", FILE, "the file's own bytes"),
+        _nullable("mask", FILE, "PNG of class ids, 255 = ignore; null = not labelled"),
+        _required("height", pa.int32(), "of the upright image, pixels"),
+        _required("width", pa.int32(), "of the upright image, pixels"),
+        _required("class_ids", IDS, "foreground ids in the mask, ascending"),
+        _nullable("prompt_class_ids", IDS, "what the image was asked to show; null where nothing says so"),
+        _nullable("group", pa.string(), "clip, volume or co-saliency group"),
+        _nullable("index", pa.int32(), "frame or slice inside the group"),
+        _nullable("spacing", pa.list_(pa.float32()), "mm per pixel (slice, row, column), volumes only"),
+        _required("provenance", PROVENANCE, "where the sample came from"),
+        _nullable("instances", pa.list_(INSTANCE), "objects told apart; null where nobody did"),
     ],
     files=("image", "mask"),
     later=("instances",),
@@ -147,88 +194,131 @@ SAMPLE = _contract(
 WEAK_LABEL = _contract(
     "weak_label",
     1,
+    "What is known of a sample short of a mask: input of labelers and of trainers on weak labels.",
     [
         _ID,
-        pa.field("class_ids", IDS),  # image tags
-        pa.field("boxes", pa.list_(BOX)),  # pixels, x0 <= x < x1
-        pa.field("scribble", FILE),  # PNG of class ids, 255 = not annotated
-        pa.field("points", pa.list_(POINT)),
+        _nullable("class_ids", IDS, "image tags"),
+        _nullable("boxes", pa.list_(BOX), "boxes, a class each"),
+        _nullable("scribble", FILE, "PNG of class ids, 255 = not annotated"),
+        _nullable("points", pa.list_(POINT), "points, a class each"),
+        _nullable("box_scores", pa.list_(pa.float32()), "a score a box, 0 to 1, where a detector found them"),
     ],
     files=("scribble",),
+    later=("box_scores",),
 )
 SCORE = _contract(
     "score",
     1,
+    "What the scorer says of a sample: `scores/` of a run.",
     [
         _ID,
-        _required("label_ids", IDS),  # the classes that competed: prompt labels where there are any, else mask labels
-        pa.field("h_orig", pa.float32()),  # entropy of the class distribution, nats
-        pa.field("h_mix", pa.float32()),  # the same after shuffling tiles (mean over permutations)
-        pa.field("pcs", pa.float32()),  # |h_orig - h_mix|
-        pa.field("image_score", pa.float32()),  # the configured image score; equals pcs in faithful mode
-        pa.field("asf", pa.float32()),  # the configured mask score; faithful: pooled IoU with CLIP's mask
-        pa.field("per_class", pa.list_(CLASS_SCORE)),
-        pa.field("n_classes", pa.int32()),
-        pa.field("ignore_fraction", pa.float32()),  # share of the pseudo-mask that CLIP left undecided
-        pa.field("swap_class_id", pa.int32()),  # an absent class that CLIP prefers to a labelled one
-        pa.field("embedding", pa.list_(pa.float32())),  # unit image embedding
-        pa.field("reason", pa.string()),  # set when the sample could not be scored
-        pa.field("detail", pa.string()),
+        _required("label_ids", IDS, "the classes that competed: prompt labels where there are any, else mask labels"),
+        _nullable("h_orig", pa.float32(), "entropy of the class distribution, nats"),
+        _nullable("h_mix", pa.float32(), "the same after shuffling tiles (mean over permutations)"),
+        _nullable("pcs", pa.float32(), "|h_orig - h_mix|, nats"),
+        _nullable("image_score", pa.float32(), "the configured image score; equals pcs in faithful mode"),
+        _nullable("asf", pa.float32(), "the configured mask score, 0 to 1; faithful: pooled IoU with CLIP's mask"),
+        _nullable("per_class", pa.list_(CLASS_SCORE), "the mask score class by class"),
+        _nullable("n_classes", pa.int32(), "classes of the mask; 0 = an image without objects"),
+        _nullable("ignore_fraction", pa.float32(), "share of the pseudo-mask that CLIP left undecided"),
+        _nullable("swap_class_id", pa.int32(), "an absent class that CLIP prefers to a labelled one"),
+        _nullable("embedding", pa.list_(pa.float32()), "image embedding of length 1"),
+        _nullable("reason", pa.string(), "set when the sample could not be scored"),
+        _nullable("detail", pa.string(), "its words"),
     ],
 )
 DECISION = _contract(
     "decision",
     1,
+    "What became of a sample, and why: `decisions.parquet` and `rejects/` of a run.",
     [
         _ID,
-        _required("stage", pa.string()),
-        _required("kept", pa.bool_()),
-        _required("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("score", pa.float32()),  # the number that decided
-        pa.field("threshold", pa.float32()),  # what it was held against
-        pa.field("duplicate_of", pa.string()),
-        pa.field("source_path", pa.string()),
-        pa.field("shard", pa.string()),  # file name of the Sample shard that holds the row
+        _required("stage", pa.string(), "who decided"),
+        _required("kept", pa.bool_(), "whether the sample stays"),
+        _required("reason", pa.string(), "one of the reasons below"),
+        _nullable("detail", pa.string(), "the reason in words: expected, found, what to do"),
+        _nullable("score", pa.float32(), "the number that decided"),
+        _nullable("threshold", pa.float32(), "what it was held against"),
+        _nullable("duplicate_of", pa.string(), "sample_id of the kept sample that this one is like"),
+        _nullable("source_path", pa.string(), "path in the source"),
+        _nullable("shard", pa.string(), "file name of the Sample shard that holds the row"),
+        _nullable(
+            "relabel_from",
+            pa.int32(),
+            "class of the mask that people said is another; null = all of its classes",
+        ),
+        _nullable("relabel_to", pa.int32(), "what it is, as the person said; null = the mask as it was ingested"),
+    ],
+    later=("relabel_from", "relabel_to"),
+)
+VERDICT = _contract(
+    "verdict",
+    1,
+    "The last word of people on samples: `verdicts.parquet` of a run.",
+    [
+        _ID,
+        _required("verdict", pa.string(), "keep, reject or relabel; none = a note alone"),
+        _nullable("from_class_id", pa.int32(), "of relabel: the class that is another one; null = all of the mask's"),
+        _nullable("to_class_id", pa.int32(), "of relabel: what it is"),
+        _nullable("to_class", pa.string(), "its name then: what was meant, whatever becomes of the numbers"),
+        _nullable("why", pa.string(), "the person's reason"),
+        _nullable("note", pa.string(), "what else the person said"),
+        _required("who", pa.string(), "the person"),
+        _required("at", pa.timestamp("us", tz="UTC"), "when"),
+        _nullable("decided", pa.string(), "what selection had said of the sample when it was judged"),
     ],
 )
 PSEUDO_LABEL = _contract(
     "pseudo_label",
     1,
+    "A labeler's mask of a sample: what `maskmill label` writes.",
     [
         _ID,
-        pa.field("mask", FILE),  # PNG of class ids, 255 = abstained
-        pa.field("confidence", FILE),  # grey PNG, 255 = certain
-        _required("class_ids", IDS),
-        pa.field("instances", pa.list_(INSTANCE)),  # objects told apart; null where the labeler does not
-        _required("labeler", pa.string()),
-        _required("labeler_version", pa.string()),
-        pa.field("reason", pa.string()),  # set when the labeler abstained from the whole sample
-        pa.field("detail", pa.string()),
+        _nullable("mask", FILE, "PNG of class ids, 255 = undecided; null = the labeler abstained"),
+        _nullable("confidence", FILE, "grey PNG, 255 = certain"),
+        _required("class_ids", IDS, "foreground ids in the mask, ascending"),
+        _nullable("instances", pa.list_(INSTANCE), "objects told apart; null where the labeler does not"),
+        _required("labeler", pa.string(), "its name"),
+        _required("labeler_version", pa.string(), "its version, with the weights that it used"),
+        _nullable("reason", pa.string(), "set when the labeler abstained from the whole sample"),
+        _nullable("detail", pa.string(), "its words"),
     ],
     files=("mask", "confidence"),
 )
 PROMPT = _contract(
     "prompt",
     1,
+    "What a generator is to draw: `prompts/` of a run that generates.",
     [
         _ID,
-        _required("prompt", pa.string()),
-        pa.field("negative_prompt", pa.string()),
-        _required("class_prompt", pa.string()),
-        _required("class_ids", IDS),
-        pa.field("scene", pa.string()),
-        _required("seed", pa.int64()),
+        _required("prompt", pa.string(), "the caption with the class words appended"),
+        _nullable("negative_prompt", pa.string(), "what the picture must not show"),
+        _required("class_prompt", pa.string(), "the class words alone"),
+        _required("class_ids", IDS, "the classes that they stand for"),
+        _nullable("scene", pa.string(), "surroundings that the caption names"),
+        _required("seed", pa.int64(), "of the first noise"),
+    ],
+)
+LEARNT = _contract(
+    "learnt",
+    1,
+    "What a scorer has learnt: `study/` of a run holds what each shard teaches, `learnt.parquet` all of it.",
+    [
+        _required("part", pa.string(), "what the numbers belong to, e.g. fold 3"),
+        _required("name", pa.string(), "what they are"),
+        _required("shape", pa.list_(pa.int32()), "of the array; rows first"),
+        _required("values", pa.list_(pa.float64()), "its numbers, row after row"),
     ],
 )
 NEIGHBOUR = _contract(
     "neighbour",
     1,
+    "Two samples that look alike: `neighbours.parquet` of a run.",
     [
         _ID,
-        _required("other_id", pa.string()),
-        _required("similarity", pa.float32()),  # cosine of the two embeddings
-        _required("other_set", pa.string()),  # "self", or the name of the set checked for leakage
+        _required("other_id", pa.string(), "the other sample"),
+        _required("similarity", pa.float32(), "cosine of the two embeddings"),
+        _required("other_set", pa.string(), "self, or the name of the set checked for leakage"),
     ],
 )
-CONTRACTS = {c.name: c for c in (SAMPLE, WEAK_LABEL, SCORE, DECISION, PSEUDO_LABEL, PROMPT, NEIGHBOUR)}
+CONTRACTS = {c.name: c for c in (SAMPLE, WEAK_LABEL, SCORE, DECISION, PSEUDO_LABEL, PROMPT, NEIGHBOUR, VERDICT, LEARNT)}

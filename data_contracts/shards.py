@@ -6,8 +6,11 @@ themselves: what comes next depends on it, so inputs that were made again with t
 """
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -16,11 +19,13 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts.errors import ContractError, DamagedError, Problem, Reason, raise_transient
-from maskmill.data_contracts.ids import content_id
+from maskmill.data_contracts.ids import ContentHash, content_id
 from maskmill.data_contracts.instances import upgrade_entries
+from maskmill.data_contracts.known import Known, file_stamp
 from maskmill.data_contracts.schemas import CONTRACTS, Contract
 from maskmill.data_contracts.seal import SEAL_KEY, Tail, data_fault, read_tail, seal
 from maskmill.data_contracts.storage import TEMPORARY, read_bytes, sweep_temporaries, write_bytes
+from maskmill.data_contracts.texts import parse_json
 from maskmill.data_contracts.versions import deciding_versions
 
 __all__ = [  # the files of a shard's folder are part of what it is to write one
@@ -43,6 +48,8 @@ __all__ = [  # the files of a shard's folder are part of what it is to write one
 ]
 
 FOOTER_KEY = b"maskmill"
+ROWS = 65_536  # in a row group of a shard that holds no files: ten million decisions would make 40,000 of 256
+DIFFERENT = {"sample_id", "other_id", "duplicate_of", "detail", "source_path"}  # in each row: no use for a dictionary
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,9 @@ class Footer:
     made_with: dict[str, str] = field(default_factory=dict)  # versions of what decides pixels and scores
 
 
+FOOTERS: Known[Footer] = Known()
+
+
 def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash: str, inputs: tuple[str, ...]) -> str:
     """What a shard's footer will say if it is made now from these inputs with this config and code."""
     return content_id(contract.name, str(contract.version), stage, str(stage_version), config_hash, *inputs)
@@ -68,11 +78,18 @@ def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash:
 
 def content_hash(table: pa.Table) -> str:
     """Hash of the rows, whatever the chunking of the table."""
-    sink = pa.BufferOutputStream()
     batches = table.replace_schema_metadata(None).combine_chunks()
-    with pa.ipc.new_stream(sink, batches.schema) as writer:
-        writer.write_table(batches)
-    return content_id(sink.getvalue().to_pybytes())
+    size = pa.MockOutputStream()
+    _stream(batches, size)
+    digest = ContentHash(size.size())
+    with pa.PythonFile(digest, "w") as sink:  # never all at once in memory: a table of decisions may be large
+        _stream(batches, sink)
+    return digest.hexdigest()
+
+
+def _stream(table: pa.Table, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def write_shard(
@@ -114,7 +131,8 @@ def write_shard(
         table.replace_schema_metadata(metadata),
         sink,
         compression="none" if contract.files else "zstd",
-        row_group_size=256,
+        row_group_size=256 if contract.files else ROWS,
+        use_dictionary=bool(contract.files) or [name for name in contract.schema.names if name not in DIFFERENT],
         write_page_checksum=True,
     )
     write_bytes(path, seal(sink.getvalue().to_pybytes()))
@@ -124,10 +142,13 @@ def write_shard(
 def check_unique(table: pa.Table, where: str) -> None:
     """Raise ContractError if a `sample_id` occurs twice; in a table with column `shard`, twice in one shard.
 
-    Neighbour tables, whose key is a pair, are let through.
+    Neighbour tables, whose key is a pair, are let through, and so are tables that are not of samples.
     """
-    if "other_id" in table.column_names:
+    if "other_id" in table.column_names or "sample_id" not in table.column_names:
         return
+    ids = table.column("sample_id")
+    if ids.null_count == 0 and pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py() is not False:
+        return  # in order, each larger than the one before: no need to collect ten million of them
     keys = [name for name in ("sample_id", "shard") if name in table.column_names]
     counts = table.select(keys).group_by(keys).aggregate([([], "count_all")])
     if counts.num_rows < table.num_rows:
@@ -141,11 +162,17 @@ def check_unique(table: pa.Table, where: str) -> None:
 
 def read_footer(path: str) -> Footer | None:
     """The footer of a shard, or None where there is no shard, a damaged one, or none of ours. See `footer_fault`."""
+    stamp = file_stamp(path)
+    if (known := FOOTERS.get(path, stamp)) is not None:
+        return known
     try:
         tail = read_tail(path)
-        return None if tail.fault else _footer(tail)
+        footer = None if tail.fault else _footer(tail)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+    if footer is not None:
+        FOOTERS.put(path, stamp, footer)
+    return footer
 
 
 def footer_fault(path: str) -> str | None:
@@ -164,7 +191,9 @@ def footer_fault(path: str) -> str | None:
 def _footer(tail: Tail) -> Footer | None:
     if FOOTER_KEY not in tail.metadata:
         return None
-    raw = json.loads(tail.metadata[FOOTER_KEY])
+    raw = parse_json(tail.metadata[FOOTER_KEY])
+    if not isinstance(raw, dict):
+        raise ValueError(f"a JSON {type(raw).__name__}")
     return Footer(**{**raw, "inputs": tuple(raw["inputs"])})
 
 
@@ -191,10 +220,19 @@ def shard_fault(path: str) -> str | None:
         return str(error)
     fields = [contract.schema.field(name) for name in table.column_names if name in contract.schema.names]
     try:
-        found = content_hash(table.cast(pa.schema(fields)))  # Parquet names the items of lists otherwise
+        same = _holds(table.cast(pa.schema(fields)), footer.content)  # Parquet names the items of lists otherwise
     except (pa.ArrowException, ValueError):  # a column that had another layout then
         return None
-    return None if found == footer.content else "rows that are not those that were written"
+    return None if same else "rows that are not those that were written"
+
+
+def _holds(table: pa.Table, content: str) -> bool:
+    """Whether these rows, read from Parquet, are those with this hash. Parquet gives back some columns without a value
+    (structs above all) in another layout than rows are written in, so the rows are also looked at as newly made.
+    """
+    if content_hash(table) == content:
+        return True
+    return content_hash(pa.Table.from_pylist(table.to_pylist(), schema=table.schema)) == content
 
 
 def is_sealed(path: str) -> bool:
@@ -208,19 +246,50 @@ def _table(path: str, columns: list[str] | None) -> pa.Table:
     Raises:
         DamagedError: a page or the footer is not as it was written.
     """
+    with _opened(path) as handle:
+        file = pq.ParquetFile(handle, page_checksum_verification=True)  # read_table would import pandas
+        there = set(file.schema_arrow.names)
+        wanted = None if columns is None else [name for name in columns if name in there]
+        return file.read() if wanted is None else file.read(columns=wanted).select(wanted)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    """A Parquet file to read pages from; what cannot be read inside is damage."""
     fs, target = fsspec.core.url_to_fs(path)
     try:
         if fault := read_tail(path).fault:
             raise DamagedError(path, fault)
         with fs.open(target, "rb") as handle:
-            there = pq.read_schema(handle).names
-            wanted = None if columns is None else [name for name in columns if name in there]
-            return pq.read_table(handle, columns=wanted, page_checksum_verification=True)
+            yield handle
     except (pa.ArrowException, OSError) as error:
         raise_transient(error)
         if isinstance(error, FileNotFoundError):
             raise
         raise DamagedError(path, f"a page that cannot be read ({error})") from error
+
+
+def _stated_contract(footer: bytes | None) -> str:
+    """Contract and version that a footer speaks of, or what is wrong with it, in words."""
+    if footer is None:
+        return "no footer"
+    try:
+        raw = parse_json(footer)
+        return f"{raw['contract']} version {raw['version']}"
+    except (ValueError, TypeError, KeyError) as error:
+        return f"a footer that cannot be read ({type(error).__name__}: {error})"
+
+
+def read_groups(path: str, columns: list[str]) -> Iterator[pa.Table]:
+    """Columns of a shard, a row group in memory at a time; the checksum of each page that is read is verified.
+
+    Raises:
+        DamagedError: a page or the footer is not as it was written.
+    """
+    with _opened(path) as handle:
+        file = pq.ParquetFile(handle, page_checksum_verification=True)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
 
 
 def read_shard(path: str, contract: Contract, columns: list[str] | None = None) -> pa.Table:
@@ -231,9 +300,8 @@ def read_shard(path: str, contract: Contract, columns: list[str] | None = None) 
         DamagedError: its bytes are not those that were written.
     """
     table = _table(path, columns)
-    footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"null"))
-    if footer is None or (footer["contract"], footer["version"]) != (contract.name, contract.version):
-        found = "no footer" if footer is None else f"{footer['contract']} version {footer['version']}"
+    found = _stated_contract((table.schema.metadata or {}).get(FOOTER_KEY))
+    if found != f"{contract.name} version {contract.version}":
         fix = "name a folder of shards that this version wrote, or ingest the data again"
         raise ContractError(
             path, Problem(Reason.BAD_ANNOTATION, f"{contract.name} version {contract.version}", found, fix)
@@ -268,6 +336,8 @@ def iter_rows(path: str, contract: Contract, columns: list[str] | None = None) -
 def list_shards(folder: str) -> list[str]:
     """The `*.parquet` files of a folder (local or fsspec URL), sorted by name; [] where there is no such folder."""
     fs, target = fsspec.core.url_to_fs(folder)
+    if isinstance(fs, LocalFileSystem) and os.path.isdir(target):
+        return sorted(f"{target.rstrip('/')}/{name}" for name in os.listdir(target) if name.endswith(".parquet"))
     if not fs.exists(target):
         return []
     found = sorted(p for p in fs.ls(target, detail=False) if str(p).endswith(".parquet"))

@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
@@ -12,6 +12,32 @@ from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY = ".maskmill-tmp-"
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+NEEDS = "s3:// needs s3fs: install maskmill with its extra `s3`"
+
+for _protocol in ("s3", "s3a"):  # imported when the first such path is met
+    fsspec.register_implementation(_protocol, "maskmill.data_contracts.s3.PatientS3", clobber=True, errtxt=NEEDS)
+
+_guards: dict[str, Callable[[], None]] = {}  # folder (without protocol) -> what is asked before each write below it
+
+
+@contextmanager
+def guarded(folder: str, check: Callable[[], None]) -> Iterator[None]:
+    """Inside, `check` is called before each write below `folder` (fsspec URL); what it raises stops the write."""
+    place = fsspec.core.url_to_fs(folder)[1].rstrip("/")
+    _guards[place] = check
+    try:
+        yield
+    finally:
+        _guards.pop(place, None)
+
+
+def _ask(target: str) -> None:
+    for place, check in list(_guards.items()):
+        if target.startswith(f"{place}/"):
+            check()
+
+
+os.register_at_fork(after_in_child=_guards.clear)  # what guards a folder is the parent's
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -23,11 +49,12 @@ def write_bytes(path: str, data: bytes) -> None:
     """
     fs, target = fsspec.core.url_to_fs(path)
     parent = str(PurePosixPath(target).parent)
+    _ask(target)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(target, data)  # object stores show an object only once it is complete
         return
     temporary = os.path.join(parent, f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    with _named(target):
+    with naming(target):
         os.makedirs(parent, exist_ok=True)
         try:
             with open(temporary, "wb") as handle:
@@ -68,14 +95,21 @@ def where_writable() -> Iterator[None]:
 
 
 @contextmanager
-def _named(target: str) -> Iterator[None]:
-    """Errors of the disk say which file could not be written: a full disk alone names none."""
+def naming(target: str) -> Iterator[None]:
+    """Inside, errors of the disk say which file could not be written: a full disk alone names none."""
     try:
         yield
     except OSError as error:
         if error.errno is None:
             raise
         raise type(error)(error.errno, f"cannot write it: {error.strerror}", target) from error
+
+
+def remove_file(path: str) -> None:
+    """Remove the file at `path` (fsspec URL)."""
+    fs, target = fsspec.core.url_to_fs(path)
+    _ask(target)
+    fs.rm_file(target)
 
 
 def read_bytes(path: str) -> bytes:

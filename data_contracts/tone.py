@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
+from maskmill.data_contracts.blocks import blocks
+
 Uint8Array = NDArray[np.uint8]
 Range = tuple[float, float]
 BITS = (8, 10, 12, 14, 16)
@@ -45,7 +47,14 @@ def tone_range(values: NDArray[Any], tone: "str | Range") -> Range:
 
 
 def to_eight_bits(values: NDArray[Any], between: Range) -> Uint8Array:
-    """Values of any shape with `between` as black and white; what lies outside is cut off. One value alone is black."""
+    """Values (H, W, …) with `between` as black and white; what lies outside is cut off. One value alone is black."""
+    scaled = np.empty(values.shape, np.uint8)
+    for rows in blocks(values):
+        scaled[rows] = _block(values[rows], between)
+    return scaled
+
+
+def _block(values: NDArray[Any], between: Range) -> Uint8Array:
     low, high = between
     if values.dtype.kind in "iub" and low == 0 and float(high).is_integer():  # exact, and 16 bits as ever: value // 257
         whole = np.clip(values.astype(np.int64), 0, int(high))

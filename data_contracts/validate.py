@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from maskmill.data_contracts.blocks import histogram
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
 from maskmill.data_contracts.images import IGNORE, Uint8Array, decode_image
 from maskmill.data_contracts.instances import check_instances, read_instances
@@ -23,7 +24,7 @@ def check_pair(image: Uint8Array, mask: Uint8Array, space: LabelSpace, *, allow_
 
 def check_mask(mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:
     """Ids outside the label space (with pixel counts), or no foreground at all."""
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = histogram(mask)
     strangers = [int(i) for i in np.flatnonzero(counts) if int(i) not in space.allowed_ids]
     if strangers:
         found = ", ".join(f"id {i} on {counts[i]} pixels" for i in strangers[:5])
@@ -53,7 +54,7 @@ def _empty_fix(ignored: bool, space: LabelSpace) -> str:
 
 def foreground_ids(mask: Uint8Array, space: LabelSpace) -> list[int]:
     """Foreground ids present in a mask, ascending: its values minus background and ignore."""
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    present = np.flatnonzero(histogram(mask))
     return [int(i) for i in present if int(i) in space.by_id]
 
 

@@ -24,7 +24,8 @@ from maskmill.data_contracts import (
     read_shard,
     write_shard,
 )
-from maskmill.data_contracts.rle import pack_mask, unpack_mask
+from maskmill.data_contracts.instances import upgrade_entries
+from maskmill.data_contracts.rle import Runs, pack_mask, unpack_mask, unpack_runs
 from maskmill.data_contracts.seal import SEAL_KEY
 
 SPACE = LabelSpace.from_names(["cat", "dog"])
@@ -61,7 +62,7 @@ def test_objects_come_back_from_their_row() -> None:
     back = read_instances({"instances": [one.row() for one in objects]}, *mask.shape)
     assert back is not None
     for one, again in zip(objects, back, strict=True):
-        assert replace(one, mask=None) == replace(again, mask=None) or one.box == again.box
+        assert replace(one, runs=None) == replace(again, runs=None) or one.box == again.box
         assert (one.mask is None and again.mask is None) or np.array_equal(one.mask, again.mask)
         assert (one.class_id, one.score, one.crowd, one.source_id) == (
             again.class_id,
@@ -91,7 +92,7 @@ def broken(name: str) -> tuple[list[Instance], NDArray[np.uint8]]:
     if name == "a class that is none":
         objects[0] = replace(objects[0], class_id=9)
     if name == "a mask of another size":
-        objects[0] = replace(objects[0], mask=np.ones((3, 3), dtype=bool))
+        objects[0] = replace(objects[0], runs=Runs.of(np.ones((3, 3), dtype=bool)))
     if name == "a box of no size":
         objects[0] = replace(objects[0], box=(4.0, 0.0, 4.0, 5.0))
     return objects, mask
@@ -162,3 +163,69 @@ def replace_columns(path: str, change: Any) -> pa.Table:
     changed = change(table).replace_schema_metadata(metadata)
     pq.write_table(changed, path)
     return changed
+
+
+def test_a_box_holds_all_pixels_and_nothing_more() -> None:
+    assert Instance.of(1, area(slice(2, 5), slice(3, 10))).box == (3.0, 2.0, 10.0, 5.0)
+    corners = area(slice(0, 1), slice(0, 1)) | area(slice(9, 10), slice(11, 12))
+    assert Instance.of(1, corners).box == (0.0, 0.0, 12.0, 10.0)
+
+
+def test_older_masks_of_ones_are_masks_too() -> None:
+    box = {"x0": 0.0, "y0": 0.0, "x1": 4.0, "y1": 5.0}
+    for value in (1, 255):
+        png = {"bytes": encode_mask(LEFT.astype(np.uint8) * np.uint8(value))}
+        (entry,) = upgrade_entries([{"class_id": 1, "box": box, "mask": png}]) or []
+        found = Instance.read(entry, 10, 12)
+        assert np.array_equal(found.mask, LEFT)
+        assert (found.box, found.crowd, found.score) == ((0.0, 0.0, 4.0, 5.0), False, None)
+    assert upgrade_entries(None) is None
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ("03", "no list"),
+        ([1.0, 119], "no list"),
+        ([True, 119], "no list"),
+        ([-1, 121], "no list"),
+        ([60, 59], "a sum of 119 pixels"),
+    ],
+)
+def test_runs_that_make_no_mask(runs: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Runs.of_counts(runs, 10, 12)
+    assert Runs.of_counts([0, 1, 119], 10, 12).draw()[0, 0]
+    assert not Runs.of_counts([120], 10, 12).area
+
+
+CODED = "no compressed run lengths"
+
+
+@pytest.mark.parametrize(("text", "said"), [("/", CODED), ("p", CODED), ("`" * 12 + "0", CODED), ("0P", "cut off")])
+def test_strings_that_hold_no_runs(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        unpack_runs(text)
+
+
+def test_run_lengths_by_hand() -> None:
+    assert unpack_runs("123") == [1, 2, 3]
+    assert unpack_runs("1234") == [1, 2, 3, 6]  # from the fourth on the difference to the one two before
+    assert unpack_runs("Q1") == [33]
+    assert unpack_runs("555K") == [5, 5, 5, 0]  # K is -5
+    assert unpack_runs("PPPPPP4") == [4 << 30]
+
+
+def test_crowds_cover_nothing_and_boxes_alone_are_no_pixels() -> None:
+    mask = np.where(LEFT, 1, 0).astype(np.uint8)
+    crowd = Instance.of(1, LEFT, crowd=True)
+    problem = check_instances([crowd], mask, SPACE)
+    assert problem is not None
+    assert problem.found == "20 pixels in none"
+    other = Instance.of(2, LEFT)  # shows what belongs to a class of its own
+    problem = check_instances([Instance.of(1, LEFT), other], mask, SPACE)
+    assert problem is None  # another object lies over all of it
+    low = replace(Instance.of(1, LEFT), box=(0.0, 5.0, 4.0, 5.0))
+    problem = check_instances([low], mask, SPACE)
+    assert problem is not None
+    assert "y0 < y1" in problem.expected

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from maskmill.data_contracts import IGNORE, LabelClass, LabelSpace, load_label_space
-from maskmill.data_contracts.labels import SPACES, voc_colour
+from maskmill.data_contracts.labels import SPACES, named_classes, voc_colour
 
 NAMES = sorted(p.stem for p in SPACES.glob("*.yaml"))
 
@@ -96,6 +96,15 @@ def test_unknown_words_and_spaces_list_the_known_ones(tmp_path: Path) -> None:
         load_label_space(str(tmp_path / "mine.yaml"))
 
 
+def test_a_file_may_hold_names_alone_and_must_be_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("[horse, person]\n")
+    assert [(c.id, c.name) for c in load_label_space(str(path)).classes] == [(1, "horse"), (2, "person")]
+    path.write_text("classes: [{id: 1\n")
+    with pytest.raises(ValueError, match=r"space\.yaml: expected a YAML file of classes, found line 2"):
+        load_label_space(str(path))
+
+
 def test_a_space_can_be_written_and_read(tmp_path: Path) -> None:
     voc = load_label_space("voc")
     path = tmp_path / "mine.yaml"
@@ -157,3 +166,51 @@ def test_prompt_stands_for_the_name() -> None:
 def test_label_spaces_with_holes_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         LabelSpace.model_validate({"name": "z", "classes": [{"id": 12, "name": "a"}], **fault})
+
+
+def space(*classes: dict[str, object], **more: object) -> LabelSpace:
+    return LabelSpace.model_validate({"name": "x", "classes": classes, **more})
+
+
+def test_ids_come_in_order_and_count_the_channels() -> None:
+    found = space({"id": 5, "name": "b"}, {"id": 2, "name": "a"})
+    assert found.ids == (2, 5)
+    assert found.size == 6
+    assert space({"id": 0, "name": "a"}, background_id=None).size == 1
+    assert space({"id": 1, "name": "a"}, background_id=7).size == 8
+    assert found.cam_box_threshold == 0.4
+    assert found.allowed_ids == {0, 2, 5, 255}
+
+
+def test_colours_of_classes_lie_over_those_of_voc() -> None:
+    found = space({"id": 1, "name": "a", "colour": [0, 255, 7]}, {"id": 2, "name": "b"})
+    assert found.palette[:9] == [0, 0, 0, 0, 255, 7, 0, 128, 0]
+    for wrong in (-1, 256):
+        with pytest.raises(ValidationError):
+            LabelClass.model_validate({"id": 1, "name": "a", "colour": [0, 0, wrong]})
+
+
+def test_the_ends_of_the_ranges_are_ids() -> None:
+    found = space({"id": 254, "name": "a", "source_id": 9}, background_id=253, ignore_ids=[0, 255])
+    assert found.size == 255
+    assert (found.find_id(9), found.find_id(3)) == (254, 3)
+    assert space({"id": 0, "name": "a"}, background_id=254, cam_box_threshold=1.0).background_id == 254
+    with pytest.raises(ValidationError):
+        space({"id": 1, "name": "a"}, cam_box_threshold=1.1)
+
+
+def test_the_first_class_of_a_word_has_it() -> None:
+    found = space({"id": 1, "name": "cat", "synonyms": ["pet"]}, {"id": 2, "name": "dog", "synonyms": ["pet"]})
+    assert found.find("PET").id == 1
+    with pytest.raises(ValidationError, match="one word in another spelling"):
+        space({"id": 1, "name": "a-b"}, {"id": 2, "name": "a b"})
+    assert space({"id": 1, "name": "+"}, {"id": 2, "name": "-"}).ids == (1, 2)  # nothing of them is left when folded
+
+
+@pytest.mark.parametrize("wrong", [[], ["a", 3], ["a", " "], [None]])
+def test_lists_that_are_no_names(wrong: list[object]) -> None:
+    with pytest.raises(ValueError, match="expected names of classes"):
+        named_classes(wrong)
+    assert isinstance(named_classes(["a", "b"]), LabelSpace)
+    assert isinstance(named_classes(("a",)), LabelSpace)
+    assert named_classes("voc") == "voc"

@@ -4,9 +4,9 @@ import importlib
 from typing import Any, ClassVar, Literal, get_args
 
 import pytest
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from maskmill.data_contracts import WithPresets
+from maskmill.data_contracts import WithPresets, merge
 from maskmill.trainers.registry import TRAINERS
 
 ELSEWHERE = [
@@ -74,3 +74,37 @@ def test_the_field_and_the_presets_list_the_same_names(place: str) -> None:
     config: type[WithPresets] = getattr(importlib.import_module(f"maskmill.{module}"), name)
     field = config.model_fields.get("preset")
     assert set(config.presets) == (set(get_args(field.annotation)) if field else set())
+
+
+class Source(BaseModel):
+    kind: str = "folder"
+    root: str = ""
+    size: int = 1
+
+
+@pytest.mark.parametrize(
+    ("base", "top", "found"),
+    [
+        ({"a": {"x": 1, "y": 2}}, {"a": {"x": 3}}, {"a": {"x": 3, "y": 2}}),
+        ({"a": {"x": {"p": 1}}}, {"a": {"x": {"q": 2}}}, {"a": {"x": {"p": 1, "q": 2}}}),
+        ({"a": {"x": 1}}, {"a": None}, {"a": None}),
+        ({"a": 1}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+        ({"a": {"kind": "voc", "x": 1}}, {"a": {"kind": "coco"}}, {"a": {"kind": "coco"}}),
+        ({"a": {"kind": "voc", "x": 1}}, {"a": {"kind": "voc", "y": 2}}, {"a": {"kind": "voc", "x": 1, "y": 2}}),
+        ({"a": {"preset": "p", "x": 1}}, {"a": {"preset": "q"}}, {"a": {"preset": "q"}}),
+        ({"a": {"kind": "v", "preset": "p", "x": 1}}, {"a": {"preset": "q"}}, {"a": {"preset": "q"}}),
+        ({"a": Source(root="r")}, {"a": {"size": 2}}, {"a": {"root": "r", "size": 2}}),
+        ({"a": Source(root="r")}, {"a": 3}, {"a": 3}),
+    ],
+)
+def test_merging_key_by_key(base: dict[str, Any], top: dict[str, Any], found: dict[str, Any]) -> None:
+    before = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
+    assert merge(base, top) == found
+    assert base == before
+
+
+def test_an_object_that_is_a_config_already_is_left_alone() -> None:
+    made = Paint(preset="faithful", coats=9)
+    assert Paint.model_validate(made) == made
+    with pytest.raises(ValidationError):
+        Paint.model_validate(["coats"])

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from maskmill.data_contracts import CONTRACTS, DECISION, SAMPLE, SCORE, Contract, ContractError, Reason
+from maskmill.data_contracts import CONTRACTS, DECISION, LEARNT, SAMPLE, SCORE, Contract, ContractError, Reason
 from maskmill.data_contracts.schemas import FILE
 
 ROW: dict[str, object] = {
@@ -27,16 +27,22 @@ def test_names_and_versions_are_pinned() -> None:
     )
     assert layout["decision"] == (
         1,
-        "sample_id,stage,kept,reason,detail,score,threshold,duplicate_of,source_path,shard",
+        "sample_id,stage,kept,reason,detail,score,threshold,duplicate_of,source_path,shard,relabel_from,relabel_to",
     )
-    assert sorted(layout) == ["decision", "neighbour", "prompt", "pseudo_label", "sample", "score", "weak_label"]
+    assert layout["verdict"] == (
+        1,
+        "sample_id,verdict,from_class_id,to_class_id,to_class,why,note,who,at,decided",
+    )
+    assert layout["learnt"] == (1, "part,name,shape,values")
+    names = ["decision", "learnt", "neighbour", "prompt", "pseudo_label", "sample", "score", "verdict", "weak_label"]
+    assert sorted(layout) == names
 
 
 @pytest.mark.parametrize("contract", CONTRACTS.values(), ids=lambda c: c.name)
 def test_every_contract_makes_an_empty_table_of_its_schema(contract: Contract) -> None:
     table = contract.table([])
     assert table.schema.equals(contract.schema)
-    assert contract.schema.names[0] == "sample_id"
+    assert contract.schema.names[0] == ("part" if contract is LEARNT else "sample_id")
     assert set(contract.required) <= set(contract.schema.names)
     features = json.loads(contract.schema.metadata[b"huggingface"])["info"]["features"]
     assert set(features) == set(contract.schema.names)
@@ -84,3 +90,20 @@ def test_scores_and_decisions_carry_no_pixels() -> None:
     for contract in (SCORE, DECISION):
         assert not contract.files
         assert not any(pa.types.is_binary(f.type) for f in contract.schema)
+
+
+def test_columns_are_described_for_hugging_face() -> None:
+    features = json.loads(SAMPLE.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == features["mask"] == {"_type": "Image"}
+    assert features["height"] == {"dtype": "int32", "_type": "Value"}
+    assert features["class_ids"] == {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"}
+    assert features["spacing"]["feature"] == {"dtype": "float32", "_type": "Value"}
+    assert features["provenance"]["seed"] == {"dtype": "int64", "_type": "Value"}
+    assert features["instances"]["feature"]["crowd"] == {"dtype": "bool", "_type": "Value"}
+    assert features["instances"]["feature"]["box"]["x0"] == {"dtype": "float32", "_type": "Value"}
+
+
+def test_what_may_be_missing_is_pinned() -> None:
+    assert SAMPLE.required == ("sample_id", "image", "height", "width", "class_ids", "provenance")
+    assert (SAMPLE.files, SAMPLE.later) == (("image", "mask"), ("instances",))
+    assert all(field.nullable for contract in CONTRACTS.values() for field in contract.schema)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from maskmill.data_contracts import (
     write_bytes,
     write_shard,
 )
-from maskmill.data_contracts.shards import TEMPORARY, content_hash
+from maskmill.data_contracts.ids import ContentHash, content_id
+from maskmill.data_contracts.shards import TEMPORARY, check_unique, content_hash
 from maskmill.data_contracts.versions import deciding_versions
 
 VOC = load_label_space("voc")
@@ -317,3 +319,46 @@ def test_empty_shards_open_everywhere(tmp_path: Path, contract: Any) -> None:
     assert read_shard(str(path), contract).num_rows == 0
     assert pl.read_parquet(path).shape == (0, len(contract.schema.names))
     assert duckdb.sql(f"select count(*) from '{path}'").fetchall() == [(0,)]
+
+
+def test_a_hash_piece_by_piece_is_that_of_the_whole() -> None:
+    whole = bytes(range(256)) * 5
+    digest = ContentHash(len(whole))
+    assert [digest.write(whole[:700]), digest.write(memoryview(whole)[700:])] == [700, len(whole) - 700]
+    assert digest.hexdigest() == content_id(whole)
+
+
+def test_content_hash_is_that_of_the_stream_as_one_piece() -> None:
+    table = pa.table({"a": list(range(1000)), "b": [f"{i}" for i in range(1000)]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    pieces = pa.concat_tables([table.slice(0, 10), table.slice(10)])
+    assert content_hash(table) == content_hash(pieces) == content_id(sink.getvalue().to_pybytes())
+
+
+def test_ids_in_order_and_not_are_held_to_be_unique(tmp_path: Path) -> None:
+    for ids, sound in (
+        (["a", "b"], True),
+        (["b", "a"], True),
+        (["a", "a"], False),
+        (["b", "a", "b"], False),
+        ([], True),
+    ):
+        table = pa.table({"sample_id": pa.array(ids, pa.string())})
+        with nullcontext() if sound else pytest.raises(ContractError, match="every sample_id once"):
+            check_unique(table, "here")
+
+
+def test_row_groups_are_small_only_where_files_are_inside(tmp_path: Path) -> None:
+    pairs = NEIGHBOUR.table(
+        [{"sample_id": f"{i:03}", "other_id": "x", "similarity": 1.0, "other_set": "self"} for i in range(300)]
+    )
+    write_shard(str(tmp_path / "a.parquet"), pairs, NEIGHBOUR, stage="dedup", fingerprint="f")
+    meta = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    assert meta.num_row_groups == 1
+    dictionary = {
+        meta.row_group(0).column(i).path_in_schema: "RLE_DICTIONARY" in meta.row_group(0).column(i).encodings
+        for i in range(meta.num_columns)
+    }
+    assert (dictionary["other_set"], dictionary["sample_id"], dictionary["other_id"]) == (True, False, False)

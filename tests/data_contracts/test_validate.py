@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from maskmill.data_contracts import (
+    Instance,
     LabelSpace,
     Reason,
     check_mask,
@@ -112,3 +113,27 @@ def test_rows_of_other_peoples_shards() -> None:
         problem = check_row(sample_row(**change), VOC)
         assert problem is not None
         assert problem.reason is reason, change
+
+
+def test_what_the_ignored_pixels_may_be_is_said() -> None:
+    seen = check_mask(np.full((2, 2), 255, np.uint8), VOC)
+    assert seen is not None
+    assert seen.fix.startswith("255 means ignore; if it is your object, set source.remap: {255: aeroplane}")
+    empty = check_mask(np.zeros((2, 2), np.uint8), VOC)
+    assert empty is not None
+    assert empty.fix == "drop the sample, or set allow_empty in the ingest config"
+    assert empty.found == "only ids [0]"
+
+
+def test_objects_of_other_peoples_rows_are_checked() -> None:
+    empty = np.zeros((4, 6), np.uint8)
+    mask = {"bytes": encode_mask(empty), "path": None}
+    assert check_row(sample_row(mask=mask, class_ids=[]), VOC) is None  # whoever wrote it meant it to be empty
+    entry = Instance.of(3, mask_with(3) == 3).row()
+    assert check_row(sample_row(instances=[entry]), VOC) is None
+    wrong = check_row(sample_row(instances=[{**entry, "class_id": 4}]), VOC)
+    assert wrong is not None
+    cut = check_row(sample_row(instances=[{**entry, "rle": "1"}]), VOC)
+    assert cut is not None
+    assert cut.reason is Reason.BAD_ANNOTATION
+    assert cut.expected == "run lengths of (4, 6)"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskmill.data_contracts.words import in_markdown, visible
+from maskmill.data_contracts.words import close_to, did_you_mean, in_markdown, visible
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,31 @@ def test_words_stay_words_in_markdown(text: str, shown: str) -> None:
 
 def test_long_words_are_cut() -> None:
     assert len(in_markdown("x" * 10_000)) == 501
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("ABD", ["abd"]),
+        (" adb", ["abd"]),
+        ("we-clip", ["we_clip", "weclip"]),
+        ("STRASSE", ["Straße"]),
+        ("zzz", []),
+    ],
+)
+def test_words_that_look_alike(word: str, found: list[str]) -> None:
+    assert close_to(word, ["abd", "weclip", "we_clip", "Straße"]) == found
+
+
+def test_the_best_of_many_are_named() -> None:
+    known = ["mask1", "mask2", "mask3", "mask4"]
+    assert len(close_to("mask", known)) == 3
+    assert did_you_mean("adb", ["abd", "x"]) == "; did you mean 'abd'?"
+    assert did_you_mean("mask", known).count("'") == 4
+    assert did_you_mean("zzz", known) == ""
+
+
+def test_a_line_is_cut_behind_its_limit() -> None:
+    assert in_markdown("abc", most=3) == "abc"
+    assert in_markdown("abcd", most=3) == "abc…"
+    assert in_markdown("ab  \n c") == "ab c"
