@@ -1,9 +1,10 @@
 """What every scorer is: a config, and an engine that turns Sample rows into Score rows."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from maskmill.data_contracts import WithPresets
 
@@ -17,11 +18,20 @@ class ScorerConfig(WithPresets):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: str
+    kind: str = Field(description="name of the scorer")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the scorer must have seen the whole data set before it can score: see `Scorer.study`."""
+        return False
 
 
 class Scorer(ABC):
-    """The engine: models loaded, ready to score."""
+    """The engine: models loaded, ready to score. `workers` are processes for what a model waits for (dense CRFs), None
+    = as many as suit the machine; they change no score.
+    """
+
+    workers: int | None = None
 
     @abstractmethod
     def score(self, samples: pa.Table, seed: int) -> pa.Table:
@@ -31,8 +41,41 @@ class Scorer(ABC):
         and `detail` instead of scores; it raises nothing.
         """
 
+    def bare_rate(self, samples: pa.Table) -> float | None:
+        """Images a second of its model alone, by a few plain forwards on the first of these samples: what the rate of
+        `score` is held against. None where a scorer has no such model.
+        """
+        return None
+
+    @property
+    def device(self) -> str:
+        """Where its model runs ("cpu", "cuda"); empty where it has none."""
+        return ""
+
     def fits(self, scores: pa.Table) -> list[bool]:
         """Of each scored row: does the image rather show what its label names than everyday background (grass, wall,
         sky)? Empty where the scorer cannot tell.
         """
         return []
+
+    def study(self, samples: pa.Table, seed: int) -> pa.Table:
+        """What a Sample table teaches, rows of the LEARNT contract. Asked only of scorers whose config `learns`.
+
+        Tables are studied one by one, in any order and any process; `conclude` gets all of them together.
+        """
+        raise TypeError(f"{type(self).__name__}: this scorer learns nothing from a data set")
+
+    def conclude(self, studies: Iterable[pa.Table]) -> pa.Table:
+        """What all studies together have taught, rows of the LEARNT contract: the same however the samples were cut
+        into tables.
+        """
+        raise TypeError(f"{type(self).__name__}: this scorer learns nothing from a data set")
+
+    def taught(self, learnt: pa.Table) -> "Scorer":
+        """The scorer that knows what `conclude` gave; its scores also depend on that."""
+        raise TypeError(f"{type(self).__name__}: this scorer learns nothing from a data set")
+
+
+def teach(scorer: Scorer, tables: Iterable[pa.Table], seed: int) -> Scorer:
+    """A scorer that learns, taught by Sample tables at hand."""
+    return scorer.taught(scorer.conclude([scorer.study(table, seed) for table in tables]))

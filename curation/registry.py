@@ -8,6 +8,7 @@ from maskmill.data_contracts import LabelSpace
 from maskmill.data_contracts.words import did_you_mean
 
 SCORERS = {
+    "cross_fit": "maskmill.curation.cross_fit",
     "sds": "maskmill.curation.sds",
 }
 

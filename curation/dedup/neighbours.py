@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from maskmill.curation.dedup.config import DedupConfig
 from maskmill.curation.dedup.search import Float32, Pairs, find_pairs
 from maskmill.data_contracts import NEIGHBOUR
 
 SELF = "self"
+Ids = Sequence[str] | NDArray[np.object_]
 
 
-def neighbours(ids: Sequence[str], embeddings: Float32, config: DedupConfig) -> pa.Table:
+def neighbours(ids: Ids, embeddings: Float32, config: DedupConfig) -> pa.Table:
     """Pairs inside one set with cosine >= config.threshold: each once, the smaller id first, sorted.
 
     `embeddings` float32 (N, D) are unit vectors in the order of `ids`; the order does not matter. An id that occurs
@@ -31,9 +33,9 @@ def neighbours(ids: Sequence[str], embeddings: Float32, config: DedupConfig) -> 
 
 
 def leakage(
-    ids: Sequence[str],
+    ids: Ids,
     embeddings: Float32,
-    test_ids: Sequence[str],
+    test_ids: Ids,
     test_embeddings: Float32,
     config: DedupConfig,
     test_set: str = "test",
@@ -63,12 +65,14 @@ def _keys(table: pa.Table) -> set[tuple[str, str, str]]:
     return set(zip(*columns, strict=True))
 
 
-def _sorted(ids: Sequence[str], embeddings: Float32) -> tuple[np.ndarray, Float32]:
+def _sorted(ids: Ids, embeddings: Float32) -> tuple[np.ndarray, Float32]:
     """Ids ascending, each once, with their vectors."""
     if len(ids) != len(embeddings):
         raise ValueError(f"{len(ids)} ids but {len(embeddings)} embeddings")
     names, first = np.unique(np.asarray(ids, dtype=object), return_index=True)
-    return names, np.asarray(embeddings, dtype=np.float32)[first]
+    vectors = np.asarray(embeddings, dtype=np.float32)
+    sorted_already = len(first) == len(ids) and bool((first[1:] > first[:-1]).all())
+    return names, vectors if sorted_already else vectors[first]  # no copy of what may lie on a disk
 
 
 def _table(names: np.ndarray, others: np.ndarray, pairs: Pairs, other_set: str) -> pa.Table:

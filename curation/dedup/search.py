@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskmill.curation.dedup.config import DedupConfig, dedup_backend
+from maskmill.curation.dedup.config import DedupConfig, backend_for
+from maskmill.curation.dedup.inverted import inverted_lists
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -19,6 +20,7 @@ Pairs = tuple[Int64, Int64, Float32]  # row of the query, row of the base, cosin
 SLACK = 1e-4  # candidates this far below the threshold are looked at again in float64
 DECIMALS = 6
 BLOCK = 2048
+ROWS = 65_536  # looked at together where all values must be finite
 Search = Callable[[Float32, Float32, float, DedupConfig], Iterator[tuple[Int64, Int64]]]
 
 
@@ -49,7 +51,7 @@ def find_pairs(queries: Float32, base: Float32, config: DedupConfig, threshold: 
     found: list[Pairs] = []
     total = 0
     if len(queries) and len(base):
-        for rows, columns in _SEARCHES[dedup_backend(config.backend)](queries, base, least - SLACK, config):
+        for rows, columns in _SEARCHES[backend_for(config, len(base))](queries, base, least - SLACK, config):
             pairs = _confirm(queries, base, rows, columns, least)
             found.append(pairs)
             total += len(pairs[0])
@@ -66,7 +68,7 @@ def find_pairs(queries: Float32, base: Float32, config: DedupConfig, threshold: 
 
 def _unit(vectors: Float32, name: str) -> Float32:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+    if vectors.ndim != 2 or not all(np.isfinite(vectors[i : i + ROWS]).all() for i in range(0, len(vectors), ROWS)):
         raise ValueError(f"{name}: expected finite float32 (N, D), found {vectors.shape}")
     return vectors
 
@@ -106,15 +108,7 @@ def _faiss_flat(queries: Float32, base: Float32, least: float, config: DedupConf
 
 
 def _faiss_ivf(queries: Float32, base: Float32, least: float, config: DedupConfig) -> Iterator[tuple[Int64, Int64]]:
-    """Inverted lists around about 4 sqrt(N) centres. k-means starts from faiss' fixed seed, so runs repeat."""
-    import faiss
-
-    lists = max(1, min(int(4 * np.sqrt(len(base))), len(base) // 39))  # faiss wants 39 points a centre
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(base.shape[1]), base.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-    index.train(base)
-    index.add(base)
-    index.nprobe = min(config.nprobe, lists)
-    yield from _range_search(index, queries, least)
+    yield from inverted_lists(queries, base, least, config.nprobe)
 
 
 def _range_search(index: Any, queries: Float32, least: float) -> Iterator[tuple[Int64, Int64]]:

@@ -1,27 +1,15 @@
 """From a Sample row to model input: decode, check, choose labels, resize. Says why when a row cannot be scored."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from maskmill.curation.rows import Row, open_pair
 from maskmill.curation.sds.config import SdsConfig
-from maskmill.data_contracts import (
-    IGNORE,
-    ContractError,
-    LabelSpace,
-    Problem,
-    Reason,
-    Uint8Array,
-    decode_image,
-    decode_mask,
-    foreground_ids,
-)
-
-Row = dict[str, Any]
+from maskmill.data_contracts import IGNORE, ContractError, LabelSpace, Reason, Uint8Array, foreground_ids
 
 
 @dataclass(frozen=True)
@@ -34,6 +22,7 @@ class Prepared:
     image: Uint8Array
     mask: Uint8Array | None
     pixels: Tensor
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,26 +49,15 @@ def prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> Pr
 
 def _prepare(row: Row, config: SdsConfig, space: LabelSpace, multiple: int) -> Prepared | Unscored:
     sample_id = str(row["sample_id"])
-    image_bytes, mask_bytes = _bytes(row["image"]), _bytes(row["mask"])
-    if image_bytes is None:
-        problem = Problem(Reason.MISSING_IMAGE, "embedded image bytes", "none", "ingest with embedded bytes")
-        raise ContractError(sample_id, problem)
-    image = decode_image(image_bytes, sample_id)
-    mask = None if mask_bytes is None else decode_mask(mask_bytes, sample_id)
-    if mask is not None and mask.shape != image.shape[:2]:
-        problem = Problem(Reason.SIZE_MISMATCH, f"mask {image.shape[:2]}", f"{mask.shape}", "ingest the sample again")
-        raise ContractError(sample_id, problem)
+    image, mask = open_pair(row)
     in_mask = tuple(foreground_ids(mask, space)) if mask is not None else ()
     labels = choose_labels(row, in_mask, config, space)
     if not labels:
         n_classes = 0 if mask is not None and (mask != IGNORE).any() else None
         detail = "neither prompt nor mask names a class of the label space"
         return Unscored(sample_id, (), Reason.NO_CLASSES, detail, n_classes)
-    return Prepared(sample_id, labels, in_mask, image, mask, resize(image, config.image_side, multiple))
-
-
-def _bytes(file: dict[str, Any] | None) -> bytes | None:
-    return None if file is None else file["bytes"]
+    pixels = resize(image, config.image_side, multiple)
+    return Prepared(sample_id, labels, in_mask, image, mask, pixels, row.get("group"))
 
 
 def choose_labels(row: Row, in_mask: tuple[int, ...], config: SdsConfig, space: LabelSpace) -> tuple[int, ...]:

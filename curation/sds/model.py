@@ -5,7 +5,7 @@ for another shape, but not for another place in the same shape. So a sample's nu
 to the bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,24 +14,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskmill.curation.sds.asf import AsfScore
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.images import Prepared
-from maskmill.curation.sds.pcs import Readings, entropy, image_scores, shuffle_tiles, tile_permutations
+from maskmill.curation.sds.pcs import Readings, draw_orders, entropy, image_scores, perturb
 from maskmill.data_contracts import LabelSpace
-from maskmill.vision.clip import ClipBackbone, DenseFeatures, TextBank, build_text_bank, clip_response, load_clip
+from maskmill.vision.clip import (
+    ClipBackbone,
+    DenseFeatures,
+    Tail,
+    TextBank,
+    build_text_bank,
+    clip_response,
+    load_clip,
+    run_tail,
+)
 
 GPU_MICRO_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What scoring needs besides the samples, loaded once. `micro_batch`: images per forward."""
+    """What scoring needs besides the samples, loaded once. `micro_batch`: images per forward. `overlap`: who judges
+    masks in CLIP's place, by a sample with a mask and the seed; None = CLIP.
+    """
 
     backbone: ClipBackbone
     bank: TextBank
     config: SdsConfig
     space: LabelSpace
     micro_batch: int
+    overlap: Callable[[Prepared, int], AsfScore] | None = None
 
     @property
     def scale(self) -> float:
@@ -40,8 +53,8 @@ class Engine:
 
     @property
     def multiple(self) -> int:
-        """What the sides of a model input must divide by, so that tile edges are patch edges."""
-        return self.backbone.patch * self.config.grid
+        """What the sides of a model input must divide by: patches, and with tiles, tiles of whole patches."""
+        return _multiple(self.config, self.backbone)
 
     @property
     def box_threshold(self) -> float:
@@ -67,11 +80,11 @@ def make_engine(
     """Load model and texts. On the CPU images go one by one (as fast as in batches there), on a GPU in batches of 16.
 
     Raises:
-        ValueError: an `image_side` that does not divide into tiles of whole patches.
+        ValueError: an `image_side` that does not divide into (tiles of) whole patches.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = backbone or load_clip(config.model, config.pretrained, device, config.precision)
-    side, multiple = config.image_side, backbone.patch * config.grid
+    side, multiple = config.image_side, _multiple(config, backbone)
     if side is not None and side % multiple:
         raise ValueError(
             f"image_side: expected a multiple of {multiple} (grid {config.grid} x patch {backbone.patch}), found {side}"
@@ -81,9 +94,13 @@ def make_engine(
     return Engine(backbone, bank, config, space, micro_batch or default)
 
 
+def _multiple(config: SdsConfig, backbone: ClipBackbone) -> int:
+    return backbone.patch * (config.grid if config.perturbation == "tiles" else 1)
+
+
 def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list[Reading]:
-    """Read at most `micro_batch` samples of one model input size: two forwards (more with more permutations), one
-    backward.
+    """Read at most `micro_batch` samples of one model input size: a forward of them and of each of their shuffles, and
+    a backward of the last block for each class of the sample that has most.
 
     Raises:
         ValueError: more samples than fit.
@@ -92,10 +109,11 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
         raise ValueError(f"read_samples: expected 1 to {engine.micro_batch} samples, found {len(samples)}")
     config, backbone = engine.config, engine.backbone
     allowed = engine.bank.allowed([s.labels for s in samples] + [()] * (engine.micro_batch - len(samples)))
-    dense = backbone.encode(_batch([s.pixels for s in samples], engine), config.n_attention)
-    with torch.no_grad():
-        embeddings = backbone.tail(dense.last_input)
-    mixed = _mixed_embeddings(samples, engine, seed)
+    images = batch_of([s.pixels for s in samples], engine)
+    dense = backbone.encode(images, config.n_attention)
+    tail = run_tail(backbone, dense.last_input, config.cam_layer)
+    embeddings = tail.embeddings.detach()
+    mixed = _mixed_embeddings(samples, images, engine, seed)
     readings = Readings(
         embeddings=embeddings,
         log_p=engine.bank.log_probabilities(embeddings, allowed, engine.scale),
@@ -105,7 +123,9 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
     )
     scores = image_scores(config.image_score, readings)
     wanted = [s.mask is not None and _passes(float(scores[i]), config.asf_gate) for i, s in enumerate(samples)]
-    maps = _class_maps(samples, wanted, dense, engine)
+    maps = _no_maps(wanted)
+    if engine.overlap is None:
+        maps = _class_maps(samples, wanted, dense, tail, engine)
     swaps = swapped_classes(samples, dense, engine) if config.swap_check else [None] * len(samples)
     h_orig, h_mix = entropy(readings.log_p), entropy(readings.mixed_log_p).mean(dim=0)
     return [
@@ -122,30 +142,40 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
     ]
 
 
-def _batch(pixels: Sequence[Tensor], engine: Engine) -> Tensor:
+def batch_of(pixels: Sequence[Tensor], engine: Engine) -> Tensor:
     """Stack, pad with black images to `micro_batch`, normalise."""
     stack = torch.zeros(engine.micro_batch, *pixels[0].shape, dtype=torch.uint8)
     stack[: len(pixels)] = torch.stack(list(pixels))
     return engine.backbone.normalise(stack.to(engine.backbone.device))
 
 
-def _mixed_embeddings(samples: Sequence[Prepared], engine: Engine, seed: int) -> Tensor:
-    """Embeddings (R, micro_batch, E) after R shuffles, each sample with permutations of its own."""
-    config = engine.config
-    orders = [tile_permutations(seed, s.sample_id, config.permutations, config.grid) for s in samples]
-    turns = [
-        [shuffle_tiles(s.pixels, order[turn]) for s, order in zip(samples, orders, strict=True)]
-        for turn in range(config.permutations)
-    ]
-    return torch.stack([engine.backbone.embed(_batch(shuffled, engine)) for shuffled in turns])
+def _mixed_embeddings(samples: Sequence[Prepared], images: Tensor, engine: Engine, seed: int) -> Tensor:
+    """Embeddings (R, micro_batch, E) after R shuffles, each sample with permutations of its own. The way is that of the
+    images themselves, product by product, so that a copy that equals its image has its embedding.
+    """
+    config, backbone = engine.config, engine.backbone
+    orders = [draw_orders(config.perturbation, seed, s.sample_id, config.permutations, config.grid) for s in samples]
+    found = []
+    for turn in range(config.permutations):
+        shuffled = images.clone()
+        for place, order in enumerate(orders):
+            shuffled[place] = perturb(config.perturbation, images[place], order[turn])
+        dense = backbone.encode(shuffled, config.n_attention, attended=0)
+        found.append(run_tail(backbone, dense.last_input, config.cam_layer).embeddings.detach())
+    return torch.stack(found)
 
 
 def _passes(score: float, gate: float | None) -> bool:
     return gate is None or score > gate
 
 
+def _no_maps(wanted: Sequence[bool]) -> list[NDArray[np.float32] | None]:
+    """Maps of no class, where masks are scored and CLIP is not asked for its own."""
+    return [np.empty((0, 1, 1), np.float32) if wants else None for wants in wanted]
+
+
 def _class_maps(
-    samples: Sequence[Prepared], wanted: Sequence[bool], dense: DenseFeatures, engine: Engine
+    samples: Sequence[Prepared], wanted: Sequence[bool], dense: DenseFeatures, tail: Tail, engine: Engine
 ) -> list[NDArray[np.float32] | None]:
     labels = [s.labels if wants else () for s, wants in zip(samples, wanted, strict=True)]
     blanks = [()] * (engine.micro_batch - len(samples))
@@ -158,7 +188,7 @@ def _class_maps(
         box_threshold=engine.box_threshold,
         edge_fix=engine.config.edge_fix,
         layer=engine.config.cam_layer,
-        chunk=None if engine.micro_batch == 1 else engine.micro_batch,
+        tail=tail,
     )
     return [response.of(i).cpu().numpy() if wants else None for i, wants in enumerate(wanted)]
 

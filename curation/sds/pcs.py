@@ -1,7 +1,9 @@
-"""PCS, the image score of SDS: how much CLIP's class distribution changes when the image's tiles are shuffled.
+"""PCS, the image score of SDS: how much CLIP's class distribution changes when the image is perturbed.
 
 Tang et al., "A Training-Free Synthetic Data Selection Method for Semantic Segmentation", AAAI 2025 (arXiv
-2501.15201). An image whose reading hardly changes had no object structure to lose.
+2501.15201). An image whose reading hardly changes had no object structure to lose. The constants of the released
+code (a grid of 4 x 4 squares) speak of shuffled tiles; what it permutes is the three colour channels of the
+normalised image, for it takes the length of the permutation from the wrong axis. Both are here.
 """
 
 from dataclasses import dataclass
@@ -11,16 +13,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskmill.curation.sds.config import ImageScore
+from maskmill.curation.sds.config import ImageScore, Perturbation
 from maskmill.data_contracts import sample_seed
 
 
+def draw_orders(kind: Perturbation, seed: int, sample_id: str, rounds: int, grid: int) -> NDArray[np.int64]:
+    """`rounds` permutations for one sample: of its tiles, int64 (rounds, grid*grid), or of its channels (rounds, 3)."""
+    if kind == "tiles":
+        return tile_permutations(seed, sample_id, rounds, grid)
+    return channel_permutations(seed, sample_id, rounds)
+
+
 def tile_permutations(seed: int, sample_id: str, rounds: int, grid: int) -> NDArray[np.int64]:
-    """`rounds` permutations of grid*grid tiles for one sample, int64 (rounds, grid*grid). A larger `rounds` only
-    appends.
+    """`rounds` permutations of grid*grid tiles for one sample, int64 (rounds, grid*grid), none of which leaves all
+    tiles in their place. A larger `rounds` only appends.
     """
     rng = np.random.default_rng(sample_seed(seed, sample_id, "pcs"))
-    return np.stack([rng.permutation(grid * grid) for _ in range(rounds)])
+    return np.stack([_no_identity(rng, grid * grid) for _ in range(rounds)])
+
+
+def _no_identity(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+    while (order := rng.permutation(n)).tolist() == list(range(n)):
+        pass
+    return order
+
+
+def channel_permutations(seed: int, sample_id: str, rounds: int) -> NDArray[np.int64]:
+    """`rounds` permutations of three channels, int64 (rounds, 3). As in the release one in six is the identity, which
+    gives a gap of 0 and drops its image by chance.
+    """
+    rng = np.random.default_rng(sample_seed(seed, sample_id, "pcs channels"))
+    return np.stack([rng.permutation(3) for _ in range(rounds)])
+
+
+def perturb(kind: Perturbation, image: Tensor, order: NDArray[np.int64]) -> Tensor:
+    """A normalised image (3, H, W) with its tiles or its channels in another order."""
+    return shuffle_tiles(image, order) if kind == "tiles" else image[torch.from_numpy(order)]
 
 
 def shuffle_tiles(image: Tensor, permutation: NDArray[np.int64]) -> Tensor:

@@ -15,17 +15,18 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from maskmill.curation.rows import Row
 from maskmill.curation.sds.asf import asf_score, pseudo_label
 from maskmill.curation.sds.boundary import boundary_score
 from maskmill.curation.sds.config import SdsConfig
-from maskmill.curation.sds.images import Prepared, Row, Unscored, prepare
+from maskmill.curation.sds.images import Prepared, Unscored, prepare
 from maskmill.curation.sds.model import Engine, Reading, make_engine, read_samples
 from maskmill.data_contracts import SCORE, LabelSpace
 from maskmill.vision.clip import ClipBackbone
-from maskmill.vision.refine import CrfOptions, par, refine_many
+from maskmill.vision.refine import par, refine_many
 
 OVERLAP_SHARE = 0.5  # how much of `both` hangs on the overlap: a border at chance scores 0 whatever the overlap
-COLUMNS = ["sample_id", "image", "mask", "class_ids", "prompt_class_ids"]
+COLUMNS = ["sample_id", "image", "mask", "class_ids", "prompt_class_ids", "group"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def score_table(
     *,
     backbone: ClipBackbone | None = None,
     batch_size: int = 16,
-    workers: int = 1,
+    workers: int | None = None,
     micro_batch: int | None = None,
 ) -> pa.Table:
     """Score every row of a Sample table; returns a Score table in the same order.
@@ -53,7 +54,7 @@ def score_table(
 
     Args:
         batch_size: samples decoded ahead and refined together; changes no score.
-        workers: processes for the dense CRF; changes no score.
+        workers: processes for the dense CRF, None = as many as suit the machine (see `crf_workers`); changes no score.
         micro_batch: images per forward, padded to exactly this many; None = 1 on the CPU, 16 on a GPU. Another value
         may move
             the last bits of a score.
@@ -61,7 +62,9 @@ def score_table(
     return score_rows(samples, make_engine(config, space, backbone, micro_batch), seed, batch_size, workers)
 
 
-def score_rows(samples: pa.Table, engine: Engine, seed: int, batch_size: int = 16, workers: int = 1) -> pa.Table:
+def score_rows(
+    samples: pa.Table, engine: Engine, seed: int, batch_size: int = 16, workers: int | None = None
+) -> pa.Table:
     """`score_table` with an engine that is loaded already."""
     rows: list[Row] = []
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as finisher:
@@ -70,7 +73,7 @@ def score_rows(samples: pa.Table, engine: Engine, seed: int, batch_size: int = 1
             drafts = _read_batch(batch, engine, seed)
             if behind is not None:
                 rows += behind.result()
-            behind = finisher.submit(_finish_batch, drafts, engine, workers)
+            behind = finisher.submit(_finish_batch, drafts, engine, seed, workers)
         if behind is not None:
             rows += behind.result()
     return SCORE.table(rows)
@@ -106,11 +109,14 @@ def _read_batch(batch: Sequence[Prepared | Unscored], engine: Engine, seed: int)
     return [Draft(s, readings[i]) if isinstance(s, Prepared) else s for i, s in enumerate(batch)]
 
 
-def _finish_batch(drafts: Sequence[Draft | Unscored], engine: Engine, workers: int) -> list[Row]:
-    """Refine the maps of all samples that have them, compare with their masks, write rows."""
+def _finish_batch(drafts: Sequence[Draft | Unscored], engine: Engine, seed: int, workers: int | None) -> list[Row]:
+    """Compare the masks of all samples that are to be scored with those of the judge, write rows."""
     scored = [d for d in drafts if isinstance(d, Draft) and d.reading.maps is not None and d.sample.mask_classes]
-    refined = _refine([(d.sample.image, _upsampled(d, engine)) for d in scored], engine, workers)
-    asf = {id(d): _mask_columns(d, probabilities, engine) for d, probabilities in zip(scored, refined, strict=True)}
+    refined = _refine(
+        [(d.sample.image, _upsampled(d, engine)) for d in scored if engine.overlap is None], engine, workers
+    )
+    maps: Sequence[NDArray[np.float32] | None] = refined or [None] * len(scored)
+    asf = {id(d): _mask_columns(d, found, engine, seed) for d, found in zip(scored, maps, strict=True)}
     return [
         _unscored_row(d) if isinstance(d, Unscored) else {**_image_columns(d), **asf.get(id(d), {})} for d in drafts
     ]
@@ -127,14 +133,14 @@ def _upsampled(draft: Draft, engine: Engine) -> NDArray[np.float32]:
 
 
 def _refine(
-    items: list[tuple[NDArray[np.uint8], NDArray[np.float32]]], engine: Engine, workers: int
+    items: list[tuple[NDArray[np.uint8], NDArray[np.float32]]], engine: Engine, workers: int | None
 ) -> list[NDArray[np.float32]]:
     kind = engine.config.refine
     if kind == "none":
         return [probabilities for _, probabilities in items]
     if kind == "par":
         return [_par(image, probabilities) for image, probabilities in items]
-    return refine_many(items, workers, CrfOptions(backend="auto" if kind == "crf" else "mean_field"))
+    return refine_many(items, workers, engine.config.crf_in_use)
 
 
 def _par(image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -143,12 +149,18 @@ def _par(image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArra
     return np.asarray(maps / maps.sum(axis=0, keepdims=True).clip(1e-7), dtype=np.float32)
 
 
-def _mask_columns(draft: Draft, probabilities: NDArray[np.float32], engine: Engine) -> Row:
-    """The annotation's score: overlap with CLIP's pseudo-mask (ASF), fit of its borders, or both."""
+def _mask_columns(draft: Draft, probabilities: NDArray[np.float32] | None, engine: Engine, seed: int = 0) -> Row:
+    """The annotation's score: overlap with the judge's mask (ASF), fit of its borders, or both. `probabilities`: CLIP's
+    maps, None where another judge speaks.
+    """
     sample, config = draft.sample, engine.config
     assert sample.mask is not None
-    pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, config.confidence)
-    overlap = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
+    if probabilities is None:
+        assert engine.overlap is not None
+        overlap = engine.overlap(sample, seed)
+    else:
+        pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, config.confidence)
+        overlap = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
     pooled, per_class = overlap.pooled, overlap.per_class
     if config.mask_score != "asf":
         border = boundary_score(sample.image, sample.mask, sample.mask_classes, sample.labels)

@@ -1,32 +1,86 @@
 """SDS as a scorer: model and texts loaded once a process."""
 
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from maskmill.curation.base import Scorer
+from maskmill.curation.cross_fit.judge import CrossFit, fold_of
+from maskmill.curation.sds.asf import AsfScore
+from maskmill.curation.sds.bare import bare_rate
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.fit import shown_at_all
-from maskmill.curation.sds.model import make_engine
+from maskmill.curation.sds.images import Prepared
+from maskmill.curation.sds.model import Engine, make_engine
 from maskmill.curation.sds.score import score_rows
-from maskmill.data_contracts import LabelSpace
+from maskmill.data_contracts import FOR_HASH, LabelSpace
 from maskmill.vision.clip import clip_fingerprint
-from maskmill.vision.refine import crf_backend
+from maskmill.vision.segmenters import weights_stamp
 
-VERSION = 2
+VERSION = 3
 
 
 class SdsScorer(Scorer):
     """`batch_size` and `workers` (processes for the CRF) change speed, never a score."""
 
-    def __init__(self, config: SdsConfig, space: LabelSpace, *, batch_size: int = 16, workers: int = 1) -> None:
-        self._engine = make_engine(config, space)
+    def __init__(
+        self, config: SdsConfig, space: LabelSpace, *, batch_size: int = 16, workers: int | None = None
+    ) -> None:
+        self._config = config
         self._batch_size = batch_size
-        self._workers = workers
+        self.workers = workers
+        self._judge = CrossFit(config.cross_fit, space)
+        self._overlap: Callable[[Prepared, int], AsfScore] | None = None
+
+    @cached_property
+    def _clip(self) -> Engine:
+        return make_engine(self._config, self._judge.space)
+
+    @property
+    def _engine(self) -> Engine:
+        return replace(self._clip, overlap=self._overlap)
+
+    def study(self, samples: pa.Table, seed: int) -> pa.Table:
+        return self._judge.study(samples, seed)
+
+    def conclude(self, studies: Iterable[pa.Table]) -> pa.Table:
+        return self._judge.conclude(studies)
+
+    def taught(self, learnt: pa.Table) -> "SdsScorer":
+        """A scorer whose masks are judged by the segmenters that `learnt` holds; it shares the loaded models."""
+        judge, known = self._judge, self._judge.learnt(learnt)
+
+        def overlap(sample: Prepared, seed: int) -> AsfScore:
+            assert sample.mask is not None
+            fold = fold_of(sample.sample_id, sample.group, judge.options, seed)
+            found = judge.agreement(sample.mask, judge.opinion(sample.image, fold, known), sample.mask_classes)
+            return AsfScore(found.pooled, found.per_class, 0.0)
+
+        taught = copy(self)
+        taught._overlap = overlap
+        return taught
 
     def score(self, samples: pa.Table, seed: int) -> pa.Table:
-        """Score table of a Sample table."""
-        return score_rows(samples, self._engine, seed, self._batch_size, self._workers)
+        """Score table of a Sample table.
+
+        Raises:
+            ValueError: the judge is to be cross_fit, and nobody taught the scorer.
+        """
+        if self._config.learns and self._overlap is None:
+            raise ValueError("sds, judge cross_fit: expected a scorer that was taught: see Scorer.study")
+        return score_rows(samples, self._engine, seed, self._batch_size, self.workers)
+
+    def bare_rate(self, samples: pa.Table) -> float | None:
+        """Images a second that CLIP embeds."""
+        return bare_rate(samples, self._engine)
+
+    @property
+    def device(self) -> str:
+        return str(self._engine.backbone.device.type)
 
     def fits(self, scores: pa.Table) -> list[bool]:
         """Whether the best of the row's own classes ranks above VOC's 25 background words, by the stored embeddings."""
@@ -36,8 +90,13 @@ class SdsScorer(Scorer):
 def identity(config: SdsConfig) -> dict[str, Any]:
     """The options, the model's weights, and the CRF that is installed."""
     model = clip_fingerprint(config.model, config.pretrained, config.precision)
-    backend = {"crf": crf_backend("auto"), "mean_field": "mean_field"}.get(config.refine, config.refine)
-    return {"sds": config.model_dump(mode="json"), "model": model, "refine": backend}
+    backend = config.crf_in_use.backend if config.refine in ("crf", "mean_field") else config.refine
+    found = {"sds": config.model_dump(mode="json", context=FOR_HASH), "model": model, "refine": backend}
+    if config.perturbation == "tiles" and config.grid == 2:  # one permutation of four tiles in 24 was the identity
+        found["orders"] = "no identity"
+    if config.judge == "cross_fit":
+        found["judge weights"] = weights_stamp(config.cross_fit.encoder, config.cross_fit.weights)
+    return found
 
 
 def load(config: SdsConfig, space: LabelSpace) -> SdsScorer:

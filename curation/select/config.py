@@ -22,16 +22,28 @@ class Calibrated(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["typical", "quantile", "otsu", "mixture"]
-    share: Share = 0.4
-    spreads: float | None = Field(default=None, gt=0)
-    keep: Share = 0.5
-    max_rejected: Share = 0.5
+    method: Literal["typical", "quantile", "otsu", "mixture"] = Field(
+        description="how the threshold is read off the scores; see above"
+    )
+    share: Share = Field(
+        default=0.4, description="typical: share of the typical score below which a sample is rejected"
+    )
+    spreads: float | None = Field(
+        default=None,
+        gt=0,
+        description="typical: also reject what lies this many spreads below the typical score; null = by the share "
+        "alone",
+    )
+    keep: Share = Field(default=0.5, description="quantile: share of the samples that pass")
+    max_rejected: Share = Field(
+        default=0.5, description="otsu, mixture: largest share of the samples that they may reject"
+    )
 
 
 Threshold = float | Calibrated | None
 
-FAITHFUL: dict[str, Any] = {}  # the defaults of the fields are SDS as published
+FAITHFUL: dict[str, Any] = {}  # the defaults of the fields are SDS as released: 0.1 belongs to permuted channels
+MENDED: dict[str, Any] = {"pcs_tau": {"method": "mixture", "max_rejected": 0.5}}  # shuffled tiles have no published tau
 STARTER: dict[str, Any] = {  # shares chosen on photos, see benchmarks/sds_keep.py
     "pcs_tau": None,
     "image_score_tau": {"method": "typical", "share": 0.18},
@@ -41,20 +53,32 @@ STARTER: dict[str, Any] = {  # shares chosen on photos, see benchmarks/sds_keep.
     "swap": "drop",
     "near_duplicates": "best",
 }
-PRESETS = {"faithful": FAITHFUL, "starter": STARTER}
+PRESETS = {"faithful": FAITHFUL, "mended": MENDED, "starter": STARTER}
 
 
 class SelectConfig(WithPresets):
     """How stored scores become decisions. `preset` fills in what is not given.
 
-    `faithful` is SDS as published: no deduplication, label swaps ignored. `starter` gates on the image score and on
-    ASF, both calibrated, drops near-duplicates and swaps, and keeps all that pass.
+    `faithful` is SDS as released: no deduplication, label swaps ignored; its `pcs_tau` of 0.1 was chosen for a score
+    of permuted channels. `mended` is the same for shuffled tiles, the threshold read off the scores. `starter` gates
+    on the image score and on ASF, both calibrated, drops near-duplicates and swaps, and keeps all that pass.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar = PRESETS
-    preset: Literal["faithful", "starter"] = "starter"
+    later: ClassVar = {"strata": []}
+    preset: Literal["faithful", "mended", "starter"] = Field(
+        default="starter",
+        description="values for all that is not given: faithful = SDS as released, mended = the same for shuffled "
+        "tiles, starter = ours",
+    )
+    strata: tuple[Literal["scene", "style", "generator"], ...] = Field(
+        default=(),
+        description="kinds of strata by which scores are corrected before anything is decided, where provenance names "
+        "them: scene = surroundings asked for; style = the caption in front of its first ' of ' (a drawing, a photo); "
+        "generator = the model",
+    )
     pcs_tau: Threshold = Field(default=0.1, description="keep iff pcs is above this, strictly; null = no such gate")
     max_entropy: float | None = Field(default=None, description="keep iff the entropy of the whole image is below this")
     image_score_tau: Threshold = Field(default=None, description="keep iff image_score is above this, strictly")

@@ -5,12 +5,54 @@ samples are ranked by pooled IoU among samples with equally many classes. Rankin
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from maskmill.curation.select.config import SelectConfig
 
-VERDICT = ["row", "stays", "rank_score", "cut", "place"]
+NO_CUT = "no more than keep_fraction passed the gates, so nothing is ranked away"
+NO_CLASS = "scored for no class of its mask"
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Verdicts on N survivors: does it stay, its place in its group (0: in none), the group (an index) and the score
+    that ranked it. Of each group its value, how many it has, how many of them stay, and the score of the last of these.
+    """
+
+    stays: NDArray[np.bool_]
+    place: Int64
+    group: Int64
+    score: Float32
+    values: Int64
+    sizes: Int64
+    limits: Int64
+    cuts: Float32
+    words_: str
+
+    def table(self, rows: pl.Series) -> pl.DataFrame:
+        """Verdicts by `row`, to be laid beside all rows."""
+        columns = {"stays": self.stays, "rank": self.place.astype(np.uint32), "group": self.group.astype(np.int32)}
+        return pl.DataFrame({"row": rows, **columns, "rank_score": pl.Series(self.score, nan_to_null=True)})
+
+    def words(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """(cut, place) of rows that have the columns of `table`: the score that they were held against, and where they
+        stand, in words.
+        """
+        ranked = rows["rank"].fill_null(0) > 0
+        at = rows["group"].zip_with(ranked, pl.Series([None], dtype=pl.Int32))
+        columns = {"s": self.sizes, "v": self.values, "l": self.limits}
+        of_group = {name: pl.Series(values).gather(at) for name, values in columns.items()}
+        told = pl.format(self.words_, "rank", "s", "v", "l")
+        words = pl.when(pl.col("ranked")).then(told).otherwise(pl.lit(NO_CLASS))
+        frame = rows.select("rank").with_columns(ranked=ranked, **of_group).select(place=words)
+        return frame.with_columns(cut=pl.Series(self.cuts, nan_to_null=True).gather(at))
 
 
 def share_to_keep(config: SelectConfig, total: int, survivors: int) -> float:
@@ -20,56 +62,111 @@ def share_to_keep(config: SelectConfig, total: int, survivors: int) -> float:
     return min(1.0, config.keep_fraction * total / survivors) if survivors else 0.0
 
 
-def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Verdicts on `survivors`, by `row`: `stays`, the score that ranked it, its group's cut, and its place in words.
+def cuts_nothing(config: SelectConfig, rho: float) -> bool:
+    """Whether the ranking lets all survivors pass although a share was to be kept: the gates left no more than that."""
+    return config.rho is None and config.keep_fraction < 1 and rho >= 1
 
-    `survivors` are sorted by sample_id, each once; every sort below is stable, so ties stay in that order.
+
+def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> Ranks:
+    """Verdicts on `survivors`, which are sorted by sample_id, each once: of equal scores the first stay.
+
+    n_classes: groups of equally many classes; each keeps ceil(rho * size), or min_keep if that is more. class: groups
+    of samples that show a class, ranked by that class' IoU; a sample stays if any of its classes takes it, and the
+    reported group is the one in which it stands best against the cut.
     """
-    return _by_class(survivors, config, rho) if config.group_by == "class" else _by_count(survivors, config, rho)
+    entries = _by_class(survivors, config) if config.group_by == "class" else _by_count(survivors, config)
+    owner, group = (entries[name].to_numpy().astype(np.int64) for name in ("owner", "group"))
+    score = entries["rank_score"].cast(pl.Float32).to_numpy()
+    values, group = _numbered(group)
+    order = _best_first(group, score)
+    sizes = np.bincount(group, minlength=len(values))
+    limits = np.array([_limit(config, rho, int(v), int(n)) for v, n in zip(values, sizes, strict=True)], np.int64)
+    starts = np.cumsum(sizes) - sizes
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
+    cut_at = order[np.minimum(starts + np.maximum(limits, 1) - 1, len(order) - 1)] if len(order) else order
+    cuts = np.where(limits > 0, score[cut_at], np.nan).astype(np.float32)
+    best = _best_of_each(owner, (place - limits[group]) * max(len(values), 1) + group, survivors.height)
+    found, at = best >= 0, np.maximum(best, 0)
+
+    def of_best(values: NDArray[np.generic], otherwise: float) -> NDArray[np.generic]:
+        return np.where(found, values[at], otherwise) if len(values) else np.full(len(at), otherwise)
+
+    place, group = of_best(place, 0).astype(np.int64), of_best(group, 0).astype(np.int64)
+    stays = found & (place <= limits[group]) if len(limits) else found
+    score = of_best(score, np.nan).astype(np.float32)
+    return Ranks(stays, place, group, score, values, sizes, limits, cuts, _words(config, rho))
 
 
-def _by_count(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Groups of equally many classes; each keeps ceil(rho * size), or min_keep if that is more."""
-    rows = survivors.select("row", group="classes", rank_score=config.rank_by)
-    return _cut(rows, config, rho).select(VERDICT)
-
-
-def _by_class(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Groups of samples that show a class, ranked by that class' IoU; a sample stays if any of its classes takes it.
-
-    The reported group is the one in which the sample stands best against the cut.
-    """
-    each = survivors.select("row", "per_class", own=config.rank_by).explode("per_class").unnest("per_class")
-    score = pl.col("iou") if config.rank_by == "asf" else pl.col("own")
-    masked = each.select("row", group="class_id", rank_score=score)
-    bare = survivors.filter(pl.col("per_class").is_null()).explode("label_ids")  # photos without masks
-    rows = pl.concat([masked, bare.select("row", group="label_ids", rank_score=config.rank_by)])
-    rows = rows.filter(pl.col("group").is_not_null()).sort("row", maintain_order=True)
-    ranked = _cut(rows, config, rho).sort(["row", "margin", "group"])
-    best = ranked.unique("row", keep="first", maintain_order=True)
-    verdicts = survivors.select("row").join(best.select(VERDICT), on="row", how="left")
-    return verdicts.with_columns(
-        pl.col("stays").fill_null(False), pl.col("place").fill_null("scored for no class of its mask")
-    )
-
-
-def _cut(rows: pl.DataFrame, config: SelectConfig, rho: float) -> pl.DataFrame:
-    """Rank (row, group, rank_score) inside groups and cut each at its quota."""
-    sizes = rows.group_by("group").len("size").sort("group")
-    limits = [_limit(config, rho, group, size) for group, size in sizes.iter_rows()]
+def _words(config: SelectConfig, rho: float) -> str:
+    """What is said of a place, with room for rank, size, group and limit."""
     word = "class" if config.group_by == "class" else "number of classes"
-    ranked = (
-        rows.join(sizes.with_columns(pl.Series("limit", limits, dtype=pl.Int64)), on="group", maintain_order="left")
-        .sort(["group", "rank_score"], descending=[False, True], nulls_last=True, maintain_order=True)
-        .with_columns(rank=pl.int_range(1, pl.len() + 1).over("group"))
-    )
-    cuts = ranked.filter(pl.col("rank") == pl.col("limit")).select("group", cut="rank_score")
-    words = "rank {} of {} with " + word + " {}; {} stay (rho {})"
-    return ranked.join(cuts, on="group", how="left", maintain_order="left").with_columns(
-        stays=pl.col("rank") <= pl.col("limit"),
-        margin=pl.col("rank") - pl.col("limit"),
-        place=pl.format(words, "rank", "size", "group", "limit", pl.lit(f"{rho:.4g}")),
-    )
+    why = f"; {NO_CUT}" if cuts_nothing(config, rho) else ""
+    return f"rank {{}} of {{}} with {word} {{}}; {{}} stay (rho {rho:.4g}{why})"
+
+
+def _by_count(survivors: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
+    """One entry a sample: (owner = its place among the survivors, group, rank_score)."""
+    rows = survivors.select(owner=pl.int_range(pl.len()), group="classes", rank_score=config.rank_by)
+    return rows.filter(pl.col("group").is_not_null())
+
+
+def _by_class(survivors: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
+    """One entry for each class of a sample, in the samples' order."""
+    some = survivors.select("per_class", "label_ids", owner=pl.int_range(pl.len()), own=config.rank_by)
+    each = some.select("owner", "own", "per_class").explode("per_class").unnest("per_class")
+    score = pl.col("iou") if config.rank_by == "asf" else pl.col("own")
+    masked = each.select("owner", group="class_id", rank_score=score)
+    bare = some.filter(pl.col("per_class").is_null())  # photos without masks
+    if bare.height:
+        others = bare.explode("label_ids").select("owner", group="label_ids", rank_score="own")
+        masked = pl.concat([masked, others]).sort("owner", maintain_order=True)
+    return masked.filter(pl.col("group").is_not_null())
+
+
+def _numbered(groups: Int64) -> tuple[Int64, Int64]:
+    """The values that occur, ascending, and the index of each entry's among them."""
+    if not len(groups):
+        return groups, groups
+    low = groups.min()
+    there = np.bincount(groups - low) > 0  # class ids and numbers of classes are small
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[groups - low]
+
+
+def _best_first(groups: Int64, scores: Float32) -> Int64:
+    """Entries by group, and in each by score from best to worst, without a score last; equals stay in order.
+
+    A float32 is sorted by its bits, 16 at a time: for 16 bits numpy counts instead of comparing.
+    """
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0 is 0
+    falling = np.where(bits >> 31, bits, ~(bits | np.uint32(1 << 31)))
+    falling[np.isnan(scores)] = np.iinfo(np.uint32).max
+    order = np.argsort(falling.astype(np.uint16), kind="stable")
+    for keys in ((falling >> 16).astype(np.uint16), *_digits(groups)):
+        order = order[np.argsort(keys[order], kind="stable")]
+    return order
+
+
+def _digits(numbers: Int64) -> Sequence[NDArray[np.uint16]]:
+    """Non-negative numbers 16 bits at a time, the lowest first."""
+    most = int(numbers.max(initial=0))
+    found: list[NDArray[np.uint16]] = []
+    while most or not found:
+        found.append((numbers >> 16 * len(found)).astype(np.uint16))
+        most >>= 16
+    return found
+
+
+def _best_of_each(owners: Int64, keys: Int64, count: int) -> Int64:
+    """For each of `count` owners the index of its entry with the lowest key; -1 where it has none. `owners` ascend."""
+    best = np.full(count, -1, np.int64)
+    if not len(owners):
+        return best
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    lowest = np.minimum.reduceat(keys, starts)
+    at = np.flatnonzero(keys == np.repeat(lowest, np.diff(starts, append=len(owners))))
+    best[owners[at[::-1]]] = at[::-1]
+    return best
 
 
 def _limit(config: SelectConfig, rho: float, group: int, size: int) -> int:

@@ -51,6 +51,16 @@ def typical_cuts(rows: pl.DataFrame, column: str, asked: Calibrated) -> Typical 
     return Typical(table, share, {c: float(np.float32(share * value)) for c, value in by_class.items()})
 
 
+def relative(scored: pl.DataFrame, column: str, share: float) -> NDArray[np.float64] | None:
+    """Scores of rows (row, label_ids, `column` without nulls), each over what is typical of its classes; None where
+    none is above chance.
+    """
+    values = scored.with_columns(value=pl.col(column).cast(pl.Float64))
+    if values.is_empty() or (common := location(values["value"].to_numpy(), share)) <= 0:
+        return None
+    return np.asarray(values["value"].to_numpy() / _of_rows(values, _by_class(values, share, common), common))
+
+
 def location(values: NDArray[np.float64], share: float) -> float:
     """Median of the values that reach `share` of it: faults below do not pull it down while they are the fewer."""
     middle = float(np.median(values))
@@ -62,7 +72,7 @@ def location(values: NDArray[np.float64], share: float) -> float:
     return middle
 
 
-def _shrunk(values: NDArray[np.float64], share: float, towards: float) -> float:
+def shrunk(values: NDArray[np.float64], share: float, towards: float) -> float:
     """Geometric mean of the values' location and `towards`, weighted n to PRIOR."""
     own = max(location(values, share), LEAST * towards)
     return float(np.exp((len(values) * np.log(own) + PRIOR * np.log(towards)) / (len(values) + PRIOR)))
@@ -71,7 +81,7 @@ def _shrunk(values: NDArray[np.float64], share: float, towards: float) -> float:
 def _by_class(scored: pl.DataFrame, share: float, common: float) -> dict[int, float]:
     each = scored.select("value", "label_ids").explode("label_ids").drop_nulls()
     groups = each.group_by("label_ids").agg("value").sort("label_ids")
-    return {int(c): _shrunk(np.asarray(v), share, common) for c, v in groups.iter_rows()}
+    return {int(c): shrunk(np.asarray(v), share, common) for c, v in groups.iter_rows()}
 
 
 def _of_rows(scored: pl.DataFrame, by_class: dict[int, float], common: float) -> NDArray[np.float64]:
@@ -92,7 +102,7 @@ def _in_clips(scored: pl.DataFrame, typical: NDArray[np.float64], share: float) 
     frames = scored.select("clip", ratios, at=pl.int_range(pl.len())).filter(pl.col("clip").is_not_null())
     out = typical.copy()
     for _, found, at in frames.group_by("clip", maintain_order=True).agg("ratio", "at").iter_rows():
-        out[at] *= _shrunk(np.asarray(found), share, 1.0)
+        out[at] *= shrunk(np.asarray(found), share, 1.0)
     return out
 
 

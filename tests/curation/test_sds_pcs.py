@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskmill.curation.sds import entropy, shuffle_tiles, tile_permutations
+from maskmill.curation.sds import model as sds_model
 from maskmill.curation.sds.images import Prepared
 from maskmill.curation.sds.model import Engine, make_engine, read_samples
+from maskmill.curation.sds.pcs import channel_permutations, draw_orders, perturb
 from maskmill.data_contracts import Uint8Array
 from maskmill.vision.clip import load_clip
 from tests.curation.sds_samples import SPACE, TINY, config, image_of, score, table
@@ -153,3 +155,35 @@ def test_more_permutations_scatter_less() -> None:  # P10: the mean over R permu
         for rounds in (1, 8)
     }
     assert spread[8] < 0.7 * spread[1]
+
+
+def test_channels_move_after_normalisation_as_the_permutation_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    eng = engine(perturbation="channels")
+    sample, order = prepared(image_of(1)), np.array([2, 0, 1])
+    monkeypatch.setattr(sds_model, "draw_orders", lambda *_: order[None])
+    (reading,) = read_samples([sample], eng, 0)
+    normalised = eng.backbone.normalise(sample.pixels[None])
+    assert torch.equal(perturb("channels", normalised[0], order), normalised[0][[2, 0, 1]])
+    embedding = eng.backbone.embed(normalised[:, [2, 0, 1]])
+    h = entropy(eng.bank.log_probabilities(embedding, eng.bank.allowed([[1]]), eng.scale))
+    assert reading.h_mix == pytest.approx(float(h), abs=1e-6)
+    monkeypatch.setattr(sds_model, "draw_orders", lambda *_: np.arange(3)[None])
+    assert read_samples([sample], eng, 0)[0].pcs == 0.0  # the identity, which the release draws one time in six
+
+
+def test_the_identity_is_drawn_among_channels_and_never_among_tiles() -> None:
+    channels = [tuple(channel_permutations(0, str(i), 1)[0]) for i in range(300)]
+    assert len(set(channels)) == 6
+    assert channels.count((0, 1, 2)) == pytest.approx(50, abs=20)
+    tiles = [tuple(tile_permutations(0, str(i), 1, 2)[0]) for i in range(300)]
+    assert len(set(tiles)) == 23
+    assert (0, 1, 2, 3) not in tiles
+    assert draw_orders("channels", 0, "a", 2, 4).shape == (2, 3)
+    assert draw_orders("tiles", 0, "a", 2, 4).shape == (2, 16)
+
+
+def test_channels_need_no_whole_tiles() -> None:
+    image = image_of(1, 70, 100)
+    assert score(table([(image, (1,))]), perturbation="channels", image_side=80).num_rows == 1
+    assert engine(perturbation="channels").multiple == 16
+    assert engine(perturbation="tiles").multiple == 64

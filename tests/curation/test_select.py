@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from maskmill.curation.select import SelectConfig, SelectionError, decide, select
+from maskmill.curation.select.config import Calibrated
+from maskmill.curation.select.quotas import NO_CUT
 from maskmill.data_contracts import DECISION, Reason
 from tests.curation.score_tables import (
     NO_PAIRS,
@@ -329,3 +331,25 @@ def test_negatives_stay_where_asked_for(more: dict) -> None:
     }
     assert extra.filter(pl.col("sample_id") == "negative")["reason"].to_list() == ["kept", "duplicate_id"]
     DECISION.table(decisions.to_dicts())
+
+
+def test_a_cut_that_cuts_nothing_says_so() -> None:
+    """Half of the samples pass the gate and half are to be kept: rho is 1, and the ranking turns nothing away."""
+    half = [score_row(f"{i:02d}", 0.1 * i, 0.5 if i < 5 else 0.05) for i in range(10)]
+    selection = decide(score_table(half), NO_PAIRS, faithful())
+    assert selection.rho == 1.0
+    assert selection.counts == {"kept": 5, "low_pcs": 5}
+    details = selection.decisions.filter("kept")["detail"].to_list()
+    assert all(NO_CUT in detail for detail in details)
+    more = [score_row(f"{i:02d}", 0.1 * i, 0.5) for i in range(10)]
+    for config in (faithful(), faithful(rho=1.0)):  # there is a cut; none was asked for
+        assert not decide(score_table(more), NO_PAIRS, config).decisions["detail"].str.contains(NO_CUT).any()
+
+
+def test_mended_threshold_is_read_off_the_scores() -> None:
+    assert SelectConfig(preset="mended").pcs_tau == Calibrated(method="mixture", max_rejected=0.5)
+    rng = np.random.default_rng(0)
+    low, high = rng.normal(0.005, 0.002, 40), rng.normal(0.04, 0.005, 80)
+    rows = [score_row(f"{i:03d}", 0.5, float(pcs)) for i, pcs in enumerate([*low, *high])]
+    assert decide(score_table(rows), NO_PAIRS, SelectConfig(preset="mended", rho=1.0)).counts["kept"] in range(76, 84)
+    assert decide(score_table(rows), NO_PAIRS, faithful(rho=1.0)).counts == {"low_pcs": 120}
