@@ -1,8 +1,9 @@
 """Model folders hold numbers and settings: one that brings code of its own is refused before any library opens it."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from maskmill.data_contracts.texts import TextError, parse_json
 
 CODE = frozenset({".py", ".pyc", ".so", ".pyd", ".dll", ".sh"})
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".dill", ".npy", ".npz"})
@@ -25,15 +26,20 @@ def check_model_folder(folder: Path) -> None:
         if path.suffix.lower() in PICKLES and path.is_file():
             fix = "save the weights as .safetensors, from a program that you trust, and remove this file"
             raise _unsafe(path, "a pickle, which can run code", fix)
-        if path.suffix.lower() == ".json" and (key := _code_key(path)):
+        if path.suffix.lower() == ".json" and path.is_file() and (key := _code_key(path)):
             raise _unsafe(path, f"the key {key!r}, which names code to run", "remove the key, or use another model")
 
 
 def _code_key(path: Path) -> str | None:
+    """The first key that names code.
+
+    Raises:
+        UnsafeModelError: a config that cannot be looked through; a library may read more of it.
+    """
     try:
-        return _find(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError, RecursionError):
-        return None  # whoever loads the model says what is wrong with its configs
+        return _find(parse_json(path.read_bytes()))
+    except TextError as error:
+        raise _unsafe(path, f"settings that cannot be looked through ({error})", "use another model") from error
 
 
 def _find(value: Any) -> str | None:

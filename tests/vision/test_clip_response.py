@@ -20,6 +20,7 @@ from maskmill.vision.clip import (
     clip_response,
     load_clip,
     min_max,
+    run_tail,
     spread,
     with_background,
 )
@@ -80,13 +81,13 @@ def test_a_pairs_map_does_not_depend_on_its_companions(
     allowed = bank.allowed(LABELS)
     pairs = [(image, row) for image, ids in enumerate(LABELS) for row in bank.rows(ids)]
     images, rows = [p[0] for p in pairs], [p[1] for p in pairs]
-    together = class_cams(backbone, dense, images, rows, bank, allowed, SCALE, chunk=4)
+    together = class_cams(backbone, dense, images, rows, bank, allowed, SCALE, whole=True)
     order = [5, 2, 0, 6, 1, 4, 3]
     mixed = class_cams(
-        backbone, dense, [images[i] for i in order], [rows[i] for i in order], bank, allowed, SCALE, chunk=4
+        backbone, dense, [images[i] for i in order], [rows[i] for i in order], bank, allowed, SCALE, whole=True
     )
     assert torch.equal(mixed, together[order])
-    alone = class_cams(backbone, dense, images[:1], rows[:1], bank, allowed, SCALE, chunk=4)
+    alone = class_cams(backbone, dense, images[:1], rows[:1], bank, allowed, SCALE, whole=True)
     assert torch.equal(alone, together[:1])  # padding of the last chunk changes nothing
 
 
@@ -104,11 +105,39 @@ def test_output_layer_gives_the_plain_class_map(backbone: ClipBackbone, bank: Te
     assert torch.equal(found, other) == (not backbone.tower.blocks)  # without blocks the two layers are one
 
 
-def test_chunks_agree_with_one_batch(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+def test_maps_agree_whatever_else_the_last_block_is_run_for(
+    backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures
+) -> None:
     allowed, rows = bank.allowed(LABELS), bank.rows([12, 15, 3])
-    whole = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE)
-    parts = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE, chunk=2)
-    torch.testing.assert_close(whole, parts, atol=1e-3, rtol=0)
+    alone = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE)
+    whole = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE, whole=True)
+    torch.testing.assert_close(alone, whole, atol=1e-3, rtol=0)
+    for layer in ("norm", "output"):
+        tail = run_tail(backbone, dense.last_input, layer)
+        torch.testing.assert_close(tail.embeddings.detach(), backbone.tail(dense.last_input), atol=1e-5, rtol=0)
+        given = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE, layer=layer, tail=tail)
+        made = class_cams(backbone, dense, [1, 1, 1], rows, bank, allowed, SCALE, whole=True, layer=layer)
+        assert torch.equal(given, made)
+
+
+def test_attention_beside_the_block_is_that_of_the_block_alone(backbone: ClipBackbone) -> None:
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for attended in (0, 1, 3):
+        found = backbone.encode(images, 2, per_block=True, attended=attended)
+        plain = backbone.encode(images, 0)
+        torch.testing.assert_close(found.last_input, plain.last_input, atol=1e-4, rtol=1e-4)
+        whole = backbone.encode(images, 2, per_block=True)
+        assert (0 if found.attention is None else len(found.attention)) == attended
+        for one, other in zip(found.block_attention, whole.block_attention, strict=attended > 0):
+            torch.testing.assert_close(one, other[:attended], atol=1e-6, rtol=0)
+    if backbone.tower.blocks:
+        block = backbone.tower.blocks[-2]
+        with torch.no_grad():
+            x = torch.randn(2, 17, backbone.tower.width, generator=torch.Generator().manual_seed(1))
+            z = backbone.tower.norm_in(block, x)
+            y, weights = backbone.tower.from_norm_attended(block, z, x, 2)
+            torch.testing.assert_close(y, backbone.tower.from_norm(block, z, x), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(weights, backbone.tower.attention(block, z), atol=1e-6, rtol=0)
 
 
 def test_the_scale_is_applied_once(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
@@ -195,3 +224,12 @@ def test_background_is_one_minus_the_best_class() -> None:
     torch.testing.assert_close(with_background(maps)[0], torch.tensor([[0.5, 0.1]]))
     torch.testing.assert_close(with_background(maps, power=2)[0], torch.tensor([[0.25, 0.01]]))
     assert with_background(maps).shape == (3, 1, 2)
+
+
+def test_affinity_is_three_rounds_of_columns_then_rows() -> None:
+    attention = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.01
+    wanted = attention[0]
+    for _ in range(3):
+        wanted = wanted / wanted.sum(dim=0)
+        wanted = wanted / wanted.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(attention_affinity(attention)[0], (wanted + wanted.T) / 2, atol=1e-9, rtol=1e-9)

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from maskmill.vision.refine import CrfOptions, dense_crf, refine_many
+from maskmill.vision.crf_options import crf_stamp, laid_over
+from maskmill.vision.refine import CrfOptions, crf_workers, dense_crf, pool, refine_many, wrapped_bgr
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +83,42 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_the_image_of_the_release_is_wrapped_before_the_crf() -> None:
+    image, probs = items(1)[0]
+    (found,) = refine_many([(image, probs)], options=CrfOptions(iterations=2, image="wrapped_bgr"))
+    assert np.array_equal(found, dense_crf(wrapped_bgr(image), probs, iterations=2))
+    assert not np.array_equal(found, refine_many([(image, probs)], options=CrfOptions(iterations=2))[0])
+
+
+def test_workers_suit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASKMILL_CRF_WORKERS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert crf_workers() == 1  # the model has the cores
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert crf_workers() == 12
+    monkeypatch.setenv("MASKMILL_CRF_WORKERS", "3")
+    assert crf_workers() == 3
+
+
+def test_which_crf_runs_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    pool._say.cache_clear()
+    with caplog.at_level("INFO", "maskmill"):
+        for _ in range(2):
+            refine_many(items(1), options=CrfOptions(iterations=1))
+    assert [r.message for r in caplog.records] == ["dense CRF: mean_field on rgb images, 1 at once"]
+
+
+def test_options_are_laid_over_the_default_of_their_field() -> None:
+    adapter = TypeAdapter(Annotated[CrfOptions, laid_over(CrfOptions(gaussian_sxy=2))])
+    assert adapter.validate_python({"backend": "pydensecrf"}) == CrfOptions(gaussian_sxy=2, backend="pydensecrf")
+    with pytest.raises(ValidationError):
+        adapter.validate_python({"bakend": "pydensecrf"})
+
+
+def test_auto_backends_count_in_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert crf_stamp(CrfOptions()) == ()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert crf_stamp(CrfOptions(backend="auto")) == ("pydensecrf",)

@@ -202,6 +202,7 @@ def test_absent_objects_and_void() -> None:
     truth[1, :5], truth[2, 5:] = 1, 255
     found = np.zeros_like(truth)
     found[1, :5], found[2, 5:] = 1, 1
-    assert score_clip(found, truth, [1]).j.tolist() == [[1.0, 1.0]], "what lies on void does not count"
+    assert score_clip(found, truth, [1], void="left_out").j.tolist() == [[1.0, 1.0]], "what lies on void does not count"
+    assert (score_clip(found, truth, [1]).j < 1).any(), "to the official evaluator void is background"
     with pytest.raises(ValueError, match="3 frames or more"):
         score_clip(found[:2], truth[:2], [1])

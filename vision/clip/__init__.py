@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from maskmill.vision.clip.options import CamLayer
     from maskmill.vision.clip.response import (
         ClassResponse,
+        Tail,
         attention_affinity,
         box_masks,
         class_cams,
         clip_response,
         min_max,
+        run_tail,
         spread,
         with_background,
     )
@@ -25,6 +27,7 @@ __all__ = [
     "ClassResponse",
     "ClipBackbone",
     "DenseFeatures",
+    "Tail",
     "TextBank",
     "attention_affinity",
     "box_masks",
@@ -34,6 +37,7 @@ __all__ = [
     "clip_response",
     "load_clip",
     "min_max",
+    "run_tail",
     "spread",
     "with_background",
 ]

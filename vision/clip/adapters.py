@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskmill.vision.clip.attention import attend, head_mean, is_plain
+
 Grid = tuple[int, int]
 PROBE_SIDE = 128
 CONV_AFFINITY_TEMPERATURE = 0.1  # cosine / temperature, softmax over patches, for towers without attention
@@ -52,6 +54,11 @@ class Tower(ABC):
     @abstractmethod
     def attention(self, block: nn.Module, z: Tensor) -> Tensor:
         """Head-mean attention weights (B, L, L) of a block whose normalised input is z; rows sum to 1."""
+
+    def from_norm_attended(self, block: nn.Module, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`from_norm`, and `attention` of the first `count` images; where the tower can, both by the same products."""
+        weights = self.attention(block, z[:count]) if count else z.new_empty(0, z.shape[1], z.shape[1])
+        return self.from_norm(block, z, x), weights
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -101,12 +108,21 @@ class NativeVit(Tower):
         out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return out
 
+    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        attn = block.attn
+        heads, width = attn.num_heads, z.shape[-1]
+        qkv = functional.linear(z, attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = qkv.reshape(*z.shape[:2], 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        mixed, weights = attend(q * (width // heads) ** -0.5, k, v, count)
+        x = x + block.ls_1(functional.linear(mixed, attn.out_proj.weight, attn.out_proj.bias))
+        return x + block.ls_2(block.mlp(block.ln_2(x))), weights
+
     def attention(self, block: Any, z: Tensor) -> Tensor:
         heads, width = block.attn.num_heads, z.shape[-1]
         weight, bias = block.attn.in_proj_weight[: 2 * width], block.attn.in_proj_bias[: 2 * width]
         qk = functional.linear(z, weight, bias).reshape(*z.shape[:2], 2, heads, width // heads)
         q, k = qk.permute(2, 0, 3, 1, 4)
-        return _head_mean(q * (width // heads) ** -0.5, k)
+        return head_mean(q * (width // heads) ** -0.5, k)
 
     def embed(self, x: Tensor) -> Tensor:
         out: Tensor = self.visual.ln_post(x)[:, 1:].mean(dim=1) @ self.visual.proj
@@ -176,11 +192,20 @@ class TimmVit(Tower):
         x = x + _optional(block, "ls1", block.attn(z))
         return x + _optional(block, "ls2", block.mlp(block.norm2(x)))
 
+    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        attn = block.attn
+        if not is_plain(attn):
+            return super().from_norm_attended(block, z, x, count)
+        q, k, v = attn.qkv(z).reshape(*z.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed, weights = attend(attn.q_norm(q) * attn.scale, attn.k_norm(k), v, count)
+        x = x + _optional(block, "ls1", attn.proj(attn.norm(mixed)))
+        return x + _optional(block, "ls2", block.mlp(block.norm2(x))), weights
+
     def attention(self, block: Any, z: Tensor) -> Tensor:
         attn = block.attn
         q, k, _ = attn.qkv(z).reshape(*z.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _optional(attn, "q_norm", q), _optional(attn, "k_norm", k)
-        return _head_mean(q * attn.scale, k)
+        return head_mean(q * attn.scale, k)
 
     def embed(self, x: Tensor) -> Tensor:
         x = self.trunk.norm(x)
@@ -266,16 +291,6 @@ def _probe(trunk: Any) -> tuple[int, ...]:
 def _is_vit(trunk: Any) -> bool:
     blocks = getattr(trunk, "blocks", None)
     return blocks is not None and hasattr(trunk, "patch_embed") and hasattr(blocks[0], "attn")
-
-
-def _head_mean(q: Tensor, k: Tensor) -> Tensor:
-    """Scaled queries and keys (B, heads, L, d) to head-mean softmax weights (B, L, L), fp32, one head in memory at a
-    time.
-    """
-    total = torch.zeros(q.shape[0], q.shape[2], k.shape[2], device=q.device)
-    for head in range(q.shape[1]):
-        total += (q[:, head] @ k[:, head].transpose(1, 2)).float().softmax(dim=-1)
-    return total / q.shape[1]
 
 
 def _optional(module: Any, name: str, x: Tensor) -> Tensor:

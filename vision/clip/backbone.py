@@ -21,11 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskmill.data_contracts import content_id
+from maskmill.data_contracts.words import did_you_mean
 from maskmill.vision.clip.adapters import Grid, Tower, adapt
+from maskmill.vision.clip.attention import mean
+from maskmill.vision.clip.files import WEIGHTS, file_activation, load_weight_file
 from maskmill.vision.model_folders import check_model_folder
+from maskmill.vision.weight_files import no_code
 
 Precision = Literal["fp32", "bf16", "fp16"]
-WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt"})
 _LOCK = threading.Lock()
 
 
@@ -34,8 +37,8 @@ class DenseFeatures:
     """What the frozen tower gives for B images with n = h*w patches and L = prefix + n tokens of width D.
 
     `attention` (B, n, n) is the mean over heads and over the last n blocks, patch part, rows not renormalised; None
-    when not asked for. `block_outputs` (output of each block but the last) and `block_attention` (each of the last n
-    blocks) are filled when asked for.
+    when not asked for (B: the images that it was asked for). `block_outputs` (output of each block but the last) and
+    `block_attention` (each of the last n blocks) are filled when asked for.
     """
 
     last_input: Tensor
@@ -86,38 +89,51 @@ class ClipBackbone:
         return digest.hexdigest()
 
     def encode(
-        self, images: Tensor, n_attention: int = 8, *, per_block: bool = False, block_outputs: bool = False
+        self,
+        images: Tensor,
+        n_attention: int = 8,
+        *,
+        per_block: bool = False,
+        block_outputs: bool = False,
+        attended: int | None = None,
     ) -> DenseFeatures:
         """Run all blocks but the last on images (B, 3, H, W).
 
         Attention weights are materialised for the last `n_attention` blocks only (the last one included; it is not
-        run further). Towers without blocks give the self-similarity of their feature map instead. No gradient.
+        run further), and for the first `attended` images only; None = all, 0 = none, by the same products. Towers
+        without blocks give the self-similarity of their feature map instead. No gradient.
         """
+        count = len(images) if attended is None else attended
         with torch.no_grad():
             with self._autocast():
                 x, grid = self.tower.tokens(images.to(self.device))
                 if not self.tower.blocks:
-                    return self._convolutional(x.float(), grid, n_attention)
+                    return self._convolutional(x.float(), grid, n_attention, count)
                 outputs, maps = [], []
                 first = self.n_blocks - n_attention
                 for index, block in enumerate(self.tower.blocks):
-                    z = self.tower.norm_in(block, x)
-                    if index >= first:
-                        maps.append(self.tower.attention(block, z)[:, self.tower.prefix :, self.tower.prefix :])
-                    if index < self.n_blocks - 1:
+                    z, weights = self.tower.norm_in(block, x), None
+                    if index == self.n_blocks - 1:
+                        weights = self.tower.attention(block, z[:count]) if index >= first and count else None
+                    elif index >= first:
+                        x, weights = self.tower.from_norm_attended(block, z, x, count)
+                    else:
                         x = self.tower.from_norm(block, z, x)
+                    if weights is not None and count:
+                        maps.append(weights[:, self.tower.prefix :, self.tower.prefix :])
+                    if index < self.n_blocks - 1 and block_outputs:
                         outputs.append(x)
             return DenseFeatures(
                 last_input=x.float(),
-                attention=_mean(maps),
+                attention=mean(maps),
                 grid=grid,
                 prefix=self.tower.prefix,
-                block_outputs=tuple(o.float() for o in outputs) if block_outputs else (),
+                block_outputs=tuple(o.float() for o in outputs),
                 block_attention=tuple(maps) if per_block else (),
             )
 
-    def _convolutional(self, x: Tensor, grid: Grid, n_attention: int) -> DenseFeatures:
-        attention = self.tower.attention(torch.nn.Identity(), x) if n_attention else None
+    def _convolutional(self, x: Tensor, grid: Grid, n_attention: int, count: int) -> DenseFeatures:
+        attention = self.tower.attention(torch.nn.Identity(), x[:count]) if n_attention and count else None
         return DenseFeatures(x, attention, grid, 0, (), () if attention is None else (attention,))
 
     def last_norm(self, x: Tensor) -> Tensor:
@@ -180,11 +196,13 @@ def load_clip(
     Args:
         model: an open_clip name ("ViT-B-16-quickgelu"), `hf-hub:` or `local-dir:` address, a folder that holds
             `open_clip_config.json`, or "starter" for the model that ships with the project.
-        pretrained: open_clip tag or weight file for a plain name; None gives seeded random weights.
+        pretrained: open_clip tag or weight file for a plain name (OpenAI's `ViT-B-16.pt`, safetensors, a checkpoint);
+            None gives seeded random weights.
         precision: of the blocks before the last; the last block and everything after it run in fp32.
 
     Raises:
-        ValueError: an unknown tower, or OpenAI weights on a model without QuickGELU.
+        ValueError: an unknown model, tag or tower, or weights on a model with another activation than theirs.
+        WeightsError: a file that cannot be read or does not fit.
         UnsafeModelError: a folder that brings code or pickles along.
     """
     with _LOCK:
@@ -200,11 +218,15 @@ def _load(model: str, pretrained: str | None, device: str, precision: Precision)
     address = _address(model)
     if address.startswith("local-dir:"):
         check_model_folder(Path(address.removeprefix("local-dir:")))
+    _check_names(address, pretrained)
+    file = pretrained if pretrained and Path(pretrained).suffix in WEIGHTS else None
     _check_activation(address, pretrained, open_clip.get_model_config(address))
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), _quiet(), no_code(pretrained or model):
         torch.manual_seed(0)
-        clip = open_clip.create_model(address, pretrained=pretrained, device=device)
+        clip = open_clip.create_model(address, pretrained=None if file else pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(address)
+    if file:
+        load_weight_file(clip, file)
     return ClipBackbone(clip, tokenizer, model if pretrained is None else f"{model}/{pretrained}", precision)
 
 
@@ -216,7 +238,8 @@ def clip_fingerprint(model: str, pretrained: str | None = None, precision: Preci
     address = _address(model)
     files: list[Path] = [Path(pretrained)] if pretrained and Path(pretrained).is_file() else []
     if address.startswith("local-dir:"):
-        files = sorted(p for p in Path(address.removeprefix("local-dir:")).iterdir() if p.suffix in WEIGHTS | {".json"})
+        folder = Path(address.removeprefix("local-dir:"))
+        files += sorted(p for p in folder.iterdir() if p.suffix in WEIGHTS | {".json"})
         address = "local-dir"
     tag = None if files else pretrained
     return content_id(address, tag, precision, *(part for path in files for part in (path.name, path.read_bytes())))
@@ -232,12 +255,40 @@ def _address(model: str) -> str:
     return model
 
 
-def _check_activation(address: str, pretrained: str | None, config: dict[str, Any] | None) -> None:
-    """OpenAI's weights were trained with QuickGELU; open_clip only warns when the model has another activation."""
-    if pretrained == "openai" and config is not None and not config.get("quick_gelu", False):
+def _check_names(address: str, pretrained: str | None) -> None:
+    """Names that open_clip does not know, in words; addresses (`hf-hub:` …) and files speak for themselves."""
+    import open_clip
+    from open_clip.pretrained import is_pretrained_cfg
+
+    if ":" in address:
+        return
+    if address not in (known := open_clip.list_models()):
+        ways = "a name of open_clip, a folder with open_clip_config.json, hf-hub:OWNER/NAME, or `starter`"
+        raise ValueError(f"CLIP model {address!r}: no such model{did_you_mean(address, known)}; give {ways}")
+    if pretrained and not is_pretrained_cfg(address, pretrained) and not Path(pretrained).exists():
+        tags = open_clip.list_pretrained_tags_by_model(address)
+        hint = did_you_mean(pretrained, tags)
         raise ValueError(
-            f"{address}/openai: expected a QuickGELU model, found GELU. Fix: name {address}-quickgelu, which is the "
-            "same network with the activation that these weights were trained with"
+            f"weights {pretrained!r} of CLIP model {address}: no file and no tag{hint}; tags: {', '.join(tags)}"
+        )
+
+
+def _check_activation(address: str, pretrained: str | None, config: dict[str, Any] | None) -> None:
+    """OpenAI's weights were trained with QuickGELU; open_clip only warns when the model has another activation. Of a
+    file its own code or its keys tell whether it is OpenAI's; weights alone do not say what they were trained with.
+    """
+    if config is None or pretrained is None:
+        return
+    quick = bool(config.get("quick_gelu", False))
+    if (pretrained == "openai" or file_activation(pretrained) == "quick_gelu") and not quick:
+        raise ValueError(
+            f"{address}/{pretrained}: expected a QuickGELU model, found GELU. Fix: name {address}-quickgelu, which is "
+            "the same network with the activation that these weights were trained with"
+        )
+    if file_activation(pretrained) == "gelu" and quick:
+        raise ValueError(
+            f"{address}/{pretrained}: expected a GELU model, for the file's own code has no QuickGELU. Fix: name "
+            f"{address.removesuffix('-quickgelu')}"
         )
 
 
@@ -250,12 +301,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.root.setLevel(level)
-
-
-def _mean(maps: list[Tensor]) -> Tensor | None:
-    if not maps:
-        return None
-    total = maps[0].clone()
-    for one in maps[1:]:
-        total += one
-    return total / len(maps)

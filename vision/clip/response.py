@@ -38,6 +38,26 @@ class ClassResponse:
         return self.spread[rows]
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The last block of B images, run once for embeddings and class maps: the tokens (B, L, D) that maps are taken
+    from, as a `leaf` of the graph, and the unit embeddings (B, E) that came of them.
+    """
+
+    leaf: Tensor
+    embeddings: Tensor
+
+
+def run_tail(backbone: ClipBackbone, x: Tensor, layer: CamLayer = "norm") -> Tail:
+    """The last block from its input x (B, L, D). `layer` as in `clip_response`."""
+    with torch.no_grad():
+        z = backbone.last_norm(x)
+        tokens = z if layer == "norm" else backbone.last_output(z, x)
+    with torch.enable_grad():
+        leaf = tokens.detach().requires_grad_(True)
+        return Tail(leaf, backbone.tail_from_norm(leaf, x) if layer == "norm" else backbone.pool(leaf))
+
+
 def clip_response(
     backbone: ClipBackbone,
     dense: DenseFeatures,
@@ -48,8 +68,9 @@ def clip_response(
     box_threshold: float | None = 0.4,
     edge_fix: bool = False,
     affinity: Tensor | None = None,
-    chunk: int | None = None,
+    whole: bool = False,
     layer: CamLayer = "norm",
+    tail: Tail | None = None,
 ) -> ClassResponse:
     """Class maps of every label of every image.
 
@@ -59,10 +80,10 @@ def clip_response(
         box_threshold: share of a map's maximum above which its boxes are drawn; None = no box mask.
         edge_fix: let boxes reach the last row and column, which the authors' clipping never does.
         affinity: (B, n, n) as `attention_affinity` gives; None = from `dense.attention`.
-        chunk: pairs per forward-backward, padded to exactly this many, so that shapes stay fixed; None = all pairs,
-        unpadded.
+        whole: run the last block for all images, also for those without labels, so that shapes stay fixed.
         layer: where maps are taken: "norm", the first LayerNorm of the last block, as published (its gradient passes
             through attention only), or "output", the last block's tokens (the plain class map of a mean-pooled tower).
+        tail: of all images, at that layer, where it has been run already; None = run it.
 
     Raises:
         ValueError: no attention in `dense` and no `affinity` given.
@@ -77,7 +98,9 @@ def clip_response(
         if dense.attention is None:
             raise ValueError("clip_response: expected attention; encode with n_attention > 0, or pass `affinity`")
         affinity = attention_affinity(dense.attention)
-    cams = class_cams(backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, chunk, layer)
+    cams = class_cams(
+        backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, whole, layer, tail
+    )
     boxes = torch.ones_like(cams) if box_threshold is None else box_masks(cams, box_threshold, edge_fix)
     return ClassResponse(tuple(images), tuple(classes), cams, spread(affinity, cams * boxes, images))
 
@@ -90,48 +113,49 @@ def class_cams(
     bank: TextBank,
     allowed: Tensor,
     scale: float | None = None,
-    chunk: int | None = None,
+    whole: bool = False,
     layer: CamLayer = "norm",
+    tail: Tail | None = None,
 ) -> Tensor:
-    """Softmax Grad-CAM of N (image, text row) pairs, one forward and one backward of the last block per chunk: (N,
-    h, w) in [0, 1].
+    """Softmax Grad-CAM of N (image, text row) pairs: (N, h, w) in [0, 1]. One forward of the last block for all images,
+    or none where `tail` is that of all images of `dense`; one backward for the first class of every image, one for the
+    second, and so on.
 
     The gradient is that of log p: d log p = d p / p, and the positive factor 1/p goes with the min-max, so these are
     the maps of p itself without its underflow.
     """
-    n, size = len(pair_row), chunk or len(pair_row)
-    maps = []
-    for start in range(0, n, size):
-        index = [*range(start, min(start + size, n))]
-        index += [index[0]] * (size - len(index))
-        images = torch.tensor([pair_image[i] for i in index], device=dense.last_input.device)
-        rows = torch.tensor([pair_row[i] for i in index], device=dense.last_input.device)
-        maps.append(_pair_cams(backbone, dense, images, rows, bank, allowed, scale, layer))
-    return torch.cat(maps)[:n]
-
-
-def _pair_cams(
-    backbone: ClipBackbone,
-    dense: DenseFeatures,
-    images: Tensor,
-    rows: Tensor,
-    bank: TextBank,
-    allowed: Tensor,
-    scale: float | None,
-    layer: CamLayer,
-) -> Tensor:
-    x = dense.last_input[images]
-    with torch.no_grad():
-        z = backbone.last_norm(x)
-        tokens = z if layer == "norm" else backbone.last_output(z, x)
+    images = sorted(set(pair_image)) if tail is None and not whole else list(range(len(dense.last_input)))
+    if tail is None:
+        x = dense.last_input if len(images) == len(dense.last_input) else dense.last_input[images]
+        tail = run_tail(backbone, x, layer)
+    tokens = tail.leaf.detach()
     with torch.enable_grad():
-        leaf = tokens.detach().clone().requires_grad_(True)
-        embeddings = backbone.tail_from_norm(leaf, x) if layer == "norm" else backbone.pool(leaf)
-        log_p = bank.log_probabilities(embeddings, allowed[images], backbone.logit_scale if scale is None else scale)
-        (gradient,) = torch.autograd.grad(log_p.gather(1, rows[:, None]).sum(), leaf)
-    patches, weights = tokens[:, dense.prefix :], gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
-    # Sum the products explicitly: a matrix product may choose its kernel by the number of pairs.
-    return min_max((patches * weights).sum(dim=-1).relu().reshape(-1, *dense.grid))
+        log_p = bank.log_probabilities(
+            tail.embeddings, allowed[images], backbone.logit_scale if scale is None else scale
+        )
+    maps = torch.empty(len(pair_row), *dense.grid, device=tokens.device)
+    for pairs in _rounds(pair_image):
+        places = [images.index(pair_image[pair]) for pair in pairs]
+        wanted = torch.zeros_like(log_p)
+        wanted[places, [pair_row[pair] for pair in pairs]] = 1
+        (gradient,) = torch.autograd.grad(log_p, tail.leaf, wanted, retain_graph=True)
+        weights = gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
+        # Sum the products explicitly: a matrix product may choose its kernel by the number of pairs.
+        found = (tokens[:, dense.prefix :] * weights).sum(dim=-1).relu().reshape(-1, *dense.grid)
+        maps[pairs] = min_max(found)[places]
+    return maps
+
+
+def _rounds(pair_image: Sequence[int]) -> list[list[int]]:
+    """Pairs by whether they are the first, the second, … of their image."""
+    seen: dict[int, int] = {}
+    rounds: list[list[int]] = []
+    for pair, image in enumerate(pair_image):
+        turn = seen[image] = seen.get(image, -1) + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(pair)
+    return rounds
 
 
 def min_max(maps: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Instance segmenters behind one interface: a small class-agnostic one of our own, and torchvision's Mask R-CNN."""
 
 from maskmill.vision.instances.base import Detections, InstanceSegmenter, unit
-from maskmill.vision.instances.mask_rcnn import MASK_RCNNS, MaskRcnn, load_mask_rcnn
+from maskmill.vision.instances.mask_rcnn import MASK_RCNNS, ZOOM, MaskRcnn, load_mask_rcnn
 from maskmill.vision.instances.net import (
     CELL,
     GRAIN,
@@ -18,6 +18,7 @@ __all__ = [
     "CELL",
     "GRAIN",
     "MASK_RCNNS",
+    "ZOOM",
     "DetectConfig",
     "Detections",
     "InstanceSegmenter",

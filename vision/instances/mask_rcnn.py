@@ -1,6 +1,7 @@
 """torchvision's Mask R-CNN behind the interface of instance segmenters; its classes are ignored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from maskmill.vision.instances.base import Detections, Float32, unit
 from maskmill.vision.segmenters import PACKAGED_ENCODER, build_encoder, encoder_normalisation, weights_stamp
 from maskmill.vision.video.masks import Boxes, MaskCrop
 from maskmill.vision.video.region import Region, whole_frame
+from maskmill.vision.weights import fitted, read_state, weight_file
 
+ZOOM = 2  # how much finer a region is seen than the whole frame
 MASK_RCNNS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 
 
@@ -32,10 +35,9 @@ class MaskRcnn:
         """Candidates of `region` (None: of the whole frame)."""
         region = region or whole_frame(image.shape[:2])
         cut = image[region.top : region.top + region.height, region.left : region.left + region.width]
-        with torch.inference_mode():
-            found: dict[str, Any] = self.model([torch.from_numpy(cut.transpose(2, 0, 1).copy()).to(self.device) / 255])[
-                0
-            ]
+        pixels = torch.from_numpy(cut.transpose(2, 0, 1).copy()).to(self.device) / 255
+        with torch.inference_mode(), self._scaled_as(image.shape[:2], cut.shape[:2]):
+            found: dict[str, Any] = self.model([pixels])[0]
         masks = [MaskCrop.of(m, region.top, region.left) for m in (found["masks"][: self.most, 0] > 0.5).cpu().numpy()]
         good = [i for i, mask in enumerate(masks) if mask.area]
         if not good:
@@ -43,6 +45,23 @@ class MaskRcnn:
         scores = found["scores"][: self.most].cpu().numpy().astype(np.float32)[good]
         boxes = np.stack([masks[i].box for i in good])
         return Detections(boxes, scores, tuple(masks[i] for i in good), np.zeros((len(good), 0), np.float32))
+
+    @contextmanager
+    def _scaled_as(self, frame: tuple[int, ...], cut: tuple[int, ...]) -> Iterator[None]:
+        """The crop at ZOOM times the scale of the whole frame, and never larger than the frame would be: torchvision
+        would bring the short side of a crop of 80 pixels to 800, at the cost of the whole frame.
+        """
+        transform = getattr(self.model, "transform", None)
+        if transform is None or cut == frame:
+            yield
+            return
+        kept = transform.min_size
+        scale = min(kept[-1] / min(frame), transform.max_size / max(frame))
+        transform.min_size = (max(1, min(round(ZOOM * scale * min(cut)), kept[-1])),)
+        try:
+            yield
+        finally:
+            transform.min_size = kept
 
     def embed(self, image: Uint8Array, boxes: Sequence[Boxes] | Boxes) -> Float32:
         """Unit vectors of box patches: pooled features of the packaged ImageNet encoder."""
@@ -60,10 +79,11 @@ class MaskRcnn:
 
 
 def load_mask_rcnn(name: str, weights: str = "hub", device: str = "cpu") -> MaskRcnn:
-    """Mask R-CNN by torchvision's name. `weights`: hub = torchvision's download, random, or a file of its state dict.
+    """Mask R-CNN by torchvision's name. `weights`: hub = torchvision's download, random, a file of its state dict, or a
+    folder that holds one.
 
     Raises:
-        ValueError: unknown name; lists the valid ones.
+        ValueError: unknown name; lists the valid ones. WeightsError: weights that do not fit, with counts and examples.
     """
     import torchvision.models.detection as zoo
 
@@ -71,9 +91,9 @@ def load_mask_rcnn(name: str, weights: str = "hub", device: str = "cpu") -> Mask
         raise ValueError(f"segmenter {name!r}: expected one of {', '.join(MASK_RCNNS)}")
     if weights in ("hub", "random"):
         model = getattr(zoo, name)(weights="DEFAULT" if weights == "hub" else None, weights_backbone=None)
-        return MaskRcnn(model, f"{name} {weights}", device=device)
+        return MaskRcnn(model, f"{name} {weights} zoom {ZOOM}", device=device)
     model = getattr(zoo, name)(weights=None, weights_backbone=None)
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return MaskRcnn(
-        model, f"{name} {content_id(read_bytes(weights))} {weights_stamp(PACKAGED_ENCODER, 'auto')}", device=device
-    )
+    path = weight_file(weights)
+    model.load_state_dict(fitted(model.state_dict(), read_state(path), path), strict=False)
+    known = f"{content_id(read_bytes(path))} {weights_stamp(PACKAGED_ENCODER, 'auto')}"
+    return MaskRcnn(model, f"{name} {known} zoom {ZOOM}", device=device)

@@ -25,10 +25,14 @@ class ProposalConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: str = PACKAGED_ENCODER
-    weights: str = "auto"
-    width: int = Field(default=64, ge=8)
-    prototypes: int = Field(default=16, ge=1)
+    encoder: str = Field(default=PACKAGED_ENCODER, description="timm encoder")
+    weights: str = Field(
+        default="auto",
+        description="first weights of the encoder: auto (those of the package, else random), random, hub, or a "
+        "safetensors file",
+    )
+    width: int = Field(default=64, ge=8, description="channels of the network")
+    prototypes: int = Field(default=16, ge=1, description="mask prototypes that candidates are mixed from")
     descriptor: int = Field(default=64, ge=2, description="length of descriptors and embeddings")
 
 

@@ -29,7 +29,7 @@ class DetectConfig(BaseModel):
     most: int = Field(default=12, ge=1, description="candidates of a region")
     cells: int = Field(default=40, ge=1, description="best cells that are decoded")
     same: float = Field(default=0.8, gt=0, le=1, description="mask IoU above which the lower score is dropped")
-    min_score: float = Field(default=0.02, ge=0, lt=1)
+    min_score: float = Field(default=0.02, ge=0, lt=1, description="candidates with a lower score are dropped")
     margin: float = Field(default=0.15, ge=0, description="by which boxes grow before they cut their masks")
     least: int = Field(default=12, ge=1, description="pixels of the smallest mask")
 

@@ -6,43 +6,21 @@ Source: P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs
 built from source with a C++ compiler), the one that the published methods used.
 """
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.vision.crf_options import CrfBackend, crf_backend
 from maskmill.vision.refine.lattice import Lattice
 
-CrfBackend = Literal["auto", "pydensecrf", "mean_field"]
 Float32 = NDArray[np.float32]
 Uint8 = NDArray[np.uint8]
 
 CLIP_ES_MEAN_BGR = (104.008, 116.669, 122.675)
 MIN_PROBABILITY = 1e-5  # floor under the logarithm of the unary term, as in pydensecrf's unary_from_softmax
-
-
-def crf_backend(name: CrfBackend = "auto") -> str:
-    """The backend that `name` stands for on this machine: `auto` is pydensecrf where it is installed, else mean_field.
-
-    The two agree on about 99.7 % of pixels, not on all, so a stage puts this answer, not "auto", into its config hash.
-    `mean_field` is as fast and the same on every machine, hence the default everywhere.
-
-    Raises:
-        ValueError: unknown name. ImportError: pydensecrf asked for by name and not installed.
-    """
-    if name == "mean_field":
-        return "mean_field"
-    if name not in ("auto", "pydensecrf"):
-        raise ValueError(f"CRF backend {name!r} is unknown; choose auto, pydensecrf or mean_field")
-    if importlib.util.find_spec("pydensecrf") is not None:
-        return "pydensecrf"
-    if name == "auto":
-        return "mean_field"
-    raise ImportError("pydensecrf is not installed: `pip install pydensecrf2` (needs g++), or use backend mean_field")
 
 
 def dense_crf(

@@ -1,46 +1,63 @@
 """Many dense CRFs at once, in worker processes that import numpy, scipy and OpenCV but not torch."""
 
+import functools
+import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import cv2
 
-from maskmill.vision.refine.crf import CrfBackend, Float32, Uint8, dense_crf
+from maskmill.vision.crf_options import CrfOptions, crf_backend
+from maskmill.vision.refine.crf import Float32, Uint8, dense_crf, wrapped_bgr
+
+logger = logging.getLogger("maskmill")
+
+MOST_WORKERS = 32  # a batch has no more images to refine
 
 _pools: dict[int, ProcessPoolExecutor] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class CrfOptions:
-    """The options of `dense_crf`, as one value that travels to workers and into config hashes."""
+def crf_workers() -> int:
+    """Processes for dense CRFs where none are asked for: MASKMILL_CRF_WORKERS where that is set; else one, for a model
+    on the CPU has the cores, and beside a GPU as many as there are cores, for that waits for the CRFs.
+    """
+    if (given := os.environ.get("MASKMILL_CRF_WORKERS")) is not None:
+        return max(1, int(given))
+    torch = sys.modules.get("torch")  # not imported here: without it there is no model to wait
+    beside_gpu = torch is not None and torch.cuda.is_available()
+    return min(os.cpu_count() or 1, MOST_WORKERS) if beside_gpu else 1
 
-    iterations: int = 10
-    gaussian_sxy: float = 1
-    gaussian_weight: float = 3
-    bilateral_sxy: float = 67
-    bilateral_srgb: float = 3
-    bilateral_weight: float = 4
-    backend: CrfBackend = "mean_field"
+
+@functools.cache
+def _say(backend: str, image: str, workers: int) -> None:
+    """Once a process and kind."""
+    logger.info("dense CRF: %s on %s images, %d at once", backend, image, workers)
 
 
 def refine_many(
-    items: Sequence[tuple[Uint8, Float32]], workers: int = 1, options: CrfOptions | None = None
+    items: Sequence[tuple[Uint8, Float32]], workers: int | None = None, options: CrfOptions | None = None
 ) -> list[Float32]:
     """`dense_crf` on every (image uint8 (H, W, 3), probs float32 (C, H, W)), in the order of `items`.
 
-    With `workers` > 1 the work goes to that many processes, started once and kept for later calls; results are the same
-    for any number. Processes are spawned, not forked, because a fork after torch has started its threads may hang.
+    With `workers` > 1 (None = `crf_workers()`) the work goes to that many processes, started once and kept for later
+    calls; results are the same for any number. Processes are spawned, not forked, because a fork after torch has
+    started its threads may hang.
 
     Raises:
         RuntimeError: a worker died (most often for want of memory); the next call starts new ones.
     """
-    tasks = [(image, probs, options or CrfOptions()) for image, probs in items]
+    options = options or CrfOptions()
+    workers = crf_workers() if workers is None else workers
+    tasks = [(image, probs, options) for image, probs in items]
+    if tasks:
+        _say(crf_backend(options.backend), options.image, workers)
     if workers <= 1 or len(tasks) < 2:
         return [_refine(task) for task in tasks]
     try:
@@ -53,7 +70,9 @@ def refine_many(
 
 def _refine(task: tuple[Uint8, Float32, CrfOptions]) -> Float32:
     image, probs, options = task
-    return dense_crf(image, probs, **asdict(options))
+    kept = asdict(options)
+    seen = wrapped_bgr(image) if kept.pop("image") == "wrapped_bgr" else image
+    return dense_crf(seen, probs, **kept)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

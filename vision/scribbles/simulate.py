@@ -24,13 +24,22 @@ class SimulateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    coverage: tuple[float, float] = (0.4, 0.8)  # share of the skeleton's longest path that a stroke covers, uniform
-    jitter: float = Field(default=0.35, ge=0, le=1)  # wavering, as a share of the distance to the region's border
-    line_width: int = Field(default=3, ge=1)
-    min_area: float = Field(default=0.002, ge=0, lt=1)  # smaller regions, as a share of the image, get no stroke
-    max_regions: int = Field(default=3, ge=1)  # largest regions of a class that get one
-    drop: float = Field(default=0.0, ge=0, lt=1)  # chance that a stroke is left out; each class keeps its first
-    thin_side: int = Field(default=96, ge=16)  # long side at which regions are thinned
+    coverage: tuple[float, float] = Field(
+        default=(0.4, 0.8),
+        description="least and greatest share of the skeleton's longest path that a stroke covers, uniform",
+    )
+    jitter: float = Field(
+        default=0.35, ge=0, le=1, description="wavering, as a share of the distance to the region's border"
+    )
+    line_width: int = Field(default=3, ge=1, description="of strokes, in pixels")
+    min_area: float = Field(
+        default=0.002, ge=0, lt=1, description="smaller regions, as a share of the image, get no stroke"
+    )
+    max_regions: int = Field(default=3, ge=1, description="largest regions of a class that get a stroke")
+    drop: float = Field(
+        default=0.0, ge=0, lt=1, description="chance that a stroke is left out; each class keeps its first"
+    )
+    thin_side: int = Field(default=96, ge=16, description="long side at which regions are thinned, in pixels")
 
 
 def simulate_scribble(

@@ -1,6 +1,6 @@
 """Clips: masks and boxes inside a frame, search regions, DAVIS measures, video files in and out."""
 
-from maskmill.vision.video.files import VideoLimits, count_frames, read_frames, write_video
+from maskmill.vision.video.files import VideoLimits, count_frames, encode_video, read_frames
 from maskmill.vision.video.masks import (
     Binary,
     Boxes,
@@ -14,6 +14,7 @@ from maskmill.vision.video.masks import (
 from maskmill.vision.video.metrics import (
     ClipScore,
     Summary,
+    Void,
     boundary_accuracy,
     region_similarity,
     score_clip,
@@ -32,10 +33,12 @@ __all__ = [
     "RegionConfig",
     "Summary",
     "VideoLimits",
+    "Void",
     "boundary_accuracy",
     "box_area",
     "box_iou",
     "count_frames",
+    "encode_video",
     "growth",
     "mask_iou",
     "read_frames",
@@ -47,5 +50,4 @@ __all__ = [
     "summarise_objects",
     "union_box",
     "whole_frame",
-    "write_video",
 ]

@@ -93,15 +93,15 @@ def _check_size(width: int, height: int, where: str, limits: VideoLimits) -> Non
         raise _fault(where, f"at most {limits.max_pixels} pixels a frame", f"{width}x{height}", Reason.IMAGE_TOO_LARGE)
 
 
-def write_video(path: str, frames: Iterable[Uint8Array], rate: int = 12) -> int:
-    """Write RGB uint8 (H, W, 3) frames of one size as MPEG-4 in an .mp4 file; returns how many.
+def encode_video(frames: Iterable[Uint8Array], rate: int = 12) -> bytes:
+    """RGB uint8 (H, W, 3) frames of one size as the bytes of an .mp4 file (MPEG-4).
 
     Odd sides lose their last row or column, as 4:2:0 needs even ones.
     """
     import av
 
-    count = 0
-    with av.open(path, mode="w", format="mp4") as container:
+    buffer = io.BytesIO()
+    with av.open(buffer, mode="w", format="mp4") as container:
         stream: Any = None
         for image in frames:
             height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
@@ -111,7 +111,6 @@ def write_video(path: str, frames: Iterable[Uint8Array], rate: int = 12) -> int:
                 stream.bit_rate = 40 * width * height
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
             container.mux(stream.encode(frame))
-            count += 1
         if stream is not None:
             container.mux(stream.encode(None))
-    return count
+    return buffer.getvalue()

@@ -6,16 +6,19 @@ averages over objects and leaves out the first and the last frame.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.data_contracts import IGNORE
 from maskmill.vision.video.masks import Binary
 
 Curve = NDArray[np.float64]
 BOUND = 0.008  # tolerance of a boundary, in image diagonals
 BINS = 4
+Void = Literal["background", "left_out"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,14 @@ class ClipScore:
 
 
 def score_clip(
-    found: NDArray[np.uint8], truth: NDArray[np.uint8], ids: Sequence[int], void: int = 255, boundaries: bool = True
+    found: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    ids: Sequence[int],
+    void: Void = "background",
+    boundaries: bool = True,
 ) -> ClipScore:
-    """Judge label maps uint8 (T, H, W) of object ids against the truth; `void` pixels of the truth are left out.
+    """Judge label maps uint8 (T, H, W) of object ids against the truth. Where the truth is 255 it is background, as for
+    the official evaluator of the semi-supervised task, or left out.
 
     Raises:
         ValueError: shapes that differ, or fewer than 3 frames.
@@ -100,7 +108,7 @@ def score_clip(
             f"clip: expected two label maps of one shape and 3 frames or more, found {found.shape}, {truth.shape}"
         )
     frames = range(1, len(found) - 1)
-    left_out = [truth[t] == void for t in frames]
+    left_out = [truth[t] == IGNORE if void == "left_out" else None for t in frames]
     pairs = [[(found[t] == i, truth[t] == i, skip) for t, skip in zip(frames, left_out, strict=True)] for i in ids]
     j = np.array([[region_similarity(*pair) for pair in row] for row in pairs], np.float64)
     f = np.array([[boundary_accuracy(*pair) for pair in row] for row in pairs] if boundaries else np.zeros_like(j))
