@@ -8,6 +8,7 @@ Min-max lets every prompted class reach 1, drawn or not; so the peak of the map 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,22 @@ from maskmill.generators.config import MaskConfig
 from maskmill.generators.spans import ClassPrompt
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic resize of (K, h, w) maps to (K, *size)."""
+class ClassMaps(NamedTuple):
+    """What was read for one image: `maps` (K, rows, columns), one a class in the order of its prompt, and the
+    row-stochastic `affinity` (rows * columns, rows * columns) that spreads them, where there is one.
+    """
+
+    maps: Tensor
+    affinity: Tensor | None
+    interpolation: str = "bicubic"  # on the way to pixels
+    lineup: Tensor | None = None  # (K + others, rows, columns): the classes read beside others, in one prompt
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Resize of (K, h, w) maps to (K, *size)."""
     if tuple(maps.shape[-2:]) == size:
         return maps
-    return F.interpolate(maps[None], size=size, mode="bicubic", align_corners=False)[0]
+    return F.interpolate(maps[None], size=size, mode=mode, align_corners=False)[0]
 
 
 def class_maps(cross: Tensor, prompt: ClassPrompt, cross_grid: tuple[int, int], self_grid: tuple[int, int]) -> Tensor:
@@ -56,22 +68,44 @@ def label_map(maps: Tensor, class_ids: Sequence[int], foreground: float, uncerta
     return labels.to(torch.uint8)
 
 
-def attention_mask(
-    self_map: Tensor,
-    cross: Tensor,
-    prompt: ClassPrompt,
-    grids: tuple[tuple[int, int], tuple[int, int]],
-    size: tuple[int, int],
-    config: MaskConfig,
+def mask_of(
+    read: ClassMaps, class_ids: Sequence[int], size: tuple[int, int], config: MaskConfig
 ) -> tuple[Tensor, dict[int, float]]:
-    """One image's label map uint8 (H, W) and, per class id, the peak of its map before min-max.
+    """One image's label map uint8 (H, W) and, per class id, the peak of its map before min-max; `size` = (H, W).
 
-    `self_map` (n, n) and `cross` (m, T) are averaged attention; `grids` = (cross grid, self grid); `size` = (H, W).
     Maps are rounded to 1/4096 before thresholds, so that last-bit differences between kernels rarely move a pixel.
     """
-    maps = spread(self_map, class_maps(cross, prompt, *grids), config.power)
-    peaks = {c: round(float(m.max()), 6) for c, m in zip(prompt.class_ids, maps, strict=True)}
-    fine = (resize(minmax(maps), size).clamp(0, 1) * 4096).round() / 4096
-    order = sorted(range(len(prompt.class_ids)), key=lambda k: prompt.class_ids[k])  # ties: lowest class id
-    ids = [prompt.class_ids[k] for k in order]
-    return label_map(fine[order], ids, config.foreground, config.uncertain), peaks
+    maps = read.maps if read.affinity is None else spread(read.affinity, read.maps, config.power)
+    peaks = {c: round(float(m.max()), 6) for c, m in zip(class_ids, maps, strict=True)}
+    fine = (resize(minmax(maps), size, read.interpolation).clamp(0, 1) * 4096).round() / 4096
+    order = sorted(range(len(class_ids)), key=lambda k: class_ids[k])  # ties: lowest class id
+    return label_map(fine[order], [class_ids[k] for k in order], config.foreground, config.uncertain), peaks
+
+
+SIGNS = ("peak", "contrast", "share")
+
+
+def signs_of(read: ClassMaps, mask: Tensor, class_ids: Sequence[int], power: int) -> dict[int, dict[str, float]]:
+    """Signs that a class was drawn at all, which min-max hides: by class id
+
+    - `peak`: of its map before min-max, as in `mask_of`;
+    - `contrast`: that peak over the map's mean;
+    - `share`: where the mask has the class, the mean of A_c / (A_c + sum of A_r over classes r that nobody asked for),
+      read in one prompt; where the mask has lost the class, over the map's highest tenth. Only with a line-up.
+
+    `mask` uint8 (H, W) as `mask_of` gives it.
+    """
+    maps = read.maps if read.affinity is None else spread(read.affinity, read.maps, power)
+    small = F.interpolate(mask[None, None].float(), size=tuple(maps.shape[-2:]), mode="nearest")[0, 0]
+    found: dict[int, dict[str, float]] = {}
+    for k, class_id in enumerate(class_ids):
+        peak, mean = float(maps[k].max()), float(maps[k].mean())
+        signs = {"peak": peak, "contrast": peak / max(mean, 1e-12)}
+        if read.lineup is not None and len(read.lineup) > len(class_ids):
+            where = small == class_id
+            if not bool(where.any()):
+                where = maps[k] >= maps[k].flatten().quantile(0.9)
+            own, others = read.lineup[k], read.lineup[len(class_ids) :].sum(dim=0)
+            signs["share"] = float((own / (own + others).clamp_min(1e-12))[where].mean())
+        found[class_id] = {name: round(value, 6) for name, value in signs.items()}
+    return found

@@ -16,10 +16,12 @@ do not compile or fuse that UNet.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from maskmill.generators.joint_readings import CELLS
 
 Processor = Callable[..., Tensor]
 
@@ -34,39 +36,62 @@ class Watcher(Protocol):
         """Called before a watched cross-attention layer runs."""
 
 
-def attention_probabilities(attn: Any, queries_from: Tensor, keys_from: Tensor) -> Tensor:
+def attention_probabilities(attn: Any, queries_from: Tensor, keys_from: Tensor, bias: Tensor | None = None) -> Tensor:
     """Head-averaged attention of one layer in float32: (B, N, C) against (B, M, D) gives (B, N, M), rows summing to
-    1.
+    1. `bias` (B, 1, M) is added to the scores, as a mask of padding is.
     """
     query, key = attn.to_q(queries_from), attn.to_k(keys_from)
     batch, positions, width = query.shape
     heads = attn.heads
     query = query.view(batch, positions, heads, width // heads).transpose(1, 2).float()
     key = key.view(batch, -1, heads, width // heads).transpose(1, 2).float()
-    mean: Tensor = torch.softmax(query @ key.transpose(-1, -2) * attn.scale, dim=-1).mean(dim=1)
+    mean: Tensor = torch.softmax(_biased(query @ key.transpose(-1, -2) * attn.scale, bias), dim=-1).mean(dim=1)
     return mean
+
+
+def _biased(scores: Tensor, bias: Tensor | None) -> Tensor:
+    return scores if bias is None else scores + bias[:, None].float()
+
+
+class Words(NamedTuple):
+    """Encoded words to read attention against: `embeds` (B, T, D), and `bias` (B, 1, T) where padding is masked."""
+
+    embeds: Tensor
+    bias: Tensor | None = None
 
 
 @dataclass
 class AttentionStore:
     """Running sums of the maps of one batch; its memory does not depend on the number of steps.
 
-    `class_embeds` (B, T, D): encoded class prompts, set before the pipeline is called. `guided`: whether the batch
-    holds an unconditional half. `self_sum` (B, r^2, r^2) and `cross_sum` (B, r^2, T) are float32 on the UNet's device.
+    `classes`: encoded class prompts, set before the pipeline is called; `beside`, where wanted: the same classes beside
+    others that the image should not show. `project`: what the model does to all of them before its layers see them.
+    `guided`: whether the batch holds an unconditional half. `self_sum` (B, r^2, r^2), `cross_sum` and `lineup_sum`
+    (B, r^2, T) are float32 on the network's device.
     """
 
-    class_embeds: Tensor | None = None
+    classes: Words | None = None
+    beside: Words | None = None
+    project: Callable[[Tensor], Tensor] | None = None
     guided: bool = True
     active: bool = True  # maps are added only while this is set
     self_sum: Tensor | None = None
     cross_sum: Tensor | None = None
+    lineup_sum: Tensor | None = None
     self_count: int = 0
     cross_count: int = 0
 
-    def begin(self, class_embeds: Tensor, guided: bool) -> None:
+    def begin(
+        self,
+        class_embeds: Tensor | Words,
+        guided: bool,
+        beside: Words | None = None,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Forget the last batch and take the class prompts of the next one."""
-        self.class_embeds, self.guided = class_embeds, guided
-        self.self_sum = self.cross_sum = None
+        self.classes = class_embeds if isinstance(class_embeds, Words) else Words(class_embeds)
+        self.beside, self.project, self.guided = beside, project, guided
+        self.self_sum = self.cross_sum = self.lineup_sum = None
         self.self_count = self.cross_count = 0
 
     def conditional(self, hidden: Tensor) -> Tensor:
@@ -78,20 +103,52 @@ class AttentionStore:
         if not self.active:
             return
         wanted = self.conditional(hidden)
-        seen = attention_probabilities(attn, wanted, wanted)
-        self.self_sum = seen if self.self_sum is None else self.self_sum.add_(seen)
-        self.self_count += 1
+        self.add_self(attention_probabilities(attn, wanted, wanted))
 
     def see_cross(self, attn: Any, hidden: Tensor) -> None:
         """Add a cross-attention layer's map, read against the class prompts."""
         if not self.active:
             return
-        if self.class_embeds is None:
+        wanted, classes, beside = self.conditional(hidden), *self.words(hidden.dtype)
+        self.add_cross(attention_probabilities(attn, wanted, *classes))
+        if beside is not None:
+            self.add_lineup(attention_probabilities(attn, wanted, *beside))
+
+    def words(self, dtype: torch.dtype) -> tuple[Words, Words | None]:
+        """The class prompts that cross-attention is read against, and the line-up.
+
+        Raises:
+            RuntimeError: there are none yet.
+        """
+        if self.classes is None:
             raise RuntimeError("attention store: call begin(class_embeds, guided) before the pipeline")
-        wanted = self.conditional(hidden)
-        seen = attention_probabilities(attn, wanted, self.class_embeds.to(wanted.dtype))
+        if self.project is not None:  # now, while the model runs: offloaded weights are on the device
+            project, self.project = self.project, None
+            self.classes = Words(project(self.classes.embeds), self.classes.bias)
+            if self.beside is not None:
+                self.beside = Words(project(self.beside.embeds), self.beside.bias)
+        classes = Words(self.classes.embeds.to(dtype), self.classes.bias)
+        beside = self.beside
+        return classes, None if beside is None else Words(beside.embeds.to(dtype), beside.bias)
+
+    def add_self(self, seen: Tensor) -> None:
+        """Add one self-attention map (B, r^2, r^2)."""
+        self.self_sum = seen if self.self_sum is None else self.self_sum.add_(seen)
+        self.self_count += 1
+
+    def add_cross(self, seen: Tensor) -> None:
+        """Add one cross-attention map (B, r^2, T)."""
         self.cross_sum = seen if self.cross_sum is None else self.cross_sum.add_(seen)
         self.cross_count += 1
+
+    def add_lineup(self, seen: Tensor) -> None:
+        """Add the cross-attention map (B, r^2, T) of the line-up; there is one of them to each of the others."""
+        self.lineup_sum = seen if self.lineup_sum is None else self.lineup_sum.add_(seen)
+
+    @property
+    def lineup(self) -> Tensor | None:
+        """(B, r^2, T) of the line-up, averaged as the others."""
+        return None if self.lineup_sum is None else self.lineup_sum / self.cross_count
 
     def averages(self) -> tuple[Tensor, Tensor]:
         """(self (B, r^2, r^2), cross (B, r^2, T)), averaged over heads, layers and steps; rows sum to 1."""
@@ -100,6 +157,69 @@ class AttentionStore:
                 "attention store: no map was captured; the pipeline did not run through the watched layers"
             )
         return self.self_sum / self.self_count, self.cross_sum / self.cross_count
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(…, C) as (…, heads, C / heads)."""
+    return tokens.reshape(*tokens.shape[:-1], heads, -1)
+
+
+def head_mean(attn: Any, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `attention_probabilities`, from projected queries (B, N, C) and keys (B, M, C), with the weights of as many
+    heads at a time as CELLS allows.
+    """
+    heads = attn.heads
+    query, key = (split_heads(part, heads).transpose(1, 2).float() for part in (query, key))
+    total = torch.zeros(query.shape[0], query.shape[2], key.shape[2], device=query.device)
+    at_once = max(1, CELLS // total.numel())
+    for start in range(0, heads, at_once):
+        few = slice(start, start + at_once)
+        scores = query[:, few] @ key[:, few].transpose(-1, -2) * attn.scale
+        total += torch.softmax(_biased(scores, bias), dim=-1).sum(dim=1)
+    mean: Tensor = total / heads
+    return mean
+
+
+class FrugalStore(AttentionStore):
+    """For UNets with many watched layers: takes the queries and keys that a layer projects anyhow, few heads at a
+    time.
+    """
+
+    def see_self(self, attn: Any, hidden: Tensor) -> None:
+        """Add a self-attention layer's map once its queries and keys are there."""
+        if self.active:
+            _once(attn, ("to_q", "to_k"), lambda *seen: self.add_self(head_mean(attn, *map(self.conditional, seen))))
+
+    def see_cross(self, attn: Any, hidden: Tensor) -> None:
+        """Add a cross-attention layer's map, read against the class prompts, once its queries are there."""
+        if self.active:
+            classes, beside = self.words(hidden.dtype)
+            key = attn.to_k(classes.embeds)
+            others = None if beside is None else attn.to_k(beside.embeds)
+
+            def add(seen: Tensor) -> None:
+                query = self.conditional(seen)
+                self.add_cross(head_mean(attn, query, key, classes.bias))
+                if others is not None and beside is not None:
+                    self.add_lineup(head_mean(attn, query, others, beside.bias))
+
+            _once(attn, ("to_q",), add)
+
+
+def _once(attn: Any, parts: tuple[str, ...], then: Callable[..., None]) -> None:
+    """Call `then` with what these projections of a layer give the next time, when all have run."""
+    seen: dict[str, Tensor] = {}
+
+    def hook(part: str) -> Callable[[Any, Any, Tensor], None]:
+        def keep(module: Any, args: Any, output: Tensor) -> None:
+            seen[part] = output
+            handles[part].remove()
+            if len(seen) == len(parts):
+                then(*(seen[name] for name in parts))
+
+        return keep
+
+    handles = {part: getattr(attn, part).register_forward_hook(hook(part)) for part in parts}
 
 
 @dataclass
@@ -119,7 +239,8 @@ class Watch:
     ) -> Tensor:
         """Same output as `inner`."""
         self.see(attn, hidden_states)
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        last = () if temb is None else (temb,)  # some processors take no fifth argument
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *last)
 
 
 @dataclass(frozen=True)

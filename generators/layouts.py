@@ -4,13 +4,11 @@ attention).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
-from maskmill.generators.spans import encode
 
 Colour = tuple[int, int, int]
 
@@ -86,23 +84,6 @@ def resize_nearest(mask: Uint8Array, size: tuple[int, int]) -> Uint8Array:
     columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(np.intp)
     resized: Uint8Array = mask[rows[:, None], columns[None, :]]
     return resized
-
-
-def occurrences(tokenizer: Any, prompt: str, names: Sequence[str]) -> list[list[int]]:
-    """Token positions of every mention of each name in a prompt (start-of-text is 0); longer names claim theirs
-    first.
-    """
-    tokens = encode(tokenizer, prompt)[: tokenizer.model_max_length - 2]
-    taken: set[int] = set()
-    found: list[list[int]] = [[] for _ in names]
-    for k in sorted(range(len(names)), key=lambda i: -len(encode(tokenizer, names[i]))):
-        pieces = encode(tokenizer, names[k])
-        for start in range(len(tokens) - len(pieces) + 1):
-            here = range(start, start + len(pieces))
-            if tokens[start : start + len(pieces)] == pieces and taken.isdisjoint(here):
-                taken.update(here)
-                found[k] += [position + 1 for position in here]
-    return [sorted(positions) for positions in found]
 
 
 def rectification(

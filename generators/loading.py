@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from maskmill.generators.config import PracticalConfig
 from maskmill.vision.model_folders import check_model_folder
 from maskmill.vision.starter import starter_path
 
@@ -36,7 +37,11 @@ def resolve_model(model: str) -> Path:
     try:
         folder = Path(DiffusionPipeline.download(model))
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated
-        raise FileNotFoundError(f"model {model!r}: no such folder, and the hub does not give it: {error}") from error
+        why = str(error).partition(". ")[0].partition("\n")[0][:200]
+        raise FileNotFoundError(
+            f"model {model!r}: no such folder, and the hub does not give it ({type(error).__name__}: {why}); give a "
+            f"local folder (--set generate.generator.model=DIR), take `starter`, or connect to the network"
+        ) from error
     check_model_folder(folder)
     return folder
 
@@ -90,33 +95,47 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pipeline(model: str, device: str = "cpu", dtype: str = "auto", controlnet: str | None = None) -> Any:
-    """A StableDiffusionPipeline, or with `controlnet` a StableDiffusionControlNetPipeline; progress bars off.
+def load_pipeline(
+    model: str,
+    device: str = "cpu",
+    dtype: str = "auto",
+    controlnet: str | None = None,
+    options: PracticalConfig | None = None,
+) -> Any:
+    """The pipeline of a model's family, or with `controlnet` that of its ControlNets; progress bars off.
 
-    A safety checker is used where the folder has one. Pipelines of other families are refused: joint-attention
-    transformers hold no text–image map to read.
+    `options` say where parts lie, in which precision, and what is added to them; `device` and `dtype` stand for
+    themselves.
+
+    Raises:
+        UnknownFamilyError: a model that no family here draws with, or a ControlNet of another one.
+        ImportError: a package that `loras` or `quantize` needs; says how it is installed.
     """
     import diffusers
 
-    families: Any = diffusers  # its from_pretrained methods carry no types
+    from maskmill.generators.families import check_controlnet, control_of, family_of  # these bring torch along
+    from maskmill.generators.practical import add_loras, dtypes, quantization, settle
 
-    kind = torch_dtype(dtype, device)
+    classes: Any = diffusers  # its from_pretrained methods carry no types
+    options = options or PracticalConfig()
     folder = resolve_model(model)
-    parts: dict[str, Any] = {"torch_dtype": kind}
-    if not (folder / "safety_checker").is_dir():
-        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    family, kind = family_of(folder), torch_dtype(dtype, device)
+    parts: dict[str, Any] = {"torch_dtype": dtypes(family, options, kind), **family.extra_parts(folder)}
+    if options.quantize != "none":
+        parts["quantization_config"] = quantization(options.quantize, family.denoiser, kind)
     with _silence():
         if controlnet is None:
-            pipeline = families.StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
+            kind_of = getattr(classes, family.pipeline_class)
         else:
-            control = families.ControlNetModel.from_pretrained(
-                resolve_model(controlnet), torch_dtype=kind, use_safetensors=True
-            )
-            pipeline = families.StableDiffusionControlNetPipeline.from_pretrained(
-                folder, controlnet=control, use_safetensors=True, **parts
-            )
+            control = control_of(family)
+            kind_of = getattr(classes, control.pipeline)
+            control_class = getattr(classes, control.model)
+            place = check_controlnet(resolve_model(controlnet), family)
+            parts["controlnet"] = control_class.from_pretrained(place, torch_dtype=kind, use_safetensors=True)
+        pipeline = kind_of.from_pretrained(folder, use_safetensors=True, **parts)
+        add_loras(pipeline, options.loras)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return settle(pipeline, options, device)
 
 
 @contextmanager

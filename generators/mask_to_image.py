@@ -12,42 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from maskmill.data_contracts import LabelSpace, Problem, Uint8Array, foreground_ids
+from maskmill.generators.batches import Batches, fill
 from maskmill.generators.capture import attention_layers
-from maskmill.generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
-from maskmill.generators.loading import load_pipeline, pick_device
+from maskmill.generators.config import ControlConfig as ControlConfig
+from maskmill.generators.families import control_of, family_of
+from maskmill.generators.layouts import ControlPalette, rectification, resize_nearest
+from maskmill.generators.loading import load_pipeline, pick_device, resolve_model
 from maskmill.generators.prompts import append_classes
+from maskmill.generators.spans import Window, occurrences
 from maskmill.generators.text_to_image import drawing_problem, generators_for, to_uint8, use_scheduler
 from maskmill.generators.words import class_words, counted, joined
-
-
-class ControlConfig(BaseModel):
-    """How masks become images. `colours`: class name to the RGB that the ControlNet learnt, where it is not the
-    space's own.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    controlnet: str
-    height: int = Field(default=512, ge=8)
-    width: int = Field(default=512, ge=8)
-    steps: int = Field(default=30, ge=1)
-    guidance: float = Field(default=7.5, ge=0)
-    scheduler: str | None = None
-    conditioning_scale: float = Field(default=1.0, ge=0)
-    control_end: float = Field(default=1.0, gt=0, le=1)  # share of the steps that the ControlNet takes part in
-    rectified: bool = False
-    colours: dict[str, tuple[int, int, int]] = {}
-    background: tuple[int, int, int] = (0, 0, 0)
-    template: str = "a photo of {objects}"
-    negative_prompt: str | None = None
-    batch_size: int = Field(default=4, ge=1)
-    device: str = "auto"
-    dtype: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +50,7 @@ class DrawnLayout:
     image: Uint8Array
     mask: Uint8Array
     problem: Problem | None = None
+    batch_size: int = 0  # images that it was drawn among, filled up
 
 
 def request_from_mask(
@@ -136,10 +114,16 @@ class MaskToImage:
     def __init__(self, config: ControlConfig, space: LabelSpace, pipeline: Any | None = None) -> None:
         self.config, self.space = config, space
         self.device = pick_device(config.device)
+        self.batches = Batches(config.batch_size, config.model, self.device)
         self.palette = ControlPalette.for_space(space, config.colours, config.background)
-        self.pipeline = pipeline or load_pipeline(config.model, self.device, config.dtype, config.controlnet)
+        self.family = family_of(resolve_model(config.model))
+        if config.rectified and self.family.denoiser != "unet":
+            raise ValueError(f"rectified: {self.family.name} has no cross-attention to rectify; set it to false")
+        self.pipeline = pipeline or load_pipeline(
+            config.model, self.device, config.dtype, config.controlnet, options=config
+        )
         use_scheduler(self.pipeline, config.scheduler)
-        scale = self.pipeline.vae_scale_factor
+        scale = self.pipeline.vae_scale_factor * (1 if self.family.denoiser == "unet" else 2)
         if config.height % 8 or config.width % 8 or config.height % scale or config.width % scale:
             raise ValueError(f"height {config.height} and width {config.width} must be multiples of {max(8, scale)}")
 
@@ -152,21 +136,30 @@ class MaskToImage:
         return resize_nearest(mask, (self.config.height, self.config.width))
 
     def draw(self, requests: Sequence[LayoutRequest]) -> list[DrawnLayout]:
-        """Draw the requests, `batch_size` at a time, in order; an image depends on its own request only."""
-        size, drawn = self.config.batch_size, []
-        for start in range(0, len(requests), size):
-            batch = requests[start : start + size]
-            drawn += self._draw_batch([*batch, *[batch[-1]] * (size - len(batch))])[: len(batch)]
-        return drawn
+        """Draw the requests, `batch_size` at a time, in order; an image depends on its own request only. Batches are
+        halved where the device's memory runs out.
+
+        Raises:
+            MemoryError: a single image does not fit.
+        """
+        return self.batches.draw(requests, self._draw)
+
+    def _draw(self, requests: Sequence[LayoutRequest]) -> Iterator[list[DrawnLayout]]:
+        for part in self.batches.parts(requests):
+            yield self._draw_batch(fill(part, self.batches.size))[: len(part)]
 
     def _draw_batch(self, requests: list[LayoutRequest]) -> list[DrawnLayout]:
-        config = self.config
+        config, control = self.config, control_of(self.family)
         maps = np.stack([self.control_map(request.mask) for request in requests])
-        with torch.no_grad(), self._rectified(requests) if config.rectified else nullcontext():
+        seen = torch.from_numpy(maps).permute(0, 3, 1, 2).float() / 255
+        arguments: dict[str, Any] = {control.argument: seen * (1 - control.low) + control.low}
+        if control.negative:
+            arguments["negative_prompt"] = [request.negative_prompt or "" for request in requests]
+        rectified = self._rectified(requests) if config.rectified else nullcontext()
+        with torch.no_grad(), rectified, _certain(self.pipeline.vae):
             result = self.pipeline(
                 prompt=[request.prompt for request in requests],
-                negative_prompt=[request.negative_prompt or "" for request in requests],
-                image=torch.from_numpy(maps).permute(0, 3, 1, 2).float() / 255,
+                **arguments,
                 height=config.height,
                 width=config.width,
                 num_inference_steps=config.steps,
@@ -176,9 +169,9 @@ class MaskToImage:
                 generator=generators_for(requests),
                 output_type="np",
             )
-        flagged = list(result.nsfw_content_detected or [False] * len(requests))
+        flagged = list(getattr(result, "nsfw_content_detected", None) or [False] * len(requests))
         return [
-            DrawnLayout(request, to_uint8(image), self.sized(request.mask), drawing_problem(image, bad))
+            DrawnLayout(request, to_uint8(image), self.sized(request.mask), drawing_problem(image, bad), len(requests))
             for request, image, bad in zip(requests, result.images, flagged, strict=True)
         ]
 
@@ -186,13 +179,13 @@ class MaskToImage:
     def _rectified(self, requests: list[LayoutRequest]) -> Iterator[None]:
         """Put rectifying processors on every cross-attention layer of the UNet for one call."""
         unet, scale = self.pipeline.unet, self.pipeline.vae_scale_factor
-        tokenizer, before = self.pipeline.tokenizer, dict(unet.attn_processors)
-        positions = [occurrences(tokenizer, r.prompt, r.names) for r in requests]
+        window, before = Window.clip(self.pipeline.tokenizer), dict(unet.attn_processors)
+        positions = [occurrences(window, r.prompt, r.names) for r in requests]
         layers = attention_layers(unet, (self.config.height // scale, self.config.width // scale))
         added = {}
         for grid in {layer.grid for layer in layers}:
             parts = [
-                rectification(self.sized(r.mask), grid, where, r.class_ids, tokenizer.model_max_length)
+                rectification(self.sized(r.mask), grid, where, r.class_ids, window.length)
                 for r, where in zip(requests, positions, strict=True)
             ]
             own = torch.from_numpy(np.stack(parts))[:, None].to(self.device)
@@ -203,6 +196,25 @@ class MaskToImage:
             yield
         finally:
             unet.set_attn_processor(before)
+
+
+@contextmanager
+def _certain(vae: Any) -> Iterator[None]:
+    """Control maps that a pipeline encodes are taken at the mean of their distribution: some pipelines would sample it
+    with noise that is nobody's own, and images would depend on their batch.
+    """
+    encode = vae.encode
+
+    def mean(*args: Any, **kwargs: Any) -> Any:
+        found = encode(*args, **kwargs)
+        found.latent_dist.sample = lambda generator=None: found.latent_dist.mode()
+        return found
+
+    vae.encode = mean
+    try:
+        yield
+    finally:
+        del vae.encode
 
 
 @lru_cache(maxsize=1)

@@ -23,15 +23,26 @@ class PromptConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    classes: tuple[str, ...] = ()
-    words: dict[str, str] = {}  # class name -> the word that prompts use
-    templates: tuple[str, ...] = ("a photo of {objects}",)
-    attributes: tuple[str, ...] = ("",)  # said of each object: "small", "red", …; "" says nothing
-    scenes: tuple[str, ...] = ("",)
-    scene_template: str = "{prompt}, {scene}"
-    counts: tuple[int, ...] = (1,)  # objects of one class
-    classes_per_prompt: tuple[int, ...] = (1,)  # cycled through: (1, 1, 2) makes every third prompt name two classes
-    negative_prompt: str | None = None
+    classes: tuple[str, ...] = Field(
+        default=(), description="names of the classes to ask for; empty = all of the label space"
+    )
+    words: dict[str, str] = Field(default={}, description="class name -> word that prompts use in its place")
+    templates: tuple[str, ...] = Field(
+        default=("a photo of {objects}",),
+        description="captions, one drawn for each prompt; {objects} stands for the objects",
+    )
+    attributes: tuple[str, ...] = Field(
+        default=("",), description="said of each object, one drawn for each (small, red, …); an empty one says nothing"
+    )
+    scenes: tuple[str, ...] = Field(
+        default=("",), description="surroundings, one drawn for each prompt; an empty one says nothing"
+    )
+    scene_template: str = Field(default="{prompt}, {scene}", description="how caption and scene are joined")
+    counts: tuple[int, ...] = Field(default=(1,), description="objects of one class, one number drawn for each")
+    classes_per_prompt: tuple[int, ...] = Field(
+        default=(1,), description="classes of a prompt, taken in turn: [1, 1, 2] makes every third prompt name two"
+    )
+    negative_prompt: str | None = Field(default=None, description="what the picture must not show; null = nothing")
 
     def class_ids(self, space: LabelSpace) -> tuple[int, ...]:
         """Ids asked for, ascending.
@@ -47,9 +58,11 @@ class CaptionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: dict[str, str] = {}
-    negative_prompt: str | None = None
-    max_classes: int = Field(default=6, ge=1)  # captions that name more are left out: their masks would be crumbs
+    words: dict[str, str] = Field(default={}, description="class name -> word that captions use for it")
+    negative_prompt: str | None = Field(default=None, description="what the picture must not show; null = nothing")
+    max_classes: int = Field(
+        default=6, ge=1, description="captions that name more classes are left out: their masks would be crumbs"
+    )
 
 
 def append_classes(caption: str, class_prompt: str) -> str:

@@ -20,11 +20,14 @@ from maskmill.data_contracts import (
     pair_id,
 )
 from maskmill.data_contracts.secrets import public, published
+from maskmill.data_contracts.texts import parse_json
 from maskmill.data_contracts.versions import package_versions
-from maskmill.generators.config import GeneratorConfig
+from maskmill.generators.config import GeneratorConfig, PracticalConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.mask_to_image import ControlConfig, DrawnLayout, LayoutRequest, MaskToImage, mask_to_image
-from maskmill.generators.text_to_image import Drawn, Request, TextToImage, text_to_image
+from maskmill.generators.practical import lora_fingerprint
+from maskmill.generators.requests import Request
+from maskmill.generators.text_to_image import Drawn, TextToImage, text_to_image
 
 Row = dict[str, Any]
 PACKAGES = ("maskmill", "torch", "diffusers", "transformers", "numpy", "pillow")
@@ -55,18 +58,29 @@ def provenance_extra(drawn: Drawn, engine: TextToImage) -> dict[str, Any]:
         "config": published(engine.config),
         "height": engine.size[0],
         "width": engine.size[1],
+        "batch_size": drawn.batch_size,
         "prompt_id": request.prompt_id,
         "names": list(request.names),
+        "scene": request.scene,
         "classes_prompted": list(request.class_ids),
         "classes_drawn": drawn.class_ids,
         "classes_lost": drawn.lost_ids,
         "peaks": {str(c): p for c, p in drawn.peaks.items()},
+        **({"signs": {str(c): signs for c, signs in drawn.signs.items()}} if drawn.signs else {}),
         "areas": class_areas(drawn.mask, drawn.class_ids),
         "ignore_fraction": round(float((drawn.mask == IGNORE).mean()), 6),
         "caption_shortened": drawn.shortened,
-        "grids": {"cross": engine.grids[0], "self": engine.grids[1]},
+        "family": engine.family.name,
+        "reading": engine.family.reading,
+        **engine.family.account(),
+        "loras": loras(engine.config),
         **surroundings(engine.device),
     }
+
+
+def loras(config: PracticalConfig) -> list[dict[str, Any]]:
+    """The low-rank adaptations of a config, each with the hash of its weights."""
+    return [{**published(lora), "hash": lora_fingerprint(lora)} for lora in config.loras]
 
 
 def sample_row(drawn: Drawn, engine: TextToImage, space: LabelSpace) -> Row:
@@ -107,10 +121,13 @@ def layout_row(drawn: DrawnLayout, engine: MaskToImage, mask: Uint8Array | None 
     ids = foreground_ids(label, engine.space)
     extra = {
         "config": published(config),
+        "batch_size": drawn.batch_size,
         "mask_id": request.mask_id,
         "names": list(request.names),
         "classes_prompted": list(request.class_ids),
         "filtered": not np.array_equal(label, drawn.mask),
+        "family": engine.family.name,
+        "loras": loras(config),
         "areas": class_areas(label, ids),
         "ignore_fraction": round(float((label == IGNORE).mean()), 6),
         **surroundings(engine.device),
@@ -140,9 +157,9 @@ def layout_row(drawn: DrawnLayout, engine: MaskToImage, mask: Uint8Array | None 
 
 
 def revision(config: GeneratorConfig | ControlConfig) -> str:
-    """Fingerprint of the model files behind a config; for a ControlNet pipeline those of both models."""
-    own = model_fingerprint(config.model)
-    return f"{own} + {model_fingerprint(config.controlnet)}" if isinstance(config, ControlConfig) else own
+    """Fingerprint of the model files behind a config, joined by those of a ControlNet and of LoRAs."""
+    control = [model_fingerprint(config.controlnet)] if isinstance(config, ControlConfig) else []
+    return " + ".join([model_fingerprint(config.model), *control, *map(lora_fingerprint, config.loras)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +189,7 @@ def regenerate(row: Mapping[str, Any], space: LabelSpace) -> Regenerated:
             f"sample {row['sample_id']}: source is {provenance['source']!r}; only samples drawn by a model (sources "
             "'diffusion' and 'controlnet') can be drawn again"
         )
-    extra: dict[str, Any] = json.loads(provenance["extra"])
+    extra: dict[str, Any] = parse_json(provenance["extra"])
     again = _draw_layout_again if provenance["source"] == "controlnet" else _draw_again
     config, device, drawn = again(row, extra, space)
     image, mask = encode_image(drawn.image), encode_mask(drawn.mask, space.palette)
@@ -190,10 +207,17 @@ def _draw_again(row: Mapping[str, Any], extra: dict[str, Any], space: LabelSpace
         seed=int(provenance["seed"]),
         negative_prompt=provenance["negative_prompt"],
         prompt_id=extra["prompt_id"],
+        scene=extra.get("scene"),
     )
-    config = GeneratorConfig.model_validate(extra["config"])
+    config = GeneratorConfig.model_validate(_as_drawn(extra))
     engine = text_to_image(config)
     return config, engine.device, engine.draw([request])[0]
+
+
+def _as_drawn(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's config, with the batch size that it came to: smaller than asked for where memory ran out."""
+    size = extra.get("batch_size")  # rows of earlier versions say nothing
+    return {**extra["config"], **({"batch_size": size} if size else {})}
 
 
 def _draw_layout_again(
@@ -213,7 +237,7 @@ def _draw_layout_again(
         negative_prompt=provenance["negative_prompt"],
         mask_id=extra["mask_id"],
     )
-    config = ControlConfig.model_validate(extra["config"])
+    config = ControlConfig.model_validate(_as_drawn(extra))
     engine = mask_to_image(config, space)
     return config, engine.device, engine.draw([request])[0]
 

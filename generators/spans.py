@@ -1,7 +1,8 @@
 """Which tokens of a class prompt belong to which class, by the pipeline's own tokenizer.
 
 A word-counting shortcut breaks after every name of several pieces ("aeroplane" is two for CLIP, "potted plant" two
-words), so names are encoded one by one and their pieces counted; token 0 is start-of-text.
+words), so names are encoded one by one and their pieces counted. CLIP puts start-of-text at token 0 and end-of-text
+behind; T5 has no start.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,33 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def class_spans(tokenizer: Any, names: Sequence[str], class_ids: Sequence[int]) -> ClassPrompt:
+@dataclass(frozen=True)
+class Window:
+    """A tokenizer and what its text encoder takes: `length` tokens, of which the first `start` and the last one are its
+    own.
+    """
+
+    tokenizer: Any
+    length: int
+    start: int
+
+    @classmethod
+    def clip(cls, tokenizer: Any) -> "Window":
+        """CLIP's: start-of-text, words, end-of-text."""
+        return cls(tokenizer, tokenizer.model_max_length, 1)
+
+    @classmethod
+    def t5(cls, tokenizer: Any, at_most: int) -> "Window":
+        """T5's: words, end-of-text."""
+        return cls(tokenizer, min(tokenizer.model_max_length, at_most), 0)
+
+    @property
+    def room(self) -> int:
+        """Tokens that are left for words."""
+        return self.length - self.start - 1
+
+
+def class_spans(window: Window, names: Sequence[str], class_ids: Sequence[int]) -> ClassPrompt:
     """Tokenise the names joined by blanks and locate each of them.
 
     Raises:
@@ -38,14 +65,14 @@ def class_spans(tokenizer: Any, names: Sequence[str], class_ids: Sequence[int]) 
         raise _bad(
             text, "one name for each of one or more different classes", f"ids {list(class_ids)}, names {list(names)}"
         )
+    tokenizer = window.tokenizer
     pieces = [encode(tokenizer, name) for name in names]
     whole = encode(tokenizer, text)
     if whole != [piece for own in pieces for piece in own]:
         raise _bad(text, "names that tokenise alone as they do together", f"{len(whole)} tokens in the prompt")
-    room = tokenizer.model_max_length - 2
-    if len(whole) > room:
-        raise _bad(text, f"at most {room} tokens of class words", f"{len(whole)} tokens")
-    spans, start = [], 1
+    if len(whole) > window.room:
+        raise _bad(text, f"at most {window.room} tokens of class words", f"{len(whole)} tokens")
+    spans, start = [], window.start
     for name, own in zip(names, pieces, strict=True):
         if not own or fold(tokenizer.decode(own)) != fold(name):
             raise _bad(text, f"tokens that read {name!r}", repr(tokenizer.decode(own)))
@@ -54,18 +81,52 @@ def class_spans(tokenizer: Any, names: Sequence[str], class_ids: Sequence[int]) 
     return ClassPrompt(text, tuple(class_ids), tuple(spans))
 
 
-def fit_prompt(tokenizer: Any, prompt: str, class_prompt: str) -> tuple[str, bool]:
+def lineup_spans(window: Window, prompt: ClassPrompt, names: Sequence[str], others: Sequence[str]) -> ClassPrompt:
+    """The classes of `prompt`, whose words are `names`, followed by as many `others` as fit the window: one prompt in
+    which all of them are read. The others get the ids -1, -2, … in their order.
+    """
+    ids, words, spans, start = list(prompt.class_ids), list(names), list(prompt.spans), prompt.spans[-1][1]
+    for number, other in enumerate(others, start=1):
+        pieces = encode(window.tokenizer, other)
+        if not pieces or start + len(pieces) > window.start + window.room:
+            continue
+        ids.append(-number)
+        words.append(other)
+        spans.append((start, start + len(pieces)))
+        start += len(pieces)
+    return ClassPrompt(" ".join(words), tuple(ids), tuple(spans))
+
+
+def fit_prompt(window: Window, prompt: str, class_prompt: str) -> tuple[str, bool]:
     """Shorten the caption in front of "; class words" until all class words are inside the text encoder's window.
 
     Returns the prompt and whether words were cut: without this a long caption silently pushes the classes out.
     """
-    ending = f"; {class_prompt}"
-    if len(encode(tokenizer, prompt)) <= tokenizer.model_max_length - 2 or not prompt.endswith(ending):
+    tokenizer, ending = window.tokenizer, f"; {class_prompt}"
+    if len(encode(tokenizer, prompt)) <= window.room or not prompt.endswith(ending):
         return prompt, False
-    words = prompt.removesuffix(ending).split()
-    while words and len(encode(tokenizer, " ".join(words) + ending)) > tokenizer.model_max_length - 2:
+    words = prompt.removesuffix(ending).split()[: window.room]  # each is a token or more
+    while words and len(encode(tokenizer, " ".join(words) + ending)) > window.room:
         words.pop()
     return (" ".join(words) + ending).removeprefix("; "), True
+
+
+def occurrences(window: Window, prompt: str, names: Sequence[str]) -> list[list[int]]:
+    """Token positions of every mention of each name in a prompt, start-of-text counted; longer names claim theirs
+    first.
+    """
+    tokenizer = window.tokenizer
+    tokens = encode(tokenizer, prompt)[: window.room]
+    taken: set[int] = set()
+    found: list[list[int]] = [[] for _ in names]
+    for k in sorted(range(len(names)), key=lambda i: -len(encode(tokenizer, names[i]))):
+        pieces = encode(tokenizer, names[k])
+        for start in range(len(tokens) - len(pieces) + 1):
+            here = range(start, start + len(pieces))
+            if tokens[start : start + len(pieces)] == pieces and taken.isdisjoint(here):
+                taken.update(here)
+                found[k] += [position + window.start for position in here]
+    return [sorted(positions) for positions in found]
 
 
 def _bad(text: str, expected: str, found: str) -> ContractError:

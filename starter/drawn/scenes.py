@@ -42,24 +42,28 @@ class SceneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(default=64, ge=24, le=1024, description="height and width in pixels")
-    styles: tuple[str, ...] = KNOWN_STYLES
-    classes: tuple[str, ...] = DRAWN_CLASSES
-    backgrounds: tuple[str, ...] = BACKGROUND_WORDS
+    styles: tuple[str, ...] = Field(default=KNOWN_STYLES, description="styles of drawing")
+    classes: tuple[str, ...] = Field(default=DRAWN_CLASSES, description="names of the classes to draw")
+    backgrounds: tuple[str, ...] = Field(default=BACKGROUND_WORDS, description="names of the backgrounds")
     max_drawings: int | None = Field(
         default=None, ge=1, description="of a class in a style: the first ones, which are the most typical; none = all"
     )
-    min_objects: int = Field(default=1, ge=1, le=8)
-    max_objects: int = Field(default=3, ge=1, le=8)
+    min_objects: int = Field(default=1, ge=1, le=8, description="least number of objects in a scene")
+    max_objects: int = Field(default=3, ge=1, le=8, description="greatest number of objects in a scene")
     min_distractors: int = Field(default=0, ge=0, le=8, description="drawings of other things; background in the mask")
-    max_distractors: int = Field(default=0, ge=0, le=8)
+    max_distractors: int = Field(
+        default=0, ge=0, le=8, description="greatest number of drawings of other things; background in the mask"
+    )
     min_length: float = Field(default=0.38, gt=0, le=2, description="longer side of a lone object")
-    max_length: float = Field(default=0.82, gt=0, le=2)
-    turn: float = Field(default=12.0, ge=0, le=180)
+    max_length: float = Field(default=0.82, gt=0, le=2, description="longer side of the largest object")
+    turn: float = Field(default=12.0, ge=0, le=180, description="greatest turn of an object to either side, in degrees")
     roam: float = Field(
         default=1.0, ge=0, le=1, description="how far from the middle an object may lie: 0 in the middle"
     )
     mirror: float = Field(default=0.5, ge=0, le=1, description="share of objects that are mirrored")
-    colour_jitter: float = Field(default=0.15, ge=0, lt=1)
+    colour_jitter: float = Field(
+        default=0.15, ge=0, lt=1, description="brightness, contrast and saturation vary by this share, ±"
+    )
     hue_jitter: float = Field(default=60.0, ge=0, le=180, description="only for things that come in any colour")
     shadow: float = Field(default=0.5, ge=0, le=1, description="share of objects that cast a shadow")
     repeat_class: float = Field(default=0.2, ge=0, le=1, description="chance that an object repeats a class")
@@ -67,8 +71,11 @@ class SceneConfig(BaseModel):
     min_area: float = Field(default=0.012, ge=0, lt=1, description="visible share of the image, per object")
     noise: float = Field(default=2.0, ge=0, le=64, description="sensor noise in grey levels")
     ignore_band: bool = Field(default=False, description="mark half-transparent object borders as 255")
-    caption: str = "a photo of {objects}, {background}"
-    seed: int = 0
+    caption: str = Field(
+        default="a photo of {objects}, {background}",
+        description="prompt of a scene; {objects} and {background} are filled in",
+    )
+    seed: int = Field(default=0, description="of all that is drawn")
 
     @model_validator(mode="after")
     def _check(self) -> "SceneConfig":

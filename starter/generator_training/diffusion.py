@@ -19,8 +19,8 @@ from torch import Tensor
 
 from maskmill.data_contracts import load_label_space
 from maskmill.generators.capture import attention_layers, attention_probabilities, watching
-from maskmill.generators.spans import class_spans
-from maskmill.generators.text_to_image import names_of
+from maskmill.generators.requests import names_of
+from maskmill.generators.spans import Window, class_spans
 from maskmill.generators.words import classes_in
 from maskmill.starter.generator_training.autoencoder import fitted_autoencoder, load_autoencoder, to_signal
 from maskmill.starter.generator_training.loop import Average, Turn, load_checkpoint, save_checkpoint
@@ -86,7 +86,7 @@ def make_lesson(world: World, tokenizer: Any, latents: Tensor, scaling: float) -
     shares = torch.zeros(count, CLASSES, LATENT_SIZE**2)
     for i, class_prompt in enumerate(world.class_prompts):
         ids = classes_in(class_prompt, space)
-        prompt = class_spans(tokenizer, names_of(class_prompt, ids, space), ids)
+        prompt = class_spans(Window.clip(tokenizer), names_of(class_prompt, ids, space), ids)
         for k, (class_id, (first, end)) in enumerate(zip(ids, prompt.spans, strict=True)):
             weights[i, first:end, k] = 1
             cover = (world.masks[i] == class_id).reshape(LATENT_SIZE, cell, LATENT_SIZE, cell).mean(axis=(1, 3))

@@ -5,7 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from maskmill.generators.attention_masks import MaskConfig, attention_mask, class_maps, label_map, minmax, spread
+from maskmill.generators.attention_masks import ClassMaps, class_maps, label_map, mask_of, minmax, spread
+from maskmill.generators.config import MaskConfig
 from maskmill.generators.spans import ClassPrompt
 
 
@@ -47,7 +48,8 @@ def test_ties_go_to_the_lowest_class():
     prompt = ClassPrompt("dog cat", (12, 8), ((1, 2), (2, 3)))
     cross = torch.zeros(32 * 32, 8)
     cross[:, 1] = cross[:, 2] = same.flatten()
-    mask, _ = attention_mask(torch.eye(1024), cross, prompt, ((32, 32), (32, 32)), (32, 32), MaskConfig())
+    read = ClassMaps(class_maps(cross, prompt, (32, 32), (32, 32)), torch.eye(1024))
+    mask, _ = mask_of(read, prompt.class_ids, (32, 32), MaskConfig())
     assert set(mask.unique().tolist()) == {0, 8, 255}
     assert set(label_map(torch.stack([same, same]), [8, 12], 0.6, 0.5).unique().tolist()) == {0, 8, 255}
 
@@ -96,7 +98,8 @@ def test_peaks_tell_a_weak_map_from_a_strong_one_that_minmax_makes_equal():
     cross = torch.zeros(1024, 4)
     cross[:, 1], cross[:, 2] = 0.9 * blob(8, 8).flatten(), 0.01 * blob(24, 24).flatten()
     prompt = ClassPrompt("dog cat", (12, 8), ((1, 2), (2, 3)))
-    mask, peaks = attention_mask(torch.eye(1024), cross, prompt, ((32, 32), (32, 32)), (64, 64), MaskConfig())
+    read = ClassMaps(class_maps(cross, prompt, (32, 32), (32, 32)), torch.eye(1024))
+    mask, peaks = mask_of(read, prompt.class_ids, (64, 64), MaskConfig())
     assert mask.shape == (64, 64)
     assert mask.dtype == torch.uint8
     assert {8, 12} <= set(mask.unique().tolist())

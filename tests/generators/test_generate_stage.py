@@ -7,7 +7,7 @@ import torch
 from small_pipelines import save_pipeline
 
 from maskmill.data_contracts import DECISION, SAMPLE, check_row, load_label_space, read_shard
-from maskmill.generators.attention_masks import MaskConfig
+from maskmill.generators.config import MaskConfig
 from maskmill.generators.loading import model_fingerprint
 from maskmill.generators.prompts import PromptConfig, prompt_row, prompts_from_classes
 from maskmill.generators.records import regenerate

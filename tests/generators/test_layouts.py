@@ -5,7 +5,7 @@ import pytest
 from small_pipelines import full_clip_tokenizer
 
 from maskmill.data_contracts import load_label_space
-from maskmill.generators.layouts import ControlPalette, occurrences, rectification, resize_nearest
+from maskmill.generators.layouts import ControlPalette, rectification, resize_nearest
 from maskmill.generators.region_filter import (
     choose_images,
     class_mean_losses,
@@ -14,6 +14,7 @@ from maskmill.generators.region_filter import (
     images_per_mask,
     pixel_losses,
 )
+from maskmill.generators.spans import Window, occurrences
 
 VOC = load_label_space("voc")
 
@@ -62,7 +63,7 @@ def test_every_mention_of_a_class_is_found_and_long_names_come_first():
     clip = full_clip_tokenizer()
     prompt = "a photo of a hot dog and a dog; hot dog dog"
     tokens = clip(prompt).input_ids
-    dog, hot_dog = occurrences(clip, prompt, ["dog", "hot dog"])
+    dog, hot_dog = occurrences(Window.clip(clip), prompt, ["dog", "hot dog"])
     assert [clip.decode(tokens[p]).strip() for p in hot_dog] == ["hot", "dog", "hot", "dog"]
     assert [clip.decode(tokens[p]).strip() for p in dog] == ["dog", "dog"]
     assert not set(dog) & set(hot_dog)

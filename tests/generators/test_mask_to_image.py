@@ -25,8 +25,8 @@ from maskmill.generators.records import layout_row, regenerate
 from maskmill.generators.region_filter import filter_regions
 from maskmill.generators.text_to_image import generators_for
 from maskmill.pipelines.core.stage import map_units
+from maskmill.pipelines.stages.from_masks import FromMasksConfig
 from maskmill.pipelines.stages.generate_from_masks import (
-    FromMasksConfig,
     generate_from_masks_stage,
     generate_from_masks_units,
 )

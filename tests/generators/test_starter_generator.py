@@ -50,7 +50,7 @@ def test_pairs_have_the_prompted_class_somewhere_and_the_same_bytes_again(engine
     config = PromptConfig(classes=DRAWN_CLASSES[:4], scenes=("grass", "sky"))
     requests = [request_from_row(row, VOC) for row in prompts_from_classes(VOC, config, 1, seed=0)]
     first = engine.draw(requests)
-    assert engine.grids == ((16, 16), (16, 16))
+    assert engine.family.grids == ((16, 16), (16, 16))
     assert sum(bool(d.class_ids) for d in first) >= 3
     for drawn in first:
         assert drawn.image.shape == (64, 64, 3)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from small_pipelines import save_pipeline, sd1_unet
+from small_pipelines import save_pipeline, sd1_unet, small_unet
 
 from maskmill.data_contracts import ContractError, load_label_space
-from maskmill.generators.attention_masks import MaskConfig
-from maskmill.generators.capture import AttentionStore, attention_layers, choose_grid, watching
+from maskmill.generators.capture import AttentionStore, FrugalStore, attention_layers, choose_grid, watching
+from maskmill.generators.config import MaskConfig
 from maskmill.generators.loading import load_pipeline, model_fingerprint, resolve_model
 from maskmill.generators.text_to_image import GeneratorConfig, Request, TextToImage, generators_for, request_from_row
 
@@ -41,7 +41,7 @@ REQUESTS = [request([12], 1), request([8, 16], 2), request([6, 15, 12], 3), requ
 def run_captured(engine, requests, guidance=5.0, steps=3):
     store = AttentionStore()
     pipe = engine.pipeline
-    with torch.no_grad(), watching(pipe.unet, store, engine.cross_layers, engine.self_layers):
+    with torch.no_grad(), watching(pipe.unet, store, engine.family.cross_layers, engine.family.self_layers):
         embeds, _ = pipe.encode_prompt([r.class_prompt for r in requests], "cpu", 1, False)
         store.begin(embeds, guided=guidance > 1)
         images = plain(pipe, requests, guidance, steps)
@@ -69,6 +69,20 @@ def test_rows_of_averaged_attention_sum_to_one(engine, guidance):
         assert float((power.sum(-1) - 1).abs().max()) < 1e-5
 
 
+def test_a_frugal_store_sees_the_same(engine):
+    pipe, found = engine.pipeline, []
+    for store in (AttentionStore(), FrugalStore()):
+        with torch.no_grad(), watching(pipe.unet, store, engine.family.cross_layers, engine.family.self_layers):
+            embeds, _ = pipe.encode_prompt([r.class_prompt for r in REQUESTS[:2]], "cpu", 1, False)
+            store.begin(embeds, guided=True)
+            images = plain(pipe, REQUESTS[:2])
+        found.append((images, *store.averages()))
+    assert np.array_equal(found[0][0], found[1][0])
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert not [m for m in pipe.unet.modules() if m._forward_hooks]
+
+
 def test_capturing_does_not_change_the_image(engine):
     captured, _ = run_captured(engine, REQUESTS[:2])
     assert np.array_equal(captured, plain(engine.pipeline, REQUESTS[:2]))
@@ -77,7 +91,7 @@ def test_capturing_does_not_change_the_image(engine):
 def test_processors_are_given_back(engine):
     unet = engine.pipeline.unet
     before = {name: type(p).__name__ for name, p in unet.attn_processors.items()}
-    with watching(unet, AttentionStore(), engine.cross_layers, engine.self_layers):
+    with watching(unet, AttentionStore(), engine.family.cross_layers, engine.family.self_layers):
         assert sum(type(p).__name__ == "Watch" for p in unet.attn_processors.values()) == 6
         # nobody called begin()
         with pytest.raises(RuntimeError, match="call begin"):
@@ -93,7 +107,7 @@ def test_conditional_half_and_class_prompt_make_the_cross_map(engine):
     maps = []
     for class_prompt in ("dog", "bus"):
         store = AttentionStore()
-        with torch.no_grad(), watching(pipe.unet, store, engine.cross_layers, engine.self_layers):
+        with torch.no_grad(), watching(pipe.unet, store, engine.family.cross_layers, engine.family.self_layers):
             embeds, _ = pipe.encode_prompt([class_prompt], "cpu", 1, False)
             store.begin(embeds, guided=True)
             image = plain(pipe, REQUESTS[:1])
@@ -162,8 +176,8 @@ def test_sd1_topology_loads_from_disk_and_maps_come_from_16_and_32(sd1):
         for g in (32, 16, 8, 4)
     }
     assert [counts["cross", g] for g in (32, 16, 8, 4)] == [5, 5, 5, 1]
-    assert engine.grids == ((16, 16), (32, 32))
-    assert (len(engine.cross_layers), len(engine.self_layers)) == (5, 5)
+    assert engine.family.grids == ((16, 16), (32, 32))
+    assert (len(engine.family.cross_layers), len(engine.family.self_layers)) == (5, 5)
     _, store = run_captured(engine, REQUESTS[:1], steps=1)
     own, cross = store.averages()
     assert own.shape == (1, 1024, 1024)
@@ -171,6 +185,24 @@ def test_sd1_topology_loads_from_disk_and_maps_come_from_16_and_32(sd1):
     assert float((own.sum(-1) - 1).abs().max()) < 1e-5
     (drawn,) = engine.draw(REQUESTS[1:2])
     assert drawn.image.shape == (256, 256, 3)
+
+
+def test_sd2_topology_has_heads_by_width_and_linear_projections(tmp_path):
+    unet = small_unet(
+        sample_size=32,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=2,
+        attention_head_dim=(1, 2, 4, 4),
+        use_linear_projection=True,
+    )
+    engine = TextToImage(
+        GeneratorConfig(model=str(save_pipeline(tmp_path, unet, levels=4)), steps=1, batch_size=1, device="cpu")
+    )
+    assert engine.family.grids == ((16, 16), (32, 32))
+    (drawn,) = engine.draw(REQUESTS[1:2])
+    assert drawn.mask.shape == (256, 256)
 
 
 def test_sd1_layers_at_512_pixels_have_the_published_grids(sd1):
@@ -183,7 +215,7 @@ def test_sd1_layers_at_512_pixels_have_the_published_grids(sd1):
 
 def test_watched_layers_see_the_grid_that_their_name_promises(sd1):
     engine = TextToImage(GeneratorConfig(model=str(sd1), height=192, width=256, steps=1, batch_size=1, device="cpu"))
-    assert engine.grids == ((12, 16), (24, 32))
+    assert engine.family.grids == ((12, 16), (24, 32))
     (drawn,) = engine.draw(REQUESTS[:1])
     assert drawn.mask.shape == drawn.image.shape[:2] == (192, 256)
 

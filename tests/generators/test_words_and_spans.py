@@ -6,7 +6,7 @@ import pytest
 from small_pipelines import full_clip_tokenizer
 
 from maskmill.data_contracts import ContractError, load_label_space
-from maskmill.generators.spans import class_spans, encode, fit_prompt
+from maskmill.generators.spans import Window, class_spans, encode, fit_prompt
 from maskmill.generators.text_to_image import names_of
 from maskmill.generators.words import class_words, classes_in, counted, plural
 from maskmill.starter.generator_training.models import make_tokenizer
@@ -20,7 +20,7 @@ def clip():
 @pytest.mark.parametrize("space_name", ["voc", "coco"])
 def test_span_of_every_class_alone_reads_as_its_name(clip, space_name):
     for class_id, word in class_words(load_label_space(space_name)).items():
-        prompt = class_spans(clip, [word], [class_id])
+        prompt = class_spans(Window.clip(clip), [word], [class_id])
         tokens = clip(word).input_ids
         ((first, end),) = prompt.spans
         assert (first, end) == (1, len(tokens) - 1)
@@ -33,14 +33,14 @@ def test_spans_in_mixed_orders_read_as_the_names(clip, space_name):
     rng = random.Random(0)
     for _ in range(50):
         ids = rng.sample(sorted(words), 4)
-        prompt = class_spans(clip, [words[i] for i in ids], ids)
+        prompt = class_spans(Window.clip(clip), [words[i] for i in ids], ids)
         tokens = clip(prompt.text).input_ids
         assert [clip.decode(tokens[a:b]).strip() for a, b in prompt.spans] == [words[i] for i in ids]
         assert prompt.spans[-1][1] == len(tokens) - 1
 
 
 def test_multi_piece_and_compound_names_cover_several_tokens(clip):
-    prompt = class_spans(clip, ["aeroplane", "dining table", "dog"], [1, 11, 12])
+    prompt = class_spans(Window.clip(clip), ["aeroplane", "dining table", "dog"], [1, 11, 12])
     widths = [end - first for first, end in prompt.spans]
     assert widths[0] >= 2
     assert widths[1] == 2
@@ -61,19 +61,19 @@ def test_starter_tokenizer_agrees_with_clip_on_its_words_and_reads_any_text(clip
 
 def test_bad_class_prompts_are_refused(clip):
     with pytest.raises(ContractError, match="different classes"):
-        class_spans(clip, ["dog", "dog"], [12, 12])
+        class_spans(Window.clip(clip), ["dog", "dog"], [12, 12])
     with pytest.raises(ContractError, match="different classes"):
-        class_spans(clip, [], [])
+        class_spans(Window.clip(clip), [], [])
     with pytest.raises(ContractError, match="at most 75 tokens"):
-        class_spans(clip, [f"dog{i} cat" for i in range(40)], list(range(1, 41)))
+        class_spans(Window.clip(clip), [f"dog{i} cat" for i in range(40)], list(range(1, 41)))
 
 
 def test_long_captions_lose_words_but_never_classes(clip):
-    prompt, cut = fit_prompt(clip, "very " * 200 + "long; dog potted plant", "dog potted plant")
+    prompt, cut = fit_prompt(Window.clip(clip), "very " * 200 + "long; dog potted plant", "dog potted plant")
     assert cut
     assert len(encode(clip, prompt)) <= 75
     assert prompt.endswith("; dog potted plant")
-    assert fit_prompt(clip, "a dog; dog", "dog") == ("a dog; dog", False)
+    assert fit_prompt(Window.clip(clip), "a dog; dog", "dog") == ("a dog; dog", False)
 
 
 def test_names_are_found_again_in_a_class_prompt():

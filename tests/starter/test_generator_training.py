@@ -129,6 +129,7 @@ def test_muon_makes_singular_values_equal_and_fits_kernels():
     assert errors[-1] < 0.5 * errors[0]
 
 
+@pytest.mark.slow
 def test_training_resumes_and_exports_a_folder_that_the_common_loader_draws_with(world, tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion, "BATCH", 2)
     first = diffusion.train(world, tmp_path, minutes=0.02, last=False)
@@ -139,7 +140,7 @@ def test_training_resumes_and_exports_a_folder_that_the_common_loader_draws_with
     assert f"{second} steps of 2 scenes" in (tmp_path / "folder" / "README.md").read_text()
     config = GeneratorConfig(model=str(tmp_path / "folder"), steps=2, batch_size=1, device="cpu")
     engine = TextToImage(config)
-    assert engine.grids == ((16, 16), (16, 16))
+    assert engine.family.grids == ((16, 16), (16, 16))
     (drawn,) = engine.draw([Request("a photo of a potted plant; potted plant", ("potted plant",), (16,), 0)])
     assert drawn.image.shape == (64, 64, 3)
     assert drawn.problem is None
