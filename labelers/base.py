@@ -39,6 +39,7 @@ class LabelItem:
     scribble: Uint8Array | None = None  # (H, W) class ids, 255 = not annotated
     group: str | None = None
     index: int | None = None
+    box_scores: NDArray[np.float32] | None = None  # (N,) in the order of `boxes`, where a detector found them
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +92,12 @@ def same_size(sizes: Sequence[tuple[int, int]], batch: int) -> Iterator[list[int
     for positions in groups.values():
         for start in range(0, len(positions), batch):
             yield positions[start : start + batch]
+
+
+def by_clip(items: Sequence[LabelItem]) -> list[list[int]]:
+    """Positions by clip, each in order of frames; an item without a group is a clip of its own."""
+    groups: dict[str, list[int]] = {}
+    for position, item in enumerate(items):
+        key = f"group {item.group}" if item.group is not None else f"sample {item.sample_id}"
+        groups.setdefault(key, []).append(position)
+    return [sorted(group, key=lambda p: (items[p].index or 0, items[p].sample_id)) for group in groups.values()]

@@ -15,6 +15,9 @@ LABELERS = {
     "co_saliency": "maskmill.labelers.co_saliency",
     "video": "maskmill.labelers.video",
     "semi_supervised": "maskmill.labelers.semi_supervised",
+    "promptable": "maskmill.labelers.promptable",
+    "detect": "maskmill.labelers.detect",
+    "prompted_video": "maskmill.labelers.prompted_video",
 }
 
 
@@ -22,7 +25,7 @@ class LabelerModule(Protocol):
     """What the sub-package of a labeler offers.
 
     `VERSION` rises whenever a change of code changes results. `stamps` names what a label depends on beside config and
-    sample: weights of models, artefacts of trainers. `load` gives the engine.
+    sample: weights of models, artifacts of trainers. `load` gives the engine.
     """
 
     VERSION: int

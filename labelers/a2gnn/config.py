@@ -1,23 +1,35 @@
 """Options of `a2gnn`. The preset `faithful` is the released box recipe; `starter` fits a few CPU cores."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
+from maskmill.data_contracts import WithPresets
 from maskmill.labelers.base import LabelerConfig
 from maskmill.labelers.clip_cam import Config as CamConfig
-from maskmill.vision.refine.pool import CrfOptions
+from maskmill.trainers.affinity.model import Cells, Nodes
+from maskmill.vision.crf_options import WITHOUT_IMAGE, CrfOptions, laid_over
 from maskmill.vision.segmenters import PACKAGED_ENCODER
 
 Fusion = Literal["cam+grabcut", "grabcut", "cam"]
 Reseed = Literal["none", "agree", "weak"]
 Check = Literal["released", "centred", "quantile", "none"]
+CRF = CrfOptions(gaussian_sxy=2, gaussian_weight=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10)
 
 
-class SeedConfig(BaseModel):
+class SeedConfig(WithPresets):
     """How boxes become seeds: the pixels whose class is taken for known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    later: ClassVar[Mapping[str, Any]] = {
+        "cam_rule": "agree",
+        "points_with_maps": False,
+        "ready": False,
+        "superpixels": None,
+    }
 
     fusion: Fusion = Field(default="grabcut", description="which sources must agree inside a box")
     cam: CamConfig = Field(default=CamConfig(refine="none", min_decided=0.0), description="the class maps' own options")
@@ -27,8 +39,15 @@ class SeedConfig(BaseModel):
     background_power: float = Field(default=24, gt=0, description="the same where background is sought")
     background_floor: float = Field(default=0.8, ge=0, le=1, description="lowest score of confident background")
     cam_crf: bool = Field(default=False, description="sharpen both maps by a dense CRF and ask for `crf_floor`")
-    crf_floor: float = Field(default=0.8, ge=0, le=1)
-    grabcut_iterations: int = Field(default=5, ge=1)
+    cam_rule: Literal["agree", "released"] = Field(
+        default="agree",
+        description="agree: a confident pixel's class wins in the maps and after the CRF alike; released: the CRF "
+        "names the class, the maps say where anything is sure",
+    )
+    crf_floor: float = Field(
+        default=0.8, ge=0, le=1, description="with `cam_crf`: least probability of a confident pixel after the CRF"
+    )
+    grabcut_iterations: int = Field(default=5, ge=1, description="rounds of GrabCut a box")
     grabcut_margin: float = Field(default=1.0, ge=0, description="image around a box that GrabCut sees, in box sides")
     fill_range: tuple[float, float] = Field(default=(0.2, 0.9), description="share of a box that GrabCut may claim")
     tight_iou: float = Field(default=0.5, ge=0, le=1, description="least IoU of the claim's own tight box with the box")
@@ -45,6 +64,20 @@ class SeedConfig(BaseModel):
     hollow: bool = Field(default=True, description="inside boxes, what no GrabCut claims is background")
     centre_area: float = Field(default=0.2, gt=0, le=1, description="of a box that has no other seed")
     point_radius: int = Field(default=2, ge=0, description="pixels around a given point")
+    points_with_maps: bool = Field(
+        default=False,
+        description="beside points, the class maps' confident foreground counts as seeds too; off = points alone",
+    )
+    ready: bool = Field(
+        default=False,
+        description="scribbles are ready-made seed maps, taken as they are: for images with boxes as well",
+    )
+    superpixels: int | None = Field(
+        default=None,
+        ge=16,
+        description="pixels of a superpixel: each that strokes of one class alone touch becomes theirs; none = strokes "
+        "alone",
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -54,12 +87,19 @@ PRESETS: dict[str, dict[str, Any]] = {
             fusion="cam+grabcut",
             cam=CamConfig(preset="faithful", refine="none"),
             cam_crf=True,
+            cam_rule="released",
             groups=False,
             overlap="undecided",
             hollow=False,
             core=0.0,
             fill_range=(0.05, 0.95),
+            points_with_maps=True,
+            superpixels=400,
         ),
+        "crf": replace(CRF, backend="auto"),  # pydensecrf, as released, where it is installed
+        "nodes": "levels",
+        "cells": "released",
+        "walk": "raw",
         "hidden": 256,
         "features": "l1",
         "steps": (150, 150),
@@ -86,18 +126,38 @@ class Config(LabelerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
     presets: ClassVar = PRESETS
-    preset: Literal["faithful", "starter"] = "starter"
+    later: ClassVar[Mapping[str, Any]] = {"nodes": "balanced", "cells": "area", "walk": "shares"}
+    preset: Literal["faithful", "starter"] = Field(
+        default="starter",
+        description="values for all that is not given: faithful = the released box recipe, starter = for a few CPU "
+        "cores",
+    )
     output: Literal["labels", "seeds"] = Field(default="labels", description="seeds: stop before the graph")
-    affinity: str | None = Field(default=None, description="artefact of trainer `affinity`; none = plain features")
-    encoder: str = Field(default=PACKAGED_ENCODER, description="timm encoder where there is no artefact")
-    weights: str = "auto"
-    radius: int = Field(default=4, ge=1, description="window where there is no artefact, in cells of 8 pixels")
+    affinity: str | None = Field(default=None, description="artifact of trainer `affinity`; none = plain features")
+    encoder: str = Field(default=PACKAGED_ENCODER, description="timm encoder where there is no artifact")
+    weights: str = Field(
+        default="auto",
+        description="first weights of the encoder: auto (those of the package, else random), random, hub, or a "
+        "safetensors file; where there is no artifact",
+    )
+    radius: int = Field(default=4, ge=1, description="window where there is no artifact, in cells of 8 pixels")
+    nodes: Nodes = Field(
+        default="balanced",
+        description="what nodes hold where there is no artifact: the encoder's levels as they are (levels), or of one "
+        "mean length and with the cells' colours (balanced)",
+    )
+    cells: Cells = Field(
+        default="area",
+        description="from pixels to cells and back: area = mean colours, borders repeated, padding cut off; released = "
+        "bilinear colours, zeros beyond the image (without boxes they are background seeds), and the padded grid "
+        "squeezed to the image",
+    )
     plain_sharpness: float = Field(default=2.0, gt=0, description="plain features: a = exp(-this * distance)")
     image_side: int | None = Field(default=320, ge=32, description="long side of the graph's image; none = native")
-    seeds: SeedConfig = SeedConfig()
+    seeds: SeedConfig = Field(default=SeedConfig(), description="how boxes become seeds")
     reseed: Reseed = Field(
         default="weak",
-        description="seeds again with the artefact's class maps: `weak`, where no cut is plausible they claim instead; "
+        description="seeds again with the artifact's class maps: `weak`, where no cut is plausible they claim instead; "
         "`agree`, only where they and GrabCut agree",
     )
     reseed_floor: float = Field(default=0.7, ge=0, le=1, description="share from which those maps are sure")
@@ -105,39 +165,63 @@ class Config(LabelerConfig):
     prior_fill: tuple[float, float] = Field(
         default=(0.3, 0.75), description="mean share of a class in its box, least and most"
     )
-    seed: int = 0
+    seed: int = Field(default=0, description="of the graph model's first weights and of dropout")
 
     hidden: int = Field(default=32, ge=1, description="width of the graph model")
-    layers: int = Field(default=3, ge=1)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    layers: int = Field(default=3, ge=1, description="attention layers of the graph model")
+    dropout: float = Field(
+        default=0.5, ge=0, lt=1, description="share of a node's features that are dropped in training"
+    )
     features: Literal["l1", "rms"] = Field(
         default="rms", description="scale of a node: sum 1 (released), mean square 1"
     )
     steps: tuple[int, int] = Field(default=(30, 10), description="without and with the gated CRF loss, for boxes")
-    lr: float = Field(default=0.01, gt=0)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    mp_weight: float = Field(default=0.3, ge=0)
+    lr: float = Field(default=0.01, gt=0, description="learning rate of the graph model where there are boxes")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of the graph model's weights")
+    mp_weight: float = Field(
+        default=0.3, ge=0, description="weight of the loss that every row and column of a box holds its class"
+    )
     similarity_weight: float = Field(default=0.0, ge=0, description="of the points' likeness, beside mp_weight")
-    gated_weight: float = Field(default=0.01, ge=0)
+    gated_weight: float = Field(
+        default=0.01, ge=0, description="weight of the gated CRF loss in the second part of `steps`"
+    )
     other_steps: tuple[int, int] = Field(default=(30, 20), description="the same without boxes")
-    other_lr: float = Field(default=0.01, gt=0)
-    other_gated_weight: float = Field(default=0.3, ge=0)
+    other_lr: float = Field(default=0.01, gt=0, description="learning rate where there are no boxes")
+    other_gated_weight: float = Field(
+        default=0.3, ge=0, description="weight of the gated CRF loss where there are no boxes"
+    )
     walk_weight: float = Field(default=3.0, ge=0, description="points and tags: weight of the random-walk class maps")
+    walk: Literal["shares", "raw"] = Field(
+        default="shares",
+        description="the walk's class maps beside the graph's shares: brought to sum 1 first (shares; only with "
+        "mask_absent_classes), or added as they are (raw, as released)",
+    )
     loss_stride: Literal[1, 2, 4, 8] = Field(default=4, description="pixels between points where losses are taken")
     check: Check = Field(default="none", description="consistency check of seeds; `released` never fires")
     check_threshold: float = Field(default=0.0, ge=-1, le=1, description="cosine, or quantile, below which seeds go")
     check_start: int = Field(default=15, ge=0, description="first step of a working check")
-    check_every: int = Field(default=10, ge=1)
+    check_every: int = Field(default=10, ge=1, description="steps between two consistency checks")
     gate: Literal["released", "centred"] = Field(default="released", description="which cosine cuts edges")
-    attention: Literal["tile", "dense"] = "tile"
+    attention: Literal["tile", "dense"] = Field(
+        default="tile", description="exact attention in tiles, or dense: the same result, slower"
+    )
     tile: int = Field(default=4, ge=1, description="cells a side; fastest on CPUs at radius 4")
     batch: int = Field(default=8, ge=1, description="images of one size that are trained as one stack")
 
-    crf: CrfOptions | None = Field(
-        default=CrfOptions(gaussian_sxy=2, gaussian_weight=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10),
-        description="none = the graph's own probabilities",
+    crf: Annotated[CrfOptions | None, laid_over(CRF), WITHOUT_IMAGE] = Field(
+        default=CRF, description="backend, steps and widths of the dense CRF; none = the graph's own probabilities"
     )
-    mask_absent_classes: bool = True
-    clamp_to_boxes: bool = True
-    ensure_box_nonempty: bool = True
+    mask_absent_classes: bool = Field(
+        default=True, description="classes that the image's hints do not name cannot occur"
+    )
+    clamp_to_boxes: bool = Field(default=True, description="no class outside its own boxes")
+    ensure_box_nonempty: bool = Field(
+        default=True, description="give a box that ends without a pixel its most probable ones"
+    )
     instances: bool = Field(default=True, description="one mask a box as well")
+
+    @model_validator(mode="after")
+    def _dense_has_the_released_gate(self) -> "Config":
+        if self.attention == "dense" and self.gate == "centred":
+            raise ValueError("attention: dense knows the released gate alone; set attention: tile, or gate: released")
+        return self

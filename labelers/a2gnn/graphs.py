@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from maskmill.data_contracts import Uint8Array
 from maskmill.labelers.a2gnn.config import Config
 from maskmill.trainers.affinity import ImageGraph
 from maskmill.trainers.affinity.model import STRIDE, AffinityNet
 from maskmill.trainers.affinity.pairs import feature_distance, pairs_inside, to_window
+from maskmill.trainers.affinity.predict import pad_image
 from maskmill.trainers.engine import normalise
 from maskmill.vision.segmenters import encoder_normalisation
 
@@ -25,7 +25,9 @@ class PlainGraphs:
 
     @classmethod
     def load(cls, config: Config, device: torch.device) -> "PlainGraphs":
-        model = AffinityNet(config.encoder, config.weights, None, 1, frozen=True)
+        model = AffinityNet(
+            config.encoder, config.weights, None, 1, frozen=True, nodes=config.nodes, cells=config.cells
+        )
         return cls(model.eval().to(device), config, device)
 
     @torch.no_grad()
@@ -36,7 +38,7 @@ class PlainGraphs:
     def _graph(self, image: Uint8Array) -> ImageGraph:
         mean, std = encoder_normalisation(self.config.encoder)
         padding = (0, -image.shape[1] % STRIDE, 0, -image.shape[0] % STRIDE)
-        pixels = F.pad(normalise(image, mean, std)[None], padding, mode="replicate").to(self.device)
+        pixels = pad_image(normalise(image, mean, std)[None], padding, self.config.cells).to(self.device)
         nodes = self.model.plain_nodes(pixels, self.model.encode(pixels))
         distance = self.config.plain_sharpness * feature_distance(nodes, self.config.radius) * nodes.shape[1] ** 0.5
         inside = pairs_inside(torch.ones_like(nodes[:, 0], dtype=torch.bool), self.config.radius)

@@ -1,4 +1,4 @@
-"""Seeds: the few pixels of an image whose class is taken for known, from boxes, scribbles, points or tags.
+"""Seeds from boxes: the few pixels of an image whose class is taken for known.
 
 Source: A2GNN (arXiv 2106.04054) takes seeds from class maps and, for boxes, from GrabCut (C. Rother et al., SIGGRAPH
 2004) as "Simple Does It" (CVPR 2017) does. How the released code merges both is not documented: the rules here are our
@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
 from maskmill.labelers.a2gnn.boxes import Bool, PixelBox
+from maskmill.labelers.a2gnn.cam_seeds import Confident, box_maps, confident
 from maskmill.labelers.a2gnn.config import SeedConfig
 from maskmill.labelers.base import LabelItem
-from maskmill.vision.refine.pool import CrfOptions, refine_many
 
 Float32 = NDArray[np.float32]
-CAM_CRF = CrfOptions(gaussian_sxy=3, gaussian_weight=3, bilateral_sxy=80, bilateral_srgb=13, bilateral_weight=10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +34,6 @@ class Seeds:
     weak: tuple[bool, ...] = ()  # boxes for which no cut is plausible
     sources: Counter[str] = field(default_factory=Counter)
     maps: Float32 | None = None  # (K, H, W) in [0, 1], tags ascending
-
-
-@dataclass(frozen=True, eq=False)
-class Confident:
-    """What class maps are sure of: `labels` uint8 (H, W), foreground ids or 255, and `background` bool (H, W)."""
-
-    labels: Uint8Array
-    background: Bool
 
 
 def grabcut(image: Uint8Array, boxes: Sequence[PixelBox], seed: int, iterations: int = 5, margin: float = 1.0) -> Bool:
@@ -122,34 +113,6 @@ def is_plausible(claim: Bool, box: PixelBox, config: SeedConfig) -> bool:
     return bool(tight / box.area >= config.tight_iou)  # a claim lies inside its box, so this is the boxes' IoU
 
 
-def confident(image: Uint8Array, maps: Float32, class_ids: Sequence[int], config: SeedConfig) -> Confident:
-    """Confident pixels of class maps (K, H, W) in [0, 1].
-
-    Foreground where a class beats the background (1 - max)^foreground_power and is among the class's strongest
-    `cam_keep`; background where (1 - max)^background_power beats all classes and is above its floor.
-    """
-    ground = np.clip(1 - maps.max(axis=0), 0, 1)
-    weak, strong = ground**config.background_power, ground**config.foreground_power
-    if config.cam_crf:
-        stacks = [np.concatenate([g[None], maps]).astype(np.float32) for g in (strong, weak)]
-        first, second = refine_many([(image, s / s.sum(0, keepdims=True).clip(1e-7)) for s in stacks], 1, CAM_CRF)
-    else:
-        first, second = np.concatenate([strong[None], maps]), np.concatenate([weak[None], maps])
-    labels = np.full(maps.shape[1:], IGNORE, np.uint8)
-    best, winner = first.argmax(axis=0), np.concatenate([weak[None], maps]).argmax(axis=0)
-    for channel, class_id in enumerate(class_ids, start=1):
-        own = (winner == channel) & (maps[channel - 1] > config.cam_floor)
-        if not own.any():
-            continue
-        threshold = np.quantile(maps[channel - 1][own], 1 - config.cam_keep)
-        labels[own & (maps[channel - 1] >= threshold) & (best == channel)] = class_id
-    background = (second.argmax(axis=0) == 0) & (weak > config.background_floor)
-    if config.cam_crf:
-        labels[first.max(axis=0) < config.crf_floor] = IGNORE
-        background &= second[0] >= config.crf_floor
-    return Confident(labels, background)
-
-
 def box_seeds(
     item: LabelItem,
     boxes: Sequence[PixelBox],
@@ -184,17 +147,6 @@ def allowed_pixels(image: Uint8Array, box: PixelBox) -> Bool:
     claim = np.zeros(image.shape[:2], bool)
     claim[box.at] = True
     return claim
-
-
-def box_maps(maps: Float32, class_ids: Sequence[int], boxes: Sequence[PixelBox]) -> Float32:
-    """Class maps that are 0 outside the class's boxes and reach 1 in each of them: a box says that there is one."""
-    out = np.zeros_like(maps)
-    for channel, class_id in enumerate(class_ids):
-        for box in (b for b in boxes if b.class_id == class_id):
-            region = maps[channel][box.at]
-            scaled = region / max(float(region.max()), 1e-7)
-            out[channel][box.at] = np.maximum(out[channel][box.at], scaled)
-    return out
 
 
 def fuse(
@@ -272,38 +224,3 @@ def _centre(shape: tuple[int, ...], area: float) -> Bool:
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     middle[top : top + height, left : left + width] = True
     return middle
-
-
-def point_seeds(item: LabelItem, radius: int) -> Uint8Array:
-    """Discs around the given points, uint8 (H, W), 255 elsewhere; where two classes' discs meet, the nearer has it."""
-    height, width = item.image.shape[:2]
-    labels = np.full((height, width), IGNORE, np.uint8)
-    nearest = np.full((height, width), np.inf)
-    y, x = np.mgrid[:height, :width]
-    for class_id, at_x, at_y in item.points:
-        column, row = min(max(int(at_x), 0), width - 1), min(max(int(at_y), 0), height - 1)
-        distance = np.hypot(y - row, x - column)
-        closer = (distance <= radius) & (distance < nearest)
-        labels[closer], nearest[closer] = int(class_id), distance[closer]
-    return labels
-
-
-def other_seeds(
-    item: LabelItem, maps: Float32 | None, class_ids: Sequence[int], background_id: int, config: SeedConfig
-) -> Seeds:
-    """Seeds from a scribble, from points, or, where maps are given, from what they are sure of.
-
-    Given pixels win over maps. Maps fill in the background where nothing given is background, and everything where
-    nothing is given.
-    """
-    size = item.image.shape[:2]
-    labels = item.scribble.copy() if item.scribble is not None else np.full(size, IGNORE, np.uint8)
-    points = point_seeds(item, config.point_radius)
-    labels[(labels == IGNORE) & (points != IGNORE)] = points[(labels == IGNORE) & (points != IGNORE)]
-    if maps is not None:
-        sure, free = confident(item.image, maps, class_ids, config), labels == IGNORE
-        if free.all():
-            labels[sure.labels != IGNORE] = sure.labels[sure.labels != IGNORE]
-        if not (labels == background_id).any():
-            labels[free & sure.background & (labels == IGNORE)] = background_id
-    return Seeds(labels, maps=maps)

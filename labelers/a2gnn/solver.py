@@ -8,9 +8,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -278,28 +276,3 @@ def _scale(nodes: Tensor, how: str) -> Tensor:
     if how == "l1":
         return rows / rows.sum(dim=1, keepdim=True).clamp(min=1e-12)
     return rows / rows.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-
-
-def random_walk(affinity: Tensor, maps: NDArray[np.float32], power: float = 8, steps: int = 64) -> NDArray[np.float32]:
-    """Class maps (K, h, w) spread along edges: `steps` of a walk whose chances are affinity^power, columns summing
-    to 1.
-    """
-    from scipy import sparse
-
-    window, height, width = affinity.shape
-    side = int(window**0.5)
-    values = affinity.flatten(1).numpy().astype(np.float32) ** power
-    y, x = (v.ravel() for v in np.mgrid[:height, :width])
-    parts = []
-    for n in range(window):
-        ny, nx = y + n // side - side // 2, x + n % side - side // 2
-        edge = (values[n] > 0) & (ny >= 0) & (ny < height) & (nx >= 0) & (nx < width)
-        parts.append((values[n][edge], np.flatnonzero(edge), (ny * width + nx)[edge]))
-    data, rows, columns = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    walk = sparse.csr_matrix((data, (rows, columns)), shape=(height * width, height * width))
-    walk = walk @ sparse.diags(1 / np.asarray(walk.sum(axis=0)).ravel().clip(1e-12))
-    spread = maps.reshape(len(maps), -1).T
-    for _ in range(steps):
-        spread = walk.T @ spread
-    out: NDArray[np.float32] = np.ascontiguousarray(spread.T).reshape(maps.shape).astype(np.float32)
-    return out

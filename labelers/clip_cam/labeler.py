@@ -4,8 +4,9 @@ Source: Y. Lin et al., "CLIP is Also an Efficient Segmenter" (CLIP-ES), CVPR 202
 class maps are those of `vision.clip.response`, which the annotation score ASF uses too.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from maskmill.vision.clip import (
     clip_response,
     load_clip,
 )
-from maskmill.vision.refine import CrfOptions, par, refine_many
+from maskmill.vision.refine import par, refine_many
 
 Float32 = NDArray[np.float32]
 GPU_BATCH = 16
@@ -34,8 +35,8 @@ GPU_BATCH = 16
 
 @dataclass(frozen=True)
 class ClipCam(Labeler):
-    """The engine. Every forward holds exactly `batch` images and every backward exactly `pairs` pairs, padded with
-    blanks, because kernels round differently for other shapes. One image a forward, the default on a CPU, makes a
+    """The engine. Every forward and every backward holds exactly `batch` images, padded with blanks, because kernels
+    round differently for other shapes. One image a forward, the default on a CPU, makes a
     label independent of its companions to the bit; in larger batches its place may still move the last bit of a map.
     """
 
@@ -44,7 +45,6 @@ class ClipCam(Labeler):
     backbone: ClipBackbone
     bank: TextBank
     batch: int
-    pairs: int
 
     def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
         """Pseudo-labels of images of any sizes; abstains where an image shows none of the classes."""
@@ -60,7 +60,8 @@ class ClipCam(Labeler):
         """uint8 (3, h, w): long side `image_side` (or native), sides rounded to multiples of the patch, bicubic."""
         patch, side = self.backbone.patch, self.config.image_side
         factor = 1.0 if side is None else side / max(image.shape[:2])
-        height, width = (max(patch, round(s * factor / patch) * patch) for s in image.shape[:2])
+        whole = math.ceil if self.config.rounding == "up" else round
+        height, width = (max(patch, whole(s * factor / patch) * patch) for s in image.shape[:2])
         if (height, width) != image.shape[:2]:
             image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
@@ -93,7 +94,7 @@ class ClipCam(Labeler):
             box_threshold=self.config.box_threshold or self.space.cam_box_threshold,
             edge_fix=self.config.edge_fix,
             affinity=None if self.config.affinity else _identity(dense),
-            chunk=self.pairs,
+            whole=True,
             layer=self.config.cam_layer,
         )
         return shown, response
@@ -140,8 +141,8 @@ class ClipCam(Labeler):
     def _refine(self, images: Sequence[Uint8Array], stacks: Sequence[Float32]) -> list[Float32]:
         """Shares float32 (K + 1, H, W) that sum to 1 at each pixel."""
         if self.config.refine == "crf":
-            options = CrfOptions(iterations=self.config.crf_iterations)
-            return refine_many(list(zip(images, stacks, strict=True)), 1, options)
+            options = replace(self.config.crf, iterations=self.config.crf_iterations)
+            return refine_many(list(zip(images, stacks, strict=True)), options=options)
         if self.config.refine == "par":
             stacks = [self._par(image, stack) for image, stack in zip(images, stacks, strict=True)]
         return [stack / np.maximum(stack.sum(axis=0, keepdims=True), 1e-7) for stack in stacks]
@@ -161,7 +162,7 @@ def load(config: Config, space: LabelSpace) -> ClipCam:
     backbone = load_clip(config.model, config.pretrained, device, config.precision)
     bank = build_text_bank(space, backbone, config.templates, synonyms=config.synonyms)
     batch = config.batch or (GPU_BATCH if backbone.device.type == "cuda" else 1)
-    return ClipCam(config, space, backbone, bank, batch, config.pairs or 2 * batch)
+    return ClipCam(config, space, backbone, bank, batch)
 
 
 def _identity(dense: DenseFeatures) -> Tensor:
@@ -183,9 +184,10 @@ def decide(shares: Float32, class_ids: Sequence[int], background_id: int | None,
     background in a space that has none. Abstains where too little is decided.
     """
     values = np.array([IGNORE if background_id is None else background_id, *class_ids], np.uint8)
-    certainty: Uint8Array = np.rint(255 * shares.max(axis=0)).astype(np.uint8)
+    best = shares.max(axis=0)
+    certainty: Uint8Array = np.rint(255 * best).astype(np.uint8)
     mask: Uint8Array = values[shares.argmax(axis=0)]
-    mask[certainty < 255 * config.confidence] = IGNORE
+    mask[best < config.confidence] = IGNORE
     decided = float((mask != IGNORE).mean())
     if decided < config.min_decided:
         detail = f"expected {config.min_decided:.0%} of the pixels above {config.confidence}, found {decided:.1%}"

@@ -3,14 +3,15 @@
 from maskmill.labelers.co_saliency.config import Config
 from maskmill.labelers.co_saliency.labeler import CoSaliency, load
 from maskmill.trainers.engine import read_info
+from maskmill.vision.crf_options import crf_stamp
 
 VERSION = 1
 
 
 def stamps(config: Config) -> tuple[str, ...]:
-    """The network: its run and its weights."""
+    """The network: its run and its weights; which CRF."""
     info = read_info(config.artifact)
-    return (info.fingerprint, info.weights)
+    return (info.fingerprint, info.weights, *(crf_stamp(config.crf) if config.refine == "crf" else ()))
 
 
 __all__ = ["VERSION", "CoSaliency", "Config", "load", "stamps"]

@@ -16,7 +16,7 @@ from maskmill.labelers.co_saliency.config import Config
 from maskmill.trainers.dcfm.predict import GroupMap, GroupPredictor
 from maskmill.trainers.engine import pick_device, read_artifact
 from maskmill.trainers.registry import get_trainer
-from maskmill.vision.refine import CrfOptions, par, refine_many
+from maskmill.vision.refine import par, refine_many
 
 TRAINER = "dcfm"
 MIN_GROUP = 2  # images that must be left for outliers to be put out
@@ -24,7 +24,7 @@ MIN_GROUP = 2  # images that must be left for outliers to be put out
 
 @dataclass(frozen=True)
 class CoSaliency(Labeler):
-    """The engine. `predictor` is the artefact's; each group goes through it whole, alone and in order of sample ids,
+    """The engine. `predictor` is the artifact's; each group goes through it whole, alone and in order of sample ids,
     so that a label depends on its group and on nothing else. Images without a group are groups of their own.
     """
 
@@ -85,7 +85,7 @@ class CoSaliency(Labeler):
         """The map as it is, or spread along the image's edges."""
         stack = np.stack([1 - share, share])
         if self.config.refine == "crf":
-            stack = refine_many([(item.image, stack)], 1, CrfOptions())[0]
+            stack = refine_many([(item.image, stack)], options=self.config.crf)[0]
         elif self.config.refine == "par":
             pixels = torch.from_numpy(item.image.transpose(2, 0, 1).copy())[None].float()
             with torch.no_grad():
@@ -95,15 +95,15 @@ class CoSaliency(Labeler):
 
 
 def load(config: Config, space: LabelSpace) -> CoSaliency:
-    """Load the artefact; on a GPU where there is one.
+    """Load the artifact; on a GPU where there is one.
 
     Raises:
-        FileNotFoundError: no artefact there. ValueError: it is another trainer's.
+        FileNotFoundError: no artifact there. ValueError: it is another trainer's.
     """
     artifact = read_artifact(config.artifact)
     if artifact.info.trainer != TRAINER:
         raise ValueError(
-            f"{config.artifact}: expected an artefact of trainer {TRAINER}, found {artifact.info.trainer}'s; "
+            f"{config.artifact}: expected an artifact of trainer {TRAINER}, found {artifact.info.trainer}'s; "
             "name the folder of a co-saliency network"
         )
     return CoSaliency(config, space, get_trainer(TRAINER).load(artifact, pick_device()))

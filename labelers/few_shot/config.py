@@ -15,7 +15,7 @@ class Config(LabelerConfig):
     class_name: str = Field(description="name of the class; in the label space or new to it")
     artifact: str | None = Field(default=None, description="folder that the trainer few_shot left")
     device: str = Field(default="cpu", description="of the trained network")
-    priors: PriorConfig = PriorConfig()  # of the training-free way
+    priors: PriorConfig = Field(default=PriorConfig(), description="how the training-free maps are computed")
     visual: float = Field(default=0.8, ge=0, le=1, description="weight of VVP; the rest is VTP with PIR")
     threshold: float | None = Field(
         default=None,
@@ -29,6 +29,8 @@ class Config(LabelerConfig):
     )
     refine: Literal["par", "none"] = Field(default="par", description="follow the image's edges")
     refine_side: int = Field(default=320, ge=64, description="long side of the image while it is refined")
-    par_iterations: int = Field(default=10, ge=1)
+    par_iterations: int = Field(
+        default=10, ge=1, description="rounds of pixel-adaptive refinement (PAR); more follow colour edges further"
+    )
     min_share: float = Field(default=0.001, ge=0, lt=1, description="abstain where less of the image is the class")
     confidence: float = Field(default=0.0, ge=0, lt=1, description="pixels that are less sure become 255")

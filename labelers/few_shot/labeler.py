@@ -169,8 +169,8 @@ def load(config: Config, space: LabelSpace) -> FewShot:
     """Load models and supports.
 
     Raises:
-        FileNotFoundError: no supports, or no artefact. ValueError: the label space lacks the class, a broken support,
-        or an artefact of another trainer.
+        FileNotFoundError: no supports, or no artifact. ValueError: the label space lacks the class, a broken support,
+        or an artifact of another trainer.
     """
     try:
         class_id = space.find(config.class_name).id
@@ -181,5 +181,5 @@ def load(config: Config, space: LabelSpace) -> FewShot:
         return FewShot(config, PriorEngine(config, space, supports), class_id, space.background_id)
     predictor = load_artifact(config.artifact, config.device)
     if not isinstance(predictor, FewShotPredictor):
-        raise ValueError(f"{config.artifact}: expected an artefact of trainer few_shot, found another trainer's")
+        raise ValueError(f"{config.artifact}: expected an artifact of trainer few_shot, found another trainer's")
     return FewShot(config, TrainedEngine(config, predictor, supports), class_id, space.background_id)

@@ -104,7 +104,7 @@ def load(config: Config, space: LabelSpace) -> ScribbleLabeler:
     """Load the trained model; on a GPU where there is one.
 
     Raises:
-        FileNotFoundError: no artefact there. ValueError: it was trained in another label space.
+        FileNotFoundError: no artifact there. ValueError: it was trained in another label space.
     """
     predictor = load_artifact(config.artifact)
     trained: LabelSpace = predictor.space

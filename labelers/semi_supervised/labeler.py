@@ -1,4 +1,4 @@
-"""Labels of volumes that nobody has drawn, by the artefact of a trainer such as `abd`."""
+"""Labels of volumes that nobody has drawn, by the artifact of a trainer such as `abd`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ VERSION = 1
 class Config(LabelerConfig):
     """Options of `semi_supervised`."""
 
-    artifact: str = Field(description="folder of a trained artefact")
-    device: str = "auto"
+    artifact: str = Field(description="folder of a trained artifact")
+    device: str = Field(default="auto", description="auto (cuda where there is one), cpu, cuda or cuda:N")
     networks: Literal["both", "first"] = Field(
-        default="both", description="mean of both networks where the artefact has two, or the tested one alone"
+        default="both", description="mean of both networks where the artifact has two, or the tested one alone"
     )
     largest_component: bool = Field(default=True, description="of each class keep only the largest blob of a slice")
     min_confidence: float = Field(default=0.0, ge=0, lt=1, description="pixels that are less sure become 255")
     min_decided: float = Field(default=0.0, ge=0, le=1, description="abstain where less of the slice is decided")
     labelled_groups: Literal["leave_out", "label"] = Field(
         default="leave_out",
-        description="groups whose masks the artefact was trained on: abstain, or label them",
+        description="groups whose masks the artifact was trained on: abstain, or label them",
     )
 
 
 def stamps(config: Config) -> tuple[str, ...]:
-    """The artefact's weights."""
+    """The artifact's weights."""
     return (read_info(config.artifact).weights,)
 
 
@@ -78,10 +78,10 @@ def decide(prediction: Prediction, space: LabelSpace, config: Config) -> PseudoL
 
 
 def load(config: Config, space: LabelSpace) -> SemiSupervised:
-    """Load the artefact.
+    """Load the artifact.
 
     Raises:
-        FileNotFoundError: no finished artefact there.
+        FileNotFoundError: no finished artifact there.
         ValueError: it was trained for other classes, or predicts no dense labels.
     """
     theirs = read_info(config.artifact).label_space

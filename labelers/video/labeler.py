@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.data_contracts import Instance, LabelSpace, Reason, content_id, read_bytes
-from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
+from maskmill.data_contracts.rle import Runs
+from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel, by_clip
 from maskmill.trainers.ftmu.agent import Agent, follow
 from maskmill.trainers.ftmu.clips import ClipDetections
 from maskmill.trainers.ftmu.policies import AlwaysUpdate, Learned, NeverUpdate, Policy
@@ -20,21 +21,28 @@ from maskmill.trainers.ftmu.tracker import Outcome
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.video import MaskCrop, resolve_overlaps
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(LabelerConfig):
     """Options of `video`."""
 
-    agent: str = Field(description="artefact folder of the trainer `ftmu`")
-    policy: Literal["learned", "always_update", "never_update"] = "learned"
+    agent: str = Field(description="artifact folder of the trainer `ftmu`")
+    policy: Literal["learned", "always_update", "never_update"] = Field(
+        default="learned",
+        description="who decides on the template: the trained agent, or a fixed rule to compare it with",
+    )
     min_found: float = Field(
-        default=0.5, ge=0, le=1, description="share of a clip's objects that a frame must show, else it gets no label"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of a clip's objects that a frame must show, else it gets no label; 0 = any of them: objects "
+        "leave",
     )
 
 
 def stamps(config: Config) -> tuple[str, ...]:
-    """The agent's artefact, which names its segmenter."""
+    """The agent's artifact, which names its segmenter."""
     return (content_id(read_bytes(os.path.join(config.agent, "config.json"))),)
 
 
@@ -49,7 +57,7 @@ class VideoLabeler(Labeler):
     def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
         """Masks with instances in the order of their boxes; abstains from frames before the first box."""
         found: dict[int, PseudoLabel] = {}
-        for positions in _clips(items):
+        for positions in by_clip(items):
             clip = [items[p] for p in positions]
             start = next((i for i, item in enumerate(clip) if len(item.boxes)), None)
             for position, label in zip(positions, self._label_clip(clip, start), strict=True):
@@ -90,26 +98,17 @@ class VideoLabeler(Labeler):
             if pixels.any():
                 mask[pixels], confidence[pixels] = number, round(255 * outcome.score)
                 x0, y0, x1, y1 = (float(v) for v in MaskCrop.of(pixels).box)
-                instances.append(Instance(number, (x0, y0, x1, y1), pixels))
+                instances.append(Instance(number, (x0, y0, x1, y1), Runs.of(pixels)))
         return PseudoLabel(mask, confidence, instances=tuple(instances))
-
-
-def _clips(items: Sequence[LabelItem]) -> list[list[int]]:
-    """Positions by clip, each in order of frames; an item without a group is a clip of its own."""
-    groups: dict[str, list[int]] = {}
-    for position, item in enumerate(items):
-        key = f"group {item.group}" if item.group is not None else f"sample {item.sample_id}"
-        groups.setdefault(key, []).append(position)
-    return [sorted(group, key=lambda p: (items[p].index or 0, items[p].sample_id)) for group in groups.values()]
 
 
 def load(config: Config, space: LabelSpace) -> VideoLabeler:
     """Load the agent and its segmenter.
 
     Raises:
-        FileNotFoundError: no artefact there. ValueError: one of another trainer.
+        FileNotFoundError: no artifact there. ValueError: one of another trainer.
     """
     agent = load_artifact(config.agent)
     if not isinstance(agent, Agent):
-        raise ValueError(f"{config.agent}: expected an artefact of the trainer ftmu, found {type(agent).__name__}")
+        raise ValueError(f"{config.agent}: expected an artifact of the trainer ftmu, found {type(agent).__name__}")
     return VideoLabeler(config, space, agent)

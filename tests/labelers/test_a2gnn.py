@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, check_instances
-from maskmill.labelers import LabelItem, PseudoLabel, get_labeler
+from maskmill.labelers import LabelItem, PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
 from maskmill.trainers.affinity import ImageGraph
+from tests.elsewhere import elsewhere
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.test_clip_cam import TINY
 from tests.trainers import shapes
@@ -259,9 +260,12 @@ def test_a_space_without_background_is_refused() -> None:
         load(Config(), space)
 
 
-def test_faithful_preset_is_the_release() -> None:
-    config = get_labeler("a2gnn").Config(preset="faithful")
-    assert (config.hidden, config.layers, config.steps, config.lr) == (256, 3, (150, 150), 0.035)  # type: ignore[attr-defined]
-    assert (config.loss_stride, config.check, config.features) == (1, "released", "l1")  # type: ignore[attr-defined]
-    assert not (config.mask_absent_classes)
-    assert not (config.clamp_to_boxes)
+def test_graph_models_learn_on_a_second_device() -> None:
+    """As a GPU would have it: what the stack makes of its numbers lies where its weights lie."""
+    items = [boxed(0)[0], boxed(1)[0]]
+    here = [label.mask for label in engine(check="centred", similarity_weight=0.5).label(items)]
+    with elsewhere():
+        there = replace(engine(check="centred", similarity_weight=0.5), device=torch.device("meta")).label(items)
+    for a, b in zip(here, there, strict=True):
+        assert b.mask is not None
+        assert (a == b.mask).mean() > 0.98

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from maskmill.labelers.a2gnn.attention import Tiling, dense_attention, dense_bias, make_tiling, tile_attention
-from maskmill.labelers.a2gnn.solver import random_walk, solve
+from maskmill.labelers.a2gnn.solver import solve
+from maskmill.labelers.a2gnn.walk import random_walk
 from tests.labelers.a2gnn_cases import CPU, box_problem, disc_problem, options, stack, window_affinity
 
 torch.set_num_threads(1)
@@ -269,3 +270,13 @@ def test_random_walks_stay_inside_regions_and_keep_what_is_even() -> None:
     assert spread[0, 4] > 0, "the whole region is reached"
     even = random_walk(affinity, np.ones((1, 6, 8), np.float32))
     np.testing.assert_allclose(even, 1, atol=1e-4)
+
+
+def test_first_weights_are_xaviers() -> None:
+    """Uniform up to sqrt(6 / (rows + columns)), as many columns as the image has classes; factors in [0, 1)."""
+    one = stack([box_problem(0, channels=3)])
+    inputs, hidden = one.embed.shape[1:]
+    for weights, bound in ((one.embed, (6 / (inputs + hidden)) ** 0.5), (one.out[:, :, :3], (6 / (hidden + 3)) ** 0.5)):
+        assert 0.9 * bound < float(weights.detach().abs().max()) <= bound
+    assert (one.out[:, :, 3:] == 0).all()
+    assert ((one.beta >= 0) & (one.beta < 1)).all()

@@ -217,3 +217,10 @@ def test_a_box_keeps_its_last_seeds(check: str) -> None:
     given: dict[str, Any] = {"check": check, "check_threshold": 0.0 if check == "centred" else 1.0}
     remove_seeds(seeds, pixels, points, boxes, sample, centre, options(**given))
     assert int(seeds[0, 2, 2]) == 1
+
+
+def test_points_that_look_alike_cost_a_hundred_thousandth() -> None:
+    boxes = BoxTable(torch.tensor([0]), torch.tensor([1]), [(0, 0, 2, 2)])
+    points = Points(torch.zeros(4, dtype=torch.long), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 0, 1]))
+    alike = similarity_loss(torch.tensor([[3.0, 4.0]]).expand(4, 2), points, boxes, 1)
+    assert float(alike) == pytest.approx(1e-5, rel=0.1)

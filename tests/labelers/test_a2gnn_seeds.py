@@ -8,21 +8,18 @@ from hypothesis import strategies as st
 from maskmill.data_contracts import IGNORE
 from maskmill.labelers import LabelItem
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, fill_empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.cam_seeds import Confident, box_maps, confident
 from maskmill.labelers.a2gnn.config import SeedConfig
+from maskmill.labelers.a2gnn.hints import other_seeds, point_seeds
 from maskmill.labelers.a2gnn.instances import box_instances
 from maskmill.labelers.a2gnn.priors import fill_boxes
 from maskmill.labelers.a2gnn.seeds import (
-    Confident,
-    box_maps,
     box_seeds,
-    confident,
     core,
     fuse,
     grabcut,
     grouped_claims,
     is_plausible,
-    other_seeds,
-    point_seeds,
     touching,
 )
 
@@ -333,3 +330,16 @@ def test_instances_share_out_a_class_and_leave_no_pixel_twice() -> None:
     assert int(areas[2].sum()) == 16
     claims = [np.zeros((20, 20), bool), np.ones((20, 20), bool), np.zeros((20, 20), bool)]
     assert box_instances(mask, boxes, claims)[1][5, 6], "a claim outweighs the middle"
+
+
+def test_which_empty_box_gets_a_pixel_does_not_depend_on_the_order_of_boxes() -> None:
+    boxes = [PixelBox(1, 2, 2, 3, 4), PixelBox(2, 2, 2, 3, 4)]
+    shares = np.zeros((3, 6, 6), np.float32)
+    shares[1:, 2, 2], shares[1:, 2, 3] = 0.9, 0.1  # both want the left one of two pixels
+    nothing = np.full((6, 6), IGNORE, np.uint8)
+    found = [
+        fill_empty_boxes(np.zeros((6, 6), np.uint8), shares, (1, 2), order, nothing)[0]
+        for order in (boxes, boxes[::-1])
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0][2, 2:4].tolist() == [1, 2]

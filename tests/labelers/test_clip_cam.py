@@ -28,8 +28,8 @@ class TestPar(LabelerConformance):
 
 class TestCrfInBatches(LabelerConformance):
     name = "clip_cam"
-    settings: ClassVar = {**TINY, "refine": "crf", "crf_iterations": 3, "batch": 3, "pairs": 4}
-    tolerance: ClassVar = 0.02
+    settings: ClassVar = {**TINY, "refine": "crf", "crf_iterations": 3, "batch": 3}
+    tolerance: ClassVar = 0.03
 
 
 class TestTimmTower(LabelerConformance):
@@ -49,9 +49,9 @@ def item(number: int, *class_ids: int) -> LabelItem:
 # Random weights spread a map almost flat, and min-max then stretches the last bits of fp32.
 @pytest.mark.parametrize(("affinity", "tolerance"), [(False, 1e-4), (True, 3e-4)])
 def test_batched_maps_equal_a_loop_over_images_and_classes(affinity: bool, tolerance: float) -> None:
-    """Ragged K with K = 1 and K = Kmax: batches of images and chunks of pairs against one pair at a time."""
-    batched = engine(batch=4, pairs=3, affinity=affinity)
-    serial = engine(batch=1, pairs=1, affinity=affinity)
+    """Ragged K with K = 1 and K = Kmax: batches of images against one at a time."""
+    batched = engine(batch=4, affinity=affinity)
+    serial = engine(batch=1, affinity=affinity)
     tags = [(1,), (1, 2, 3), (2, 3), (3,)]
     images = torch.stack([batched.resize(item(n).image) for n in range(4)])
     shown, together = batched.class_maps(images, tags)

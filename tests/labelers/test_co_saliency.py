@@ -37,11 +37,11 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("dcfm")
     data = DataConfig(samples=(shapes.write_scenes(folder / "samples", 3, group_size=3),))
     config = TrainConfig(trainer="dcfm", label_space=shapes.SPACE, data=data, settings=TINY)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 class TestCoSaliency(LabelerConformance):
@@ -49,20 +49,20 @@ class TestCoSaliency(LabelerConformance):
     settings: ClassVar = {}
 
     @pytest.fixture(scope="class", autouse=True)
-    def _settings(self, artefact: str) -> None:
-        type(self).settings = {"artifact": artefact, "confidence": 0.501}
+    def _settings(self, artifact: str) -> None:
+        type(self).settings = {"artifact": artifact, "confidence": 0.501}
 
 
 def item(number: int, group: str | None = "g", *class_ids: int) -> LabelItem:
     return LabelItem(f"{number}", shapes.draw_scene(number)[0], class_ids=class_ids, group=group)
 
 
-def engine(artefact: str, **settings: Any) -> CoSaliency:
-    return load(Config(artifact=artefact, **settings), shapes.SPACE)
+def engine(artifact: str, **settings: Any) -> CoSaliency:
+    return load(Config(artifact=artifact, **settings), shapes.SPACE)
 
 
-def test_a_label_depends_on_its_group_and_on_nothing_else(artefact: str) -> None:
-    labeler = engine(artefact)
+def test_a_label_depends_on_its_group_and_on_nothing_else(artifact: str) -> None:
+    labeler = engine(artifact)
     group = [item(n) for n in range(4)]
     alone = labeler.label(group)
     mixed = labeler.label([item(9, None), group[2], item(7, "other"), group[0], group[3], item(8, "other"), group[1]])
@@ -72,16 +72,16 @@ def test_a_label_depends_on_its_group_and_on_nothing_else(artefact: str) -> None
     assert difference(parted[0], alone[0]) > 0, "a smaller group must be able to change a label"
 
 
-def test_the_class_is_the_groups_common_tag_or_the_first(artefact: str) -> None:
-    labeler = engine(artefact, threshold=1e-6)
+def test_the_class_is_the_groups_common_tag_or_the_first(artifact: str) -> None:
+    labeler = engine(artifact, threshold=1e-6)
     tagged = labeler.label([item(0, "g", 2, 3), item(1, "g", 3), item(2, "h", 2), item(3, "h", 3)])
     assert [np.unique(label.mask).tolist() for label in tagged if label.mask is not None] == [[3], [3], [1], [1]]
 
 
 def test_images_that_disagree_are_left_out_and_the_rest_is_asked_again(
-    artefact: str, monkeypatch: pytest.MonkeyPatch
+    artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labeler = engine(artefact, min_agreement=0.5)
+    labeler = engine(artifact, min_agreement=0.5)
     asked: list[int] = []
 
     def predict(images: list[Any], config: Any) -> list[GroupMap]:
@@ -96,16 +96,16 @@ def test_images_that_disagree_are_left_out_and_the_rest_is_asked_again(
     assert "expected agreement with its group of at least 0.5, found 0.10" in str(found[1].detail)
 
 
-def test_too_little_object_abstains_and_unsure_pixels_stay_open(artefact: str) -> None:
-    found = engine(artefact, threshold=0.999, min_area=0.5).label([item(0), item(1)])
+def test_too_little_object_abstains_and_unsure_pixels_stay_open(artifact: str) -> None:
+    found = engine(artifact, threshold=0.999, min_area=0.5).label([item(0), item(1)])
     assert {label.reason for label in found} == {Reason.LOW_CONFIDENCE}
-    banded = engine(artefact, confidence=0.9999).label([item(0), item(1)])
+    banded = engine(artifact, confidence=0.9999).label([item(0), item(1)])
     assert all(label.mask is not None and (label.mask == IGNORE).all() for label in banded)
 
 
 @pytest.mark.parametrize("refine", ["par", "crf"])
-def test_refinement_changes_maps_and_keeps_them_shares(artefact: str, refine: str) -> None:
-    plain, refined = engine(artefact), engine(artefact, refine=refine)
+def test_refinement_changes_maps_and_keeps_them_shares(artifact: str, refine: str) -> None:
+    plain, refined = engine(artifact), engine(artifact, refine=refine)
     share = np.linspace(0.2, 0.8, 48 * 56, dtype=np.float32).reshape(48, 56)
     found = refined._refined(item(0), share)
     assert found.shape == share.shape
@@ -114,17 +114,17 @@ def test_refinement_changes_maps_and_keeps_them_shares(artefact: str, refine: st
     assert abs(found - plain._refined(item(0), share)).max() > 0.01
 
 
-def test_only_an_artefact_of_dcfm_will_do(artefact: str, tmp_path: Path) -> None:
+def test_only_an_artifact_of_dcfm_will_do(artifact: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train it first"):
         load(Config(artifact=str(tmp_path)), shapes.SPACE)
     with pytest.raises(ValidationError, match="artifact"):
         get_labeler("co_saliency").Config.model_validate({})
-    assert len(stamps(Config(artifact=artefact))) == 2
+    assert len(stamps(Config(artifact=artifact))) == 2
     other = tmp_path / "other"
-    shutil.copytree(artefact, other)
+    shutil.copytree(artifact, other)
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace('"trainer": "dcfm"', '"trainer": "supervised"'))
-    with pytest.raises(ValueError, match="expected an artefact of trainer dcfm, found supervised's"):
+    with pytest.raises(ValueError, match="expected an artifact of trainer dcfm, found supervised's"):
         load(Config(artifact=str(other)), shapes.SPACE)
 
 
@@ -135,11 +135,11 @@ def write_photos(root: Path, names: list[str]) -> None:
         path.write_bytes(encode_image(shapes.draw_scene(number)[0]))
 
 
-def test_the_command_takes_folders_of_folders(artefact: str, tmp_path: Path) -> None:
+def test_the_command_takes_folders_of_folders(artifact: str, tmp_path: Path) -> None:
     names = ["dogs/1", "dogs/2", "dogs/20261123010857001", "more/cars/a", "more/cars/b", "x", "y"]
     write_photos(tmp_path / "photos", names)
     out = tmp_path / "out"
-    arguments = ["label", "co-saliency", "--images", str(tmp_path / "photos"), "--out", str(out), "--model", artefact]
+    arguments = ["label", "co-saliency", "--images", str(tmp_path / "photos"), "--out", str(out), "--model", artifact]
     done = CliRunner().invoke(app, [*arguments, "--name", "thing"])
     assert done.exit_code == 0, done.output
     assert "labelled 7 of 7" in done.output
@@ -148,7 +148,7 @@ def test_the_command_takes_folders_of_folders(artefact: str, tmp_path: Path) -> 
     assert '"1": "thing"' in (out / "classes.json").read_text()
     rows = [row for path in list_shards(str(out / "labels")) for row in read_shard(path, PSEUDO_LABEL).to_pylist()]
     assert [row["detail"] for row in rows if "agreement with its group" not in row["detail"]] == []
-    dogs, settings = str(tmp_path / "photos" / "dogs"), {"artifact": artefact}
+    dogs, settings = str(tmp_path / "photos" / "dogs"), {"artifact": artifact}
     assert label_photos(dogs, str(tmp_path / "dogs"), shapes.SPACE, "co_saliency", settings, by_folder=True) == {
         "kept": 3
     }
@@ -159,10 +159,10 @@ def test_the_command_takes_folders_of_folders(artefact: str, tmp_path: Path) -> 
 
 
 def test_a_folder_around_another_is_refused_where_its_photos_would_be_torn_apart(
-    artefact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maskmill.pipelines.weak.label_photos.SHARD_SIZE", 1)
     write_photos(tmp_path / "photos", ["a/1", "a/b/1", "a/c"])
-    photos, settings = str(tmp_path / "photos"), {"artifact": artefact}
+    photos, settings = str(tmp_path / "photos"), {"artifact": artifact}
     with pytest.raises(ValueError, match="folder 'a': expected either photos or folders"):
         label_photos(photos, str(tmp_path / "out"), shapes.SPACE, "co_saliency", settings, by_folder=True)

@@ -43,7 +43,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     runtime = {"threads": 1, "progress": False, "device": "cpu"}
     settings = {**SMALL, "steps": 2, "batch": 2, "scl": True, "precision": "fp32", "runtime": runtime}
     config = TrainConfig(trainer="few_shot", label_space=shapes.SPACE, data=data, settings=settings)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 class TestTrainingFree(LabelerConformance):

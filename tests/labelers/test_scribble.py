@@ -19,7 +19,7 @@ from tests.trainers.scribble_data import write_scribbled
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that has hardly been trained: its answers are doubtful everywhere."""
     folder = tmp_path_factory.mktemp("model")
     settings = {
@@ -32,7 +32,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> str:
     }
     data = write_scribbled(folder / "data", 3, shapes.SPACE)
     config = TrainConfig(trainer="dfr", label_space=shapes.SPACE, data=data, settings=settings)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 class TestScribble(LabelerConformance):
@@ -45,16 +45,16 @@ class TestScribble(LabelerConformance):
         return LabelItem(f"scene {number}", image, scribble=scribble)
 
     @pytest.fixture(autouse=True, scope="class")
-    def _trained(self, artefact: str) -> None:
-        type(self).settings = {**TestScribble.settings, "artifact": artefact}
+    def _trained(self, artifact: str) -> None:
+        type(self).settings = {**TestScribble.settings, "artifact": artifact}
 
     @pytest.fixture(scope="class")
-    def engine(self, artefact: str) -> Labeler:
-        return load(Config(artifact=artefact, confidence=0.0, scales=(1.0,)), self.space)
+    def engine(self, artifact: str) -> Labeler:
+        return load(Config(artifact=artifact, confidence=0.0, scales=(1.0,)), self.space)
 
 
-def engine(artefact: str, **settings: Any) -> ScribbleLabeler:
-    return load(Config(**{"artifact": artefact, "confidence": 0.0, "scales": (1.0,), **settings}), shapes.SPACE)
+def engine(artifact: str, **settings: Any) -> ScribbleLabeler:
+    return load(Config(**{"artifact": artifact, "confidence": 0.0, "scales": (1.0,), **settings}), shapes.SPACE)
 
 
 def scene(number: int) -> LabelItem:
@@ -62,12 +62,12 @@ def scene(number: int) -> LabelItem:
     return LabelItem(str(number), image, scribble=simulate_scribble(mask, str(number)))
 
 
-def test_strokes_stay_as_given_and_labels_repeat_to_the_byte(artefact: str) -> None:
+def test_strokes_stay_as_given_and_labels_repeat_to_the_byte(artifact: str) -> None:
     item = scene(1)
     assert item.scribble is not None
     drawn = item.scribble != IGNORE
     for settings in ({}, {"keep_share": 0.5}):
-        first, again = (engine(artefact, **settings).label([item])[0] for _ in range(2))
+        first, again = (engine(artifact, **settings).label([item])[0] for _ in range(2))
         assert first.mask is not None
         assert first.confidence is not None
         assert again.mask is not None
@@ -76,36 +76,36 @@ def test_strokes_stay_as_given_and_labels_repeat_to_the_byte(artefact: str) -> N
         np.testing.assert_array_equal(first.mask, again.mask)
 
 
-def test_classes_that_nobody_drew_cannot_occur(artefact: str) -> None:
+def test_classes_that_nobody_drew_cannot_occur(artifact: str) -> None:
     item = scene(1)
     assert item.scribble is not None
     drawn = set(np.unique(item.scribble).tolist()) - {IGNORE}
     assert drawn < {0, 1, 2, 3}
-    mask = engine(artefact).label([item])[0].mask
+    mask = engine(artifact).label([item])[0].mask
     assert mask is not None
     assert set(np.unique(mask).tolist()) <= drawn
-    p = engine(artefact, class_filter=False)._filtered(np.full((4, 2, 2), 0.25, np.float32), item)
+    p = engine(artifact, class_filter=False)._filtered(np.full((4, 2, 2), 0.25, np.float32), item)
     np.testing.assert_allclose(p, 0.25)
 
 
-def test_doubtful_pixels_become_255_and_too_many_an_abstention(artefact: str) -> None:
+def test_doubtful_pixels_become_255_and_too_many_an_abstention(artifact: str) -> None:
     item = scene(1)
     assert item.scribble is not None
-    doubtful = engine(artefact, confidence=0.999, min_decided=0.0).label([item])[0]
+    doubtful = engine(artifact, confidence=0.999, min_decided=0.0).label([item])[0]
     assert doubtful.mask is not None
     np.testing.assert_array_equal(doubtful.mask, item.scribble)
-    gone = engine(artefact, confidence=0.999, min_decided=0.9).label([item])[0]
+    gone = engine(artifact, confidence=0.999, min_decided=0.9).label([item])[0]
     assert gone.reason is Reason.LOW_CONFIDENCE
-    disagrees = engine(artefact, min_agreement=1.0).label([item])[0]
+    disagrees = engine(artifact, min_agreement=1.0).label([item])[0]
     assert disagrees.reason is Reason.LOW_CONFIDENCE
     assert "of the strokes' pixels" in str(disagrees.detail)
 
 
-def test_quality_is_told_in_detail(artefact: str) -> None:
-    quality = json.loads(str(engine(artefact).label([scene(1)])[0].detail))
+def test_quality_is_told_in_detail(artifact: str) -> None:
+    quality = json.loads(str(engine(artifact).label([scene(1)])[0].detail))
     assert set(quality) == {"scribble_agreement", "entropy", "scale_residual", "kept"}
     assert quality["kept"] == 1.0
-    bare = json.loads(str(engine(artefact).label([LabelItem("a", scene(1).image)])[0].detail))
+    bare = json.loads(str(engine(artifact).label([LabelItem("a", scene(1).image)])[0].detail))
     assert bare["scribble_agreement"] is None
 
 
@@ -117,8 +117,8 @@ def test_agreement_and_surest() -> None:
     assert kept.tolist() == [[True, True, False, True]]
 
 
-def test_foreign_label_spaces_are_refused(artefact: str, tmp_path: Path) -> None:
+def test_foreign_label_spaces_are_refused(artifact: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label in the space that it was trained in"):
-        load(Config(artifact=artefact), LabelSpace.from_names(["x"]))
+        load(Config(artifact=artifact), LabelSpace.from_names(["x"]))
     with pytest.raises(FileNotFoundError, match="train it first"):
         get_labeler("scribble").stamps(Config(artifact=str(tmp_path)))

@@ -1,4 +1,4 @@
-"""semi_supervised: conformance with a trained artefact, labelled groups, cleaning, confidence, other classes."""
+"""semi_supervised: conformance with a trained artifact, labelled groups, cleaning, confidence, other classes."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """(artefact of abd trained on group 0, its samples: groups 0, 1, 2)."""
+    """(artifact of abd trained on group 0, its samples: groups 0, 1, 2)."""
     folder = tmp_path_factory.mktemp("abd")
     samples = shapes.write_scenes(folder / "samples", 6, group_size=2)
     settings = {
@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     config = TrainConfig(
         trainer="abd", label_space=shapes.SPACE, data=DataConfig(samples=(samples,)), settings=settings
     )
-    return train(config, str(folder / "run"), str(folder / "artefact")), samples
+    return train(config, str(folder / "run"), str(folder / "artifact")), samples
 
 
 class TestSemiSupervised(LabelerConformance):
@@ -66,14 +66,14 @@ def prediction(seed: int = 0) -> Prediction:
 
 
 def test_labelled_groups_are_left_out_unless_wanted(trained: tuple[str, str], tmp_path: Path) -> None:
-    artefact, samples = trained
+    artifact, samples = trained
     config = LabelConfig(
-        labeler="semi_supervised", label_space=shapes.SPACE, samples=samples, settings={"artifact": artefact}
+        labeler="semi_supervised", label_space=shapes.SPACE, samples=samples, settings={"artifact": artifact}
     )
     assert label(config, str(tmp_path / "labels")) == {"already_labelled": 2, "kept": 4}
     rows = [row for path in list_shards(str(tmp_path / "labels")) for row in read_shard(path, PSEUDO_LABEL).to_pylist()]
     assert sum(row["mask"] is None and row["confidence"] is None for row in rows) == 2
-    everyone = config.model_copy(update={"settings": {"artifact": artefact, "labelled_groups": "label"}})
+    everyone = config.model_copy(update={"settings": {"artifact": artifact, "labelled_groups": "label"}})
     assert label(everyone, str(tmp_path / "all")) == {"kept": 6}
 
 
@@ -107,7 +107,7 @@ def test_small_blobs_and_unsure_pixels_are_undecided() -> None:
     assert none.reason is Reason.LOW_CONFIDENCE
 
 
-def test_stamp_is_the_artefacts_and_other_classes_are_refused(trained: tuple[str, str]) -> None:
+def test_stamp_is_the_artifacts_and_other_classes_are_refused(trained: tuple[str, str]) -> None:
     config = Config(artifact=trained[0])
     assert len(stamps(config)[0]) > 8
     with pytest.raises(ValueError, match=r"expected classes \(1, 2, 3, .*label with its label space shapes"):
@@ -115,3 +115,17 @@ def test_stamp_is_the_artefacts_and_other_classes_are_refused(trained: tuple[str
     assert load(config, LabelSpace.from_names(["a", "b", "c"])).space.size == 4
     with pytest.raises(FileNotFoundError, match="train it first"):
         stamps(Config(artifact="nowhere"))
+
+
+def test_an_artifact_without_dense_labels_is_refused(trained: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskmill.labelers.semi_supervised.labeler.load_artifact", lambda *_: object())
+    with pytest.raises(ValueError, match="expected a segmenter, found object"):
+        load(Config(artifact=trained[0]), shapes.SPACE)
+
+
+def test_nothing_is_cleaned_where_no_blob_is_asked_for() -> None:
+    """Abstaining needs less than `min_decided`, not as much."""
+    half = Prediction(np.stack([np.full((2, 2), 2.0), np.array([[9.0, 9.0], [2.1, 2.1]])]).astype(np.float32))
+    config = Config(artifact="", largest_component=False, min_confidence=0.9, min_decided=0.5)
+    assert decide(half, shapes.SPACE, config).mask is not None
+    assert decide(half, shapes.SPACE, config.model_copy(update={"min_decided": 0.51})).mask is None

@@ -1,0 +1,12 @@
+"""EdgeTAM on single images: C. Zhou et al., "EdgeTAM: On-Device Track Anything Model", CVPR 2025."""
+
+from typing import ClassVar
+
+from maskmill.labelers.promptable.families.base import SquareFamily
+
+
+class EdgeTam(SquareFamily):
+    """The library's `EdgeTamModel`."""
+
+    model_class: ClassVar[str] = "EdgeTamModel"
+    processor_class: ClassVar[str] = "Sam2ImageProcessor"
