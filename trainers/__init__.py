@@ -1,4 +1,4 @@
-"""Trainers: one sub-package a method over one engine; each leaves an artefact folder that `load_artifact` turns into
+"""Trainers: one sub-package a method over one engine; each leaves an artifact folder that `load_artifact` turns into
 a predictor.
 """
 

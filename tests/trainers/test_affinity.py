@@ -182,7 +182,7 @@ def test_a_frozen_encoder_is_asked_once_a_view(tmp_path: Path, monkeypatch: pyte
     settings = {**config.settings, "steps": 12, "batch": 4, "views": 2}
     from maskmill.pipelines.stages.train import train
 
-    train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artefact"))
+    train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artifact"))
     assert sum(asked) == 2 * 6, "two views of six samples, though 48 went through the head"
 
 
@@ -200,11 +200,36 @@ def test_a_frozen_encoder_stays_and_its_norms_never_move() -> None:
     assert any(p.grad is not None for p in thawed.encoder.parameters())
 
 
-def test_faithful_preset_is_the_release() -> None:
-    config = Config(preset="faithful")
-    assert (config.batch, config.lr, config.augment.size, config.widths) == (4, 0.01, 448, (64, 128, 256))
-    assert (config.momentum, config.class_weight, config.gated_weight, config.radius) == (0.0005, 0.0, 3.0, 4)
-    assert Config(preset="faithful", lr=0.1).lr == 0.1
+def test_what_is_given_is_laid_over_the_preset() -> None:
+    config = Config(preset="faithful", lr=0.3, augment={"size": 64})
+    assert (config.lr, config.augment.size, config.augment.hue) == (0.3, 64, 0.1)
+
+
+def test_parts_that_the_release_freezes_stay_as_they_are(tmp_path: Path) -> None:
+    """A short faithful training: the stem and all norms keep their weights, late stages and the head learn."""
+    case = TestAffinity()
+    data = case.write_data(tmp_path, 1)
+    small = {"preset": "faithful", "weights": "auto", "widths": (4, 4, 4), "steps": 2, "augment": {"size": 32}}
+    config = case.run_config(data).model_copy(update={"settings": {**small, "radius": 2}})
+    from maskmill.pipelines.stages.train import train
+    from maskmill.trainers.affinity.train import build
+    from maskmill.trainers.registry import load_artifact
+
+    torch.manual_seed(0)
+    before = build(Config(**small, radius=2), "auto", shapes.SPACE.size)
+    predictor = load_artifact(train(config, str(tmp_path / "run"), str(tmp_path / "artifact")))
+    start, end = dict(before.named_parameters()), dict(predictor.model.named_parameters())
+    same = {name for name in start if torch.equal(start[name], end[name])}
+    batch_norms = [name for name, part in before.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    norms = {f"{name}.{kind}" for name in batch_norms for kind in ("weight", "bias")}
+    assert norms <= same
+    assert "encoder.conv_stem.weight" in same
+    assert any(name.startswith("encoder.blocks") for name in set(start) - same)
+    assert not any(name.startswith("encoder.blocks.0") for name in set(start) - same), "it has stride 2"
+    assert {"head.mix.weight", "head.reduce.0.weight"} & same == set()
+    graph = predictor.predict([shapes.draw_scene(0)[0]])[0]
+    assert graph.prior.shape[0] == 0, "nothing was learnt of the classes"
+    assert graph.nodes.shape[0] == sum(before.channels), "levels alone, no colours"
 
 
 def test_crops_that_are_no_multiple_of_the_stride_are_refused(tmp_path: Path) -> None:
@@ -214,4 +239,4 @@ def test_crops_that_are_no_multiple_of_the_stride_are_refused(tmp_path: Path) ->
     from maskmill.pipelines.stages.train import train
 
     with pytest.raises(ValueError, match="multiple of 8"):
-        train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+        train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))

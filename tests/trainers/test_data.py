@@ -4,12 +4,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskmill.data_contracts import IGNORE, SAMPLE, ContractError
+from maskmill.data_contracts import IGNORE, SAMPLE, ContractError, DamagedError
 from maskmill.trainers.engine import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -96,6 +97,18 @@ def test_memory_mapped_rows_equal_rows_in_memory(tmp_path: Path) -> None:
     again = open_scenes(tmp_path, memory_mb=0)
     again.example(1)
     assert list((tmp_path / "cache").iterdir()) == mapped, "the mapped file is found again, not written twice"
+
+
+@pytest.mark.parametrize("memory_mb", [0, 1024])
+def test_pixels_that_rotted_are_not_trained_on(tmp_path: Path, memory_mb: int) -> None:
+    samples = open_scenes(tmp_path, memory_mb=memory_mb)
+    (path,) = (tmp_path / "samples-1").glob("*.parquet")
+    image = pq.read_table(path).column("image")[2].as_py()["bytes"]
+    data = bytearray(path.read_bytes())
+    data[data.find(image) + len(image) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedError, match="samples-1"):
+        samples.example(0)
 
 
 def test_ids_choose_samples_and_repeated_samples_count_once(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def trained(folder: Path, **settings: Any) -> Any:
     runtime = {"device": "cpu", "threads": 1, "progress": False}
     full = {**TINY, "steps": 1, "precision": "fp32", "runtime": runtime, **settings}
     config = TrainConfig(trainer="dcfm", label_space=shapes.SPACE, data=data, val=data, settings=full)
-    return load_artifact(train(config, str(folder / "run"), str(folder / "artefact")), "cpu")
+    return load_artifact(train(config, str(folder / "run"), str(folder / "artifact")), "cpu")
 
 
 def test_a_prediction_depends_on_its_group_only(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_prediction_depends_on_its_group_only(tmp_path: Path) -> None:
     for a, b in zip(pieces, predictor.predict_group(images), strict=True):
         np.testing.assert_allclose(a.logits, b.logits, rtol=1e-3, atol=1e-3)
     assert predictor.predict_group([]) == []
-    metrics = json.loads((tmp_path / "artefact" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "artifact" / "metrics.json").read_text())
     assert {"s", "max_e", "max_f", "mae", "images"} <= metrics.keys()
 
 
@@ -274,7 +274,7 @@ def test_a_space_without_background_is_refused(tmp_path: Path) -> None:
     data = DataConfig(samples=(shapes.write_scenes(tmp_path / "samples", 3, group_size=3),))
     config = TrainConfig(trainer="dcfm", label_space=space, data=data, settings=TINY)
     with pytest.raises(ValueError, match="needs a background id"):
-        train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+        train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
 
 
 def test_64_images_go_through_in_one_pass_within_4_gigabytes() -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from maskmill.trainers.dcfm.enhance import FeatureEnhancement, rank_weights
 from maskmill.trainers.dcfm.losses import deep_loss, map_loss
-from maskmill.trainers.dcfm.metrics import SaliencyMetrics, score_maps
 from maskmill.trainers.dcfm.prototypes import (
     PrototypeGeneration,
     agreement,
@@ -22,6 +21,7 @@ from maskmill.trainers.dcfm.prototypes import (
     self_contrast,
     vote,
 )
+from maskmill.trainers.engine.saliency import SaliencyMetrics, score_maps
 
 torch.set_num_threads(1)
 

@@ -333,7 +333,7 @@ def test_scribble_runs_never_open_masks_and_say_when_there_are_no_scribbles(tmp_
 
     def run(data: DataConfig, name: str, **changes: Any) -> str:
         config = TrainConfig(trainer="dfr", label_space=shapes.SPACE, data=data, settings={**settings, **changes})
-        return train(config, str(tmp_path / name / "run"), str(tmp_path / name / "artefact"))
+        return train(config, str(tmp_path / name / "run"), str(tmp_path / name / "artifact"))
 
     run(DataConfig(samples=(broken,), weak=(weak,), ids=tuple(map(str, ids))), "blind")
     with pytest.raises(ValueError, match="expected WEAK_LABEL shards"):

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from maskmill.data_contracts import Uint8Array
+from maskmill.pipelines.stages.evaluate import EvaluateConfig, evaluate_artifact
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig, make_optimizer, read_artifact
 from maskmill.trainers.engine.optim import lr_factor
@@ -66,7 +67,7 @@ def run(folder: Path, data: DataConfig, val: DataConfig | None = None, **setting
     runtime = {"threads": 1, "progress": False, "log_every": 1, "device": "cpu"}
     given = {**SMALL, "steps": 2, "batch": 2, "precision": "fp32", "runtime": runtime, **settings}
     config = TrainConfig(trainer="few_shot", label_space=shapes.SPACE, data=data, val=val, settings=given)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     return DataConfig(samples=(shapes.write_scenes(tmp_path_factory.mktemp("scenes"), 12),))
 
 
-@pytest.mark.parametrize("base", ["pfenet", "hdmnet"])
+@pytest.mark.parametrize("base", ["pfenet", "hdmnet", "hdmnet_released"])
 @pytest.mark.parametrize("prior", ["none", "plain", "pi_clip"])
 def test_every_base_takes_every_prior(tmp_path: Path, scenes: DataConfig, base: str, prior: str) -> None:
     path = run(tmp_path, scenes, scenes, base=base, prior=prior, width=16)
@@ -85,7 +86,25 @@ def test_every_base_takes_every_prior(tmp_path: Path, scenes: DataConfig, base: 
     assert metrics["prompts"] == ("target" if prior == "pi_clip" else "none"), "a leak would be written down"
 
 
-def test_frozen_parts_stay_frozen_and_out_of_the_artefact(tmp_path: Path, scenes: DataConfig) -> None:
+def test_an_artifact_is_measured_on_episodes(tmp_path: Path, scenes: DataConfig) -> None:
+    """`maskmill evaluate`: with the settings of the training, or others that are given; both are remembered apart."""
+    path = run(tmp_path, scenes, test_seeds=[3, 4])
+    out = str(tmp_path / "metrics")
+    plain = evaluate_artifact(EvaluateConfig(artifact=path, data=scenes, device="cpu"), out)
+    assert set(plain) >= {"miou", "fbiou", "iou", "seeds", "prompts"}
+    assert len(plain["seeds"]) == 2  # type: ignore[arg-type]
+    given: dict[str, Any] = {"test_shots": 2, "test_seeds": [3], "episodes": {"held_out": ["red box"]}}
+    config = EvaluateConfig(artifact=path, data=scenes, device="cpu", settings=given)
+    other = evaluate_artifact(config, out)
+    assert set(other["iou"]) == {"red box"}  # type: ignore[call-overload]
+    assert len(other["seeds"]) == 1  # type: ignore[arg-type]
+    assert other["fingerprint"] != plain["fingerprint"]
+    assert evaluate_artifact(config, out) == other
+    with pytest.raises(ValidationError, match="test_shot"):
+        evaluate_artifact(config.model_copy(update={"settings": {"test_shot": 2}}), out)
+
+
+def test_frozen_parts_stay_frozen_and_out_of_the_artifact(tmp_path: Path, scenes: DataConfig) -> None:
     backbone = load_clip(TINY)
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     path = run(tmp_path, scenes, prior="pi_clip")
@@ -165,22 +184,26 @@ def test_a_changed_frozen_model_is_noticed(tmp_path: Path, scenes: DataConfig) -
         load_artifact(path, "cpu")
 
 
-def test_presets_are_the_releases() -> None:
-    scl, pi_clip = Config(preset="scl", encoder="test_efficientnet"), Config(preset="pi_clip")
-    assert (scl.base, scl.width, scl.scales, scl.size) == ("pfenet", 256, (60, 30, 15, 8), 473)
-    assert (scl.episodes.drop_held_out, pi_clip.episodes.drop_held_out) == (False, True)
-    assert scl.episodes.min_pixels == pi_clip.episodes.min_pixels == 2 * 32 * 32
-    assert (pi_clip.priors.prompts, pi_clip.priors.shots, pi_clip.prior_channels) == ("target", "concat", 4)
-    assert Config(preset="pi_clip", shots=5).prior_channels == 12
-    assert (scl.object_weight, scl.support_object_weight, scl.prior_gain, scl.target_stride) == (1, 1, 1, 1)
-    assert (scl.support_weight, scl.cross_iou) == (1, "both")
-    assert scl.episodes.held_out_pixels == "background"
-    assert scl.inter_scale_source == "initial"
-    assert Config().inter_scale_source == "current"
+def test_prior_channels_of_the_release() -> None:
+    """Its presets stand as whole tables beside its numbers."""
+    assert Config(preset="pi_clip").prior_channels == 4
+    assert Config(preset="pi_clip", shots=5, test_shots=5).prior_channels == 12
+    with pytest.raises(ValidationError, match="set test_shots: 1"):
+        Config(preset="pi_clip", test_shots=5)
+    kept = Config.model_validate({"preset": "scl", "episodes": {"fold": 1}}).episodes
+    assert (kept.fold, kept.min_pixels, kept.drop_held_out, kept.pick) == (1, 2_048, False, "raw")
+    words = Config.model_validate({"preset": "pi_clip", "priors": {"prompts": "target"}}).priors
+    assert (words.model, words.prompts, words.text_source) == ("ViT-B-16-quickgelu", "target", "canvas")
 
 
 def test_the_grid_of_the_release() -> None:
-    given = {"preset": "scl", "encoder": "resnet10t", "encoder_weights": "random", "episodes": SMALL["episodes"]}
+    given = {
+        "preset": "scl",
+        "encoder": "resnet10t",
+        "encoder_weights": "random",
+        "released_dilation": False,
+        "episodes": SMALL["episodes"],
+    }
     config = Config.model_validate(given)
     featurizer = featurizer_of(config, shapes.SPACE, torch.device("cpu"))
     image, mask = support(2)

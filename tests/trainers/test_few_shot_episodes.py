@@ -21,7 +21,8 @@ from maskmill.trainers.few_shot.episodes import (
 )
 from maskmill.trainers.few_shot.features import canvas_target
 from maskmill.trainers.few_shot.metrics import EpisodeMetrics
-from maskmill.trainers.few_shot.train import EpisodeSource, featurizer_of, held_out, training_episodes
+from maskmill.trainers.few_shot.source import EpisodeSource
+from maskmill.trainers.few_shot.train import featurizer_of, held_out, training_episodes
 from maskmill.trainers.few_shot.train import test_episodes as held_out_episodes
 from tests.trainers import shapes
 

@@ -1,4 +1,4 @@
-"""The ftmu trainer: conformance on clips, first-frame boxes alone, and artefacts that belong to their segmenter."""
+"""The ftmu trainer: conformance on clips, first-frame boxes alone, and artifacts that belong to their segmenter."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
         "runtime": {"progress": False, "device": "cpu"},
     }
     config = TrainConfig(trainer="proposals", label_space=shapes.SPACE, data=data, settings=settings)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 class TestFtmu(TrainerConformance):
@@ -144,7 +144,7 @@ def run(tmp_path: Path, segmenter: str, **settings: Any) -> str:
     }
     given["runtime"] = {"progress": False, "device": "cpu", "log_every": 1}
     config = TrainConfig(trainer="ftmu", label_space=shapes.SPACE, data=data, val=data, settings=given)
-    return train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+    return train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
 
 
 def test_rates_are_logged_and_collapse_is_reported(tmp_path: Path, segmenter: str) -> None:
@@ -168,4 +168,4 @@ def test_stills_are_refused(tmp_path: Path, segmenter: str) -> None:
     data = DataConfig(samples=(shapes.write_scenes(tmp_path / "scenes", 3),))
     config = TrainConfig(trainer="ftmu", label_space=shapes.SPACE, data=data, settings={"segmenter": segmenter})
     with pytest.raises(ValueError, match="expected clips"):
-        train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+        train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from maskmill.trainers.ftmu import Config
 from maskmill.trainers.ftmu.agent import follow
@@ -12,7 +13,7 @@ from maskmill.trainers.ftmu.clips import ClipDetections
 from maskmill.trainers.ftmu.config import TrackConfig
 from maskmill.trainers.ftmu.matching import Template, assign, likeness_scores, overlap_scores
 from maskmill.trainers.ftmu.policies import LIKENESS, AlwaysUpdate, Constant, NeverUpdate, Policy, Threshold, drive
-from maskmill.trainers.ftmu.state import NUMBERS, Moment, SharedState, build_encoder
+from maskmill.trainers.ftmu.state import NUMBERS, Moment, PatchState, SharedState, build_encoder, template_area
 from maskmill.trainers.ftmu.tracker import METHODS, Outcome, Tracker
 from maskmill.vision.instances import Detections
 from maskmill.vision.video import MaskCrop, box_iou, mask_iou
@@ -249,6 +250,69 @@ def test_state_follows_mask_and_template_and_nothing_else(state: str) -> None:
     np.testing.assert_array_equal(plain, outside)
     assert np.isfinite(plain).all()
     assert np.abs(build_encoder("shared", "", "").encode(list(moments()))).max() < 8
+
+
+@pytest.mark.parametrize(("after", "calls"), [("reset", 4), ("keep", 7)])
+def test_an_agent_that_says_keep_is_asked_again_after_so_many_keeps(after: str, calls: int) -> None:
+    """The actor's second action is "keep": after a look over the whole frame the count begins anew, or goes on."""
+    config = TrackConfig.model_validate({"patience": 2, "after_rejection": after})
+    outcomes, clip = track(moving(9), Constant(1), config)
+    assert clip.calls["whole"] == calls
+    assert sum(frame[0].whole for frame in outcomes) == calls
+    assert not any(frame[0].updated for frame in outcomes[1:])
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_overlaps_are_taken_where_the_target_was_last_only_if_asked(aligned: bool) -> None:
+    """The template of the first frame is kept; the target has moved down and right, by a different way in each."""
+    script = [[(8 + 3 * t, 6 + 2 * t, 14, RED), (44, 74, 12, BLUE)] for t in range(4)]
+    clip = ClipDetections([draw(squares) for squares in script], ColourSegmenter())
+    config = TrackConfig(aligned=aligned, patience=None)
+    tracker = Tracker(clip, np.stack([box_of(script[0][0])]), ENCODER, config)
+    for frame in (1, 2):
+        drive(tracker.step(frame), NeverUpdate())
+    assert tracker._shift(tracker.tracks[0]) == ((4, 6) if aligned else (0, 0))
+    overlap = float(tracker._overlaps(clip.detect(3, None)).max())
+    moved = (2, 3) if aligned else (6, 9)
+    shared = (14 - moved[0]) * (14 - moved[1])
+    assert overlap == pytest.approx(shared / (2 * 14 * 14 - shared), abs=0.02)
+
+
+def test_before_any_mask_the_boxes_area_stands_in_for_it() -> None:
+    plain = moments()[0]
+    box = np.array([10, 5, 30, 25], np.float32)
+    bare = Template(0, plain.image, box)
+    moment = Moment(**{**vars(plain), "template": bare})
+    values = dict(zip(NUMBERS, ENCODER.encode([moment])[0], strict=True))
+    assert moment.match is not None
+    assert values["growth"] == pytest.approx(np.log(moment.match.mask.area / 400), abs=1e-5)
+    assert values["mask_overlap"] == 0
+
+
+@pytest.mark.parametrize("box", [[5, -9, 20, 0], [5, -9, 20, -3], [-9, 5, 0, 20], [-9, 5, -3, 20]])
+def test_a_template_outside_the_frame_shows_nothing(box: list[int]) -> None:
+    image = np.full((30, 40, 3), 200, np.uint8)
+    assert not template_area(Template(0, image, np.array(box, np.float32))).any()
+    inside = template_area(Template(0, image, np.array([-4, 2, 6, 99], np.float32)))
+    assert inside.sum() == 6 * 28
+
+
+def test_a_template_goes_through_the_trunk_once() -> None:
+    passes: list[int] = []
+
+    class Trunk(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes.append(len(x))
+            return x.mean((2, 3))
+
+    encoder = PatchState(Trunk(), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 3)
+    plain, _, template, _ = moments()
+    states = encoder.encode([plain, plain, template])
+    assert sum(passes) == 5, "three predictions, two templates"
+    np.testing.assert_array_equal(states[0], states[1])
+    again = encoder.encode([plain])
+    np.testing.assert_array_equal(again[0], states[0])
+    assert sum(passes) == 6
 
 
 def test_published_state_has_4096_numbers() -> None:

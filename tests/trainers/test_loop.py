@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,21 @@ class TestToy(TrainerConformance):
     name = "toy"
 
     @pytest.fixture(scope="class", autouse=True)
-    def _registered(self) -> None:
+    def _registered(self) -> Iterator[None]:
         TRAINERS["toy"] = "tests.trainers.toy"
+        yield
+        TRAINERS.pop("toy", None)  # a trainer of tests is none of those that the reference lists
+
+
+def test_the_folder_of_earlier_versions_is_still_found(tmp_path: Path) -> None:
+    samples = shapes.write_scenes(tmp_path / "samples", 5)
+    run, out = str(tmp_path / "run"), tmp_path / "artifact"
+    wanted = toy.run_config(samples, 2)
+    train(wanted, run, str(out))
+    (tmp_path / "artifact").rename(tmp_path / "artefact")
+    assert train(wanted, run, str(out)) == str(out)
+    assert not list(out.glob("*.safetensors")), "what was trained is not trained again"
+    assert read_artifact(str(out)).path == str(tmp_path / "artefact")
 
 
 def test_sigkill_at_any_step_changes_nothing(tmp_path: Path) -> None:
@@ -58,12 +72,12 @@ def test_sigkill_at_any_step_changes_nothing(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)  # at whatever instant this turns out to be
     process.wait()
-    assert not (tmp_path / "killed" / "artefact" / "config.json").exists()
+    assert not (tmp_path / "killed" / "artifact" / "config.json").exists()
     train(
-        toy.run_config(samples, steps, pause), str(tmp_path / "killed" / "run"), str(tmp_path / "killed" / "artefact")
+        toy.run_config(samples, steps, pause), str(tmp_path / "killed" / "run"), str(tmp_path / "killed" / "artifact")
     )
-    train(toy.run_config(samples, steps, pause), str(tmp_path / "whole" / "run"), str(tmp_path / "whole" / "artefact"))
-    killed, whole = (read_artifact(str(tmp_path / name / "artefact")) for name in ("killed", "whole"))
+    train(toy.run_config(samples, steps, pause), str(tmp_path / "whole" / "run"), str(tmp_path / "whole" / "artifact"))
+    killed, whole = (read_artifact(str(tmp_path / name / "artifact")) for name in ("killed", "whole"))
     assert same_weights(killed.tensors, whole.tensors)
     assert killed.info == whole.info  # the memory's coins among it
     logs = [(tmp_path / name / "run" / "metrics.jsonl").read_text() for name in ("killed", "whole")]
@@ -87,6 +101,29 @@ def test_another_config_does_not_take_the_old_checkpoint(tmp_path: Path, monkeyp
     train(toy.run_config(samples, 6, lr=0.02), str(tmp_path / "fresh"), str(tmp_path / "fresh_out"))
     a, b = (read_artifact(str(tmp_path / name)) for name in ("out", "fresh_out"))
     assert same_weights(a.tensors, b.tensors)
+
+
+@pytest.mark.parametrize(("before", "goes_on"), [("2.14.1", True), ("2.9.0", True), ("1.13.0", False)])
+def test_a_run_is_trained_by_one_major_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, goes_on: bool
+) -> None:
+    samples = shapes.write_scenes(tmp_path / "samples", 4)
+    begin, seen = Loop._begin_step, []
+
+    def dies(loop: Loop) -> None:
+        seen.append(loop.step)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        begin(loop)
+
+    monkeypatch.setattr(Loop, "_begin_step", dies)
+    versions = {"torch": before}
+    monkeypatch.setattr("maskmill.data_contracts.versions._version", lambda name: versions.get(name, "not installed"))
+    with pytest.raises(KeyboardInterrupt):
+        train(toy.run_config(samples, 6), str(tmp_path / "run"), str(tmp_path / "out"))
+    versions["torch"] = "2.14.1"
+    train(toy.run_config(samples, 6), str(tmp_path / "run"), str(tmp_path / "out"))
+    assert (seen[5] > 0) == goes_on
 
 
 def test_fingerprint_follows_results_not_the_machine(tmp_path: Path) -> None:

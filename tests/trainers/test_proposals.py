@@ -1,6 +1,7 @@
 """The proposals trainer: conformance, which cell answers for what, losses, decoding, and that it learns."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_learns_to_find_the_shapes(tmp_path: Path) -> None:
     config = TrainConfig(
         trainer="proposals", label_space=shapes.SPACE, data=DataConfig(samples=(folder,)), settings=settings
     )
-    segmenter = load_artifact(train(config, str(tmp_path / "run"), str(tmp_path / "artefact")), "cpu")
+    segmenter = load_artifact(train(config, str(tmp_path / "run"), str(tmp_path / "artifact")), "cpu")
     best = []
     for number in range(6):
         image, mask = shapes.draw_scene(number)
@@ -212,3 +213,31 @@ def test_mask_rcnn_answers_as_the_others_do() -> None:
     assert found.boxes.tolist() == [[16, 15, 30, 25]], "the empty mask is dropped, the other is moved to the frame"
     with pytest.raises(ValueError, match="expected one of maskrcnn_resnet50_fpn"):
         load_mask_rcnn("maskrcnn")
+
+
+def test_a_crop_costs_less_than_the_frame_and_mask_rcnn_takes_a_folder(tmp_path: Path) -> None:
+    """A crop is seen at twice the frame's scale, and never larger than the frame."""
+    sizes: list[tuple[int, ...]] = []
+
+    class Fake(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transform = SimpleNamespace(min_size=(800,), max_size=1333)
+
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            sizes.append(self.transform.min_size)
+            empty = torch.zeros(0, 1, *images[0].shape[1:])
+            return [{"masks": empty, "scores": torch.zeros(0), "boxes": torch.zeros(0, 4)}]
+
+    segmenter = MaskRcnn(Fake(), "fake")
+    frame = np.zeros((400, 600, 3), np.uint8)
+    for region in (None, Region(0, 0, 80, 80), Region(0, 0, 300, 350), Region(0, 0, 400, 600)):
+        segmenter.detect(frame, region)
+    assert sizes == [(800,), (320,), (800,), (800,)]
+    assert segmenter.model.transform.min_size == (800,)  # type: ignore[union-attr]
+
+    model = load_mask_rcnn("maskrcnn_resnet50_fpn", "random").model
+    torch.save(model.state_dict(), tmp_path / "maskrcnn_resnet50_fpn_coco.pth")
+    again = load_mask_rcnn("maskrcnn_resnet50_fpn", str(tmp_path))
+    assert again.fingerprint == load_mask_rcnn("maskrcnn_resnet50_fpn", str(next(tmp_path.iterdir()))).fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.model.parameters(), strict=True))

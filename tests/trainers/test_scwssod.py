@@ -253,4 +253,4 @@ def test_spaces_of_several_classes_are_refused(tmp_path: Path) -> None:
     data = write_scribbled(tmp_path / "data", 2, shapes.SPACE)
     config = TrainConfig(trainer="scwssod", label_space=shapes.SPACE, data=data, settings={**SETTINGS, "steps": 1})
     with pytest.raises(ValueError, match=r"label_space: foreground, or train `dfr`"):
-        train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+        train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))

@@ -42,8 +42,8 @@ def test_overfits_four_scenes_and_evaluates(tmp_path: Path) -> None:
         "runtime": {"threads": 1, "progress": False},
     }
     config = TrainConfig(label_space=shapes.SPACE, data=data, val=data, settings=settings)
-    path = train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
-    metrics = json.loads((tmp_path / "artefact" / "metrics.json").read_text())
+    path = train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
+    metrics = json.loads((tmp_path / "artifact" / "metrics.json").read_text())
     assert [entry["step"] for entry in metrics["history"]] == [23, 47]
     assert metrics["miou"] > 0.75
     assert metrics["iou"].keys() <= {"background", "red box", "green disc", "blue bar"}
@@ -71,10 +71,10 @@ def test_pseudo_labels_replace_truth_and_low_confidence_is_ignored(tmp_path: Pat
         "runtime": {"threads": 1, "progress": False, "log_every": 1},
     }
     config = TrainConfig(label_space=shapes.SPACE, data=data, settings=settings)
-    train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+    train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert losses == [0.0, 0.0], "every pixel lies below min_confidence, so nothing may be learnt"
-    assert read_info(str(tmp_path / "artefact")).data_counts["samples"] == 4
+    assert read_info(str(tmp_path / "artifact")).data_counts["samples"] == 4
 
 
 def test_a_factor_of_0_freezes_the_encoder_and_its_statistics(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def _encoder_state(data: DataConfig, folder: Path, settings: dict[str, object]) 
     """The encoder's weights and statistics after a short training."""
     base = {"segmenter": SMALL, "augment": {"size": 32}, "batch": 2, "runtime": {"threads": 1, "progress": False}}
     config = TrainConfig(label_space=shapes.SPACE, data=data, val=data, settings={**base, **settings})
-    state = load_artifact(train(config, str(folder / "run"), str(folder / "artefact"))).model.state_dict()
+    state = load_artifact(train(config, str(folder / "run"), str(folder / "artifact"))).model.state_dict()
     return {name: value for name, value in state.items() if name.startswith("encoder.")}
 
 
@@ -150,7 +150,7 @@ def test_size_that_the_network_cannot_take_is_refused_before_training(tmp_path: 
     settings = {"segmenter": {**SMALL, "weights": "random"}, "augment": {"size": 48}}
     config = TrainConfig(label_space=shapes.SPACE, data=data, settings=settings)
     with pytest.raises(ValueError, match=r"augment.size: expected a multiple of 32 for fpn, found 48; take 64"):
-        train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+        train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
 
 
 def test_registry_names_the_valid_trainers(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         "runtime": runtime,
     }
     config = TrainConfig(label_space=shapes.SPACE, data=data, settings=settings)
-    path = train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
-    file = tmp_path / "artefact" / "model.safetensors"
+    path = train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
+    file = tmp_path / "artifact" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match="expected content"):
         load_artifact(path)
-    train(config, str(tmp_path / "run"), str(tmp_path / "artefact"))
+    train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
     labels = load_artifact(path).predict([np.zeros((20, 30, 3), np.uint8)])[0].labels
     assert labels.shape == (20, 30)

@@ -16,10 +16,11 @@ from maskmill.trainers.engine.optim import lr_factor
 from maskmill.trainers.engine.samples import Info
 from maskmill.trainers.registry import load_artifact
 from maskmill.trainers.weclip import Config
+from maskmill.trainers.weclip.labels import PseudoLabeler
 from maskmill.trainers.weclip.model import Weclip, clip_precision
 from maskmill.trainers.weclip.predict import WeclipPredictor
 from maskmill.trainers.weclip.refine import refined_attention
-from maskmill.trainers.weclip.train import CropView, PseudoLabeler, check
+from maskmill.trainers.weclip.train import CropView, check
 from maskmill.trainers.weclip.views import ViewStore
 from maskmill.vision.clip import DenseFeatures, build_text_bank, clip_response, load_clip
 from tests.trainers import shapes
@@ -55,7 +56,7 @@ class TestWeclipOnFixedViews(TrainerConformance):
 def run(tmp_path: Path, data: DataConfig, name: str = "a", val: DataConfig | None = None, **settings: Any) -> str:
     given = {**SMALL, "steps": 2, "batch": 2, **settings}
     config = TrainConfig(trainer="weclip", label_space=shapes.SPACE, data=data, val=val, settings=given)
-    return train(config, str(tmp_path / name / "run"), str(tmp_path / name / "artefact"))
+    return train(config, str(tmp_path / name / "run"), str(tmp_path / name / "artifact"))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,18 @@ def test_kick_in_is_a_training_step_and_validation_does_not_move_it(tmp_path: Pa
     path = run(tmp_path, scenes, val=scenes, steps=4, eval_every=1, rfm_start=2)
     assert [("maps_kept" in line) for line in lines(path)] == [False, False, True, True]
     assert Config(steps=10, warmup_steps=0).kick_in == 5
-    assert Config(preset="faithful").kick_in == 9_145
+    assert Config(preset="faithful").kick_in == 9_144
+
+
+def test_the_curve_of_labels_is_that_of_the_labels_that_training_makes(tmp_path: Path, scenes: DataConfig) -> None:
+    path = run(tmp_path, scenes, val=scenes, steps=4, eval_every=2, rfm_start=3, measure_labels=True, lr=0.05)
+    first, last = (one["label_miou"] for one in read_artifact(path).metrics["history"])
+    unrefined = run(tmp_path, scenes, "b", val=scenes, steps=4, eval_every=2, rfm_start=9, measure_labels=True, lr=0.05)
+    plain = [one["label_miou"] for one in read_artifact(unrefined).metrics["history"]]
+    assert 0 < first <= 1
+    assert plain == [first, first], "a frozen CLIP alone makes the same labels at every step"
+    assert last != first, "the decoder's affinity has its say after the kick-in"
+    assert "label_miou" not in read_artifact(run(tmp_path, scenes, "c", val=scenes)).metrics
 
 
 def test_the_decoders_affinity_changes_labels_after_the_kick_in() -> None:
@@ -246,7 +258,7 @@ def test_supervised_by_masks_and_learns_four_scenes(tmp_path: Path, scenes: Data
     assert read_artifact(path).metrics["miou"] > 0.45, "frozen random features and stride 16 leave coarse shapes"
 
 
-def test_artefact_on_another_clip_is_refused(tmp_path: Path, scenes: DataConfig) -> None:
+def test_artifact_on_another_clip_is_refused(tmp_path: Path, scenes: DataConfig) -> None:
     path = run(tmp_path, scenes, steps=1)
     file = Path(path) / "config.json"
     file.write_text(file.read_text().replace('"clip": "', '"clip": "0'))

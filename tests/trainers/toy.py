@@ -100,4 +100,4 @@ if __name__ == "__main__":
     from maskmill.trainers.registry import TRAINERS
 
     TRAINERS["toy"] = "tests.trainers.toy"
-    run(run_config(sys.argv[1], int(sys.argv[3]), float(sys.argv[4])), f"{sys.argv[2]}/run", f"{sys.argv[2]}/artefact")
+    run(run_config(sys.argv[1], int(sys.argv[3]), float(sys.argv[4])), f"{sys.argv[2]}/run", f"{sys.argv[2]}/artifact")

@@ -9,8 +9,19 @@ from maskmill.vision.segmenters import SegmenterConfig
 
 Host = Literal["supervised", "cross_teaching", "bcp"]
 
+#: Patients whose slices are the first 68 and the first 136 lines of the released list, which is what the release calls
+#: 3 and 7 labelled patients: 5 and 10 % of 70.
+LABELLED = {
+    3: ("patient038", "patient050", "patient099"),
+    7: ("patient021", "patient038", "patient049", "patient050", "patient058", "patient099", "patient100"),
+}
+UNET = {"architecture": "ssl4mis_unet", "weights": "random"}
+
 RELEASE: dict[str, Any] = {
-    "network": {"architecture": "unet", "encoder": "resnet34"},
+    "network": UNET,
+    "labelled_groups": LABELLED[7],
+    "precision": "fp32",
+    "test_zoom": "nearest",
     "strong_view": True,
     "displace_unlabelled": True,
     "geometry": "released",
@@ -25,25 +36,25 @@ RELEASE: dict[str, Any] = {
 FAITHFUL: dict[str, Any] = {
     **RELEASE,
     "host": "cross_teaching",
-    "partner": {"architecture": "unet", "encoder": "mit_b2"},
+    "partner": {"architecture": "unet", "encoder": "mit_b2", "weights": "hub"},
     "displace_labelled": True,
     "augment": {"size": 224, "fit": "squash"},
     "batch": 8,
     "unlabelled_batch": 8,
     "steps": 30_000,
     "schedule": "poly",
-    "release_schedule": True,
     "pretrain_share": 0.0,
     "consistency": 0.1,
     "ramp": True,
     "inverse_weight": 2.0,
     "inverse_share": 2 / 3,
+    "inverse_idles": True,
     "coin": 0.0,
 }
 FAITHFUL_BCP: dict[str, Any] = {
     **RELEASE,
     "host": "bcp",
-    "partner": {"architecture": "unet", "encoder": "resnet34"},
+    "partner": UNET,
     "displace_labelled": False,
     "augment": {"size": 256, "fit": "squash"},
     "batch": 12,
@@ -61,8 +72,16 @@ FAITHFUL_BCP: dict[str, Any] = {
     "ema": 0.99,
     "ema_warm_up": False,
     "whole_background": True,
+    "paste_edge": False,
+    "halves_apart": True,
 }
-PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "faithful_bcp": FAITHFUL_BCP, "starter": {}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": FAITHFUL,
+    "faithful_3": {**FAITHFUL, "labelled_groups": LABELLED[3]},
+    "faithful_bcp": FAITHFUL_BCP,
+    "faithful_bcp_3": {**FAITHFUL_BCP, "labelled_groups": LABELLED[3]},
+    "starter": {},
+}
 
 
 class Config(TrainerConfig):
@@ -73,17 +92,39 @@ class Config(TrainerConfig):
     """
 
     presets: ClassVar = PRESETS
-    preset: Literal["faithful", "faithful_bcp", "starter"] = "starter"
-    host: Host = "cross_teaching"
-    network: SegmenterConfig = SegmenterConfig()
-    partner: SegmenterConfig = SegmenterConfig(architecture="segformer", encoder="mit_b0", weights="random")
+    later: ClassVar = {
+        **TrainerConfig.later,
+        "inverse_idles": False,
+        "paste_edge": True,
+        "halves_apart": False,
+        "test_zoom": "smooth",
+    }
+    preset: Literal["faithful", "faithful_3", "faithful_bcp", "faithful_bcp_3", "starter"] = Field(
+        default="starter",
+        description="values for all that is not given: faithful (on Cross Teaching) and faithful_bcp are the "
+        "released recipes with ACDC's 7 labelled patients, faithful_3 and faithful_bcp_3 with 3; starter fits small "
+        "machines",
+    )
+    host: Host = Field(
+        default="cross_teaching",
+        description="method that ABD is added to: cross_teaching, bcp, or supervised (labelled samples alone)",
+    )
+    network: SegmenterConfig = Field(
+        default=SegmenterConfig(), description="network 1, which predicts; architecture ssl4mis_unet = the release's"
+    )
+    partner: SegmenterConfig = Field(
+        default=SegmenterConfig(architecture="segformer", encoder="mit_b0", weights="random"),
+        description="network 2, which sees the strong view",
+    )
     batch: int = Field(default=4, ge=1, description="labelled samples a step")
-    unlabelled_batch: int = Field(default=4, ge=1)
+    unlabelled_batch: int = Field(default=4, ge=1, description="unlabelled samples a step")
     labelled_groups: tuple[str, ...] | None = Field(
         default=None, description="groups whose masks may be opened; none = every sample that has a mask"
     )
 
-    strong_view: bool = True
+    strong_view: bool = Field(
+        default=True, description="give network 2 a view with other brightness and contrast and a hole"
+    )
     displace_unlabelled: bool = Field(default=True, description="ABD-R")
     displace_labelled: bool = Field(default=True, description="ABD-I")
     grid: int = Field(default=4, ge=2, description="patches along a side")
@@ -92,11 +133,19 @@ class Config(TrainerConfig):
     inverse_probability: float = Field(default=0.5, ge=0, le=1, description="chance that ABD-I acts on an image")
     inverse_weight: float = Field(default=1.0, ge=0, description="weight of ABD-I's loss (λ_I)")
     inverse_share: float = Field(default=1.0, ge=0, le=1, description="share of the run in which ABD-I acts")
+    inverse_idles: bool = Field(
+        default=False,
+        description="when ABD-I no longer acts, its images still pass through the networks, whose norms see them, as "
+        "released",
+    )
     pretrain_share: float = Field(default=0.3, ge=0, lt=1, description="share of the run on labelled samples alone")
     consistency: float = Field(default=0.3, ge=0, description="weight of the losses between the networks")
     ramp: bool = Field(default=True, description="let that weight rise over the run")
 
-    augment: AugmentConfig = AugmentConfig(size=96, scale=(0.9, 1.3), rotate=20.0)
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(size=96, scale=(0.9, 1.3), rotate=20.0),
+        description="how an image becomes a training crop",
+    )
     geometry: Literal["augment", "released"] = Field(
         default="augment", description="as `augment` says, or quarter turns, flips and ±20° with nearest neighbour"
     )
@@ -109,9 +158,20 @@ class Config(TrainerConfig):
     )
     frozen_depthwise: bool = Field(default=False, description="pre-trained encoders keep their depthwise filters")
     partner_lr_factor: float = Field(default=1.0, gt=0, description="learning rate of network 2 as a share of `lr`")
-    release_schedule: bool = Field(default=False, description="poly that lags by one step, as released")
+    test_zoom: Literal["smooth", "nearest"] = Field(
+        default="smooth",
+        description="resampling at test time: smooth, or nearest neighbour there and back, as released",
+    )
 
     paste_both_ways: bool = Field(default=True, description="bcp: in the first phase, both halves into each other")
+    paste_edge: bool = Field(
+        default=True, description="bcp: the rectangle may touch the last row and column, which the release's never does"
+    )
+    halves_apart: bool = Field(
+        default=False,
+        description="bcp: the two halves of a batch pass through a network one after the other, as released: norms see "
+        "each by itself",
+    )
     pseudo_weight: float = Field(default=0.5, ge=0, description="bcp: weight of the pseudo-labelled region")
     ema: float = Field(default=0.99, ge=0, lt=1, description="bcp: how much of itself the teacher keeps a step")
     ema_warm_up: bool = Field(default=True, description="bcp: keep at most 1 - 1 / (steps + 1)")

@@ -65,6 +65,9 @@ def cross_teaching_step(
         hard = labelled_loss(networks, known, out_1[:count], out_2[:count], config, rng)
         total = total + config.inverse_weight * hard
         notes["inverse"] = hard
+    elif config.displace_labelled and config.inverse_idles:
+        with torch.no_grad():
+            labelled_loss(networks, known, out_1[:count], out_2[:count], config, rng)
     if config.displace_unlabelled:
         found, said = unlabelled_loss(networks, unknown, out_1[count:], out_2[count:], config, rng, background)
         between = between + found
@@ -137,7 +140,7 @@ def pretraining_step(networks: Networks, batch: Batch, config: Config, rng: np.r
     Network 2 takes part where it starts from weights of its own.
     """
     known = batch["labelled"]
-    outside = paste_region(known["mask"].shape[-2], known["mask"].shape[-1], rng).to(known["mask"].device)
+    outside = _region(known["mask"], config, rng)
     loss = torch.zeros((), device=outside.device)
     alone = networks.second is None or config.students == "same"
     views = (("weak", "mask", networks.first), ("strong", "mask_strong", networks.second))
@@ -148,6 +151,11 @@ def pretraining_step(networks: Networks, batch: Batch, config: Config, rng: np.r
             quirk = config.whole_background
             loss = loss + mixed_loss(logits, *inside, outside, 1.0, 1.0, whole_background=quirk)
     return Terms(loss)
+
+
+def _region(mask: Tensor, config: Config, rng: np.random.Generator) -> Tensor:
+    """The step's rectangle for masks (B, H, W), on their device."""
+    return paste_region(mask.shape[-2], mask.shape[-1], rng, edge=config.paste_edge).to(mask.device)
 
 
 def _pasted(batch: Tensor, both_ways: bool) -> tuple[Tensor, Tensor]:
@@ -161,7 +169,7 @@ def bcp_step(
 ) -> Terms:
     """BCP's second phase, for one student or, with ABD, for one a view that also teach each other."""
     known, unknown = batch["labelled"], batch["unlabelled"]
-    outside = paste_region(known["mask"].shape[-2], known["mask"].shape[-1], rng).to(known["mask"].device)
+    outside = _region(known["mask"], config, rng)
     weak, bcp = _student(networks.first, networks, known, unknown, ("weak", "mask"), outside, config, background)
     if networks.second is None:
         return Terms(bcp)
@@ -201,7 +209,7 @@ def _student(
     image, label = keys
     pseudo = teach(networks.teacher, unknown[image], config, background)
     mixed = _mixed(unknown[image], known[image], outside)
-    logits = student(mixed)
+    logits = _apart(student, mixed, config)
     (u_a, u_b), (l_a, l_b) = pseudo.chunk(2), known[label].chunk(2)
     half, weight, quirk = len(u_a), config.pseudo_weight, config.whole_background
     loss = mixed_loss(logits[:half], u_a, l_a, outside, weight, 1.0, whole_background=quirk)
@@ -215,13 +223,19 @@ def _mixed(unknown: Tensor, known: Tensor, outside: Tensor) -> Tensor:
     return torch.cat([mix(u_a, l_a, outside), mix(l_b, u_b, outside)])
 
 
+def _apart(network: nn.Module, images: Tensor, config: Config) -> Tensor:
+    """Logits of a batch, of its halves one after the other with `halves_apart`."""
+    parts = images.chunk(2) if config.halves_apart else (images,)
+    return torch.cat([network(part) for part in parts])
+
+
 @torch.no_grad()
 def teach(teacher: nn.Module | None, images: Tensor, config: Config, background: int) -> Tensor:
     """The teacher's hard labels, cleaned to the largest blob of each class: int64 (B, H, W)."""
     if teacher is None:
         raise ValueError("host bcp: expected a teacher, found none")
     if config.teacher_mode == "train":
-        logits = teacher(images)
+        logits = _apart(teacher, images, config)
     else:
         with evaluating(teacher):
             logits = teacher(images)

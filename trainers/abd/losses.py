@@ -9,12 +9,14 @@ from torch.nn import functional as F
 from maskmill.data_contracts import IGNORE
 
 SMOOTH = 1e-5
+SMOOTH_REGION = 1e-10  # of BCP's masked Dice
 
 
 def dice_loss(
     logits: Tensor, target: Tensor, region: Tensor | None = None, *, whole_background: bool = False
 ) -> Tensor:
     """1 - (2 Σ P Y + ε) / (Σ P² + Σ Y² + ε) with sums over batch and pixels, mean over all classes, background too.
+    ε is 1e-5, and 1e-10 with a region.
 
     `region` bool (B, H, W): pixels outside do not count. `whole_background` lets them count for class 0, as BCP's
     released code does by accident.
@@ -29,7 +31,8 @@ def dice_loss(
     shares, truth = shares * counts, truth * counts
     overlap = (shares * truth).sum((0, 2, 3))
     mass = (shares.square() + truth.square()).sum((0, 2, 3))
-    return (1 - (2 * overlap + SMOOTH) / (mass + SMOOTH)).mean()
+    smooth = SMOOTH if region is None else SMOOTH_REGION
+    return (1 - (2 * overlap + smooth) / (mass + smooth)).mean()
 
 
 def cross_entropy(logits: Tensor, target: Tensor, region: Tensor | None = None) -> Tensor:
@@ -74,8 +77,3 @@ def ramp(step: int, length: int, blocks: int = 200) -> float:
     """exp(-5 (1 - t)²), t rising from 0 to 1 over `length` steps in `blocks` equal stairs (30,000: 150 steps each)."""
     done = min(step * blocks // length, blocks) / blocks
     return math.exp(-5 * (1 - done) ** 2)
-
-
-def release_lr(step: int, steps: int) -> float:
-    """Learning rate of `step` as a share of the first: the release sets it *after* step t, to (1 - t / T)^0.9."""
-    return float((1 - max(step - 1, 0) / steps) ** 0.9)

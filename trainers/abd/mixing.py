@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from maskmill.data_contracts import Uint8Array
 
 
-def paste_region(height: int, width: int, rng: np.random.Generator) -> Tensor:
-    """Bool (H, W): false inside a random rectangle of ⌊2H/3⌋ x ⌊2W/3⌋, true outside."""
+def paste_region(height: int, width: int, rng: np.random.Generator, *, edge: bool = True) -> Tensor:
+    """Bool (H, W): false inside a random rectangle of ⌊2H/3⌋ x ⌊2W/3⌋, true outside. Without `edge` it never touches
+    the last row and column, as in the release, whose draw leaves out the last place.
+    """
     tall, wide = 2 * height // 3, 2 * width // 3
-    top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+    top, left = int(rng.integers(height - tall + edge)), int(rng.integers(width - wide + edge))
     outside = torch.ones(height, width, dtype=torch.bool)
     outside[top : top + tall, left : left + wide] = False
     return outside

@@ -8,8 +8,9 @@ from torch import nn
 
 from maskmill.trainers.abd.config import Config
 from maskmill.trainers.abd.hosts import Networks
-from maskmill.trainers.engine import check_crops
-from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, weights_stamp
+from maskmill.trainers.abd.unet import RELEASED, ReleasedUnet
+from maskmill.trainers.engine import Rgb, check_crops
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
 
 
 def build_networks(config: Config, classes: int) -> Networks:
@@ -40,8 +41,19 @@ def hold(config: Config, first: nn.Module | None, second: nn.Module | None) -> N
 
 
 def rebuild(config: SegmenterConfig, classes: int) -> nn.Module:
-    """The segmenter of a config, trimmed."""
+    """The segmenter of a config, trimmed, or the release's own U-Net."""
+    if config.architecture == RELEASED:
+        return ReleasedUnet(classes, **config.options)
     return trim(build_segmenter(config, classes))
+
+
+def input_normalisation(config: Config) -> tuple[Rgb, Rgb]:
+    """(mean, std) of both networks' input: grey values in [0, 1] as they are for the release's U-Net, else those of
+    network 1's encoder.
+    """
+    if config.network.architecture == RELEASED:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return encoder_normalisation(config.network.encoder)
 
 
 def trim(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""ABD, top to bottom: settings, networks, labelled and unlabelled data, the host's step, loop, artefact."""
+"""ABD, top to bottom: settings, networks, labelled and unlabelled data, the host's step, loop, artifact."""
 
 import copy
 import functools
@@ -20,9 +20,8 @@ from maskmill.trainers.abd.hosts import (
     pretraining_step,
     supervised_step,
 )
-from maskmill.trainers.abd.losses import release_lr
 from maskmill.trainers.abd.mixing import follow
-from maskmill.trainers.abd.networks import build_networks, hold, rebuild
+from maskmill.trainers.abd.networks import build_networks, hold, input_normalisation, rebuild
 from maskmill.trainers.abd.predict import AbdPredictor
 from maskmill.trainers.abd.views import DecodedSource, TwoViews
 from maskmill.trainers.engine import (
@@ -39,9 +38,9 @@ from maskmill.trainers.engine import (
     param_groups,
     save_artifact,
 )
-from maskmill.vision.segmenters import SegmenterConfig, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import SegmenterConfig, weights_stamp
 
-VERSION = 2
+VERSION = 3
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -52,11 +51,11 @@ def stamps(config: Config) -> tuple[str, ...]:
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on labelled and unlabelled samples; returns the artefact's folder."""
+    """Train on labelled and unlabelled samples; returns the artifact's folder."""
     classes, background = max(job.space.size, 2), job.space.background_id
     if background is None:
         raise ValueError(f"label space {job.space.name}: abd needs a background id, found none. Fix: set background_id")
-    mean, std = encoder_normalisation(config.network.encoder)
+    mean, std = input_normalisation(config)
     networks = build_networks(config, classes)
     optimizers = {"first": make_optimizer(config, param_groups(networks.first))}
     if networks.second is not None:
@@ -73,11 +72,10 @@ def train(config: Config, job: Job) -> str:
     if config.host != "supervised":
         sources["unlabelled"] = DecodedSource(unlabelled, view(with_mask=False), config.unlabelled_batch, config.seed)
 
-    schedule = functools.partial(release_lr, steps=config.steps) if config.release_schedule else None
     modules = {name: module for name, module in vars(networks).items() if module is not None}
-    loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers, schedule=schedule)
+    loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers)
     predict = predict_config(config, networks)
-    predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device)
+    predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device, zoom=config.test_zoom)
     score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
     host = step_of(config, networks, loop, background)
 
@@ -106,6 +104,7 @@ def train(config: Config, job: Job) -> str:
             "first": _fresh(config.network),
             "second": None if networks.second is None else _fresh(config.partner),
             "labelled_groups": groups,
+            "zoom": config.test_zoom,
         },
         metrics={**loop.metrics, "labelled": len(labelled), "unlabelled": len(unlabelled)},
         curves=loop.curves(),
@@ -226,4 +225,5 @@ def load(artifact: Artifact, device: torch.device) -> AbdPredictor:
         device,
         second=None if second is None else second.to(device),
         labelled_groups=tuple(info.model["labelled_groups"]),
+        zoom=info.model.get("zoom", "smooth"),
     )

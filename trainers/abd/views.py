@@ -1,6 +1,7 @@
 """Two aligned views of a slice: one geometry for both, then holes and colours for the strong one alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,11 +124,23 @@ class DecodedSource(SampleSource):
         return self.view(self._example(position), sample_rng(self.seed, self._ids[position], epoch))
 
 
+def zoom_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Nearest neighbour of (H, W[, C]) on a grid whose first and last pixels are those of the source, as SciPy's `zoom`
+    of order 0: the pixel nearest to i (n - 1) / (m - 1), the higher one of two as near.
+    """
+    rows, columns = (
+        np.floor(np.arange(new) * ((old - 1) / max(new - 1, 1)) + 0.5).astype(int)
+        for old, new in zip(pixels.shape, (height, width), strict=False)
+    )
+    zoomed: NDArray[Any] = pixels[rows][:, columns]
+    return zoomed
+
+
 def released_geometry(
     image: Uint8Array, mask: Uint8Array, size: int, background: int, rng: np.random.Generator
 ) -> tuple[Uint8Array, Uint8Array]:
     """Half of the time a quarter turn and a flip, a quarter of the time -20 to 19 degrees, else nothing; then nearest
-    neighbour to `size` x `size`.
+    neighbour to `size` x `size` as in the release (SciPy's grid).
     """
     kind, turns, axis, angle = rng.random(2), int(rng.integers(4)), int(rng.integers(2)), int(rng.integers(-20, 20))
     out: list[Uint8Array] = []
@@ -139,7 +152,7 @@ def released_geometry(
             turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
             turned = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill)
             pixels = turned.astype(np.uint8)
-        out.append(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8))
+        out.append(np.ascontiguousarray(zoom_nearest(pixels, size, size)))
     return out[0], out[1]
 
 

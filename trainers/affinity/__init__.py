@@ -2,6 +2,6 @@
 
 from maskmill.trainers.affinity.model import AffinityNet, ImageGraph
 from maskmill.trainers.affinity.predict import AffinityPredictor
-from maskmill.trainers.affinity.train import VERSION, Config, load, stamps, train
+from maskmill.trainers.affinity.train import MASKS, VERSION, Config, load, stamps, train
 
-__all__ = ["VERSION", "AffinityNet", "AffinityPredictor", "Config", "ImageGraph", "load", "stamps", "train"]
+__all__ = ["MASKS", "VERSION", "AffinityNet", "AffinityPredictor", "Config", "ImageGraph", "load", "stamps", "train"]

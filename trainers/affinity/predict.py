@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
-from maskmill.trainers.affinity.model import STRIDE, AffinityNet, ImageGraph
+from maskmill.trainers.affinity.model import STRIDE, AffinityNet, Cells, ImageGraph
 from maskmill.trainers.engine import evaluating, normalise
 from maskmill.trainers.engine.batches import Rgb
+
+
+def pad_image(pixels: Tensor, padding: tuple[int, int, int, int], cells: Cells) -> Tensor:
+    """Normalised images (B, 3, H, W) with their last pixels repeated, or (`released`) with zeros."""
+    return F.pad(pixels, padding) if cells == "released" else F.pad(pixels, padding, mode="replicate")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,6 @@ class AffinityPredictor:
     def _graph(self, image: Uint8Array) -> ImageGraph:
         height, width = image.shape[:2]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
-        pixels = F.pad(normalise(image, self.mean, self.std)[None], padding, mode="replicate")
+        pixels = pad_image(normalise(image, self.mean, self.std)[None], padding, self.model.cells)
         graph = self.model.graphs(pixels.to(self.device), self.radius)[0]
         return ImageGraph(graph.nodes.cpu(), graph.affinity.cpu(), graph.prior.cpu())

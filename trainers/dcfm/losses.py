@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskmill.trainers.engine import widened
+
 EPS = 1e-5
 
 
@@ -23,6 +25,6 @@ def map_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 def deep_loss(logits: Sequence[Tensor], target: Tensor, valid: Tensor) -> Tensor:
     """The sum of `map_loss` over the decoder's levels, each enlarged to the size of `target` (N, 1, H, W)."""
     size = target.shape[2:]
-    levels = [F.interpolate(one.float(), size, mode="bilinear", align_corners=False) for one in logits]
+    levels = [F.interpolate(widened(one), size, mode="bilinear", align_corners=False) for one in logits]
     losses = [map_loss(one.sigmoid(), target, valid) for one in levels]
     return sum(losses[1:], losses[0])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from maskmill.trainers.dcfm.config import Config
 from maskmill.trainers.dcfm.enhance import FeatureEnhancement
 from maskmill.trainers.dcfm.prototypes import Mined, PrototypeGeneration
+from maskmill.trainers.engine import initialise, widened
 from maskmill.vision.segmenters import build_encoder
 
 RESPONSE_GAIN = 8.0  # brings the response channel to the size of the features beside it
@@ -53,7 +54,7 @@ class Dcfm(nn.Module):
         compares = config.uses_group and config.seeds == "matches"
         self.matching = nn.BatchNorm2d(compared, affine=False) if compares else None
         self.decoder = Decoder(channels + int(config.uses_group and config.response_channel), laterals, config)
-        initialise(self.neck, self.generation, self.enhancement, self.decoder)
+        initialise(self)
         if self.enhancement is not None and config.enhancement == "normalised":
             self.enhancement.silence_links()
 
@@ -81,7 +82,7 @@ class Dcfm(nn.Module):
     def mine(self, features: Sequence[Tensor], mates: Tensor) -> tuple[Tensor, Mined | None]:
         """The decoder's top p5, and what the group yielded. In fp32."""
         with torch.autocast(features[-1].device.type, enabled=False):
-            x = features[-1].float()
+            x = widened(features[-1])
             mined = None if self.generation is None else self.generation(x, mates, self._matched(features))
             x = x if mined is None else mined.features
             x = x if self.enhancement is None else self.enhancement(x)
@@ -93,7 +94,7 @@ class Dcfm(nn.Module):
         """What is compared for `matches`: the features on the grid of x5, each channel with mean 0 and variance 1."""
         if self.matching is None:
             return None
-        compared: Tensor = self.matching(features[-self.config.merged_levels].detach().float())
+        compared: Tensor = self.matching(widened(features[-self.config.merged_levels].detach()))
         return compared
 
     def prototypes(self, features: Sequence[Tensor], mask: Tensor, mates: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +102,7 @@ class Dcfm(nn.Module):
         if self.generation is None:
             raise ValueError("plain saliency has no prototypes; set parts to dpg, dpg+scl or dcfm")
         with torch.autocast(features[-1].device.type, enabled=False):
-            x, matched = features[-1].float(), self._matched(features)
+            x, matched = widened(features[-1]), self._matched(features)
             inside = F.interpolate(mask, x.shape[2:], mode="bilinear", align_corners=False)
             found = [
                 self.generation(x * share, mates, None if matched is None else matched * share).prototype
@@ -162,13 +163,3 @@ def freeze(encoder: nn.Module, trained: Sequence[str]) -> None:
         raise ValueError(f"trained_layers {trained}: expected prefixes of the encoder's parameters, such as {known}")
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(trained)))
-
-
-def initialise(*parts: nn.Module | None) -> None:
-    """Kaiming normal (fan in) weights and zero biases for all convolutions."""
-    for part in parts:
-        for layer in () if part is None else part.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
-from maskmill.trainers.dcfm.metrics import SaliencyMetrics, to_map
+from maskmill.trainers.dcfm.config import Enlarge
 from maskmill.trainers.dcfm.model import Dcfm
 from maskmill.trainers.dcfm.prototypes import agreement
 from maskmill.trainers.engine import (
@@ -24,6 +24,7 @@ from maskmill.trainers.engine import (
     resize_image,
 )
 from maskmill.trainers.engine.batches import Rgb
+from maskmill.trainers.engine.saliency import SaliencyMetrics, to_map
 
 FAR = 30.0  # logit distance of classes that co-saliency knows nothing of
 
@@ -44,13 +45,24 @@ class GroupMap:
 class GroupPredictor:
     """A trained network over groups. Each group goes through alone and whole, `config.batch` images at a time in
     encoder and decoder, so that neither other groups nor memory shape a result.
+
+    `resize`: what is enlarged to an image's own size: `logits`, or `maps` (the release: the sigmoid of the logits at
+    the network's size, corners on corners).
     """
 
     def __init__(
-        self, model: Dcfm, space: LabelSpace, mean: Rgb, std: Rgb, config: PredictConfig, device: torch.device
+        self,
+        model: Dcfm,
+        space: LabelSpace,
+        mean: Rgb,
+        std: Rgb,
+        config: PredictConfig,
+        device: torch.device,
+        *,
+        resize: Enlarge = "logits",
     ) -> None:
         self.model, self.space, self.mean, self.std = model, space, mean, std
-        self.config, self.device = config, device
+        self.config, self.device, self.resize = config, device, resize
         model.to(device).to(memory_format=torch.channels_last)
 
     def predict_group(self, images: Sequence[Uint8Array], config: PredictConfig | None = None) -> list[GroupMap]:
@@ -64,8 +76,14 @@ class GroupPredictor:
         if not images:
             return []
         with evaluating(self.model):
-            logits, agree = self._logits([self._input(image, config) for image in images], config.batch)
-        maps = [_enlarge(one, image) for one, image in zip(logits, images, strict=True)]
+            inputs = [self._input(image, config) for image in images]
+            logits, agree = self._logits(inputs, config.batch)
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        if self.resize == "maps":
+            net = inputs[0].shape[1], inputs[0].shape[2]
+            maps = [enlarged_map(one, net, size) for one, size in zip(logits, sizes, strict=True)]
+        else:
+            maps = [_enlarge(one, size) for one, size in zip(logits, sizes, strict=True)]
         return [GroupMap(one, float(a)) for one, a in zip(maps, agree, strict=True)]
 
     def _input(self, image: Uint8Array, config: PredictConfig) -> Tensor:
@@ -115,17 +133,31 @@ class GroupPredictor:
         return Prediction(logits)
 
 
-def _enlarge(logits: Tensor, image: Uint8Array) -> NDArray[np.float32]:
-    full = F.interpolate(logits[None], image.shape[:2], mode="bilinear", align_corners=False)
+def _enlarge(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    full = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)
     pixels: NDArray[np.float32] = full[0, 0].cpu().numpy()
     return pixels
 
 
+def enlarged_map(logits: Tensor, net: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Logits (H, W) of a map at `size`, from logits (1, h, w): enlarged to the network's input `net`, made a map
+    there, and the map enlarged with corners on corners, as the release does it.
+    """
+    inputs = F.interpolate(logits[None], net, mode="bilinear", align_corners=False)
+    share = F.interpolate(inputs.sigmoid(), size, mode="bilinear", align_corners=True)[0, 0].cpu().double()
+    pixels: NDArray[np.float32] = torch.special.logit(share, eps=1e-12).float().numpy()
+    return pixels
+
+
 def score_groups(predictor: GroupPredictor, samples: Samples) -> dict[str, float]:
+    """The measures of `group_metrics`."""
+    return group_metrics(predictor, samples).compute()
+
+
+def group_metrics(predictor: GroupPredictor, samples: Samples) -> SaliencyMetrics:
     """Measures over all images of all groups that have masks; samples without a group are groups of their own.
 
-    Raises:
-        ValueError: no sample has a mask.
+    `compute` raises ValueError where no sample has a mask.
     """
     truth = samples.with_masks()
     alone = [[place] for place, info in enumerate(truth.infos) if info.group is None]
@@ -135,4 +167,4 @@ def score_groups(predictor: GroupPredictor, samples: Samples) -> dict[str, float
         for example, one in zip(examples, predictor.predict_group([e.image for e in examples]), strict=True):
             if example.mask is not None:
                 metrics.update(to_map(one.saliency), example.mask, predictor.space.background_id or 0)
-    return metrics.compute()
+    return metrics

@@ -175,14 +175,19 @@ def agreement(seeds: Tensor, mates: Tensor) -> Tensor:
 
 
 def self_contrast(prototype: Tensor, inside: Tensor, outside: Tensor, mates: Tensor) -> Tensor:
-    """SCL: -log(d(p, p+) + eps) - log(1 - d(p, p-) + eps) with d = (1 + cosine) / 2, averaged over groups.
+    """SCL: -log(d(p, p+) + eps) - log(1 - d(p, p-) + eps) with d = (1 + cosine) / 2, averaged over groups; cosine is
+    a b / (|a| |b| + eps), as in the release.
 
     `prototype`, `inside`, `outside` (N, C): prototypes of the whole features, of those on the object, and of the rest.
     """
-    near = (1 + F.cosine_similarity(prototype, inside, dim=1)) / 2
-    far = (1 + F.cosine_similarity(prototype, outside, dim=1)) / 2
+    near, far = ((1 + _cosine(prototype, other)) / 2 for other in (inside, outside))
     losses = -torch.log(near + CONTRAST_EPS) - torch.log(1 - far + CONTRAST_EPS)
     return mean_over_groups(losses, mates)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    lengths: Tensor = a.norm(dim=1) * b.norm(dim=1)
+    return (a * b).sum(dim=1) / (lengths + CONTRAST_EPS)
 
 
 def mean_over_groups(values: Tensor, mates: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Co-salient object detection, top to bottom: groups, network, losses, artefact."""
+"""Co-salient object detection, top to bottom: groups, network, losses, artifact."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +14,22 @@ from maskmill.trainers.dcfm.predict import GroupPredictor, score_groups
 from maskmill.trainers.dcfm.prototypes import self_contrast
 from maskmill.trainers.engine import (
     Artifact,
+    ArtifactInfo,
     GroupSource,
     Job,
     Loop,
     ParamGroup,
     PredictConfig,
+    Samples,
     SegmentationView,
     make_optimizer,
     param_groups,
     save_artifact,
+    widened,
 )
 from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
 
-VERSION = 2
+VERSION = 3
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -34,7 +38,7 @@ def stamps(config: Config) -> tuple[str, ...]:
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on whole groups of samples with masks; returns the artefact's folder. Every class in a mask is object."""
+    """Train on whole groups of samples with masks; returns the artifact's folder. Every class in a mask is object."""
     if job.space.background_id is None:
         raise ValueError(f"label space {job.space.name}: dcfm needs a background id, found none; set background_id")
     mean, std = encoder_normalisation(config.encoder)
@@ -46,8 +50,10 @@ def train(config: Config, job: Job) -> str:
     view = SegmentationView(config.augment, mean, std, 256)
     source = GroupSource(job.data.with_masks(), view, config.batch, config.members, config.seed)
     loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
-    predict = PredictConfig(fit="squash", size=config.augment.size)
-    predictor = GroupPredictor(model, job.space, mean, std, predict, loop.device)
+    described = artifact_of(model, config)
+    predictor = GroupPredictor(
+        model, job.space, mean, std, described["predict"], loop.device, resize=config.test_resize
+    )
     score = None if job.val is None else functools.partial(score_groups, predictor, job.val)
 
     model.train()
@@ -61,17 +67,14 @@ def train(config: Config, job: Job) -> str:
         loop.log(**losses)
         loop.evaluate(score)
 
-    return save_artifact(
-        job,
-        config,
-        modules={"model": model},
-        model={},
-        metrics=loop.metrics,
-        curves=loop.curves(),
-        mean=mean,
-        std=std,
-        predict=predict,
-    )
+    return save_artifact(job, config, metrics=loop.metrics, curves=loop.curves(), **described)
+
+
+def artifact_of(model: Dcfm, config: Config) -> dict[str, Any]:
+    """What the artifact of a trained network holds: arguments of `save_artifact`."""
+    mean, std = encoder_normalisation(config.encoder)
+    predict = PredictConfig(fit="squash", size=config.augment.size)
+    return {"modules": {"model": model}, "model": {}, "mean": mean, "std": std, "predict": predict}
 
 
 def optimised(model: Dcfm, encoder_factor: float) -> list[ParamGroup]:
@@ -86,8 +89,9 @@ def compute_losses(
     config: Config, model: Dcfm, features: list[Tensor], output: Output, mask: Tensor, background: int, mates: Tensor
 ) -> dict[str, Tensor]:
     """`loss` and its parts. `mask` int64 (N, H, W), 255 = counts for nothing."""
-    valid = (mask != 255).float()[:, None]
-    target = (mask != background).float()[:, None] * valid
+    dtype = widened(output.logits[0]).dtype
+    valid = (mask != 255).to(dtype)[:, None]
+    target = (mask != background).to(dtype)[:, None] * valid
     parts = {"iou": deep_loss(output.logits, target, valid)}
     loss = parts["iou"]
     if output.mined is not None and config.response_weight:
@@ -103,10 +107,16 @@ def compute_losses(
     return {"loss": loss, **parts}
 
 
+def evaluate(predictor: GroupPredictor, samples: Samples, info: ArtifactInfo) -> dict[str, Any]:
+    """The measures of co-saliency, each group predicted whole."""
+    return dict(score_groups(predictor, samples))
+
+
 def load(artifact: Artifact, device: torch.device) -> GroupPredictor:
     """The trained network, ready to predict groups."""
     info = artifact.info
     config = Config.model_validate({**info.config, "encoder_weights": "random"})
     model = Dcfm(config)
     artifact.load(model=model)
-    return GroupPredictor(model, info.label_space, info.mean, info.std, info.predict, device)
+    resize = config.test_resize
+    return GroupPredictor(model, info.label_space, info.mean, info.std, info.predict, device, resize=resize)

@@ -19,6 +19,18 @@ PRESETS: dict[str, dict[str, Any]] = {
             options={"img_size": 512, "strict_img_size": False},
         ),
         "augment": AugmentConfig(size=512, fit="native", scale=(0.5, 2.0)),
+        "kernel": "product",
+        "energy": "potts",
+        "reg_weight": 0.1,
+        "reg_delay": 0.005,
+        "reg_ramp": 0.05,
+        "fc_weight": 1.0,
+        "smooth_weight": 3.0,
+        "target_start": 0.1,
+        "target_threshold": 0.9,
+        "optimizer": "adamw",
+        "betas": (0.9, 0.999),
+        "precision": "fp32",
         "steps": 40_000,
         "batch": 16,
         "lr": 6e-5,
@@ -38,38 +50,79 @@ class Config(ScribbleConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
     presets: ClassVar = PRESETS
-    preset: Literal["starter", "faithful"] = "starter"
-    segmenter: SegmenterConfig = SegmenterConfig(
-        architecture="fpn", options={"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 64}
+    preset: Literal["starter", "faithful"] = Field(
+        default="starter",
+        description="values for all that is not given: faithful = our reading of the paper, starter = for a CPU",
     )
-    augment: AugmentConfig = AugmentConfig(size=128, scale=(0.75, 1.5))
-    decay_norms: bool = True
-    mask_dice: float = Field(default=1.0, ge=0)  # weight of the Dice loss beside cross-entropy, with masks alone
+    segmenter: SegmenterConfig = Field(
+        default=SegmenterConfig(
+            architecture="fpn", options={"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 64}
+        ),
+        description="network that is trained",
+    )
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(size=128, scale=(0.75, 1.5)), description="how an image becomes a training crop"
+    )
+    decay_norms: bool = Field(
+        default=True, description="let weight decay act on norms, biases and position tables of transformers, too"
+    )
+    mask_dice: float = Field(
+        default=1.0, ge=0, description="with supervision: masks: weight of the Dice loss beside cross-entropy"
+    )
 
     # The regularised loss
-    reg_weight: float = Field(default=0.1, ge=0)  # normalised by pixel, as Gated CRF's; 0 = off
-    kernel: Combination = "product"  # static = Gated CRF, the ablation that every report needs
-    energy: Literal["potts", "l1"] = "potts"
-    loss_stride: int = Field(default=4, ge=1)  # network pixels a cell of the loss grid, a side
-    radius: int = Field(default=5, ge=1)  # of the regulariser's window, in cells
-    gamma: float = Field(default=1.0, ge=0)  # exponent of the learned affinity
-    static_share: float = Field(default=0.5, ge=0)  # of `sum`
-    deep_share: float = Field(default=0.5, ge=0)
-    mass_normalised: bool = False  # divide the kernel by its mean mass a pixel
-    detach_kernel: bool = True  # False lets the loss flatten the kernel instead of the labels: it collapses
-    reg_delay: float = Field(default=0.005, ge=0, le=1)  # share of the steps without the regulariser
-    reg_ramp: float = Field(default=0.05, ge=0, le=1)  # share of the steps at which it reaches its weight
+    reg_weight: float = Field(default=0.1, ge=0, description="weight of the regularised loss a pixel; 0 = off")
+    kernel: Combination = Field(
+        default="product",
+        description="what makes two cells alike: static (position and colour, Gated CRF), product (times the "
+        "learned affinity), sum (beside it)",
+    )
+    energy: Literal["potts", "l1"] = Field(
+        default="potts", description="how unlike predictions are charged: potts, or l1 distance"
+    )
+    loss_stride: int = Field(default=4, ge=1, description="network pixels a cell of the loss grid, a side")
+    radius: int = Field(default=5, ge=1, description="of the regulariser's window, in cells")
+    gamma: float = Field(default=1.0, ge=0, description="exponent of the learned affinity; 0 = it has no say")
+    static_share: float = Field(default=0.5, ge=0, description="with kernel: sum: weight of position and colour")
+    deep_share: float = Field(default=0.5, ge=0, description="with kernel: sum: weight of the learned affinity")
+    mass_normalised: bool = Field(default=False, description="divide the kernel by its mean mass a pixel")
+    detach_kernel: bool = Field(
+        default=True,
+        description="keep gradients out of the kernel; false lets the loss flatten the kernel instead of the "
+        "labels, and it collapses",
+    )
+    reg_delay: float = Field(default=0.005, ge=0, le=1, description="share of the steps without the regulariser")
+    reg_ramp: float = Field(
+        default=0.05, ge=0, le=1, description="share of the steps at which the regulariser reaches its weight"
+    )
 
     # The feature consistency head
-    fc_weight: float = Field(default=1.0, ge=0)  # 0 = no head; kernels product and sum need it
-    smooth_weight: float = Field(default=3.0, ge=0)
-    head_dim: int = Field(default=64, ge=1)
-    head_widths: tuple[int, ...] = Field(default=(32, 32, 64, 64), min_length=1)  # levels of stride 4, 8, 16, 32
-    pair_radius: int = Field(default=4, ge=1)
-    long_pairs: int = Field(default=96, ge=0)  # labelled pixels an image whose pairs count at any distance
-    target_start: float = Field(default=0.1, ge=0, le=1)  # share of the steps from which sure predictions are targets
-    target_threshold: float = Field(default=0.9, gt=0, le=1)
-    grid_labels: Literal["drawn", "nearest"] = "drawn"  # strokes on the loss grid; nearest loses most thin ones
+    fc_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="weight of the feature consistency head's loss; 0 = no head, which kernels product and sum need",
+    )
+    smooth_weight: float = Field(
+        default=3.0, ge=0, description="weight of the head's smoothness where colours are alike"
+    )
+    head_dim: int = Field(default=64, ge=1, description="channels of the head's embedding")
+    head_widths: tuple[int, ...] = Field(
+        default=(32, 32, 64, 64), min_length=1, description="channels of the head's levels of stride 4, 8, 16 and 32"
+    )
+    pair_radius: int = Field(
+        default=4, ge=1, description="of the window whose pairs of labelled cells teach the head, in cells"
+    )
+    long_pairs: int = Field(
+        default=96, ge=0, description="labelled pixels an image whose pairs count at any distance; 0 = none"
+    )
+    target_start: float = Field(
+        default=0.1, ge=0, le=1, description="share of the steps from which on sure predictions are targets of the head"
+    )
+    target_threshold: float = Field(default=0.9, gt=0, le=1, description="least probability of such a prediction")
+    grid_labels: Literal["drawn", "nearest"] = Field(
+        default="drawn",
+        description="strokes on the loss grid: drawn as area, or by the nearest pixel, which loses most thin ones",
+    )
 
     @model_validator(mode="after")
     def _head_where_needed(self) -> "Config":

@@ -1,5 +1,6 @@
-"""DFR-style training, top to bottom: settings, network and head, losses, loop, artefact."""
+"""DFR-style training, top to bottom: settings, network and head, losses, loop, artifact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +19,11 @@ from maskmill.trainers.dfr.consistency import (
 )
 from maskmill.trainers.dfr.kernel import KernelRule, mean_mass
 from maskmill.trainers.dfr.model import FeatureConsistencyHead, level_channels, segment
-from maskmill.trainers.engine import Batch, Job, ParamGroup, check_crops, describe_segmenter, param_groups
+from maskmill.trainers.engine import Batch, Job, ParamGroup, check_crops, describe_segmenter, param_groups, widened
 from maskmill.trainers.scribbles import ScribbleRun, partial_ce
 from maskmill.trainers.supervised.losses import dice_loss
 from maskmill.vision.scribbles import grid_labels, grid_valid
-from maskmill.vision.segmenters import build_segmenter, weights_stamp
+from maskmill.vision.segmenters import build_segmenter, encoder_normalisation, weights_stamp
 from maskmill.vision.windows import colour_kernel, feature_distances, l1_energy, narrowed, potts_energy
 
 VERSION = 2
@@ -127,20 +128,21 @@ class Regulariser:
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on scribbles (or on masks, the upper bound); returns the artefact's folder."""
+    """Train on scribbles (or on masks, the upper bound); returns the artifact's folder."""
     classes = max(job.space.size, 2)
     torch.manual_seed(config.seed)
     model = build_segmenter(config.segmenter, classes)
     check_crops(model, config.augment.size, config.segmenter.architecture)
     head = FeatureConsistencyHead(level_channels(model), config.head_widths, config.head_dim)
     modules: dict[str, nn.Module] = {"model": model, **({"head": head} if config.uses_head else {})}
-    run = ScribbleRun(config, job, config.segmenter.encoder, modules, _groups(config, modules), model)
+    colours = encoder_normalisation(config.segmenter.encoder)
+    run = ScribbleRun(config, job, colours, modules, optimised(config, modules), model)
     regulariser = Regulariser(config, job.space.background_id)
 
     for step, batch in run.loop:
         with run.loop.autocast():
             logits, features = segment(model, batch["image"])
-        logits = logits.float()
+        logits = widened(logits)
         pce = partial_ce(logits, batch["labels"])
         loss, notes = pce, {"pce": pce}
         if config.supervision == "masks" and config.mask_dice:
@@ -148,7 +150,7 @@ def train(config: Config, job: Job) -> str:
         if config.uses_head or config.uses_kernel:
             grid = Grid.of(batch, config)
             p = F.interpolate(logits, grid.size, mode="bilinear", align_corners=False, antialias=True).softmax(dim=1)
-            embedding = head([f.float() for f in features], grid.size) if config.uses_head else None
+            embedding = head([widened(f) for f in features], grid.size) if config.uses_head else None
             pairs = regulariser.pairs(grid, embedding)
             if embedding is not None:
                 begun = step >= config.target_start * config.steps
@@ -164,8 +166,11 @@ def train(config: Config, job: Job) -> str:
     return run.save(model, describe_segmenter(config.segmenter, classes))  # the head is needed for training alone
 
 
-def _groups(config: Config, modules: dict[str, nn.Module]) -> list[ParamGroup]:
-    groups = []
+def optimised(config: Config, modules: Mapping[str, nn.Module]) -> list[ParamGroup]:
+    """All trained modules, the encoder at its own rate; with `decay_norms` off, norms, biases and position tables
+    without weight decay.
+    """
+    groups: list[ParamGroup] = []
     for name, module in modules.items():
         for part, child in module.named_children():
             factor = config.encoder_lr_factor if (name, part) == ("model", "encoder") else 1.0

@@ -1,4 +1,4 @@
-"""One engine for all trainers: settings, data, loop, checkpoints, metrics, prediction, artefacts. Knows no method."""
+"""One engine for all trainers: settings, data, loop, checkpoints, metrics, prediction, artifacts. Knows no method."""
 
 from typing import TYPE_CHECKING
 
@@ -40,15 +40,16 @@ if TYPE_CHECKING:
         shuffled,
     )
     from maskmill.trainers.engine.config import Fit, PredictConfig, Runtime, TrainerConfig
-    from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision
+    from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision, widened
+    from maskmill.trainers.engine.initial import initialise
     from maskmill.trainers.engine.job import Job
     from maskmill.trainers.engine.loop import Loop
     from maskmill.trainers.engine.metrics import SegmentationMetrics, class_name, evaluate
     from maskmill.trainers.engine.optim import ParamGroup, lr_factor, make_optimizer, param_groups
-    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor, check_images
+    from maskmill.trainers.engine.predict import Prediction, SegmentationPredictor, check_images, with_crf
     from maskmill.trainers.engine.remembered import Remembered
     from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
-    from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter
+    from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter, segmenter_groups
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -91,6 +92,7 @@ __all__ = [
     "evaluate",
     "evaluating",
     "fitted_size",
+    "initialise",
     "is_finished",
     "jitter_colours",
     "load_segmenter",
@@ -105,7 +107,10 @@ __all__ = [
     "resize_image",
     "sample_rng",
     "save_artifact",
+    "segmenter_groups",
     "shuffled",
+    "widened",
+    "with_crf",
 ]
 
 __getattr__ = lazily(
@@ -115,6 +120,7 @@ __getattr__ = lazily(
     "job",
     "augment",
     "device",
+    "initial",
     "batches",
     "artifact",
     "checkpoint",

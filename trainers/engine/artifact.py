@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from maskmill.data_contracts import LabelSpace, bytes_hash, content_id, package_versions, read_bytes, write_bytes
 from maskmill.data_contracts.secrets import published
 from maskmill.data_contracts.sums import checked_json, json_fault, read_json, sum_fault
+from maskmill.data_contracts.texts import parse_json
 from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
 from maskmill.trainers.engine.config import PredictConfig, TrainerConfig
 from maskmill.trainers.engine.job import Job
 
+EARLIER = "artefact"  # what the folder was called before it was `artifact`; such folders are still found
 VERSIONED = ("maskmill", "torch", "timm", "segmentation_models_pytorch", "open_clip_torch", "numpy")
 
 
@@ -43,7 +45,7 @@ class ArtifactInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artefact folder as read: `tensors` are named `module/NAME/KEY`."""
+    """An artifact folder as read: `tensors` are named `module/NAME/KEY`."""
 
     path: str
     info: ArtifactInfo
@@ -84,8 +86,12 @@ def save_artifact(
         data_counts=job.data.counts,
         versions=package_versions(VERSIONED),
         weights=content_id(weights),
-        sums={"metrics.json": bytes_hash(_json(metrics)), "curves.png": bytes_hash(curves)},
     )
+    found = [] if job.look is None else job.look(Artifact(job.out_dir, info, metrics, load_tensors(weights)))
+    if found:
+        metrics = {**metrics, "alarms": [*metrics.get("alarms", []), *found]}
+    sums = {"metrics.json": bytes_hash(_json(metrics)), "curves.png": bytes_hash(curves)}
+    info = info.model_copy(update={"sums": sums})
     write_bytes(os.path.join(job.out_dir, "model.safetensors"), weights)
     write_bytes(os.path.join(job.out_dir, "metrics.json"), _json(metrics))
     write_bytes(os.path.join(job.out_dir, "curves.png"), curves)
@@ -93,38 +99,57 @@ def save_artifact(
     return job.out_dir
 
 
+def found_at(path: str) -> str:
+    """Where the artifact of `path` lies: there, or where an earlier version left it (OUT/artefact for OUT/artifact)."""
+    folder, name = os.path.split(path.rstrip("/"))
+    earlier = os.path.join(folder, EARLIER)
+    return earlier if name == "artifact" and not _is_there(path) and _is_there(earlier) else path
+
+
+def _is_there(path: str) -> bool:
+    try:
+        read_bytes(os.path.join(path, "config.json"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def read_info(path: str) -> ArtifactInfo:
-    """config.json of an artefact folder.
+    """config.json of an artifact folder.
 
     Raises:
-        FileNotFoundError: no finished artefact there.
+        FileNotFoundError: no finished artifact there.
     """
+    path = found_at(path)
     try:
         return ArtifactInfo.model_validate(read_json(os.path.join(path, "config.json")))
     except FileNotFoundError as error:
-        message = f"{path}: expected a trained artefact (config.json), found none; train it first"
+        inside = os.path.join(found_at(os.path.join(path, "artifact")), "config.json")
+        fix = f"name {os.path.dirname(inside)}" if os.path.isfile(inside) else "train it first"
+        message = f"{path}: expected a trained artifact (config.json), found none; {fix}"
         raise FileNotFoundError(message) from error
 
 
 def read_artifact(path: str) -> Artifact:
-    """Read and verify an artefact folder.
+    """Read and verify an artifact folder.
 
     Raises:
-        FileNotFoundError: no finished artefact there.
+        FileNotFoundError: no finished artifact there.
         ValueError: the weights are not the ones that config.json names.
     """
+    path = found_at(path)
     info = read_info(path)
     weights = read_bytes(os.path.join(path, "model.safetensors"))
     if (found := content_id(weights)) != info.weights:
         raise ValueError(
             f"{path}/model.safetensors: expected content {info.weights}, found {found}; train or copy it again"
         )
-    metrics = json.loads(read_bytes(os.path.join(path, "metrics.json")))
+    metrics = parse_json(read_bytes(os.path.join(path, "metrics.json")))
     return Artifact(path, info, metrics, load_tensors(weights))
 
 
 def is_finished(path: str, fingerprint: str) -> bool:
-    """True when a complete artefact of exactly this run lies at `path`."""
+    """True when a complete artifact of exactly this run lies at `path`."""
     try:
         return read_info(path).fingerprint == fingerprint and artifact_fault(path) is None
     except (FileNotFoundError, ValueError):
@@ -132,11 +157,12 @@ def is_finished(path: str, fingerprint: str) -> bool:
 
 
 def artifact_fault(path: str) -> str | None:
-    """What is wrong with a finished artefact's files, in words; None where nothing is.
+    """What is wrong with a finished artifact's files, in words; None where nothing is.
 
     Raises:
-        FileNotFoundError: no finished artefact there.
+        FileNotFoundError: no finished artifact there.
     """
+    path = found_at(path)
     try:
         info = read_info(path)
     except ValueError as error:

@@ -21,18 +21,24 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: int = Field(default=128, ge=8)
-    fit: Fit = "short"  # what `size` means at scale 1: nothing, the short side, the long side, or both (aspect lost)
-    scale: tuple[float, float] = (1.0, 1.0)  # uniform factor on top of the fit
-    rotate: float = Field(default=0.0, ge=0, le=180)  # degrees, uniform in ±rotate
-    quarter_turns: bool = False  # 0, 90, 180 or 270 degrees as well
-    flip: float = Field(default=0.5, ge=0, le=1)  # probability of a left-right flip
-    brightness: float = Field(default=0.0, ge=0, lt=1)  # factor in 1 ± this
-    contrast: float = Field(default=0.0, ge=0, lt=1)
-    saturation: float = Field(default=0.0, ge=0, lt=1)
-    hue: float = Field(default=0.0, ge=0, le=0.5)  # turns of the colour circle, ±
-    grey: float = Field(default=0.0, ge=0, le=1)  # probability of a grey image
-    blur: float = Field(default=0.0, ge=0, le=1)  # probability of a Gaussian blur of sigma 0.1..2
+    size: int = Field(default=128, ge=8, description="side of the square crop in pixels")
+    fit: Fit = Field(
+        default="short",
+        description="what `size` means at scale 1: native (nothing is resized), the short side, the long side, or "
+        "squash (both; the aspect is lost)",
+    )
+    scale: tuple[float, float] = Field(
+        default=(1.0, 1.0), description="least and greatest factor on top of the fit, uniform"
+    )
+    rotate: float = Field(default=0.0, ge=0, le=180, description="greatest turn to either side in degrees, uniform")
+    quarter_turns: bool = Field(default=False, description="turn by 0, 90, 180 or 270 degrees as well")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a left-right flip")
+    brightness: float = Field(default=0.0, ge=0, lt=1, description="brightness varies by this share, ±")
+    contrast: float = Field(default=0.0, ge=0, lt=1, description="contrast varies by this share, ±")
+    saturation: float = Field(default=0.0, ge=0, lt=1, description="saturation varies by this share, ±")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="turns of the colour circle, ±")
+    grey: float = Field(default=0.0, ge=0, le=1, description="probability of a grey image")
+    blur: float = Field(default=0.0, ge=0, le=1, description="probability of a Gaussian blur of sigma 0.1 to 2 pixels")
 
 
 @dataclass(frozen=True)

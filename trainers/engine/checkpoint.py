@@ -15,7 +15,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskmill.data_contracts import read_bytes, write_bytes
+from maskmill.data_contracts import changes, read_bytes, write_bytes
+from maskmill.data_contracts.texts import parse_json
+from maskmill.data_contracts.versions import deciding_versions
 
 Json = Any  # what json.dumps takes
 
@@ -31,6 +33,7 @@ class Progress:
     memory: dict[str, Json] = field(default_factory=dict)
     scaler: dict[str, Json] = field(default_factory=dict)  # of fp16's loss scaling
     history: list[dict[str, Json]] = field(default_factory=list)  # evaluations so far
+    made_with: dict[str, str] = field(default_factory=deciding_versions)  # whole runs are trained by one major version
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -83,15 +86,16 @@ def load_checkpoint(
     path: str, fingerprint: str, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> Progress | None:
     """Put a checkpoint's state into modules and optimisers; None (and nothing touched) where there is none of this
-    run.
+    run, or one of other major versions of what decides results.
     """
     if not os.path.exists(path):
         return None
     data = read_bytes(path)
-    state = json.loads(read_metadata(data)["state"])
-    progress = Progress(**state["progress"])
-    if progress.fingerprint != fingerprint:
+    state = parse_json(read_metadata(data)["state"])
+    progress = Progress(**{"made_with": {}, **state["progress"]})
+    if progress.fingerprint != fingerprint or changes(progress.made_with, major=True):
         return None
+    progress.made_with = deciding_versions()
     tensors = load_tensors(data)
     load_modules(modules, tensors)
     for name, optimizer in optimizers.items():
@@ -115,5 +119,5 @@ def _optimizer_state(name: str, plain: dict[str, Json], tensors: Mapping[str, Te
 def read_metadata(data: bytes) -> dict[str, str]:
     """The string metadata in the header of safetensors bytes."""
     (length,) = struct.unpack("<Q", data[:8])
-    header: dict[str, dict[str, str]] = json.loads(data[8 : 8 + length])
+    header: dict[str, dict[str, str]] = parse_json(data[8 : 8 + length])
     return header.get("__metadata__", {})

@@ -5,16 +5,26 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskmill.trainers.engine.config import TrainerConfig
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is cuda where there is one, else cpu; anything else is taken as torch's name of the device."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is cuda where there is one, else cpu; anything else is taken as torch's name of the device.
+
+    Raises:
+        ValueError: no such device, or a GPU that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 …") from error
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device {name!r}: torch finds {count} GPUs here; auto takes what there is, cpu always works")
+    return device
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -60,3 +70,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in fp32 where autocast left it narrower; fp64 stays."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskmill.data_contracts import write_bytes
+from maskmill.data_contracts.storage import naming
+from maskmill.data_contracts.texts import parse_json
 
 Record = dict[str, Any]
 
@@ -22,7 +24,7 @@ class MetricsLog:
     def write(self, record: Record) -> None:
         """Append one line and hand it to the system at once."""
         self.records.append(record)
-        with open(self.path, "a", encoding="utf-8") as handle:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
 
 
@@ -34,7 +36,7 @@ def read_log(path: str) -> list[Record]:
     with open(path, encoding="utf-8") as handle:
         for line in handle:
             if line.endswith("\n"):
-                records.append(json.loads(line))
+                records.append(parse_json(line))
     return records
 
 

@@ -29,6 +29,7 @@ from maskmill.trainers.engine import device as devices
 from maskmill.trainers.engine.batches import Batch, Source, prefetch, to_device
 from maskmill.trainers.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from maskmill.trainers.engine.config import TrainerConfig
+from maskmill.trainers.engine.health import still_loss
 from maskmill.trainers.engine.history import MetricsLog, draw_curves
 from maskmill.trainers.engine.job import Job
 from maskmill.trainers.engine.optim import lr_factor, set_lr
@@ -71,7 +72,8 @@ class Loop:
         self._checkpoint = os.path.join(job.run_dir, "checkpoint.safetensors")
         found = load_checkpoint(self._checkpoint, job.fingerprint, modules, optimizers)
         if found is None and os.path.exists(self._checkpoint):
-            logger.warning("%s belongs to another run (other settings or data): starting from step 0", self._checkpoint)
+            why = "other settings, data, or major versions of torch and the like"
+            logger.warning("%s belongs to another run (%s): starting from step 0", self._checkpoint, why)
         self._progress = found or Progress(job.fingerprint, memory=memory or {})
         if found and found.scaler:
             self._scaler.load_state_dict(found.scaler)
@@ -203,9 +205,12 @@ class Loop:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The last evaluation, and all of them under `history`: what goes into metrics.json."""
+        """The last evaluation, and all of them under `history`: what goes into metrics.json; `alarms` where there is
+        cause for one.
+        """
         last = self.history[-1] if self.history else {}
-        return {**last, "steps": self.step, "history": self.history}
+        still = still_loss(self._log.records)
+        return {**last, "steps": self.step, "history": self.history, **({"alarms": [still]} if still else {})}
 
     def curves(self) -> bytes:
         """PNG of losses and metrics so far."""

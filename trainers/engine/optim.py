@@ -8,6 +8,8 @@ from torch import nn, optim
 
 from maskmill.trainers.engine.config import TrainerConfig
 
+POSITIONS = ("relative_position_bias_table", "pos_embed", "positional_embedding")  # how timm's parameter names end
+
 
 @dataclass(frozen=True)
 class ParamGroup:
@@ -19,14 +21,15 @@ class ParamGroup:
 
 
 def param_groups(module: nn.Module, lr_factor: float = 1.0, *, decay_norms: bool = True) -> list[ParamGroup]:
-    """Trainable parameters of a module; with `decay_norms` off, those with one axis (norms, biases) form a group of
-    their own.
+    """Trainable parameters of a module; with `decay_norms` off, those with one axis (norms, biases) and position tables
+    of transformers form a group of their own.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if decay_norms:
-        return [ParamGroup(tuple(trainable), lr_factor)]
-    weights = tuple(p for p in trainable if p.ndim > 1)
-    vectors = tuple(p for p in trainable if p.ndim <= 1)
+        return [ParamGroup(tuple(p for _, p in trainable), lr_factor)]
+    spared = {name for name, p in trainable if p.ndim <= 1 or name.endswith(POSITIONS)}
+    weights = tuple(p for name, p in trainable if name not in spared)
+    vectors = tuple(p for name, p in trainable if name in spared)
     return [ParamGroup(weights, lr_factor), ParamGroup(vectors, lr_factor, weight_decay=0.0)]
 
 

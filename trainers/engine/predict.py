@@ -15,6 +15,7 @@ from maskmill.trainers.engine.augment import fitted_size, resize_image
 from maskmill.trainers.engine.batches import Rgb, normalise
 from maskmill.trainers.engine.config import PredictConfig
 from maskmill.trainers.engine.device import evaluating
+from maskmill.vision.refine import CrfOptions, refine_many
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ def check_images(images: Sequence[Uint8Array]) -> None:
     for position, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
+
+
+def with_crf(
+    found: Sequence[Prediction], images: Sequence[Uint8Array], options: CrfOptions, workers: int | None = None
+) -> list[Prediction]:
+    """Predictions after softmax and dense CRF at image size; the logits are logarithms of the CRF's probabilities."""
+    items = [(image, one.probabilities) for image, one in zip(images, found, strict=True)]
+    return [Prediction(np.log(np.clip(p, 1e-8, None))) for p in refine_many(items, workers, options)]
 
 
 class SegmentationPredictor:

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from maskmill.data_contracts import Contract, content_id, read_footer
+from maskmill.data_contracts import TEMPORARY, Contract, content_id, read_footer
+from maskmill.data_contracts.shards import read_groups
+from maskmill.data_contracts.storage import naming
 
 Row = dict[str, Any]
 
@@ -54,24 +56,21 @@ class RowStore:
 
     def _read(self, paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in paths:
-            fs, target = fsspec.core.url_to_fs(path)
-            with fs.open(target, "rb") as handle:
-                file = pq.ParquetFile(handle)
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=self._columns)
-                    table = table.filter(pc.is_in(table.column("sample_id"), value_set=self._keep))
-                    yield from table.select(self._columns).cast(self._schema).to_batches()
+            for table in read_groups(path, self._columns):
+                table = table.filter(pc.is_in(table.column("sample_id"), value_set=self._keep))
+                yield from table.select(self._columns).cast(self._schema).to_batches()
 
     def _mapped(self, paths: Sequence[str], cache: str) -> list[pa.RecordBatch]:
         contents = [footer.content for path in paths if (footer := read_footer(path)) is not None]
         target = os.path.join(cache, f"rows-{content_id(*contents, *self._columns, *self._keep.to_pylist())}.arrow")
         if not os.path.exists(target):
             os.makedirs(cache, exist_ok=True)
-            temporary = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-            with pa.ipc.new_file(temporary, self._schema) as writer:
-                for batch in self._read(paths):
-                    writer.write_batch(batch)
-            os.replace(temporary, target)
+            temporary = os.path.join(cache, f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            with naming(target):
+                with pa.ipc.new_file(temporary, self._schema) as writer:
+                    for batch in self._read(paths):
+                        writer.write_batch(batch)
+                os.replace(temporary, target)
         reader = pa.ipc.open_file(pa.memory_map(target))
         return [reader.get_batch(number) for number in range(reader.num_record_batches)]
 

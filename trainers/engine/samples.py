@@ -2,7 +2,7 @@
 selection kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from maskmill.data_contracts import (
     SAMPLE,
     WEAK_LABEL,
     Contract,
+    Relabel,
     Uint8Array,
     content_id,
     decode_image,
@@ -26,6 +27,7 @@ from maskmill.data_contracts import (
     read_footer,
     read_shard,
 )
+from maskmill.data_contracts.relabel import remapped
 from maskmill.trainers.engine.rows import Row, RowStore
 
 _INFO = ["sample_id", "height", "width", "class_ids", "group", "index", "mask"]
@@ -42,11 +44,15 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    samples: tuple[str, ...] = Field(min_length=1)  # SAMPLE
-    labels: tuple[str, ...] = ()  # PSEUDO_LABEL
-    weak: tuple[str, ...] = ()  # WEAK_LABEL
-    decisions: str | None = None  # DECISION; only samples that it kept
-    ids: tuple[str, ...] | None = None  # only these samples
+    samples: tuple[str, ...] = Field(min_length=1, description="folders of SAMPLE shards, or shard files")
+    labels: tuple[str, ...] = Field(
+        default=(), description="folders of PSEUDO_LABEL shards: masks to train on in place of the samples' own"
+    )
+    weak: tuple[str, ...] = Field(
+        default=(), description="folders of WEAK_LABEL shards: tags, boxes, scribbles or points to train on"
+    )
+    decisions: str | None = Field(default=None, description="DECISION file; only samples that it kept are used")
+    ids: tuple[str, ...] | None = Field(default=None, description="only these sample ids; null = all")
 
     @field_validator("samples", "labels", "weak", mode="before")
     @classmethod
@@ -65,6 +71,7 @@ class Info:
     group: str | None
     index: int | None
     has_mask: bool
+    mended: tuple[tuple[int, int], ...] = ()  # ids of the sample's own mask that people said are others
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Samples:
             ContractError: a shard of another contract or version.
         """
         rows = _table(config.samples, SAMPLE, _INFO)
-        kept = None if config.decisions is None else _kept_ids(config.decisions)
+        kept = None if config.decisions is None else _kept(config.decisions)
         labelled = {
             str(r["sample_id"]) for r in _table(config.labels, PSEUDO_LABEL, ["sample_id", "mask"]) if r["mask"]
         }
@@ -120,7 +127,7 @@ class Samples:
                 continue
             truth = row["mask"] and not config.weak
             has_mask = sample_id in labelled if config.labels else truth
-            found[sample_id] = _info(row, tags.get(sample_id), has_mask)
+            found[sample_id] = _info(row, tags.get(sample_id), has_mask, (kept or {}).get(sample_id))
         paths = [path for place in (*config.samples, *config.labels, *config.weak) for path in _shards(place)]
         lineage = [footer.content for path in paths if (footer := read_footer(path)) is not None]
         return cls(config, tuple(found[i] for i in sorted(found)), tuple(lineage), counts, cache, memory_mb)
@@ -138,14 +145,17 @@ class Samples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of which samples these are and of their labels; a sample_id already stands for image and mask."""
+        """Hash of which samples these are and of their labels; a sample_id already stands for image and mask as they
+        were ingested.
+        """
         labels = [
             footer.content
             for place in (*self.config.labels, *self.config.weak)
             for path in _shards(place)
             if (footer := read_footer(path)) is not None
         ]
-        return content_id(*self.ids, None, *sorted(labels))
+        mended = [f"{info.sample_id}: {info.mended}" for info in self.infos if info.mended]
+        return content_id(*self.ids, None, *sorted(labels), *([None, *mended] if mended else []))
 
     @cached_property
     def groups(self) -> dict[str, list[int]]:
@@ -209,7 +219,7 @@ class Samples:
         example = Example(
             info=info,
             image=decode_image(row["image"]["bytes"], info.sample_id),
-            mask=_label(mask, info),
+            mask=_label(mask, info, () if self.config.labels else info.mended),
             confidence=_label(label.get("confidence"), info),
             scribble=_label(hints.get("scribble"), info),
             boxes=_numbers(hints.get("boxes"), ("class_id", "x0", "y0", "x1", "y1")),
@@ -239,12 +249,18 @@ def _table(places: Sequence[str], contract: Contract, columns: list[str]) -> lis
     return rows
 
 
-def _kept_ids(place: str) -> set[str]:
-    return {str(row["sample_id"]) for row in _table((place,), DECISION, ["sample_id", "kept"]) if row["kept"]}
+def _kept(place: str) -> dict[str, Relabel | None]:
+    """The kept samples, each with what people said of its label."""
+    rows = _table((place,), DECISION, ["sample_id", "kept", "relabel_from", "relabel_to"])
+    return {str(row["sample_id"]): Relabel.of(row) for row in rows if row["kept"]}
 
 
 def _why_not(
-    sample_id: str, found: dict[str, Info], kept: set[str] | None, wanted: set[str] | None, tags: dict[str, Any] | None
+    sample_id: str,
+    found: dict[str, Info],
+    kept: Collection[str] | None,
+    wanted: set[str] | None,
+    tags: dict[str, Any] | None,
 ) -> str | None:
     if sample_id in found:
         return "duplicate_id"
@@ -255,20 +271,22 @@ def _why_not(
     return "no_weak_label" if tags is not None and sample_id not in tags else None
 
 
-def _info(row: Row, tags: list[int] | None, has_mask: bool) -> Info:
+def _info(row: Row, tags: list[int] | None, has_mask: bool, relabel: Relabel | None) -> Info:
+    own = relabel.ids(row["class_ids"]) if relabel else row["class_ids"]
     return Info(
         sample_id=str(row["sample_id"]),
         height=int(row["height"]),
         width=int(row["width"]),
-        class_ids=tuple(row["class_ids"] if tags is None else tags),
+        class_ids=tuple(own if tags is None else tags),
         group=row["group"],
         index=row["index"],
         has_mask=has_mask,
+        mended=relabel.pairs(row["class_ids"]) if relabel else (),
     )
 
 
-def _label(file: Row | None, info: Info) -> Uint8Array | None:
-    return None if file is None else decode_mask(file["bytes"], info.sample_id)
+def _label(file: Row | None, info: Info, mended: Iterable[tuple[int, int]] = ()) -> Uint8Array | None:
+    return None if file is None else remapped(decode_mask(file["bytes"], info.sample_id), mended)
 
 
 def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> NDArray[np.float32]:

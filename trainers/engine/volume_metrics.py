@@ -7,7 +7,9 @@ Two conventions of the distances, never to be mixed in one column:
 - `medpy` (MedPy 0.5, published tables): 95HD is the 95th percentile of both directed sets pooled, ASD runs from the
   prediction's surface to the reference's alone; in voxels unless a spacing is given.
 
-A class that one of the two lacks has no distance; it is counted as missed or invented, never scored as perfect.
+A class that one of the two lacks has no distance; it is counted as missed or invented, never scored as perfect. With
+`empty: zero`, as in the published tables of SSL4MIS, BCP and ABD, a class that is not predicted scores 0 in all
+measures, in its distances, too, where 0 is best.
 """
 
 import math
@@ -22,6 +24,7 @@ from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
 
 Bool = NDArray[np.bool_]
 Convention = Literal["monai", "medpy"]
+Empty = Literal["left_out", "zero"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,14 @@ class Overlap:
 
 
 def compare(
-    predicted: Bool, target: Bool, spacing: Sequence[float] | None = None, convention: Convention = "monai"
+    predicted: Bool,
+    target: Bool,
+    spacing: Sequence[float] | None = None,
+    convention: Convention = "monai",
+    empty: Empty = "left_out",
 ) -> Overlap | None:
     """Measures of two masks of the same shape; None where both are empty. `spacing` in mm by axis, None = voxels.
+    With `empty: zero` a prediction of nothing scores 0 throughout, whatever the target.
 
     Raises:
         ValueError: shapes differ.
@@ -47,6 +55,8 @@ def compare(
     if predicted.shape != target.shape:
         raise ValueError(f"expected a prediction of {target.shape}, found {predicted.shape}; resize it to the target")
     sizes = int(predicted.sum()), int(target.sum())
+    if sizes[0] == 0 and empty == "zero":
+        return Overlap(0.0, 0.0, 0.0, 0.0, missed=sizes[1] > 0, invented=False)
     if not any(sizes):
         return None
     both = int((predicted & target).sum())
@@ -101,8 +111,8 @@ def border(mask: Bool) -> Bool:
 class VolumeMetrics:
     """Collects volumes; `compute` when done. Means run over volumes, then over classes, as published tables do."""
 
-    def __init__(self, space: LabelSpace, convention: Convention = "monai") -> None:
-        self.space, self.convention = space, convention
+    def __init__(self, space: LabelSpace, convention: Convention = "monai", empty: Empty = "left_out") -> None:
+        self.space, self.convention, self.empty = space, convention, empty
         self.volumes = 0
         self._in_mm = True
         self._found: dict[int, list[Overlap]] = {class_id: [] for class_id in space.ids}
@@ -121,7 +131,7 @@ class VolumeMetrics:
         self.volumes += 1
         self._in_mm &= spacing is not None
         for class_id, rows in self._found.items():
-            one = compare((predicted == class_id) & judged, target == class_id, spacing, self.convention)
+            one = compare((predicted == class_id) & judged, target == class_id, spacing, self.convention, self.empty)
             if one is not None:
                 rows.append(one)
 

@@ -6,14 +6,18 @@ from pydantic import Field, model_validator
 
 from maskmill.trainers.engine import AugmentConfig, TrainerConfig
 from maskmill.trainers.engine.config import Schedule
-from maskmill.trainers.few_shot.episodes import EpisodeConfig
+from maskmill.trainers.few_shot.canvas import TestFit
+from maskmill.trainers.few_shot.episodes import PI_CLIP_SEEDS, SCL_SEEDS, EpisodeConfig
 from maskmill.trainers.few_shot.priors import PriorConfig
 from maskmill.trainers.few_shot.scl import CrossIou, InterScale
 
 _RELEASES: dict[str, Any] = {
-    "encoder": "resnet50",
+    "encoder": "resnet50s",  # the stem of three convolutions
     "encoder_weights": "hub",
+    "released_dilation": True,
     "size": 473,
+    "canvas_logits": True,
+    "dropout": 0.5,
     "width": 256,
     "scale_levels": False,
     "area_masks": False,
@@ -23,11 +27,14 @@ _RELEASES: dict[str, Any] = {
     "prior_gain": 1.0,
     "cached": False,
     "schedule": "poly",
+    "precision": "fp32",
+    "seed": 321,
 }
 SCL: dict[str, Any] = {
     **_RELEASES,
     "base": "pfenet",
     "prior": "plain",
+    "mask_stage": True,
     "scl": True,
     "scales": (60, 30, 15, 8),
     "optimizer": "sgd",
@@ -38,14 +45,28 @@ SCL: dict[str, Any] = {
     "batch": 4,
     "steps": 200 * 5_953 // 4,
     "inter_scale_source": "initial",
+    "through_grid": True,
+    "test_fit": "corner",
     "augment": AugmentConfig(size=473, fit="native", scale=(0.9, 1.1), rotate=10.0, flip=0.5, blur=0.5),
-    "episodes": EpisodeConfig(min_pixels=2_048, min_share=0.0, drop_held_out=False),
+    "episodes": EpisodeConfig(min_pixels=2_048, min_share=0.0, drop_held_out=False, pick="raw"),
     "test_episodes": 5_000,
-    "seed": 321,
+    "test_seeds": SCL_SEEDS,
+}
+SCL_COCO: dict[str, Any] = {
+    **SCL,
+    "encoder": "resnet101s",
+    "size": 641,
+    "scales": (1.0, 0.5, 0.25, 0.125),
+    "lr": 0.005,
+    "batch": 8,
+    "steps": 50 * 82_081 // 8,
+    "augment": AugmentConfig(size=641, fit="native", scale=(0.8, 1.25), rotate=10.0, flip=0.5, blur=0.5),
+    "episodes": EpisodeConfig(split="interleaved", min_pixels=2_048, min_share=0.0, drop_held_out=False, pick="raw"),
+    "test_episodes": 20_000,
 }
 PI_CLIP: dict[str, Any] = {
     **_RELEASES,
-    "base": "hdmnet",
+    "base": "hdmnet_released",
     "prior": "pi_clip",
     "priors": PriorConfig(preset="faithful"),
     "mask_support": True,
@@ -58,58 +79,167 @@ PI_CLIP: dict[str, Any] = {
     "augment": AugmentConfig(size=473, fit="squash", scale=(1.0, 1.0), rotate=10.0, flip=0.5, blur=0.5),
     "episodes": EpisodeConfig(min_pixels=2_048, min_share=0.0, drop_held_out=True, pick="raw"),
     "test_episodes": 1_000,
-    "seed": 321,
+    "test_seeds": PI_CLIP_SEEDS,
 }
-PRESETS: dict[str, dict[str, Any]] = {"starter": {}, "scl": SCL, "pi_clip": PI_CLIP}
+PI_CLIP_COCO: dict[str, Any] = {
+    **PI_CLIP,
+    "priors": PriorConfig(preset="faithful_coco"),
+    "steps": 30 * 82_081 // 8,
+    "episodes": EpisodeConfig(split="interleaved", min_pixels=2_048, min_share=0.0, drop_held_out=True, pick="raw"),
+    "test_episodes": 5_000,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "starter": {},
+    "scl": SCL,
+    "scl_coco": SCL_COCO,
+    "pi_clip": PI_CLIP,
+    "pi_clip_coco": PI_CLIP_COCO,
+}
 
 
 class Config(TrainerConfig):
-    """`preset` fills in what is not given: `scl` = SCL on PFENet, PASCAL-5i; `pi_clip` = PI-CLIP on HDMNet."""
+    """`preset` fills in what is not given: `scl` = SCL on PFENet, PASCAL-5i; `pi_clip` = PI-CLIP on HDMNet; both also
+    with the settings for COCO-20i.
+    """
 
     presets: ClassVar = PRESETS
-    preset: Literal["starter", "scl", "pi_clip"] = "starter"
-    steps: int = Field(default=400, ge=1)
-    batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
-    schedule: Schedule = "poly"
+    later: ClassVar = {
+        **TrainerConfig.later,
+        "through_grid": False,
+        "test_fit": "squash",
+        "canvas_logits": False,
+        "released_dilation": False,
+        "mask_stage": False,
+        "start": "drawn",
+        "start_seed": None,
+    }
+    preset: Literal["starter", "scl", "scl_coco", "pi_clip", "pi_clip_coco"] = Field(
+        default="starter",
+        description="values for all that is not given: scl = SCL on PFENet, pi_clip = PI-CLIP on HDMNet, both for "
+        "PASCAL-5i; scl_coco, pi_clip_coco = the same for COCO-20i; starter = for small machines",
+    )
+    steps: int = Field(default=400, ge=1, description="optimiser steps of the whole training")
+    batch: int = Field(default=8, ge=1, description="episodes a step")
+    lr: float = Field(default=2e-3, gt=0, description="highest learning rate, reached after warm-up")
+    schedule: Schedule = Field(
+        default="poly",
+        description="how the learning rate falls after warm-up; triangle rises to the middle and falls again",
+    )
 
-    episodes: EpisodeConfig = EpisodeConfig()
-    shots: int = Field(default=1, ge=1)  # of training episodes
-    test_shots: int = Field(default=1, ge=1)
-    test_episodes: int = Field(default=200, ge=1)
-    test_seeds: tuple[int, ...] | None = Field(default=None, min_length=1)  # metrics are means over them; None = `seed`
+    episodes: EpisodeConfig = Field(
+        default=EpisodeConfig(), description="which classes are held out, and how episodes are drawn"
+    )
+    shots: int = Field(default=1, ge=1, description="labelled examples of a training episode")
+    test_shots: int = Field(default=1, ge=1, description="labelled examples of a tested episode")
+    test_episodes: int = Field(default=200, ge=1, description="tested episodes a seed")
+    test_seeds: tuple[int, ...] | None = Field(
+        default=None, min_length=1, description="metrics are means over these seeds; null = `seed` alone"
+    )
 
-    encoder: str = "tf_efficientnet_lite0"  # any timm encoder; frozen, batch statistics as stored
-    encoder_weights: str = "auto"
-    output_stride: Literal[8, 16, 32] = 8
-    size: int = Field(default=160, ge=16)  # canvas: images are squashed to it
-    scale_levels: bool = True  # divide each level of features by its root mean square over the image
-    mask_support: bool = False  # blacken (to the mean colour) a support's background before the encoder
-    area_masks: bool = True  # masks reach the grid as area shares, not by exact pixels
-    binary_masks: bool = True  # threshold them there
+    encoder: str = Field(
+        default="tf_efficientnet_lite0", description="timm encoder; frozen, batch statistics as stored"
+    )
+    encoder_weights: str = Field(
+        default="auto",
+        description="first weights of the encoder: auto (those of the package, else random), random, hub, or a "
+        "safetensors file",
+    )
+    output_stride: Literal[8, 16, 32] = Field(default=8, description="pixels of the image a cell of the features")
+    released_dilation: bool = Field(
+        default=False,
+        description="a ResNet's last two stages dilate all of their blocks, as the releases' do; timm leaves the first",
+    )
+    size: int = Field(default=160, ge=16, description="side of the canvas in pixels: images are squashed to it")
+    test_fit: TestFit = Field(
+        default="squash",
+        description="how an image reaches the canvas at test time: squash, or corner (PFENet, SCL: aspect kept, sides "
+        "down to multiples of 8, black to the right and below)",
+    )
+    canvas_logits: bool = Field(
+        default=False, description="logits are enlarged to the canvas first, then to the image, as in the releases"
+    )
+    scale_levels: bool = Field(
+        default=True, description="divide each level of features by its root mean square over the image"
+    )
+    mask_support: bool = Field(
+        default=False, description="blacken (to the mean colour) an example's background before the encoder"
+    )
+    mask_stage: bool = Field(
+        default=False,
+        description="plain prior: an example's object is cut out before the last stage of a ResNet as well (PFENet)",
+    )
+    area_masks: bool = Field(default=True, description="masks reach the grid as area shares, not by exact pixels")
+    binary_masks: bool = Field(default=True, description="threshold them there")
 
-    base: Literal["pfenet", "hdmnet"] = "pfenet"
-    width: int = Field(default=64, ge=8)
-    scales: tuple[float, ...] = Field(default=(1.0, 0.5, 0.25), min_length=1)  # shares of the grid, or cells a side
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # of the reduced features; the releases: 0.5
+    base: Literal["pfenet", "hdmnet", "hdmnet_released"] = Field(
+        default="pfenet",
+        description="network: PFENet's, a light one in the manner of HDMNet's, or HDMNet's as PI-CLIP's release has it",
+    )
+    width: int = Field(default=64, ge=8, description="channels of the network")
+    scales: tuple[float, ...] = Field(
+        default=(1.0, 0.5, 0.25), min_length=1, description="of pfenet's pyramid: shares of the grid, or cells a side"
+    )
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of the reduced features; the releases: 0.5")
 
-    prior: Literal["none", "plain", "pi_clip"] = "plain"
-    priors: PriorConfig = PriorConfig()
+    prior: Literal["none", "plain", "pi_clip"] = Field(
+        default="plain",
+        description="maps that the network sees beside the features: none, plain (PFENet's cosine), pi_clip (CLIP's)",
+    )
+    priors: PriorConfig = Field(default=PriorConfig(), description="how CLIP's maps are computed")
 
-    scl: bool = False
-    inter_scale_source: InterScale = "current"
-    support_weight: float = Field(default=0.5, ge=0)  # of each support's loss: both as much as the query's; release: 1
-    inner_weight: float = Field(default=1.0, ge=0)
-    cross_iou: CrossIou = "both"  # of a support's score: both sides' (PFENet version), or the object's (CANet version)
-    object_weight: float = Field(default=3.0, gt=0)  # of an object's pixel in the query's loss; the releases: 1
-    support_object_weight: float = Field(default=1.0, gt=0)  # the same in the losses of SCL's supports; the release: 1
-    prior_gain: float = Field(default=5.0, gt=0)  # of the prior maps in pfenet's merge; the release: 1
-    target_stride: int = Field(default=2, ge=1)  # losses are taken on the canvas shrunk by this; the releases: 1
+    scl: bool = Field(default=False, description="self- and cross-guidance of SCL; needs base: pfenet")
+    inter_scale_source: InterScale = Field(
+        default="current",
+        description="scl: what finer levels of an example's second pass take over: of the same pass (current), or "
+        "of the first (initial, the release)",
+    )
+    through_grid: bool = Field(
+        default=False,
+        description="pfenet: a level is enlarged to the whole grid before the next one takes it over (the release)",
+    )
+    support_weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="scl: weight of each example's loss; at 0.5 both together count as much as the query's; the "
+        "release: 1",
+    )
+    inner_weight: float = Field(
+        default=1.0, ge=0, description="weight of the losses on the pyramid's inner predictions"
+    )
+    cross_iou: CrossIou = Field(
+        default="both",
+        description="scl: what judges an example: IoU of both sides (PFENet version), or of the object alone "
+        "(CANet version)",
+    )
+    object_weight: float = Field(
+        default=3.0, gt=0, description="weight of an object's pixel in the query's loss; the releases: 1"
+    )
+    support_object_weight: float = Field(
+        default=1.0, gt=0, description="scl: the same in the examples' losses; the release: 1"
+    )
+    prior_gain: float = Field(
+        default=5.0, gt=0, description="factor of the prior maps in pfenet's merge; the release: 1"
+    )
+    target_stride: int = Field(
+        default=2, ge=1, description="losses are taken on the canvas shrunk by this; the releases: 1"
+    )
 
-    lr_parity: float = Field(default=1.0, gt=0)  # the releases multiply the nominal rate of new layers by 10
-    augment: AugmentConfig | None = None  # random views; None = flips only, of frozen features
-    cached: bool = True  # keep frozen features of every image (needs augment: null)
-    cache_mb: int = Field(default=4096, ge=0)
+    start: Literal["drawn", "by_name"] = Field(
+        default="drawn",
+        description="first weights: drawn one after another, or each by its name and the seed, so that networks that "
+        "differ in a part begin alike in all others",
+    )
+    start_seed: int | None = Field(default=None, description="seed of first weights by name; null = `seed`")
+    lr_parity: float = Field(
+        default=1.0, gt=0, description="learning rate of new layers as a multiple of `lr`; the releases: 10"
+    )
+    augment: AugmentConfig | None = Field(
+        default=None, description="random views; null = flips only, of frozen features"
+    )
+    cached: bool = Field(default=True, description="keep frozen features of every image (needs augment: null)")
+    cache_mb: int = Field(
+        default=4096, ge=0, description="MB of memory for such features; beyond it the least used are made again"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
@@ -117,6 +247,12 @@ class Config(TrainerConfig):
             raise ValueError("scl: needs base: pfenet, whose support path it trains; hdmnet matches supports directly")
         if self.scl and self.shots != 1:
             raise ValueError(f"scl: expected shots=1 (K shots need no retraining), found {self.shots}")
+        whole = self.prior == "pi_clip" and self.priors.shots == "concat" and not self.scl
+        if whole and self.test_shots != self.shots:
+            raise ValueError(
+                f"test_shots: priors.shots: concat makes a network for {self.shots} example(s) alone, found test_shots "
+                f"{self.test_shots}; set test_shots: {self.shots}, or priors: {{shots: mean}}"
+            )
         if self.cached and self.augment is not None:
             raise ValueError("cached: frozen features are those of whole images; set cached: false, or augment: null")
         if self.augment is not None and self.augment.size != self.size:
@@ -127,8 +263,13 @@ class Config(TrainerConfig):
     def prior_channels(self) -> int:
         """Prior maps that the decoder takes: VVP, then VTP (twice for hdmnet, as released)."""
         if self.prior == "pi_clip":
-            return self.priors.channels(self.shots) + (2 if self.base == "hdmnet" else 1)
+            return self.priors.channels(self.shots) + self.text_channels
         return 1 if self.prior == "plain" else 0
+
+    @property
+    def text_channels(self) -> int:
+        """Channels of VTP: the same map twice for both of HDMNet's, as released."""
+        return 1 if self.base == "pfenet" else 2
 
     @property
     def target_size(self) -> int:

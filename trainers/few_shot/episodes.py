@@ -31,15 +31,30 @@ class EpisodeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folds: int = Field(default=4, ge=1)
-    fold: int = Field(default=0, ge=0)  # its classes are held out from training
-    split: Literal["blocks", "interleaved"] = "blocks"  # PASCAL-5i takes 5f+1..5f+5; COCO-20i takes f+1, f+5, …
-    held_out: tuple[str, ...] | None = None  # these classes instead of a fold's; () holds none out
-    min_pixels: int = Field(default=0, ge=0)  # of a class, for an image to be listed under it; the papers: 2 * 32 * 32
-    min_share: float = Field(default=0.01, ge=0, lt=1)  # the same as a share of the image
-    drop_held_out: bool = True  # BAM, HDMNet, PI-CLIP: leave out training images with a held-out class; PFENet, SCL: no
-    held_out_pixels: Literal["background", "ignore"] = "background"  # of training masks; the papers: background
-    pick: Literal["listed", "raw"] = "listed"  # a query's class: among those it is listed under, or any that it shows
+    folds: int = Field(default=4, ge=1, description="parts that the classes are split into")
+    fold: int = Field(default=0, ge=0, description="part whose classes are held out from training, from 0")
+    split: Literal["blocks", "interleaved"] = Field(
+        default="blocks", description="blocks: PASCAL-5i takes 5f+1..5f+5; interleaved: COCO-20i takes f+1, f+5, …"
+    )
+    held_out: tuple[str, ...] | None = Field(
+        default=None, description="names of classes to hold out instead of a fold's; [] holds none out"
+    )
+    min_pixels: int = Field(
+        default=0, ge=0, description="pixels of a class from which an image is listed under it; the papers: 2048"
+    )
+    min_share: float = Field(default=0.01, ge=0, lt=1, description="the same as a share of the image")
+    drop_held_out: bool = Field(
+        default=True,
+        description="leave out training images that show a held-out class, as BAM, HDMNet and PI-CLIP do; PFENet "
+        "and SCL do not",
+    )
+    held_out_pixels: Literal["background", "ignore"] = Field(
+        default="background",
+        description="what held-out classes are in the training images that stay; the papers: background",
+    )
+    pick: Literal["listed", "raw"] = Field(
+        default="listed", description="a query's class: one of those it is listed under, or any that it shows (raw)"
+    )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from maskmill.data_contracts import Uint8Array, config_hash
 from maskmill.trainers.engine import normalise, resize_image
 from maskmill.trainers.few_shot.base import resize
 from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.encoder import encoder_of
 from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
-from maskmill.vision.segmenters import build_encoder, encoder_normalisation
+from maskmill.vision.segmenters import encoder_normalisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class FeatureCache:
 
 class Featurizer:
     """The frozen encoder and, for `prior: pi_clip`, the frozen CLIP. One image a forward, so that no feature depends
-    on companions; features of equal settings are shared within a process.
+    on companions; features of equal settings on one device are shared within a process.
 
     `names` are class names by id, `base` the ids that training shows.
     """
@@ -130,27 +131,32 @@ class Featurizer:
         device: torch.device,
     ) -> None:
         self.config, self.device = config, device
-        self.encoder, channels = _encoder(config.encoder, config.encoder_weights, config.output_stride, str(device))
-        self.channels = sum(channels[-3:-1])
+        self.encoder, channels = encoder_of(config, str(device))
+        self.channels, self._third = sum(channels[-3:-1]), channels[-2]
+        if config.mask_stage and not hasattr(self.encoder, "layer4"):
+            raise ValueError(f"mask_stage: expected a ResNet of timm's, found {config.encoder}; set mask_stage: false")
         self.mean, self.std = encoder_normalisation(config.encoder)
         self.clip = None
         if config.prior == "pi_clip":
             self.clip = ClipPriors(config.priors, names, base, surroundings, str(device))
-        fields = ("encoder", "encoder_weights", "output_stride", "size", "scale_levels")
+        fields = ("encoder", "encoder_weights", "output_stride", "released_dilation", "size", "scale_levels")
         self._encoder_space = config_hash({name: getattr(config, name) for name in fields})
         self._clip_space = config_hash(config.priors)
-        matched = ("prior", "base", "mask_support", "area_masks", "binary_masks")
+        matched = ("prior", "base", "mask_support", "mask_stage", "area_masks", "binary_masks")
         spaces: dict[str, Any] = {"encoder": self._encoder_space, "clip": self._clip_space}
         self._prior_space = config_hash({**spaces, **{name: getattr(config, name) for name in matched}})
         self._cache = _cache(config.cache_mb)
 
-    def image(self, image: Uint8Array, key: str | None = None) -> Features:
-        """Features of a whole image (H, W, 3), squashed to the canvas; kept under `key` where one is given."""
+    def image(self, image: Uint8Array, key: str | None = None, *, photo: tuple[int, ...] | None = None) -> Features:
+        """Features of a whole image (H, W, 3), squashed to the canvas; kept under `key` where one is given. `photo`:
+        (height, width) of the photo that a view was made of, where it was another.
+        """
         levels = self._kept(self._encoder_space, key, lambda: self._levels(image, None))
         clip = self.clip
         if clip is None:
             return Features(levels, None, key)
-        return Features(levels, self._kept(self._clip_space, key, lambda: TextView(clip.encode(image), {})), key)
+        view = self._kept(self._clip_space, key, lambda: TextView(clip.encode(image, photo=photo), {}))
+        return Features(levels, view, key)
 
     def shot(self, image: Uint8Array, mask: Uint8Array, key: str | None = None) -> Shot:
         """A support (H, W, 3) with its mask (H, W) of 0, 1, 255; one `key` and class always come with one mask."""
@@ -160,10 +166,21 @@ class Featurizer:
             levels = self._levels(image, mask)
         if self.clip is not None and self.config.priors.mask_image:
             view = TextView(self.clip.encode(image, mask, text=False), {})
-        return Shot(Features(levels, view, key), mask, self.grid_mask(mask, levels.middle.shape[1:]))
+        grid_mask = self.grid_mask(mask, levels.middle.shape[1:])
+        if self.config.mask_stage:
+            levels = Levels(levels.middle, self._last_stage(levels.middle, grid_mask))
+        return Shot(Features(levels, view, key), mask, grid_mask)
+
+    @torch.no_grad()
+    def _last_stage(self, middle: Tensor, grid_mask: Tensor) -> Tensor:
+        """A ResNet's last stage on the object alone: the third stage's part of `middle` times the mask, (D, h', w')."""
+        third: Tensor = middle[-self._third :] * grid_mask
+        return self.encoder.layer4(third[None])[0]  # type: ignore[no-any-return]
 
     def _kept(self, space: str, key: str | None, make: Callable[[], Kept]) -> Kept:
-        return make() if key is None or not self.config.cached else self._cache.get(f"{space} {key}", make)
+        if key is None or not self.config.cached:
+            return make()
+        return self._cache.get(f"{space} {self.device} {key}", make)
 
     @torch.no_grad()
     def _levels(self, image: Uint8Array, mask: Uint8Array | None) -> Levels:
@@ -215,8 +232,9 @@ class Featurizer:
         if self.config.prior == "plain":
             return resize(self.plain(query, shots)[None, None], grid)[0]
         vvp = resize(self.vvp(query, shots)[None], grid)
-        vtp = resize(self.vtp(query, class_id, labels)[None, None], grid)
-        return torch.cat([vvp, *[vtp] * (2 if self.config.base == "hdmnet" else 1)], dim=1)[0]
+        clip, view = self._clip_of(query)
+        vtp = resize(clip.spread_out(self.vtp(query, class_id, labels), view.view)[None, None], grid)
+        return torch.cat([vvp, *[vtp] * self.config.text_channels], dim=1)[0]
 
     def plain(self, query: Features, shots: Sequence[Shot]) -> Tensor:
         """PFENet's prior (h', w') from the encoder's last features."""
@@ -253,15 +271,6 @@ def canvas_target(mask: Uint8Array, size: int) -> Tensor:
 
 def _grid(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
-
-
-@functools.cache
-def _encoder(name: str, weights: str, stride: int, device: str) -> tuple[Any, list[int]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # random weights, where there are no others, must be the same in every process
-        encoder: Any = build_encoder(name, weights, output_stride=stride)
-    encoder = encoder.eval().requires_grad_(False).to(device)
-    return encoder, list(encoder.feature_info.channels())
 
 
 @functools.cache

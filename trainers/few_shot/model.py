@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskmill.trainers.few_shot.base import Decoded, MatchingDecoder, PyramidDecoder, masked_mean
+from maskmill.trainers.few_shot.base import Decoded, HdmnetDecoder, MatchingDecoder, PyramidDecoder, masked_mean
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.scl import guide, second_look, support_scores
 
@@ -27,7 +27,7 @@ class FewShotNet(nn.Module):
     Shapes: query (B, C, h, w); supports (B, K, C, h, w); masks (B, K, 1, h, w); priors (B, P, h, w).
     """
 
-    decoder: PyramidDecoder | MatchingDecoder
+    decoder: PyramidDecoder | MatchingDecoder | HdmnetDecoder
 
     def __init__(self, config: Config, channels: int, priors: int) -> None:
         super().__init__()
@@ -37,8 +37,16 @@ class FewShotNet(nn.Module):
         if config.base == "pfenet":
             slots = 2 if config.scl else 1
             self.decoder = PyramidDecoder(
-                config.width, slots, priors, config.scales, support_path=config.scl, prior_gain=config.prior_gain
+                config.width,
+                slots,
+                priors,
+                config.scales,
+                support_path=config.scl,
+                prior_gain=config.prior_gain,
+                through_grid=config.through_grid,
             )
+        elif config.base == "hdmnet_released":
+            self.decoder = HdmnetDecoder(config.width, priors)
         else:
             self.decoder = MatchingDecoder(config.width, priors)
 
@@ -51,7 +59,7 @@ class FewShotNet(nn.Module):
         shots = [self.down_support(s) for s in supports.unbind(1)]
         kept = list(masks.unbind(1))
         prototype = torch.stack([masked_mean(s, m) for s, m in zip(shots, kept, strict=True)]).mean(dim=0)
-        if isinstance(self.decoder, MatchingDecoder):
+        if not isinstance(self.decoder, PyramidDecoder):
             decoded: Decoded = self.decoder(self.down_query(query), shots, kept, prototype, priors)
         else:
             decoded = self.decoder(self.down_query(query), (prototype,) * self.decoder.slots, priors)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
 from maskmill.trainers.engine import Example, Prediction, Remembered, Samples, evaluating
+from maskmill.trainers.few_shot.canvas import corner, enlarged
 from maskmill.trainers.few_shot.episodes import Episode, binary_mask
 from maskmill.trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
 from maskmill.trainers.few_shot.metrics import EpisodeMetrics
@@ -55,7 +55,7 @@ class FewShotPredictor:
             raise ValueError(f"supports of {name!r}: expected at least one image with a mask, found none")
         clip = self.featurizer.clip
         class_id = 0 if clip is None else clip.learn(name)
-        return self._supports(class_id, [self.featurizer.shot(image, mask) for image, mask in pairs])
+        return self._supports(class_id, [self._seen_shot(image, mask, None) for image, mask in pairs])
 
     def _supports(self, class_id: int, shots: Sequence[Shot]) -> Supports:
         made = Supports(class_id, tuple(shots), torch.ones(len(shots)))
@@ -68,7 +68,19 @@ class FewShotPredictor:
 
     def predict(self, images: Sequence[Uint8Array], supports: Supports, fusion: Fusion = "cross") -> list[Prediction]:
         """Logits (2, H, W), background and object, of each image (H, W, 3)."""
-        return [self.logits(self.featurizer.image(image), image.shape[:2], supports, fusion) for image in images]
+        return [self.logits(self.see(image), image.shape[:2], supports, fusion) for image in images]
+
+    def see(self, image: Uint8Array, key: str | None = None) -> Features:
+        """Features of a query (H, W, 3) as `test_fit` has it; kept under `key`."""
+        if self.featurizer.config.test_fit == "squash":
+            return self.featurizer.image(image, key)
+        return self.featurizer.image(corner(image, self.featurizer.config.size), photo=image.shape[:2])
+
+    def _seen_shot(self, image: Uint8Array, mask: Uint8Array, key: str | None) -> Shot:
+        size = self.featurizer.config.size
+        if self.featurizer.config.test_fit == "squash":
+            return self.featurizer.shot(image, mask, key)
+        return self.featurizer.shot(corner(image, size), corner(mask, size, mask=True))
 
     def logits(
         self,
@@ -82,7 +94,9 @@ class FewShotPredictor:
         return self._enlarged(self._fused(query, supports, (fusion,), labels)[fusion], size)
 
     def _enlarged(self, logits: Tensor, size: tuple[int, ...]) -> Prediction:
-        full = F.interpolate(logits.float(), (size[0], size[1]), mode="bilinear", align_corners=True)
+        config = self.featurizer.config
+        canvas = config.size if config.canvas_logits else None
+        full = enlarged(logits.float(), size[0], size[1], config.test_fit, canvas)
         return Prediction(full[0].cpu().numpy())
 
     def _fused(
@@ -118,7 +132,7 @@ class FewShotPredictor:
             example = seen(episode.query)
             if example.mask is None:
                 raise ValueError(f"{episode.query}: expected a mask to score against, found none")
-            query = self.featurizer.image(example.image, episode.query)
+            query = self.see(example.image, episode.query)
             labels = example.info.class_ids if self.featurizer.config.priors.leaks else None
             found = self._fused(query, self._supports(episode.class_id, shots), tuple(metrics), labels)
             target = binary_mask(example.mask, episode.class_id)
@@ -130,4 +144,4 @@ class FewShotPredictor:
     def _shot(self, example: Example, class_id: int) -> Shot:
         if example.mask is None:
             raise ValueError(f"{example.info.sample_id}: expected a mask to learn from, found none")
-        return self.featurizer.shot(example.image, binary_mask(example.mask, class_id), example.info.sample_id)
+        return self._seen_shot(example.image, binary_mask(example.mask, class_id), example.info.sample_id)

@@ -13,15 +13,16 @@ from maskmill.trainers.ftmu.config import Config, TrackConfig
 from maskmill.trainers.ftmu.policies import Head, Learned, Policy, drive
 from maskmill.trainers.ftmu.state import StateEncoder, build_encoder
 from maskmill.trainers.ftmu.tracker import Outcome, Tracker
-from maskmill.vision.instances import MASK_RCNNS, InstanceSegmenter, load_mask_rcnn
+from maskmill.vision.instances import MASK_RCNNS, ZOOM, InstanceSegmenter, load_mask_rcnn
 from maskmill.vision.video import Boxes
+from maskmill.vision.weights import weight_file
 
 
 def open_segmenter(name: str, weights: str = "hub", device: str = "cpu") -> InstanceSegmenter:
-    """A Mask R-CNN by torchvision's name, or a trained artefact by its folder.
+    """A Mask R-CNN by torchvision's name, or a trained artifact by its folder.
 
     Raises:
-        FileNotFoundError: neither. ValueError: an artefact of a trainer that finds no instances.
+        FileNotFoundError: neither. ValueError: an artifact of a trainer that finds no instances.
     """
     from maskmill.trainers.registry import load_artifact
 
@@ -29,14 +30,15 @@ def open_segmenter(name: str, weights: str = "hub", device: str = "cpu") -> Inst
         return load_mask_rcnn(name, weights, device)
     segmenter: InstanceSegmenter = load_artifact(name, device)
     if not hasattr(segmenter, "detect"):
-        raise ValueError(f"{name}: expected an artefact of `proposals` or one of {', '.join(MASK_RCNNS)}")
+        raise ValueError(f"{name}: expected an artifact of `proposals` or one of {', '.join(MASK_RCNNS)}")
     return segmenter
 
 
 def segmenter_stamp(name: str, weights: str) -> str:
     """What the segmenter's answers depend on."""
     if name in MASK_RCNNS:
-        return f"{name} {content_id(read_bytes(weights)) if os.path.isfile(weights) else weights}"
+        there = os.path.exists(weights)
+        return f"{name} {content_id(read_bytes(weight_file(weights))) if there else weights} zoom {ZOOM}"
     return content_id(read_bytes(os.path.join(name, "config.json")))
 
 

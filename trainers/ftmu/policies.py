@@ -95,7 +95,12 @@ class Learned:
 
     def act(self, states: Float32) -> list[int]:
         with torch.inference_mode():
-            return [int(a) for a in self.actor(torch.from_numpy(states)).argmax(1)]
+            return [int(a) for a in self.actor(torch.from_numpy(states).to(device_of(self.actor))).argmax(1)]
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network's weights lie: what it is asked must lie there, too."""
+    return next(net.parameters()).device
 
 
 def drive(frame: Generator[Ask, list[int], list[Outcome]], policy: Policy) -> list[Outcome]:

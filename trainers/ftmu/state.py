@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, log
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from maskmill.data_contracts import Uint8Array, content_id
@@ -130,13 +131,15 @@ def _likeness(template: Template, match: Match) -> float:
 class PatchState:
     """Pooled features of the template's frame outside its box blackened, and of this frame outside the mask blackened.
 
-    Each is resized to 224 x 224, normalised after the blackening and sent through a frozen trunk; the two vectors are
-    put one after the other: 2 x 2048 numbers for a ResNet-50.
+    Each is resized to 224 x 224 (bilinear with antialiasing, as released), normalised after the blackening and sent
+    through a frozen trunk; the two vectors are put one after the other: 2 x 2048 numbers for a ResNet-50. A template is
+    asked for until it is replaced, so its vector is kept.
     """
 
     def __init__(self, trunk: nn.Module, mean: Sequence[float], std: Sequence[float], width: int) -> None:
         self.trunk, self.width = trunk.eval().requires_grad_(False), 2 * width
         self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
+        self._templates: WeakKeyDictionary[Template, Float32] = WeakKeyDictionary()
 
     def encode(self, moments: Sequence[Moment]) -> Float32:
         """float32 (k, 2 C): template first, prediction second. One image a forward."""
@@ -144,10 +147,9 @@ class PatchState:
         return np.array(rows, np.float32).reshape(-1, self.width)
 
     def _template(self, template: Template) -> Float32:
-        x0, y0, x1, y1 = (int(v) for v in np.rint(template.box))
-        shown = np.zeros(template.image.shape[:2], np.bool_)
-        shown[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-        return self._features(template.image, shown)
+        if template not in self._templates:
+            self._templates[template] = self._features(template.image, template_area(template))
+        return self._templates[template]
 
     def _prediction(self, moment: Moment) -> Float32:
         size = (moment.image.shape[0], moment.image.shape[1])
@@ -155,11 +157,25 @@ class PatchState:
         return self._features(moment.image, shown)
 
     def _features(self, image: Uint8Array, shown: NDArray[np.bool_]) -> Float32:
-        patch = cv2.resize(image * shown[..., None].astype(np.uint8), (PATCH, PATCH), interpolation=cv2.INTER_AREA)
-        pixels = ((patch.astype(np.float32) / 255 - self._mean) / self._std).transpose(2, 0, 1)[None]
+        patch = state_patch(image, shown).astype(np.float32) / 255
+        pixels = ((patch - self._mean) / self._std).transpose(2, 0, 1)[None]
         with torch.inference_mode():
             features: Float32 = self.trunk(torch.from_numpy(np.ascontiguousarray(pixels)))[0].float().numpy()
         return features
+
+
+def template_area(template: Template) -> NDArray[np.bool_]:
+    """The template's box in its frame, bool (H, W)."""
+    x0, y0, x1, y1 = (int(v) for v in np.rint(template.box))
+    shown = np.zeros(template.image.shape[:2], np.bool_)
+    shown[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    return shown
+
+
+def state_patch(image: Uint8Array, shown: NDArray[np.bool_]) -> Uint8Array:
+    """The frame outside of `shown` (H, W) blackened, at 224 x 224: uint8 (224, 224, 3)."""
+    black = Image.fromarray(image * shown[..., None].astype(np.uint8))
+    return np.asarray(black.resize((PATCH, PATCH), Image.Resampling.BILINEAR), np.uint8)
 
 
 def build_encoder(state: str, trunk: str, weights: str) -> StateEncoder:
@@ -169,9 +185,9 @@ def build_encoder(state: str, trunk: str, weights: str) -> StateEncoder:
 
 def _patch_state(name: str, weights: str) -> PatchState:
     import timm
-    from safetensors.torch import load_file
 
     from maskmill.vision.segmenters import has_packaged_weights, packaged_state
+    from maskmill.vision.weights import read_state
 
     if not timm.is_model(name):
         raise ValueError(f"trunk {name!r}: expected a name of timm.list_models()")
@@ -180,9 +196,26 @@ def _patch_state(name: str, weights: str) -> PatchState:
         known = trunk.state_dict()
         trunk.load_state_dict({k: v for k, v in packaged_state().items() if k in known}, strict=False)
     elif weights not in ("hub", "auto", "random"):
-        trunk.load_state_dict(load_file(weights), strict=False)
+        _load_all(trunk, read_state(weights), f"trunk_weights {weights}, {name}")
     mean, std = encoder_normalisation(name)
     return PatchState(trunk, mean, std, int(trunk.num_features))
+
+
+def _load_all(trunk: Any, weights: dict[str, Any], where: str) -> None:
+    """Load weights that must hold every tensor of the trunk; a classifier's head besides is left out.
+
+    Raises:
+        ValueError: tensors are missing or of other shapes; counts them and names some.
+    """
+    known = trunk.state_dict()
+    fitting = {key: value for key, value in weights.items() if key in known and value.shape == known[key].shape}
+    if missing := sorted(set(known) - set(fitting)):
+        raise ValueError(
+            f"{where}: expected {len(known)} tensors of this model, found {len(fitting)} that fit among "
+            f"{len(weights)} ({missing[0]} is missing; the file has {', '.join(sorted(weights)[:3])} …); name the "
+            "model that the weights are of"
+        )
+    trunk.load_state_dict(fitting)
 
 
 def state_stamp(state: str, trunk: str, weights: str) -> str:

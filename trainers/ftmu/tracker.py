@@ -83,7 +83,7 @@ class Tracker:
 
     def _first(self, start: int) -> list[Outcome]:
         """The first frame: boxes alone decide, and what they find becomes the template's mask."""
-        found = self.clip.detect(start, self._region())
+        found = self.clip.detect(start, self._region(first=True))
         outcomes = []
         for track, match in zip(self.tracks, self._by_overlap(found), strict=True):
             if match is not None:
@@ -95,11 +95,11 @@ class Tracker:
             outcomes.append(_outcome(match, "overlap", match is not None, False))
         return outcomes
 
-    def _region(self) -> Region | None:
+    def _region(self, *, first: bool = False) -> Region | None:
         if any(track.missed >= self.config.search_whole_after for track in self.tracks):
             return Region(0, 0, *self._size)
         motions = [Motion(track.last, track.before, track.missed) for track in self.tracks]
-        return search_region(motions, self._size, self.config.region)
+        return search_region(motions, self._size, self.config.region, first=first)
 
     def _shift(self, track: Track) -> tuple[int, int]:
         return alignment(track.template, track.last) if self.config.aligned else (0, 0)

@@ -1,4 +1,4 @@
-"""Training of the agent, top to bottom: clips with cached detections, walks, advantages, actor and critic, artefact.
+"""Training of the agent, top to bottom: clips with cached detections, walks, advantages, actor and critic, artifact.
 
 Source: "Fast Template Matching and Update for Video Object Tracking and Segmentation", CVPR 2020. Mended: only a box of
 the first frame is ever given; the state holds template and mask; regions follow one rule. Against the published
@@ -16,13 +16,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.data_contracts import sample_seed
-from maskmill.trainers.engine import Artifact, Batch, Job, Loop, Samples, make_optimizer, save_artifact
+from maskmill.trainers.engine import (
+    Artifact,
+    ArtifactInfo,
+    Batch,
+    Job,
+    Loop,
+    Samples,
+    make_optimizer,
+    pick_device,
+    save_artifact,
+)
 from maskmill.trainers.ftmu.agent import Agent, open_segmenter, segmenter_stamp
 from maskmill.trainers.ftmu.config import Config
-from maskmill.trainers.ftmu.policies import Constant, Head, Learned
+from maskmill.trainers.ftmu.policies import Constant, Head, Learned, device_of
 from maskmill.trainers.ftmu.rollout import Episode, TrueClip, Walk, open_clips, walk
 from maskmill.trainers.ftmu.state import StateEncoder, build_encoder, state_stamp
 
+MASKS = False  # of images alone: it needs clips and boxes
 VERSION = 1
 logger = logging.getLogger("maskmill.train")
 Float32 = NDArray[np.float32]
@@ -86,8 +97,9 @@ def advantages(
 def losses(actor: Head, critic: Head, walked: Walk, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """Actor loss + critic loss of all decisions of a walk; neither's gradient reaches the other."""
     paths = [path for path in walked.trajectories if path.states]
-    states = torch.from_numpy(np.concatenate([np.stack(path.states) for path in paths]))
-    actions = torch.tensor([a for path in paths for a in path.actions])
+    device = device_of(actor)
+    states = torch.from_numpy(np.concatenate([np.stack(path.states) for path in paths])).to(device)
+    actions = torch.tensor([a for path in paths for a in path.actions], device=device)
     values = critic(states)[:, 0]
     known, wanted, gained = values.detach().tolist(), [], []
     for path in paths:
@@ -95,19 +107,20 @@ def losses(actor: Head, critic: Head, walked: Walk, config: Config) -> tuple[Ten
         gain, target = advantages(path.rewards, own, path.discounts(config.discount), config.trace)
         gained += gain
         wanted += target
-    gains = torch.tensor(gained)
+    gains = torch.tensor(gained, device=device)
     if config.normalise_advantage:
         gains = (gains - gains.mean()) / gains.std(correction=0).clamp(min=1e-6)
     log_p = actor(states).log_softmax(1)
     entropy = -(log_p.exp() * log_p).sum(1).mean()
     policy = -(log_p.gather(1, actions[:, None])[:, 0] * gains).mean()
-    value = 0.5 * F.mse_loss(values, torch.tensor(wanted))
+    value = 0.5 * F.mse_loss(values, torch.tensor(wanted, device=device))
     return policy - config.entropy * entropy + value, {"policy": policy, "value": value, "entropy": entropy}
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on the clips of `job.data`: every id of their masks is one object. Returns the artefact's folder."""
-    segmenter = open_segmenter(config.segmenter, config.segmenter_weights)
+    """Train on the clips of `job.data`: every id of their masks is one object. Returns the artifact's folder."""
+    device = str(pick_device(config.runtime.device))
+    segmenter = open_segmenter(config.segmenter, config.segmenter_weights, device)
     encoder = build_encoder(config.state, config.trunk, config.trunk_weights)
     data, background = job.data.with_masks(), job.space.background_id
     clips = open_clips(data, segmenter, background)
@@ -170,7 +183,7 @@ def explore(
 
     def act(states: Float32) -> list[int]:
         with torch.no_grad():
-            shares = actor(torch.from_numpy(states)).softmax(1).cumsum(1).numpy()
+            shares = actor(torch.from_numpy(states).to(device_of(actor))).softmax(1).cumsum(1).cpu().numpy()
         return [int(a) for a in (rng.random((len(states), 1)) > shares[:, :-1]).sum(1)]
 
     return walk(episodes, act, encoder, config.track, config)
@@ -190,6 +203,22 @@ def judge(actor: Head, clips: dict[str, TrueClip], encoder: StateEncoder, config
         "whole_rate": walked.whole / max(len(walked.j), 1),
         "collapsed": walked.collapsed,
     }
+
+
+def evaluate(agent: Agent, samples: Samples, info: ArtifactInfo) -> dict[str, Any]:
+    """`judge` of a trained agent on the clips of `samples`: J over whole clips, and how often it acts.
+
+    Raises:
+        ValueError: no clip of three frames or more.
+    """
+    clips = open_clips(samples.with_masks(), agent.segmenter, info.label_space.background_id)
+    EpisodeSource(samples, clips, agent.config)  # refuses what holds no clips
+    return judge(agent.actor, clips, agent.encoder, agent.config)
+
+
+def look(agent: Agent, samples: Samples, info: ArtifactInfo) -> list[str]:
+    """Nothing here: `judge` on the training clips is in the metrics already, `collapsed` among them."""
+    return []
 
 
 def load(artifact: Artifact, device: torch.device) -> Agent:

@@ -1,8 +1,8 @@
-"""Training of the proposal segmenter, top to bottom: settings, network, pairs, loop, artefact."""
+"""Training of the proposal segmenter, top to bottom: settings, network, pairs, loop, artifact."""
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from maskmill.trainers.engine import Artifact, Job, Loop, TrainerConfig, make_optimizer, param_groups, save_artifact
 from maskmill.trainers.proposals.losses import descriptor_loss, proposal_losses
@@ -10,23 +10,26 @@ from maskmill.trainers.proposals.views import CropConfig, PairSource
 from maskmill.vision.instances import DetectConfig, ProposalConfig, ProposalNet, ProposalSegmenter
 from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
 
+MASKS = False  # it finds instances
 VERSION = 1
 
 
 class Config(TrainerConfig):
     """Settings of `proposals`. `batch` counts crops, two a pair."""
 
-    batch: int = Field(default=8, ge=2, multiple_of=2)
-    lr: float = Field(default=2e-3, gt=0)
-    grad_clip: float | None = Field(default=5.0, gt=0)
-    network: ProposalConfig = ProposalConfig()
-    crops: CropConfig = CropConfig()
-    detect: DetectConfig = DetectConfig()
+    batch: int = Field(default=8, ge=2, multiple_of=2, description="crops a step, two a pair")
+    lr: float = Field(default=2e-3, gt=0, description="highest learning rate, reached after warm-up")
+    grad_clip: float | None = Field(
+        default=5.0, gt=0, description="largest L2 norm of all gradients together; null = not clipped"
+    )
+    network: ProposalConfig = Field(default=ProposalConfig(), description="which network")
+    crops: CropConfig = Field(default=CropConfig(), description="how crops are drawn")
+    detect: DetectConfig = Field(default=DetectConfig(), description="how candidates come out")
     encoder_lr_factor: float = Field(default=0.1, ge=0, description="learning rate of the encoder as a share of `lr`")
     frozen_stages: int = Field(default=3, ge=0, description="first stages of the encoder that keep their weights")
-    box_weight: float = Field(default=0.5, ge=0)
-    score_weight: float = Field(default=1.0, ge=0)
-    descriptor_weight: float = Field(default=0.2, ge=0)
+    box_weight: float = Field(default=0.5, ge=0, description="weight of the boxes' loss beside the masks'")
+    score_weight: float = Field(default=1.0, ge=0, description="weight of the scores' loss")
+    descriptor_weight: float = Field(default=0.2, ge=0, description="weight of the descriptors' loss")
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -35,7 +38,7 @@ def stamps(config: Config) -> tuple[str, ...]:
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on every sample that has a mask; each id in a mask is one object. Returns the artefact's folder."""
+    """Train on every sample that has a mask; each id in a mask is one object. Returns the artifact's folder."""
     mean, std = encoder_normalisation(config.network.encoder)
     torch.manual_seed(config.seed)
     net = ProposalNet(config.network)
@@ -53,12 +56,7 @@ def train(config: Config, job: Job) -> str:
             found = net(batch["image"])
         losses = proposal_losses(found, batch)
         losses["descriptor"] = descriptor_loss(found, batch)
-        total = (
-            losses["mask"]
-            + config.box_weight * losses["box"]
-            + config.score_weight * losses["score"]
-            + config.descriptor_weight * losses["descriptor"]
-        )
+        total = weighted(losses, config)
         loop.update(total)
         loop.log(loss=total, **losses)
     network = config.network.model_copy(update={"weights": "random"})
@@ -71,6 +69,16 @@ def train(config: Config, job: Job) -> str:
         curves=loop.curves(),
         mean=mean,
         std=std,
+    )
+
+
+def weighted(losses: dict[str, Tensor], config: Config) -> Tensor:
+    """The sum that is learnt from: masks count 1."""
+    return (
+        losses["mask"]
+        + config.box_weight * losses["box"]
+        + config.score_weight * losses["score"]
+        + config.descriptor_weight * losses["descriptor"]
     )
 
 

@@ -35,12 +35,13 @@ class CropConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    side: int = Field(default=128, ge=32, multiple_of=32)
+    side: int = Field(default=128, ge=32, multiple_of=32, description="of a crop in pixels, a multiple of 32")
     grow: tuple[float, float] = Field(default=(0.1, 1.3), description="range by which the box grows on each side")
     shift: float = Field(default=0.25, ge=0, description="of the centre, in box sides")
     span: int = Field(default=12, ge=1, description="largest distance of the two frames of a clip, in frames kept")
-    colours: AugmentConfig = AugmentConfig(
-        flip=0.5, brightness=0.25, contrast=0.25, saturation=0.3, hue=0.03, grey=0.03
+    colours: AugmentConfig = Field(
+        default=AugmentConfig(flip=0.5, brightness=0.25, contrast=0.25, saturation=0.3, hue=0.03, grey=0.03),
+        description="flip and colours of the crops",
     )
 
 

@@ -3,6 +3,6 @@ Saliency Coherence", AAAI 2021, with the faults of its release mended; `preset: 
 """
 
 from maskmill.trainers.scwssod.config import Config
-from maskmill.trainers.scwssod.train import VERSION, load, stamps, train
+from maskmill.trainers.scwssod.train import VERSION, evaluate, load, stamps, train
 
-__all__ = ["VERSION", "Config", "load", "stamps", "train"]
+__all__ = ["VERSION", "Config", "evaluate", "load", "stamps", "train"]

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Fusion = Literal["aggm", "mean"]
-Gate = Literal["raw", "softmax"]
+from maskmill.trainers.engine import initialise, widened
+
+Fusion = Literal["aggm", "mean", "cat"]
+Gate = Literal["raw", "neutral", "softmax"]
 SMALLEST = 1e-4  # AGGM's denominator is kept this far from 0, its sign kept
 
 
@@ -71,18 +73,22 @@ class Aggregate(nn.Module):
 
     z1 = ReLU(conv(L) up(H)), z2 = ReLU(up(conv(H)) L), z3 = ReLU(up(conv(G)) L); a_k = GAP(conv3x3(z_k)), one scalar a
     sample; out = ReLU(BN(conv3x3((a1 z1 + a2 z2 + a3 z3) / (a1 + a2 + a3)))). The raw denominator may cross 0:
-    `smallest` is the least |a1 + a2 + a3| of the last forward.
+    `smallest` is the least |a1 + a2 + a3| of the last forward; with `floor` it is kept away from 0 (the release does
+    not). `neutral` gates are raw ones that all begin at 1.
+
+    `fusion` without gates: `mean` of the three, or `cat`, which puts them side by side into the last convolution
+    (GCPANet, from which the release comes).
     """
 
-    def __init__(self, low: int, width: int, fusion: Fusion, gate: Gate) -> None:
+    def __init__(self, low: int, width: int, fusion: Fusion, gate: Gate, *, floor: bool = True) -> None:
         super().__init__()
-        self.fusion, self.gate = fusion, gate
+        self.fusion, self.gate, self.floor = fusion, gate, floor
         self.low, self.high, self.context = (conv_bn_relu(c, width, 3) for c in (low, width, width))
         self.from_low, self.from_high, self.from_context = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         scored = 3 if fusion == "aggm" else 0
         self.fan_in = 9 * width
         self.scores = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for _ in range(scored))
-        self.out = conv_bn_relu(width, width, 3)
+        self.out = conv_bn_relu(3 * width if fusion == "cat" else width, width, 3)
         self.smallest = torch.tensor(float("inf"))
 
     def forward(self, low: Tensor, high: Tensor, context: Tensor) -> Tensor:
@@ -96,10 +102,12 @@ class Aggregate(nn.Module):
         return out
 
     def fuse(self, parts: list[Tensor]) -> Tensor:
-        """Weighted mean of z1, z2, z3 (N, C, h, w); the plain mean without AGGM."""
+        """Weighted mean of z1, z2, z3 (N, C, h, w); without AGGM the plain mean, or all three as (N, 3 C, h, w)."""
         if self.fusion == "mean":
             return torch.stack(parts).mean(dim=0)
-        scores = [conv(part).float().mean(dim=(1, 2, 3)) for conv, part in zip(self.scores, parts, strict=True)]
+        if self.fusion == "cat":
+            return torch.cat(parts, dim=1)
+        scores = [widened(conv(part)).mean(dim=(1, 2, 3)) for conv, part in zip(self.scores, parts, strict=True)]
         return self.weigh(parts, torch.stack(scores))
 
     def weigh(self, parts: list[Tensor], scores: Tensor) -> Tensor:
@@ -109,16 +117,18 @@ class Aggregate(nn.Module):
         else:
             total = scores.sum(dim=0)
             self.smallest = total.detach().abs().min()
-            floor = torch.where(total < 0, -SMALLEST, SMALLEST)
-            shares = scores / torch.where(total.abs() < SMALLEST, floor, total)
-        mixed = sum(a[:, None, None, None] * z.float() for a, z in zip(shares, parts, strict=True))
+            least = torch.where(total < 0, -SMALLEST, SMALLEST)
+            shares = scores / (torch.where(total.abs() < SMALLEST, least, total) if self.floor else total)
+        mixed = sum(a[:, None, None, None] * widened(z) for a, z in zip(shares, parts, strict=True))
         return torch.as_tensor(mixed).to(parts[0].dtype)
 
 
 class SaliencyNet(nn.Module):
     """Normalised images (N, 3, H, W) of any size to logits (N, 1, H, W) of heads 2, 3, 4 and 5; head 2 predicts."""
 
-    def __init__(self, encoder: Any, width: int, fusion: Fusion = "aggm", gate: Gate = "raw") -> None:
+    def __init__(
+        self, encoder: Any, width: int, fusion: Fusion = "aggm", gate: Gate = "raw", *, floor: bool = True
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         channels = encoder.feature_info.channels()
@@ -127,18 +137,16 @@ class SaliencyNet(nn.Module):
         deep = channels[3]
         self.top = Top(deep, width)
         self.contexts = nn.ModuleList(Context(deep, deep, width) for _ in range(3))
-        self.aggregates = nn.ModuleList(Aggregate(c, width, fusion, gate) for c in channels[:3])
+        self.aggregates = nn.ModuleList(Aggregate(c, width, fusion, gate, floor=floor) for c in channels[:3])
         self.refines = nn.ModuleList(Refine(width) for _ in range(3))
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for _ in range(4))
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d) and not name.startswith("encoder."):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if gate == "softmax":
+        initialise(self)
+        if gate != "raw":
             for aggregate in self.aggregates:
                 for score in aggregate.scores:  # type: ignore[union-attr]
                     nn.init.zeros_(score.weight)  # begin as the plain mean
+                    if gate == "neutral":
+                        nn.init.ones_(score.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         *lows, deep = self.encoder(images)

@@ -1,14 +1,27 @@
-"""SCWSSOD, top to bottom: settings, network, coherence and consistency, loop, artefact."""
+"""SCWSSOD, top to bottom: settings, network, coherence and consistency, loop, artifact."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskmill.data_contracts import IGNORE, LabelSpace
-from maskmill.trainers.engine import Artifact, Batch, Job, SegmentationPredictor, param_groups
+from maskmill.trainers.engine import (
+    Artifact,
+    ArtifactInfo,
+    Batch,
+    Job,
+    ParamGroup,
+    PredictConfig,
+    Samples,
+    SegmentationPredictor,
+    param_groups,
+    widened,
+)
+from maskmill.trainers.engine.saliency import SaliencyMetrics, to_map
 from maskmill.trainers.scribbles import ScribbleRun, balanced_pce
 from maskmill.trainers.scwssod.config import Config
 from maskmill.trainers.scwssod.losses import (
@@ -21,7 +34,23 @@ from maskmill.trainers.scwssod.losses import (
 from maskmill.trainers.scwssod.model import BinaryLogits, SaliencyNet
 from maskmill.vision.segmenters import build_encoder, weights_stamp
 
-VERSION = 2
+VERSION = 3
+
+
+def evaluate(predictor: SegmentationPredictor, samples: Samples, info: ArtifactInfo) -> dict[str, Any]:
+    """The measures of saliency, of the object's probability at each image's own size."""
+    return measure(predictor, samples)
+
+
+def measure(predictor: SegmentationPredictor, samples: Samples) -> dict[str, Any]:
+    """S, E, F and MAE of a predictor's saliency on samples with masks."""
+    truth, metrics = samples.with_masks(), SaliencyMetrics()
+    for position in range(len(truth)):
+        example = truth.example(position)
+        if example.mask is not None:
+            (found,) = predictor.predict([example.image])
+            metrics.update(to_map(found.probabilities[1]), example.mask, predictor.space.background_id or 0)
+    return dict(metrics.compute())
 
 
 def stamps(config: Config) -> tuple[str, ...]:
@@ -32,30 +61,38 @@ def stamps(config: Config) -> tuple[str, ...]:
 def build(config: Config, weights: str) -> SaliencyNet:
     """The network over an encoder with `weights` (see `vision.segmenters`)."""
     encoder = build_encoder(config.encoder, weights, out_indices=(1, 2, 3, 4))
-    return SaliencyNet(encoder, config.width, config.fusion, config.gate)
+    return SaliencyNet(encoder, config.width, config.fusion, config.gate, floor=config.gate_floor)
+
+
+def artifact_of(model: SaliencyNet, config: Config) -> dict[str, Any]:
+    """What the artifact of a trained network holds: arguments of `save_artifact`."""
+    mean, std = config.colours
+    predict = PredictConfig(fit=config.augment.fit, size=config.augment.size, multiple=1)
+    described = {"encoder": config.encoder, "width": config.width, "fusion": config.fusion, "gate": config.gate}
+    return {"modules": {"model": model}, "model": described, "mean": mean, "std": std, "predict": predict}
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on foreground and background scribbles (or on masks, the upper bound); returns the artefact's folder."""
+    """Train on foreground and background scribbles (or on masks, the upper bound); returns the artifact's folder."""
     check(job.space)
     torch.manual_seed(config.seed)
     model = build(config, config.encoder_weights)
-    rest = nn.ModuleList(child for name, child in model.named_children() if name != "encoder")
     run = ScribbleRun(
         config,
         job,
-        config.encoder,
+        config.colours,
         modules={"model": model},
-        groups=[*param_groups(model.encoder, config.encoder_lr_factor), *param_groups(rest)],
+        groups=optimised(model, config.encoder_lr_factor),
         network=BinaryLogits(model),
         resize=config.scribble_resize,
         multiple=1,
+        measure=measure,
     )
 
     for step, batch in run.loop:
         ramp = config.ramp_at(step)
         with run.loop.autocast():
-            heads = [z.float() for z in model(batch["image"])]
+            heads = [widened(z) for z in model(batch["image"])]
         notes = {"aggm_denominator": model.smallest_denominator} if _watched(config) else {}
         labels = batch["labels"]
         if config.supervision == "masks":
@@ -64,14 +101,25 @@ def train(config: Config, job: Job) -> str:
             loss, parts = scribble_loss(config, heads, labels, batch, ramp)
             notes |= parts
             if config.ssc_weight:
-                with run.loop.autocast(), _norms(model, config.ssc_norm):
-                    small = model(shrink(batch["image"], config.ssc_scale))[0].float().sigmoid()
-                large = shrink(heads[0].sigmoid(), config.ssc_scale)
-                notes["consistency"] = structure_consistency(small, large, config.ssc_alpha)
+                with run.loop.autocast():
+                    notes["consistency"] = consistency(config, model, heads[0], batch["image"])
                 loss = loss + ramp * config.ssc_weight * notes["consistency"]
         run.learn(loss, **notes)
-    described = {"encoder": config.encoder, "width": config.width, "fusion": config.fusion, "gate": config.gate}
-    return run.save(model, described)
+    return run.save(model, artifact_of(model, config)["model"])
+
+
+def optimised(model: SaliencyNet, encoder_factor: float) -> list[ParamGroup]:
+    """The encoder at its own rate, all else at the full one."""
+    rest = nn.ModuleList(child for name, child in model.named_children() if name != "encoder")
+    return [*param_groups(model.encoder, encoder_factor), *param_groups(rest)]
+
+
+def consistency(config: Config, model: SaliencyNet, main: Tensor, images: Tensor) -> Tensor:
+    """SSC of the main head's logits (N, 1, H, W) and a second pass over the same images, made smaller."""
+    with _norms(model, config.ssc_norm):
+        small = widened(model(shrink(images, config.ssc_scale))[0]).sigmoid()
+    large = shrink(widened(main).sigmoid(), config.ssc_scale)
+    return structure_consistency(small, large, config.ssc_alpha)
 
 
 def check(space: LabelSpace) -> None:
@@ -115,7 +163,7 @@ def scribble_loss(
 
 
 def _watched(config: Config) -> bool:
-    return config.fusion == "aggm" and config.gate == "raw"
+    return config.fusion == "aggm" and config.gate != "softmax"
 
 
 @contextlib.contextmanager

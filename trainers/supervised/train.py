@@ -1,6 +1,7 @@
-"""Supervised segmentation, top to bottom: settings, model, data, loop, artefact."""
+"""Supervised segmentation, top to bottom: settings, model, data, loop, artifact."""
 
 import functools
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -18,11 +19,11 @@ from maskmill.trainers.engine import (
     describe_segmenter,
     evaluate,
     make_optimizer,
-    param_groups,
     save_artifact,
+    segmenter_groups,
 )
 from maskmill.trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
-from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, segmenter_normalisation, segmenter_stamp
 
 VERSION = 2
 
@@ -30,34 +31,44 @@ VERSION = 2
 class Config(TrainerConfig):
     """Settings of `supervised`."""
 
-    segmenter: SegmenterConfig = SegmenterConfig()
-    augment: AugmentConfig = AugmentConfig(scale=(0.75, 1.5), brightness=0.2, contrast=0.2, saturation=0.2)
+    segmenter: SegmenterConfig = Field(default=SegmenterConfig(), description="network that is trained")
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(scale=(0.75, 1.5), brightness=0.2, contrast=0.2, saturation=0.2),
+        description="how an image becomes a training crop",
+    )
     # learning rate of the encoder as a share of `lr`; 0 freezes it, its statistics as well, which halves a step's cost
-    encoder_lr_factor: float = Field(default=1.0, ge=0)
-    class_balance: Balance = "sqrt"
-    dice: float = Field(default=0.0, ge=0)  # weight of the Dice loss beside cross-entropy
-    min_confidence: float = Field(default=0.0, ge=0, le=1)  # pseudo-label pixels below are ignored
+    encoder_lr_factor: float = Field(
+        default=1.0,
+        ge=0,
+        description="learning rate of the encoder as a share of `lr`; 0 freezes it, its statistics as well, which "
+        "halves a step's cost",
+    )
+    class_balance: Balance = Field(
+        default="sqrt", description="weight of a class in the loss: none = 1; sqrt, median = the rarer, the higher"
+    )
+    dice: float = Field(default=0.0, ge=0, description="weight of the Dice loss beside cross-entropy")
+    min_confidence: float = Field(
+        default=0.0, ge=0, le=1, description="pseudo-label pixels with less confidence, as a share, are ignored"
+    )
 
 
 def stamps(config: Config) -> tuple[str, ...]:
     """The encoder's first weights."""
-    return (weights_stamp(config.segmenter.encoder, config.segmenter.weights),)
+    return (segmenter_stamp(config.segmenter),)
 
 
 def train(config: Config, job: Job) -> str:
-    """Train on the samples that have a mask; returns the artefact's folder."""
+    """Train on the samples that have a mask; returns the artifact's folder."""
     classes = max(job.space.size, 2)
-    mean, std = encoder_normalisation(config.segmenter.encoder)
+    mean, std = segmenter_normalisation(config.segmenter)
 
     torch.manual_seed(config.seed)
     model = build_segmenter(config.segmenter, classes)
     check_crops(model, config.augment.size, config.segmenter.architecture)
-    encoder, rest = torch.nn.ModuleList(), torch.nn.ModuleList()
-    for name, part in model.named_children():
-        (encoder if name == "encoder" else rest).append(part)
+    encoder: Any = model.encoder
     frozen = config.encoder_lr_factor == 0
     encoder.requires_grad_(not frozen)
-    optimizer = make_optimizer(config, [*param_groups(encoder, config.encoder_lr_factor), *param_groups(rest)])
+    optimizer = make_optimizer(config, segmenter_groups(model, config.encoder_lr_factor))
 
     data = job.data.with_masks()
     pseudo = bool(data.config.labels) and config.min_confidence > 0
@@ -90,7 +101,7 @@ def train(config: Config, job: Job) -> str:
         job,
         config,
         modules={"model": model},
-        model=describe_segmenter(config.segmenter, classes),
+        model=describe_segmenter(config.segmenter, classes, model),
         metrics=loop.metrics,
         curves=loop.curves(),
         mean=mean,

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD
+from maskmill.data_contracts import LabelSpace
+from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, PredictConfig
 from maskmill.trainers.engine.batches import Rgb
 from maskmill.trainers.engine.device import pick_precision
 from maskmill.trainers.weclip.config import Config
 from maskmill.trainers.weclip.decoder import Decoded, Decoder
-from maskmill.vision.clip import ClipBackbone, DenseFeatures, load_clip
+from maskmill.vision.clip import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
 from maskmill.vision.clip.backbone import Precision
 from maskmill.vision.segmenters import build_encoder, encoder_normalisation
 
@@ -99,6 +100,24 @@ class Weclip(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C, h, w) on the token grid."""
         return self.decode(self.encode(images), images).logits
+
+
+def predict_config(config: Config) -> PredictConfig:
+    """The test recipe of the settings."""
+    return PredictConfig(
+        fit="long", size=config.test_size, scales=config.test_scales, flip=config.test_flip, multiple=1
+    )
+
+
+def artifact_of(model: Weclip, config: Config, space: LabelSpace) -> dict[str, Any]:
+    """What an artifact holds of a trained model: arguments of `save_artifact`."""
+    return {
+        "modules": {"decoder": model.decoder},
+        "model": {"classes": max(space.size, 2), "clip": clip_fingerprint(config.model, config.pretrained)},
+        "mean": model.normalisation.mean,
+        "std": model.normalisation.std,
+        "predict": predict_config(config),
+    }
 
 
 def _clips_own(backbone: ClipBackbone) -> Normalisation:

@@ -1,21 +1,36 @@
 """The test recipe: long side fixed, scales and mirror averaged as logits on the token grid, dense CRF where wanted."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.data_contracts import Uint8Array
-from maskmill.trainers.engine import PredictConfig, Prediction, SegmentationPredictor
-from maskmill.vision.refine import CrfOptions, refine_many
+from maskmill.trainers.engine import PredictConfig, Prediction, SegmentationPredictor, normalise, with_crf
+from maskmill.trainers.weclip.config import TEST_CRF
+from maskmill.vision.crf_options import CrfOptions
 
-TEST_CRF = CrfOptions(gaussian_sxy=3, gaussian_weight=3, bilateral_sxy=64, bilateral_srgb=5, bilateral_weight=4)
+Resize = Literal["pixels", "input"]
 
 
 class WeclipPredictor(SegmentationPredictor):
-    """Predicts without labels. Image sides that do not divide by the patch are floored to it, as CLIP does."""
+    """Predicts without labels. Image sides that do not divide by the patch are floored to it, as CLIP does.
+
+    `resize` says how an image reaches its size, see `Config.test_resize`; `crf` is what `predict_crf` asks for.
+    """
+
+    def __init__(self, *args: Any, resize: Resize = "pixels", crf: CrfOptions = TEST_CRF, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.resize, self.crf = resize, crf
+
+    def predict(self, images: Sequence[Uint8Array], config: PredictConfig | None = None) -> list[Prediction]:
+        """As `SegmentationPredictor.predict`; one by one where the release resizes, for grids of images that others
+        would round to one size may differ by a token there.
+        """
+        config = config or self.config
+        return super().predict(images, config.model_copy(update={"batch": 1}) if self.resize == "input" else config)
 
     def _logits(self, images: Sequence[Uint8Array], config: PredictConfig) -> Tensor:
         """Mean logits (B, C, h, w): over each flip pair, resized to the first scale's token grid, over scales."""
@@ -23,7 +38,7 @@ class WeclipPredictor(SegmentationPredictor):
             return super()._logits(images, config)
         total: Tensor | None = None
         for scale in config.scales:
-            inputs = torch.stack([self._input(image, config, scale) for image in images]).to(self.device)
+            inputs = self._inputs(images, config, scale).to(self.device)
             logits = self.model(inputs).float()
             if config.flip:
                 logits = (logits + self.model(inputs.flip(-1)).float().flip(-1)) / 2
@@ -35,10 +50,23 @@ class WeclipPredictor(SegmentationPredictor):
             raise ValueError("scales: expected at least one")
         return total / len(config.scales)
 
+    def _inputs(self, images: Sequence[Uint8Array], config: PredictConfig, scale: float) -> Tensor:
+        if self.resize == "pixels" or config.fit != "long":
+            return torch.stack([self._input(image, config, scale) for image in images])
+        return torch.cat([self._released_input(image, config.size, scale) for image in images])
+
+    def _released_input(self, image: Uint8Array, size: int, scale: float) -> Tensor:
+        """(1, 3, h, w) as the release makes it: bilinear on the normalised image, long side first, then the scale."""
+        ratio = size / max(image.shape[:2])
+        sides = [int(side * ratio) for side in image.shape[:2]]
+        whole = normalise(image, self.mean, self.std)[None]
+        fitted = F.interpolate(whole, sides, mode="bilinear", align_corners=False)
+        if scale == 1.0:
+            return fitted
+        return F.interpolate(fitted, scale_factor=scale, mode="bilinear", align_corners=False)
+
     def predict_crf(
-        self, images: Sequence[Uint8Array], options: CrfOptions = TEST_CRF, workers: int = 1
+        self, images: Sequence[Uint8Array], options: CrfOptions | None = None, workers: int | None = None
     ) -> list[Prediction]:
-        """`predict`, then softmax and dense CRF at image size; the logits are logarithms of the CRF's probabilities."""
-        plain = self.predict(images)
-        items = [(image, one.probabilities) for image, one in zip(images, plain, strict=True)]
-        return [Prediction(np.log(np.clip(p, 1e-8, None))) for p in refine_many(items, workers, options)]
+        """`predict`, then softmax and dense CRF at image size."""
+        return with_crf(self.predict(images), images, options or self.crf, workers)

@@ -1,8 +1,7 @@
-"""WeCLIP, top to bottom: settings, frozen CLIP and decoder, labels made on the fly, losses, loop, artefact."""
+"""WeCLIP, top to bottom: settings, frozen CLIP and decoder, labels made on the fly, losses, loop, artifact."""
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch import Tensor
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed
 from maskmill.trainers.engine import (
     Artifact,
+    ArtifactInfo,
     Example,
     Item,
     Job,
     Loop,
-    PredictConfig,
     Samples,
     SampleSource,
     draw_geometry,
@@ -27,21 +26,17 @@ from maskmill.trainers.engine import (
     pick_device,
     save_artifact,
 )
+from maskmill.trainers.engine.health import LOOKED_AT, one_answer
 from maskmill.trainers.weclip.config import Config
 from maskmill.trainers.weclip.decoder import affinity_logits
+from maskmill.trainers.weclip.label_curve import label_miou
+from maskmill.trainers.weclip.labels import PseudoLabeler
 from maskmill.trainers.weclip.losses import affinity_loss, segmentation_loss
-from maskmill.trainers.weclip.model import Weclip
+from maskmill.trainers.weclip.model import Weclip, artifact_of, predict_config
 from maskmill.trainers.weclip.predict import WeclipPredictor
-from maskmill.trainers.weclip.refine import PLAIN_MAPS, plain_attention, pseudo_labels, refined_attention
 from maskmill.trainers.weclip.views import ViewStore
-from maskmill.vision.clip import (
-    DenseFeatures,
-    TextBank,
-    attention_affinity,
-    build_text_bank,
-    clip_fingerprint,
-    clip_response,
-)
+from maskmill.vision.clip import build_text_bank, clip_fingerprint
+from maskmill.vision.crf_options import crf_backend
 from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 3
@@ -83,81 +78,12 @@ class CropView:
         }
 
 
-@dataclass(frozen=True)
-class PseudoLabeler:
-    """Pseudo-labels of a batch of crops from the frozen CLIP and, after the kick-in, from the decoder's affinity."""
-
-    model: Weclip
-    bank: TextBank
-    space: LabelSpace
-    config: Config
-
-    @property
-    def n_attention(self) -> int:
-        return max(PLAIN_MAPS, self.config.candidates)
-
-    def __call__(
-        self, dense: DenseFeatures, rgb: Tensor, tags: Sequence[Sequence[int]], affinity: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Labels int64 (B, H, W) for crops `rgb` (B, 3, H, W), and the maps that RFM kept, bool (B, m).
-
-        `affinity`: logits (B, n, n) of A_f; None = before the kick-in.
-        """
-        config = self.config
-        kept = None
-        if affinity is None:
-            attention = plain_attention(dense.block_attention)
-        else:
-            attention, kept = refined_attention(dense.block_attention, affinity, config.candidates, config.filter)
-        response = clip_response(
-            self.model.backbone,
-            dense,
-            self.bank,
-            self._present(dense, tags),
-            scale=self._scale,
-            box_threshold=config.box_threshold or self.space.cam_box_threshold,
-            edge_fix=config.edge_fix,
-            affinity=attention_affinity(attention),
-            layer=config.cam_layer,
-        )
-        labels = pseudo_labels(
-            response.spread,
-            response.pair_image,
-            response.pair_class,
-            rgb.float(),
-            self.space.background_id or 0,
-            iterations=config.par_iterations,
-            dilations=config.par_dilations,
-            stride=config.par_stride,
-            ignore_below=config.ignore_below,
-            background_power=config.background_power,
-        )
-        return labels, kept
-
-    @property
-    def _scale(self) -> float:
-        temperature = self.config.temperature
-        return self.model.backbone.logit_scale if temperature is None else 1 / temperature
-
-    def _present(self, dense: DenseFeatures, tags: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The tags that pass the gate: a crop need not show all that its image shows."""
-        if self.config.presence_gate is None:
-            return [list(ids) for ids in tags]
-        with torch.no_grad():
-            scores = self.model.backbone.tail(dense.last_input)
-            p = self.bank.log_probabilities(scores, self.bank.allowed(tags), self._scale).exp()
-        rows = [self.bank.rows(ids) for ids in tags]
-        gate = self.config.presence_gate
-        return [
-            [class_id for class_id, row in zip(ids, own, strict=True) if float(p[image, row]) >= gate]
-            for image, (ids, own) in enumerate(zip(tags, rows, strict=True))
-        ]
-
-
 def train(config: Config, job: Job) -> str:
-    """Train the decoder from image tags (or from masks); returns the artefact's folder."""
+    """Train the decoder from image tags (or from masks); returns the artifact's folder."""
     space = job.space
     check(config, space)
+    if config.test_crf:
+        crf_backend(config.crf.backend)  # one that is not installed is said now, not after the last step
     background = space.background_id or 0
     torch.manual_seed(config.seed)
     model = Weclip(config, max(space.size, 2), pick_device(config.runtime.device))
@@ -170,13 +96,19 @@ def train(config: Config, job: Job) -> str:
     loop = Loop(config, job, source, modules={"decoder": decoder}, optimizers={"main": optimizer})
 
     mean, std = model.normalisation.mean, model.normalisation.std
-    predict = PredictConfig(
-        fit="long", size=config.test_size, scales=config.test_scales, flip=config.test_flip, multiple=1
-    )
-    predictor = WeclipPredictor(model, space, mean, std, predict, loop.device)
-    score = None if job.val is None else functools.partial(measure, predictor, job.val, config)
+    recipe: dict[str, Any] = {"config": predict_config(config), "resize": config.test_resize, "crf": config.crf}
+    predictor = WeclipPredictor(model, space, mean, std, device=loop.device, **recipe)
     bank = build_text_bank(space, model.backbone, config.templates, synonyms=config.synonyms)
     labeler = PseudoLabeler(model, bank, space, config)
+
+    def score() -> dict[str, Any]:
+        assert job.val is not None
+        found = measure(predictor, job.val, config)
+        if config.measure_labels and not supervised:
+            refining = loop.step >= config.kick_in
+            found["label_miou"] = label_miou(model, labeler, job.val, refining=refining)
+        return found
+
     n_attention = 0 if supervised else labeler.n_attention
     store = None if config.views is None else ViewStore(model, n_attention)
 
@@ -206,18 +138,14 @@ def train(config: Config, job: Job) -> str:
         loop.update(loss)
         notes["foreground"] = _foreground(labels, background)
         loop.log(loss=loss, segmentation=segmentation, affinity=alike, **notes)
-        loop.evaluate(score)
+        loop.evaluate(None if job.val is None else score)
 
     return save_artifact(
         job,
         config,
-        modules={"decoder": decoder},
-        model={"classes": max(space.size, 2), "clip": clip_fingerprint(config.model, config.pretrained)},
         metrics=loop.metrics,
         curves=loop.curves(),
-        mean=mean,
-        std=std,
-        predict=predict,
+        **artifact_of(model, config, space),
     )
 
 
@@ -261,11 +189,24 @@ def measure(predictor: WeclipPredictor, val: Samples, config: Config) -> dict[st
     return {**metrics, **{f"{name}_crf": crf[name] for name in ("miou", "dice", "pixel_accuracy")}}
 
 
+def look(predictor: WeclipPredictor, samples: Samples, info: ArtifactInfo) -> list[str]:
+    """What is wrong with a finished network, tried on a few of its own training samples. Nothing is said of one that
+    was trained by tags: the masks of its samples are not opened.
+    """
+    if Config.model_validate(info.config).supervision == "tags":
+        return []
+    known = samples.with_masks()
+    examples = [known.example(position) for position in range(min(LOOKED_AT, len(known)))]
+    predicted = [one.labels for one in predictor.predict([example.image for example in examples])]
+    found = one_answer(predicted, [e.mask for e in examples if e.mask is not None], info.label_space)
+    return [found] if found else []
+
+
 def load(artifact: Artifact, device: torch.device) -> WeclipPredictor:
     """The trained segmenter, ready to predict.
 
     Raises:
-        ValueError: the CLIP that the artefact names is not the one that it was trained on.
+        ValueError: the CLIP that the artifact names is not the one that it was trained on.
     """
     info = artifact.info
     config = Config.model_validate(info.config)
@@ -276,4 +217,5 @@ def load(artifact: Artifact, device: torch.device) -> WeclipPredictor:
         )
     model = Weclip(config, info.model["classes"], device)
     artifact.load(decoder=model.decoder)
-    return WeclipPredictor(model, info.label_space, info.mean, info.std, info.predict, device)
+    own: dict[str, Any] = {"resize": config.test_resize, "crf": config.crf}
+    return WeclipPredictor(model, info.label_space, info.mean, info.std, info.predict, device, **own)

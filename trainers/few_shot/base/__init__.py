@@ -1,7 +1,17 @@
 """Base networks: decoders in the manner of PFENet and of HDMNet, over any frozen encoder."""
 
 from maskmill.trainers.few_shot.base.hdmnet import MatchingDecoder, distillation_loss
+from maskmill.trainers.few_shot.base.hdmnet_released import HdmnetDecoder, released_distillation
 from maskmill.trainers.few_shot.base.parts import Decoded, masked_mean, resize
 from maskmill.trainers.few_shot.base.pfenet import PyramidDecoder
 
-__all__ = ["Decoded", "MatchingDecoder", "PyramidDecoder", "distillation_loss", "masked_mean", "resize"]
+__all__ = [
+    "Decoded",
+    "HdmnetDecoder",
+    "MatchingDecoder",
+    "PyramidDecoder",
+    "distillation_loss",
+    "masked_mean",
+    "released_distillation",
+    "resize",
+]

@@ -20,7 +20,8 @@ class PyramidDecoder(nn.Module):
     """Features (B, width, h, w), `slots` vectors (B, width, 1, 1) and priors (B, priors, h, w) to logits (B, 2, h, w).
 
     `scales` are bins (whole numbers above 1: that many cells a side) or shares of the grid (up to 1). Each path has its
-    own merge: the query's takes the priors, the support's none. All after the merge is shared by both.
+    own merge: the query's takes the priors, the support's none. All after the merge is shared by both. With
+    `through_grid` a level is enlarged to the whole grid before the next, coarser one takes it over, as released.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class PyramidDecoder(nn.Module):
         support_path: bool = False,
         dropout: float = 0.1,
         prior_gain: float = 1.0,
+        through_grid: bool = False,
     ) -> None:
         super().__init__()
-        self.prior_gain = prior_gain
+        self.prior_gain, self.through_grid = prior_gain, through_grid
         self.width, self.slots, self.scales = width, slots, tuple(scales)
         merged = (1 + slots) * width
         self.query_merge = nn.ModuleList(conv(merged + priors, width, 1) for _ in scales)
@@ -80,7 +82,7 @@ class PyramidDecoder(nn.Module):
                 x = self.inter_scale[number - 1](torch.cat([x, resize(finer, bin_)], dim=1)) + x
             x = self.blocks[number](x) + x
             inner.append(self.inner[number](x))
-            found.append(x)
+            found.append(resize(x, grid) if self.through_grid else x)
         x = self.gather(torch.cat([resize(level, grid) for level in found], dim=1))
         x = self.last(x) + x
         return Decoded(self.head(x), tuple(inner), tuple(found))

@@ -9,6 +9,7 @@ attention.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,11 +30,12 @@ Float32 = NDArray[np.float32]
 @dataclass(frozen=True, eq=False)
 class ClipView:
     """One image as the frozen CLIP sees it: `blocks` (L, D, h, w), the outputs that are matched; `dense` (one image,
-    with attention) for class maps, None for an image that is only a support.
+    with attention) for class maps, None for an image that is only a support; `photo` (H, W), the size of its photo.
     """
 
     blocks: Tensor
     dense: DenseFeatures | None
+    photo: tuple[int, ...] = ()
 
 
 class ClipPriors:
@@ -105,9 +107,18 @@ class ClipPriors:
         rows = self.rivals(class_id, labels).nonzero()[:, 0].tolist()
         return (self.names[class_id], *(self.bank.texts[row] for row in rows))
 
-    def encode(self, image: Uint8Array, mask: Uint8Array | None = None, *, text: bool = True) -> ClipView:
-        """See an image (H, W, 3). With `mask_image` and a `mask` (H, W), its background becomes the mean colour."""
-        config = self.config
+    def encode(
+        self,
+        image: Uint8Array,
+        mask: Uint8Array | None = None,
+        *,
+        text: bool = True,
+        photo: tuple[int, ...] | None = None,
+    ) -> ClipView:
+        """See an image (H, W, 3). With `mask_image` and a `mask` (H, W), its background becomes the mean colour.
+        `photo` (H, W): the size of the photo that it was made of, where it was another.
+        """
+        config, photo = self.config, image.shape[:2] if photo is None else photo
         fitted = _fit(image, config.match_side, config.match_fit, self.backbone.patch)
         pixels = self._normalised(fitted, config.match_normalisation)
         if config.mask_image and mask is not None:
@@ -118,18 +129,25 @@ class ClipPriors:
         dense = self.backbone.encode(pixels[None], count if shared else 0, block_outputs=True)
         blocks = self._blocks(dense)
         if not text:
-            return ClipView(blocks, None)
-        return ClipView(blocks, _light(dense) if shared else self._text_view(image))
+            return ClipView(blocks, None, photo)
+        return ClipView(blocks, _light(dense) if shared else self._text_view(image, photo), photo)
 
     @property
     def _one_input(self) -> bool:
         """Matching and class maps take the same pixels, so one forward serves both."""
         config = self.config
         same_side = config.text_side == config.match_side and config.match_fit == "long"
-        return same_side and config.match_normalisation == "clip"
+        return same_side and config.match_normalisation == "clip" and config.text_source == "photo"
 
-    def _text_view(self, image: Uint8Array) -> DenseFeatures:
-        fitted = _fit(image, self.config.text_side, "long", self.backbone.patch)
+    def _text_view(self, image: Uint8Array, photo: tuple[int, ...]) -> DenseFeatures:
+        patch, side, source = self.backbone.patch, self.config.match_side, self.config.text_source
+        if source == "photo":
+            fitted = _fit(image, self.config.text_side, "long", patch)
+        else:
+            squashed = image
+            if image.shape[:2] != (side, side):
+                squashed = np.asarray(cv2.resize(image, (side, side)), np.uint8)
+            fitted = _bicubic(squashed, _whole_size(photo if source == "canvas" else (side, side), 1.0, patch))
         return _light(self.backbone.encode(self._normalised(fitted, "clip")[None], self.config.n_attention))
 
     def _normalised(self, image: Uint8Array, how: str) -> Tensor:
@@ -189,7 +207,17 @@ class ClipPriors:
         if dense.attention is None:
             raise ValueError("vtp: expected attention; encode the query with text=True")
         cam = self.cam(query, class_id, labels)
-        return refine(dense.attention[0], cam, box_threshold=config.box_threshold, edge_fix=config.edge_fix)
+        boxes = {"box_threshold": config.box_threshold, "box_peak": config.box_peak, "edge_fix": config.edge_fix}
+        return refine(dense.attention[0], cam, **boxes)  # type: ignore[arg-type]
+
+    def spread_out(self, map_: Tensor, view: ClipView) -> Tensor:
+        """A map (h, w) as the decoder's grid takes it over: with `through_photo` at the size of what CLIP was shown."""
+        config = self.config
+        if not config.through_photo:
+            return map_
+        height, width = view.photo if config.text_source != "canvas_as_it_is" else (config.match_side,) * 2
+        full = cv2.resize(map_.float().cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(full).to(map_)
 
     def _dense(self, query: ClipView) -> DenseFeatures:
         if query.dense is None:
@@ -204,13 +232,18 @@ def _light(dense: DenseFeatures) -> DenseFeatures:
 
 def _fit(image: Uint8Array, side: int | None, fit: str, patch: int) -> Uint8Array:
     """Squash to (side, side), or the long side to `side` (None = native) with sides up to multiples of the patch."""
-    height, width = image.shape[:2]
     if fit == "squash" and side is not None:
-        size = (side, side)
-    else:
-        factor = 1.0 if side is None else side / max(height, width)
-        size = (_whole(height * factor, patch), _whole(width * factor, patch))
-    if size == (height, width):
+        return _bicubic(image, (side, side))
+    factor = 1.0 if side is None else side / max(image.shape[:2])
+    return _bicubic(image, _whole_size(image.shape[:2], factor, patch))
+
+
+def _whole_size(size: tuple[int, ...], factor: float, patch: int) -> tuple[int, int]:
+    return _whole(size[0] * factor, patch), _whole(size[1] * factor, patch)
+
+
+def _bicubic(image: Uint8Array, size: tuple[int, int]) -> Uint8Array:
+    if size == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 

@@ -10,6 +10,37 @@ from maskmill.data_contracts import WithPresets
 from maskmill.vision.clip import CamLayer, clip_fingerprint
 
 Prompts = Literal["target", "target+base", "oracle"]
+TextSource = Literal["photo", "canvas", "canvas_as_it_is"]
+
+#: Texts of the release where they are not a class's name; other classes go by their name in VOC's label space.
+PASCAL_WORDS = {
+    **{name: name for name in ("aeroplane", "diningtable", "motorbike", "pottedplant")},
+    "bird": "bird avian",
+    "chair": "chair seat",
+    "person": "person with clothes,people,human",
+    "tvmonitor": "tvmonitor screen",
+}
+#: The same for COCO; "sknowboard" is the release's spelling, and so is VOC's name for six classes.
+COCO_WORDS = {
+    "person": "person with clothes,people,human",
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "bird": "bird avian",
+    "backpack": "backpack,bag",
+    "umbrella": "umbrella,parasol",
+    "handbag": "handbag,purse",
+    "tie": "necktie",
+    "snowboard": "sknowboard",
+    "baseball glove": "glove",
+    "spoon": "dessertspoon",
+    "chair": "chair seat",
+    "couch": "sofa",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+    "tv": "tvmonitor screen",
+    "remote": "remote control",
+    "hair drier": "hairdrier,blowdrier",
+}
 
 FAITHFUL: dict[str, Any] = {
     "model": "ViT-B-16-quickgelu",
@@ -27,8 +58,14 @@ FAITHFUL: dict[str, Any] = {
     "edge_fix": False,
     "templates": ("a photo of {}.",),
     "background_words": False,
+    "prompts": "oracle",
+    "text_source": "canvas",
+    "through_photo": True,
+    "words": PASCAL_WORDS,
+    "box_peak": 254,
 }
-PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "starter": {}}
+FAITHFUL_COCO: dict[str, Any] = {**FAITHFUL, "text_source": "canvas_as_it_is", "words": COCO_WORDS}
+PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "faithful_coco": FAITHFUL_COCO, "starter": {}}
 
 
 class PriorConfig(WithPresets):
@@ -37,35 +74,94 @@ class PriorConfig(WithPresets):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar = PRESETS
-    preset: Literal["faithful", "starter"] = "starter"
-    model: str = "starter"  # open_clip name, local folder, or `starter`
-    pretrained: str | None = None
+    later: ClassVar = {"text_source": "photo", "through_photo": False, "words": {}, "box_peak": 255}
+    preset: Literal["faithful", "faithful_coco", "starter"] = Field(
+        default="starter",
+        description="values for all that is not given: faithful, faithful_coco = the release of PI-CLIP on PASCAL and "
+        "on COCO, starter = for the CLIP that ships",
+    )
+    model: str = Field(default="starter", description="open_clip name, local folder, or `starter`")
+    pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain model name")
 
     # VVP: matching
-    match_side: int = Field(default=320, ge=16)
-    match_fit: Literal["squash", "long"] = "long"  # both sides to match_side, or the long one
-    match_normalisation: Literal["clip", "imagenet"] = "clip"
-    match_blocks: tuple[int, ...] = Field(default=(-1, -2), min_length=1)  # whose outputs are matched; -1 = the last
-    mask_image: bool = False  # blacken (to the mean colour) a support's background before the encoder
-    centre: bool = True  # subtract the supports' mean feature from both sides before the cosine
-    contrast: bool = True  # compare the best match in the object with the best match behind it
-    contrast_temperature: float = Field(default=0.1, gt=0)
-    neighbours: int = Field(default=8, ge=1)  # best matches that are averaged; the published maximum is 1
-    shots: Literal["mean", "concat"] = "mean"  # of K supports' maps: one network for any K, or K channels a block
+    match_side: int = Field(default=320, ge=16, description="of CLIP's input for matching, in pixels")
+    match_fit: Literal["squash", "long"] = Field(
+        default="long", description="both sides to match_side (squash), or the long one"
+    )
+    match_normalisation: Literal["clip", "imagenet"] = Field(
+        default="clip", description="mean and deviation of the input: CLIP's own, or ImageNet's (the release)"
+    )
+    match_blocks: tuple[int, ...] = Field(
+        default=(-1, -2), min_length=1, description="blocks whose outputs are matched; -1 = the last"
+    )
+    mask_image: bool = Field(
+        default=False, description="blacken (to the mean colour) an example's background before the encoder"
+    )
+    centre: bool = Field(
+        default=True, description="subtract the examples' mean feature from both sides before the cosine"
+    )
+    contrast: bool = Field(
+        default=True, description="compare the best match in the object with the best match behind it"
+    )
+    contrast_temperature: float = Field(
+        default=0.1, gt=0, description="softness of that comparison, in units of the cosine"
+    )
+    neighbours: int = Field(default=8, ge=1, description="best matches that are averaged; published: 1")
+    shots: Literal["mean", "concat"] = Field(
+        default="mean",
+        description="maps of K examples: their mean (one network for any K), or K channels a block (concat)",
+    )
 
     # VTP: class map of a text
-    text_side: int | None = Field(default=320, ge=16)  # long side; None = native
-    prompts: Prompts = "target"  # rivals of the target: none, the training classes, or (a leak) the query's own labels
-    templates: tuple[str, ...] = Field(default=("a photo of {}.",), min_length=1)
-    without: str = "a photo without {}."
-    background_words: bool = True  # the label space's words for surroundings compete as well
-    temperature: float | None = Field(default=None, gt=0)  # of the softmax; None = the model's own
-    cam_layer: CamLayer = "output"  # last block's first LayerNorm (published), or its output
+    text_side: int | None = Field(
+        default=320, ge=16, description="long side of the input for the class map of a text, in pixels; null = native"
+    )
+    text_source: TextSource = Field(
+        default="photo",
+        description="what that input is made of: the photo; or, as released, the image squashed to match_side, brought "
+        "to the photo's size again (canvas, PASCAL) or left as it is (canvas_as_it_is, COCO)",
+    )
+    through_photo: bool = Field(
+        default=False,
+        description="the map is enlarged to the photo's size before the decoder's grid takes it, as released",
+    )
+    words: dict[str, str] = Field(
+        default={}, description="texts of classes, by their name in the label space, in place of that space's own"
+    )
+    prompts: Prompts = Field(
+        default="target",
+        description="rivals of the target's text: target = none, target+base = the training classes, oracle = the "
+        "query's own labels (a leak, for upper bounds)",
+    )
+    templates: tuple[str, ...] = Field(
+        default=("a photo of {}.",),
+        min_length=1,
+        description="sentences that put a class name in place of {}; their text embeddings are averaged",
+    )
+    without: str = Field(default="a photo without {}.", description="sentence for the absence of the class")
+    background_words: bool = Field(default=True, description="the label space's words for surroundings compete as well")
+    temperature: float | None = Field(default=None, gt=0, description="of the class softmax; null = the model's own")
+    cam_layer: CamLayer = Field(
+        default="output",
+        description="where Grad-CAM reads: norm = the last block's first LayerNorm (published), output = its output",
+    )
 
     # PIR: refinement
-    n_attention: int = Field(default=8, ge=1)
-    box_threshold: float = Field(default=0.4, gt=0, lt=1)
-    edge_fix: bool = True  # boxes reach the last row and column
+    n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")
+    box_threshold: float = Field(
+        default=0.4,
+        gt=0,
+        lt=1,
+        description="share of a map's peak from which its blobs get the boxes that the map counts in",
+    )
+    box_peak: Literal[254, 255] = Field(
+        default=255,
+        description="what a map's peak becomes in 8 bits before the boxes; 254 as released, where an epsilon below the "
+        "bar keeps maps under 1",
+    )
+    edge_fix: bool = Field(
+        default=True, description="let boxes reach the last row and column of the grid, which the release's never do"
+    )
 
     @property
     def leaks(self) -> bool:

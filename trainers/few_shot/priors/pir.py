@@ -33,9 +33,11 @@ def diffuse(matrix: Tensor, cam: Tensor, boxes: Tensor) -> Tensor:
     return min_max(spread.view(1, *cam.shape))[0]
 
 
-def refine(attention: Tensor, cam: Tensor, *, box_threshold: float, edge_fix: bool) -> Tensor:
-    """VTP with PIR: attention (n, n), mean over heads and blocks, patch part; cam (h, w) in [0, 1] to (h, w)."""
+def refine(attention: Tensor, cam: Tensor, *, box_threshold: float, edge_fix: bool, box_peak: int = 255) -> Tensor:
+    """VTP with PIR: attention (n, n), mean over heads and blocks, patch part; cam (h, w) in [0, 1] to (h, w).
+    `box_peak`: what 1 becomes in the 8 bits that boxes are found in.
+    """
     if cam.max() <= 0:  # no evidence for the class: no prior, not an error
         return torch.zeros_like(cam)
-    boxes = box_masks(cam[None], box_threshold, edge_fix)[0]
+    boxes = box_masks(cam.clamp(max=(box_peak + 0.5) / 255)[None], box_threshold, edge_fix)[0]
     return diffuse(high_order(attention), cam, boxes)

@@ -1,4 +1,4 @@
-"""The four measures of co-saliency: S, max E, max F and MAE, as the field computes them."""
+"""The measures of saliency and co-saliency as the field computes them: S, E and F (max, mean, adaptive), MAE."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class SaliencyMetrics:
         from py_sod_metrics import MAE, Emeasure, FmeasureHandler, FmeasureV2, Smeasure
 
         self._s, self._e, self._mae = Smeasure(), Emeasure(), MAE()
-        self._f = FmeasureV2({"fm": FmeasureHandler(beta=0.3, with_dynamic=True, with_adaptive=False)})
+        self._f = FmeasureV2({"fm": FmeasureHandler(beta=0.3, with_dynamic=True, with_adaptive=True)})
         self.images = 0
 
     def update(self, saliency: Uint8Array, mask: Uint8Array, background: int = 0) -> None:
@@ -41,18 +41,27 @@ class SaliencyMetrics:
         self._mae.step(saliency.astype(np.float64) / 255, truth, normalize=False)
         self.images += 1
 
+    def each(self) -> dict[str, list[float]]:
+        """S and MAE image by image, in the order of `update`."""
+        return {"s": [float(v) for v in self._s.sms], "mae": [float(v) for v in self._mae.maes]}
+
     def compute(self) -> dict[str, float]:
-        """s, max_e, max_f, mae and `images`.
+        """s, E and F as max_, mean_ and adaptive_, mae, and `images`.
 
         Raises:
             ValueError: no image was counted.
         """
         if not self.images:
             raise ValueError("expected at least one image, found none; ingest groups with masks")
+        e, f = self._e.get_results()["em"], self._f.get_results()["fm"]
         return {
             "s": float(self._s.get_results()["sm"]),
-            "max_e": float(np.max(self._e.get_results()["em"]["curve"])),
-            "max_f": float(np.max(self._f.get_results()["fm"]["dynamic"])),
+            "max_e": float(np.max(e["curve"])),
+            "max_f": float(np.max(f["dynamic"])),
+            "mean_e": float(np.mean(e["curve"])),
+            "mean_f": float(np.mean(f["dynamic"])),
+            "adaptive_e": float(e["adp"]),
+            "adaptive_f": float(np.mean(f["adaptive"])),
             "mae": float(self._mae.get_results()["mae"]),
             "images": self.images,
         }

@@ -1,0 +1,134 @@
+"""A second device that needs no hardware: tensors that say they lie on `meta` and hold their numbers on the CPU.
+
+An operation on tensors of both devices fails as it would with a GPU. `with elsewhere():` makes `.to("meta")` and
+`device="meta"` lead there, and modules keep their parameters' identity when they move, as they do between real devices.
+"""
+
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+
+ADAM = importlib.import_module("torch.optim.adam")
+DEVICE = torch.device("meta")
+BY_INDEX = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor on the second device."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "Elsewhere":
+        made: Elsewhere = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=DEVICE,
+            requires_grad=held.requires_grad,
+        )
+        made.held = held
+        return made
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"Elsewhere({self.held!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """One operation, on one device alone."""
+    met = (args[0], args[2:]) if func in BY_INDEX else (args, kwargs)  # indices may lie here: GPUs take them
+    tensors = [t for t in tree_flatten(met)[0] if isinstance(t, torch.Tensor)]
+    away = [t for t in tensors if isinstance(t, Elsewhere)]
+    here = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim() > 0]
+    if away and here and func not in COPIES:
+        raise RuntimeError(f"{func}: expected all tensors on one device, found meta and cpu")
+    target = kwargs.get("device")
+    plain_kwargs = dict(kwargs)
+    if target is not None:
+        plain_kwargs["device"] = torch.device("cpu")
+    held = tree_map_only(Elsewhere, lambda t: t.held, (args, plain_kwargs))
+    found = func(*held[0], **held[1])
+    leaves = bool(away) if target is None else torch.device(target).type == "meta"
+    if func is torch.ops.aten.copy_.default:
+        return args[0]
+    owners = {id(t.held): t for t in away}
+
+    def back(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or isinstance(value, Elsewhere) or (target is not None and not leaves):
+            return value
+        if id(value) in owners:
+            return owners[id(value)]  # changed in place
+        return Elsewhere(value) if leaves else value
+
+    return tree_map(back, found)
+
+
+class Numbers(TorchFunctionMode):
+    """Where numbers of Python become tensors, or tensors become numbers: what would happen below the dispatcher."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor) and (device := options.pop("device", None)) is not None:
+            return func(*args, **options).to(device)
+        if func is torch.Tensor.new_tensor:
+            like, values = args
+            return torch.tensor(values, dtype=options.pop("dtype", like.dtype)).to(options.pop("device", like.device))
+        if func is torch.Tensor.tolist:
+            return func(args[0].cpu())
+        if func in (torch.where, torch.Tensor.where):
+            args = tuple(torch.tensor(a) if isinstance(a, int | float) else a for a in args)
+        return func(*args, **options)
+
+
+class Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """Inside, `meta` is the second device."""
+    before, submit = torch.__future__.get_swap_module_params_on_conversion(), ThreadPoolExecutor.submit
+
+    def there_too(pool: ThreadPoolExecutor, work: Any, *args: Any, **options: Any) -> Any:
+        """Modes belong to a thread: those of a pool get their own."""
+
+        def inside() -> Any:
+            with Mode(), Numbers():
+                return work(*args, **options)
+
+        return submit(pool, inside)
+
+    autocast = torch.autocast
+
+    def mixed(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[Any]:
+        return nullcontext() if device_type == "meta" else autocast(device_type, *args, **options)
+
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with (
+            Mode(),
+            Numbers(),
+            mock.patch.object(ThreadPoolExecutor, "submit", there_too),
+            mock.patch.object(torch, "autocast", mixed),
+            mock.patch.object(ADAM, "_device_dtype_check_for_fused", return_value=None),
+        ):
+            yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
