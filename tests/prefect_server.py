@@ -21,8 +21,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def running_server(home: Path) -> Iterator[Environment]:
-    """A server that keeps its things in `home`; gives the environment that reaches it, and ends it afterwards."""
+def running_server(home: Path, settings: Environment | None = None) -> Iterator[Environment]:
+    """A server that keeps its things in `home`; gives the environment that reaches it, and ends it afterwards. More
+    `settings` of Prefect's come as environment variables.
+    """
     port = _free_port()
     env = {
         **os.environ,
@@ -30,6 +32,7 @@ def running_server(home: Path) -> Iterator[Environment]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        **(settings or {}),
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "server.log").open("w") as log:
@@ -39,7 +42,7 @@ def running_server(home: Path) -> Iterator[Environment]:
         yield env
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
 
 
 def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

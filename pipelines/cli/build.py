@@ -20,6 +20,7 @@ def build(
     """Train a segmenter and test it on other data: what the flow build-segmenter does."""
     wanted = load_settings(config, BuildConfig, overrides)
     check_names(wanted)
+    wanted.train.trainer_config()
     with progress() as report:
         report("build", 0, None, "started")
         done = build_segmenter(wanted, out)

@@ -4,15 +4,23 @@ import json
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import BaseModel
 from rich.markup import escape
 
 from maskmill.pipelines.cli.console import out, result, say
 from maskmill.pipelines.cli.lazy import ReadableGroup
 from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
-from maskmill.pipelines.core.settings import ConfigError, check_names, load_settings, read_settings
+from maskmill.pipelines.core.origins import annotated_yaml, models_in, origins
+from maskmill.pipelines.core.settings import (
+    ConfigError,
+    check_names,
+    kind_of,
+    load_settings,
+    parse_pairs,
+    read_settings,
+)
 from maskmill.pipelines.run.config import RunConfig
+from maskmill.pipelines.run.reproduce import Recipe
 from maskmill.pipelines.stages.build import BuildConfig
 from maskmill.pipelines.stages.label import LabelConfig
 from maskmill.pipelines.stages.train import TrainConfig
@@ -24,9 +32,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "label": LabelConfig,
     "build": BuildConfig,
     "scribbles": ScribbleConfig,
+    "reproduce": Recipe,
 }
 KindOption = Annotated[
-    str | None, typer.Option("--kind", help="run, train, label, build or scribbles; default: by keys")
+    str | None, typer.Option("--kind", help="run, train, label, build, scribbles or reproduce; default: by keys")
 ]
 
 app = typer.Typer(
@@ -45,7 +54,13 @@ def kind_by_keys(config: str) -> str:
     if rest and first in MODELS:
         return first
     keys = set(read_settings(config))
-    for kind, telling in (("train", "trainer"), ("label", "labeler"), ("build", "train"), ("scribbles", "coding")):
+    for kind, telling in (
+        ("train", "trainer"),
+        ("label", "labeler"),
+        ("build", "train"),
+        ("scribbles", "coding"),
+        ("reproduce", "paper"),
+    ):
         if telling in keys:
             return kind
     return "scribbles" if {"samples", "kind"} <= keys else "run"
@@ -55,10 +70,31 @@ def kind_by_keys(config: str) -> str:
 def show(
     config: ConfigArgument, overrides: SetOption = None, kind: KindOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print a config with everything filled in: what it extends, presets, defaults. $NAMES stay names."""
-    dumped = load(config, overrides, kind).model_dump(mode="json")
-    say(escape(yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True)).rstrip())
+    """Print a config with everything filled in: what it extends, presets, defaults. $NAMES stay names.
+
+    Behind each value that is no default stands who says it: a file, a preset, or --set.
+    """
+    loaded = load(config, overrides, kind)
+    dumped, models = loaded.model_dump(mode="json"), models_in(loaded)
+    for place, settings in _settings(loaded).items():
+        models |= models_in(settings, place)
+        inner = dumped
+        for part in place[:-1]:
+            inner = inner[part]
+        inner[place[-1]] = settings.model_dump(mode="json")
+    given = list(parse_pairs(overrides))
+    found = origins(config, kind_of(type(loaded)), given, dumped, models)
+    say(escape(annotated_yaml(dumped, found)))
     result(dumped)
+
+
+def _settings(loaded: BaseModel) -> dict[tuple[str, ...], BaseModel]:
+    """The settings of a trainer or labeler, which a config holds as they are given, with everything filled in."""
+    if isinstance(loaded, TrainConfig):
+        return {("settings",): loaded.trainer_config()}
+    if isinstance(loaded, BuildConfig):
+        return {("train", "settings"): loaded.train.trainer_config()}
+    return {("settings",): loaded.labeler_config()} if isinstance(loaded, LabelConfig) else {}
 
 
 @app.command("check")
@@ -79,7 +115,7 @@ def check(
 
 @app.command("schema")
 def schema(
-    kind: Annotated[str, typer.Argument(help="run, train, label, build or scribbles")] = "run",
+    kind: Annotated[str, typer.Argument(help="run, train, label, build, scribbles or reproduce")] = "run",
 ) -> None:
     """Print the JSON schema of a kind of config: for editors that complete and check YAML."""
     if kind not in MODELS:

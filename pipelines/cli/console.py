@@ -63,24 +63,29 @@ class Spoken(logging.Handler):
     """What the stages log: warnings on stderr, the rest where other words go."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from maskmill.data_contracts.secrets import redact
+
+        words = redact(record.getMessage())
         if record.levelno >= logging.WARNING:
-            warn(record.getMessage())
+            warn(words)
         else:
-            say(escape(record.getMessage()))
+            say(escape(words))
 
 
 @contextmanager
 def spoken_log() -> Iterator[None]:
-    """While a command runs, maskmill's log is said aloud."""
+    """While a command runs, maskmill's log is said aloud, once: not again by handlers that libraries put above it."""
     logger, handler = logging.getLogger("maskmill"), Spoken()
-    level = logger.level
+    level, above = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = above
 
 
 def result(data: Any) -> None:

@@ -2,7 +2,6 @@
 what each subset taught.
 """
 
-import json
 from collections import Counter, defaultdict
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.table import Table
 
 from maskmill.data_contracts import DECISION, SAMPLE, list_shards, read_shard
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.cli.console import say
 from maskmill.pipelines.cli.run import execute, load_config
 from maskmill.pipelines.run.config import RunConfig
@@ -39,7 +39,7 @@ def fault_outcomes(run_dir: str) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for path in list_shards(f"{run_dir}/samples"):
         for row in read_shard(path, SAMPLE, ["sample_id", "provenance"]).to_pylist():
-            extra = json.loads(row["provenance"]["extra"] or "{}")
+            extra = parse_json(row["provenance"]["extra"] or "{}")
             found[extra.get("fault", SOUND)][reasons[row["sample_id"]]] += 1
     return dict(found)
 

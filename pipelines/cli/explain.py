@@ -27,7 +27,8 @@ def explain(
     words = [*str(found).splitlines(), *outlook(run_dir.rstrip("/"), found)]
     for line in words:
         say(escape(line))
-    data = {name: value for name, value in asdict(found).items() if name != "space"}
+    data = {name: value for name, value in asdict(found).items() if name not in ("space", "verdict")}
+    data["verdict"] = found.verdict and found.verdict.model_dump(mode="json")
     result({**data, "words": words, "places": places(run_dir.rstrip("/"), found)})
 
 

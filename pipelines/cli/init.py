@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import say
 
@@ -21,7 +22,7 @@ def init(
     Next: name your data in maskmill.yaml, then `maskmill plan maskmill.yaml`.
     """
     written = write_files(folder, force)
-    say(f"wrote {' and '.join(map(str, written))}")
+    say(escape(f"wrote {' and '.join(map(str, written))}"))
     say(NEXT.format(folder=folder))
 
 
@@ -30,9 +31,9 @@ NEXT = """Next, in {folder}:
   2. maskmill plan maskmill.yaml        # what would run, and why
   3. maskmill run maskmill.yaml         # ends with runs/mine/report/index.html
 Every night, once that works:
+  export PREFECT_API_URL=http://127.0.0.1:4200/api
   prefect server start &
-  prefect work-pool create maskmill --type process
-  prefect deploy --all
+  maskmill deploy maskmill.yaml        # work pool, schedule, and what marks runs of dead workers as crashed
   prefect worker start --pool maskmill"""
 
 

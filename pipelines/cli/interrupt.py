@@ -6,15 +6,15 @@ A thread of its own hears the signal, so that neither a long matrix product nor 
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import typer
 
-from maskmill.pipelines.cli.console import err
 from maskmill.pipelines.cli.exits import Exit
 
 GRACE_S = 1.5
@@ -58,15 +58,17 @@ def stoppable() -> Iterator[None]:
     theirs.setblocking(False)
     said = threading.Event()
     before, handler = signal.set_wakeup_fd(theirs.fileno()), signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, _first_press())
+    press = _Press()
+    signal.signal(signal.SIGINT, press)
     threading.Thread(target=_listen, args=(ours, said), daemon=True).start()
     try:
         yield
     except KeyboardInterrupt:
+        threading.Thread(target=_end_later, daemon=True).start()
         said.wait(GRACE_S)
         raise typer.Exit(Exit.STOPPED) from None
     finally:
-        if said.is_set():
+        if press.heard:
             _open.append(theirs)
         else:
             signal.set_wakeup_fd(before)
@@ -74,15 +76,15 @@ def stoppable() -> Iterator[None]:
             theirs.close()  # ends the thread
 
 
-def _first_press() -> Callable[[int, Any], None]:
+class _Press:
     """A handler that interrupts once; later presses are the thread's, and Python goes on ending."""
-    presses = iter([True])
 
-    def handler(number: int, frame: Any) -> None:
-        if next(presses, False):
+    heard = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if not self.heard:
+            self.heard = True
             raise KeyboardInterrupt
-
-    return handler
 
 
 def _listen(signals: socket.socket, said: threading.Event) -> None:
@@ -90,7 +92,7 @@ def _listen(signals: socket.socket, said: threading.Event) -> None:
         while heard := signals.recv(16):
             pressed = heard.count(bytes([signal.SIGINT])) + said.is_set()
             if pressed == 1 and not said.is_set():
-                err.print(stop_message())
+                print(stop_message(), file=sys.stderr, flush=True)  # a console would first import what it needs
                 said.set()
                 threading.Thread(target=_end_later, daemon=True).start()
             elif pressed > 1:

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.markup import escape
 
-from maskmill.data_contracts import write_bytes
+from maskmill.data_contracts.secrets import reference
+from maskmill.data_contracts.sums import Listed
 from maskmill.pipelines.cli import label_commands
 from maskmill.pipelines.cli.console import result, say
-from maskmill.pipelines.cli.label_commands.common import summary
+from maskmill.pipelines.cli.label_commands.common import check_labelled, summary
 from maskmill.pipelines.cli.lazy import ReadableGroup
 from maskmill.pipelines.cli.options import JsonOption, SetOption
 from maskmill.pipelines.cli.progress import progress
@@ -40,6 +42,7 @@ def shards(
     """Label Sample shards by any labeler; shards that are labelled already are skipped."""
     wanted = load_settings(config, LabelConfig, overrides)
     check_names(wanted)
+    wanted.labeler_config()
     total, done = len(label_units(wanted, out)), 0
     with progress() as report:
         report("label", 0, total, "started")
@@ -51,20 +54,23 @@ def shards(
         counts = label(wanted, out, progress=lambda unit: tell(unit.status))
     say(summary(counts))
     recipe = write_recipe(wanted, out)
-    say(f"next, a segmenter trained on them: maskmill train {recipe} --out {out.rstrip('/')}-segmenter")
+    if counts.get("kept"):
+        say(escape(f"next, a segmenter trained on them: maskmill train {recipe} --out {out.rstrip('/')}-segmenter"))
     result({"labels": out, "counts": counts, "train": recipe})
+    check_labelled(counts)
 
 
 def write_recipe(wanted: LabelConfig, out: str) -> str:
     """Leave label_space.yaml and train.yaml beside the shards; returns the path of the latter."""
     folder = out.rstrip("/")
     space = wanted.space.model_dump(mode="json", exclude_defaults=True)
-    data = {"samples": _there(wanted.samples), "labels": _there(folder)}
+    data = {"samples": reference(_there(wanted.samples)), "labels": _there(folder)}
     if wanted.decisions is not None:
-        data["decisions"] = _there(wanted.decisions)
+        data["decisions"] = reference(_there(wanted.decisions))
     recipe = {"trainer": "supervised", "label_space": f"{_there(folder)}/label_space.yaml", "data": data}
-    for name, value in (("label_space", space), ("train", recipe)):
-        write_bytes(f"{folder}/{name}.yaml", yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+    with Listed(folder, more=True) as files:
+        for name, value in (("label_space", space), ("train", recipe)):
+            files.write(f"{name}.yaml", yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
     return f"{folder}/train.yaml"
 
 

@@ -15,7 +15,9 @@ HERE = "maskmill.pipelines.cli"
 COMMANDS: dict[str, Lazy] = {
     "run": Lazy(f"{HERE}.run:run", "Source or generator to scores, selection, exports and report.", RUN),
     "plan": Lazy(f"{HERE}.plan:plan", "What `run` would do, what it would skip, and why.", RUN),
+    "reproduce": Lazy(f"{HERE}.reproduce:reproduce_table", "A published table, ours beside its figures.", RUN),
     "init": Lazy(f"{HERE}.init:init", "A config and a schedule of one's own to start from.", RUN),
+    "examples": Lazy(f"{HERE}.examples:examples", "Small sets to try every kind of weak label on.", RUN),
     "demo": Lazy(f"{HERE}.demo:demo", "The whole job on what ships with maskmill.", RUN),
     "ingest": Lazy(f"{HERE}.steps:ingest", "The source as Sample shards; bad samples are recorded.", STEP),
     "score": Lazy(f"{HERE}.steps:score", "A score for every image and mask.", STEP),
@@ -27,6 +29,7 @@ COMMANDS: dict[str, Lazy] = {
     "deploy": Lazy(f"{HERE}.deploy:deploy", "A config on a schedule, by Prefect.", SHARE),
     "serve": Lazy(f"{HERE}.serve:serve", "The reports of all runs, in the browser.", SHARE),
     "push": Lazy(f"{HERE}.push:push", "An export to a folder, S3 or the Hugging Face Hub.", SHARE),
+    "review": Lazy(f"{HERE}.review:review", "Keep, reject or relabel samples by hand, in the browser.", LOOK),
     "explain": Lazy(f"{HERE}.explain:explain", "One sample: what became of it, why, and what would change it.", LOOK),
     "diff": Lazy(f"{HERE}.diff:diff", "What two runs differ in: keys, and decisions on samples.", LOOK),
     "list": Lazy(f"{HERE}.lists:list_names", "Presets, trainers, labelers, sources, exports, scores.", LOOK),
@@ -35,6 +38,9 @@ COMMANDS: dict[str, Lazy] = {
     "label": Lazy(f"{HERE}.label:app", "Weak labels to masks: a command a labeler.", LABEL),
     "train": Lazy(f"{HERE}.train:train", "Any trainer on contract shards; leaves an artifact.", LABEL),
     "build": Lazy(f"{HERE}.build:build", "Train, then test on other data.", LABEL),
+    "import-checkpoint": Lazy(
+        f"{HERE}.import_checkpoint:import_released", "What a release has trained, as an artifact.", LABEL
+    ),
     "evaluate": Lazy(f"{HERE}.evaluate:evaluate", "Metrics of an artifact on samples with true masks.", LABEL),
     "predict": Lazy(f"{HERE}.predict:predict", "Masks for a folder of photos by an artifact.", LABEL),
 }

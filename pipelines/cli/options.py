@@ -12,7 +12,7 @@ SetOption = Annotated[
     typer.Option("--set", "-s", help="override one key, e.g. --set select.rho=0.7 (repeatable; values are YAML)"),
 ]
 ArtifactArgument = Annotated[
-    str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artefact")
+    str, typer.Argument(metavar="ARTIFACT", help="folder that `maskmill train` left: OUT/artifact")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="one JSON object on stdout; words go to stderr", callback=hear("as_json"))

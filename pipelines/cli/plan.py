@@ -10,7 +10,7 @@ from maskmill.pipelines.cli.options import ConfigArgument, JsonOption, SetOption
 from maskmill.pipelines.cli.reasons import say_foresight
 from maskmill.pipelines.cli.run import load_config
 from maskmill.pipelines.ingest.foresee import foresee
-from maskmill.pipelines.run.plan import PlanLine
+from maskmill.pipelines.run.plan import PlanLine, resources
 from maskmill.pipelines.run.plan import plan as plan_run
 from maskmill.pipelines.run.timings import known_times
 
@@ -24,6 +24,8 @@ def plan(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOptio
     say(as_table(config, lines))
     if total := sum(line.seconds or 0.0 for line in lines):
         say(f"about {_clock(total)}, by the times of {known_times(loaded.run_dir)[1]}")
+    if wanted := resources(loaded):
+        say(wanted)
     foresight = None
     if loaded.source is not None and lines[0].to_run:
         foresight = foresee(loaded.source, loaded.space)
@@ -31,7 +33,7 @@ def plan(config: ConfigArgument, overrides: SetOption = None, as_json: JsonOptio
     seen = None
     if foresight is not None:
         seen = {**asdict(foresight), "examples": [example.model_dump() for example in foresight.examples]}
-    result({"config": config, "steps": [asdict(line) for line in lines], "foreseen": seen})
+    result({"config": config, "steps": [asdict(line) for line in lines], "foreseen": seen, "resources": wanted})
 
 
 def as_table(config: str, lines: list[PlanLine]) -> Table:

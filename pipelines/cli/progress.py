@@ -18,6 +18,7 @@ from rich.progress import (
 
 from maskmill.pipelines.cli.console import err, out, say, voice
 from maskmill.pipelines.cli.interrupt import working
+from maskmill.pipelines.core.beat import beating
 
 EVERY_S = 30.0
 COLUMNS = (
@@ -45,7 +46,7 @@ def progress() -> Iterator[Report]:
             yield _Bars(bars)
         return
     lines = _Lines()
-    with lines.every(EVERY_S):
+    with beating(lines.beat, EVERY_S):
         yield lines
         lines.end()
 
@@ -98,31 +99,17 @@ class _Lines:
         with self.lock:
             if self.step:
                 again = f", {self.skipped} of them already" if self.skipped else ""
-                say(f"{self.step}: {self._share()} done{again} ({time.monotonic() - self.started:.1f} s)")
+                say(f"{self.step}: {self._share()}done{again} ({time.monotonic() - self.started:.1f} s)")
             self.step = ""
 
     def _share(self) -> str:
-        return f"{self.done} of {self.total}" if self.total is not None else str(self.done)
+        """How much is done, with a blank behind it; nothing where nobody counts."""
+        if self.total is not None:
+            return f"{self.done} of {self.total} "
+        return f"{self.done} " if self.done else ""
 
     def beat(self) -> None:
         """Say how far the step is."""
         with self.lock:
             if self.step:
-                say(f"{self.step}: {self._share()} after {time.monotonic() - self.started:.0f} s")
-
-    @contextmanager
-    def every(self, seconds: float) -> Iterator[None]:
-        """Beat until the block ends."""
-        over = threading.Event()
-
-        def beats() -> None:
-            while not over.wait(seconds):
-                self.beat()
-
-        thread = threading.Thread(target=beats, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+                say(f"{self.step}: {self._share()}after {time.monotonic() - self.started:.0f} s")

@@ -3,7 +3,9 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.options import JsonOption
 from maskmill.pipelines.export.push import push_export
@@ -20,5 +22,5 @@ def push(
     removed, files that others put there stay.
     """
     done = push_export(export, target)
-    say(f"{target}: {done.written} files written, {done.there} there already, {done.removed} removed")
+    say(escape(f"{redact(target)}: {done.written} files written, {done.there} there already, {done.removed} removed"))
     result({"target": target, "written": done.written, "there": done.there, "removed": done.removed})

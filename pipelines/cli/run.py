@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import result, say, warn
 from maskmill.pipelines.cli.exits import Exit
@@ -22,6 +23,7 @@ from maskmill.pipelines.core.step import NOTHING, Again, asked
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import RunReport, alarms
 from maskmill.pipelines.run.run import run as run_all
+from maskmill.pipelines.run.timings import StepTime, read_times
 
 
 def load_config(config: str, overrides: list[str] | None) -> RunConfig:
@@ -55,15 +57,17 @@ def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING)
         )
     say(done.ledger.rich_table())
     say_reasons(done.ledger)
+    times = read_times(config.run_dir)
     for step in done.steps:
         if step.written and step.name in ("ingest", "generate", "score"):
             rate = sum(step.counts.values()) / step.seconds
-            say(f"{step.name}: {rate:.1f} samples/s ({step.seconds:.1f} s, {step.written} shards)")
+            spent = f"{step.seconds:.1f} s, {step.written} shards"
+            say(f"{step.name}: {rate:.1f} samples/s ({spent}){_beside_bare(times.get(step.name))}")
     if done.idle:
         same = "source, config, models and code are those that it was made from"
         say(f"Nothing to do: every shard was there already, with the fingerprint that it would get now ({same}).")
     if until is None:
-        say(f"report: [bold]{config.run_dir}/report/index.html[/]")
+        say(f"report: [bold]{escape(config.run_dir)}/report/index.html[/]")
     found = alarms(config, done.ledger)
     for alarm in found:
         warn(str(alarm))
@@ -71,6 +75,13 @@ def execute(config: RunConfig, until: str | None = None, again: Again = NOTHING)
     if any(alarm.kind == "nothing_kept" for alarm in found):
         raise typer.Exit(Exit.EMPTY)
     return done
+
+
+def _beside_bare(time: StepTime | None) -> str:
+    """How the rate of a step compares with that of its model alone."""
+    if time is None or time.share is None:
+        return ""
+    return f"; the bare model does {time.bare:.1f} images/s on {time.device}: {time.share:.0%} of it"
 
 
 def as_data(config: RunConfig, done: RunReport) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import say
 
@@ -20,7 +21,7 @@ def serve(
 ) -> None:
     """Serve the reports of all runs in a folder on 127.0.0.1; links in Prefect's pages lead there. Ctrl-C ends it."""
     server = open_server(runs_dir, port)
-    say(f"reports of {runs_dir}: [bold]http://{HOST}:{server.server_address[1]}[/]  (Ctrl-C ends it)")
+    say(f"reports of {escape(str(runs_dir))}: [bold]http://{HOST}:{server.server_address[1]}[/]  (Ctrl-C ends it)")
     with server:
         server.serve_forever()
 

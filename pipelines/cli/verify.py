@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import result, say, warn
 from maskmill.pipelines.cli.exits import Exit
@@ -13,7 +14,7 @@ from maskmill.pipelines.run.verify import verify as verify_folder
 
 
 def verify(
-    folder: Annotated[str, typer.Argument(help="a run folder, an export, a folder of shards, or an artefact")],
+    folder: Annotated[str, typer.Argument(help="a run folder, an export, a folder of shards, or an artifact")],
     as_json: JsonOption = False,
 ) -> None:
     """Hold every file against the hashes that were written with it; ends with 1 where a single bit differs."""
@@ -21,7 +22,7 @@ def verify(
     for fault in found.faults:
         warn(str(fault))
     if found.without_hashes:
-        names = ", ".join(found.without_hashes[:3])
+        names = escape(", ".join(found.without_hashes[:3]))
         say(f"{len(found.without_hashes)} files carry no hashes of all their bytes: {names} … (of shards, the rows do)")
     say(f"{len(found.verified)} files are as they were written, {len(found.faults)} are damaged")
     result(asdict(found))

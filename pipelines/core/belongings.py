@@ -3,9 +3,16 @@
 import json
 from collections.abc import Iterable
 
-import fsspec
-
-from maskmill.data_contracts import Footer, footer_fault, list_shards, read_bytes, read_footer, write_if_changed
+from maskmill.data_contracts import (
+    Footer,
+    footer_fault,
+    list_shards,
+    read_bytes,
+    read_footer,
+    remove_file,
+    write_if_changed,
+)
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.core.stage import Stage
 
 RECORD = "stages.json"
@@ -41,7 +48,7 @@ class Belongings:
                     raise _foreign(path)
         self._note(stage)
         for path in orphans:
-            fsspec.core.url_to_fs(path)[0].rm_file(path)
+            remove_file(path)
 
     def _hashes(self, stage: Stage) -> set[str]:
         """Hashes on record; those of folders of earlier versions are in the manifest's lineage."""
@@ -59,7 +66,7 @@ class Belongings:
 
 def _json(path: str) -> dict[str, list[str]]:
     try:
-        found = json.loads(read_bytes(path))
+        found = parse_json(read_bytes(path))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

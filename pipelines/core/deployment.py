@@ -4,18 +4,43 @@ Whoever may start a flow is not, for that, somebody who may read the worker's fi
 MASKMILL_CONFIGS; only configs and label spaces in there, and presets, are read. Errors hold no values of any file.
 """
 
+import functools
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from maskmill.data_contracts.secrets import Discreet, redacted_errors
+from maskmill.data_contracts.secrets import redact as redact  # for flows, which know pipelines alone
+from maskmill.data_contracts.secrets import reference as reference
 
 FOLDER = "MASKMILL_CONFIGS"
+LOGGERS = ("", "prefect", "prefect.flow_runs", "prefect.task_runs", "maskmill")  # those that have handlers
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 from_afar: ContextVar[bool] = ContextVar("from_afar", default=False)
 
 
 class NotAllowedError(ValueError):
     """A file that a parameter names and that the deployment does not offer."""
+
+
+def discreet(body: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The body of a flow or task whose log lines and errors hold no secrets: Prefect sends them to its server."""
+
+    @functools.wraps(body)
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        for name in LOGGERS:
+            for handler in logging.getLogger(name).handlers:
+                if not any(isinstance(one, Discreet) for one in handler.filters):
+                    handler.addFilter(Discreet())
+        with redacted_errors():
+            return body(*args, **kwargs)
+
+    return wrapped
 
 
 @contextmanager

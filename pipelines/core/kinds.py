@@ -24,6 +24,10 @@ class Kinds(Generic[Model]):
         self.default = default
         self._table = dict(table)
 
+    def add(self, name: str, place: str) -> None:
+        """One more kind in this process: its name, and "module:Class"."""
+        self._table[name] = place
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
 
@@ -44,11 +48,13 @@ class Kinds(Generic[Model]):
         return cast(type[Model], getattr(importlib.import_module(module), cls))
 
     def validate(self, value: Any) -> Any:
-        """A mapping as the model that its tag names; anything else as it is.
+        """A mapping as the model that its tag names, a name as that model with its defaults; anything else as it is.
 
         Raises:
             ValueError: no tag and no default, or an unknown kind. pydantic.ValidationError: options that do not fit.
         """
+        if isinstance(value, str):
+            value = {self.tag: value}
         if not isinstance(value, Mapping):
             return value
         name = value.get(self.tag, self.default)

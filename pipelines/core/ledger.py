@@ -1,11 +1,11 @@
 """The ledger: in = kept + rejected by reason, per shard and per run; sums that disagree are an error."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from maskmill.data_contracts import (
     DECISION,
@@ -13,18 +13,24 @@ from maskmill.data_contracts import (
     SCORE,
     LabelSpace,
     Reason,
+    content_id,
     list_shards,
     read_bytes,
     read_footer,
     read_shard,
     write_if_changed,
 )
+from maskmill.data_contracts.texts import parse_json
+from maskmill.pipelines.core import index
 from maskmill.pipelines.core.examples import Example, first_examples
+from maskmill.pipelines.core.review import Review, relabels_of, review_of
+from maskmill.pipelines.core.verdicts import SHARD
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 KEPT = Reason.KEPT.value
+VERSION = "1"  # of the account: raise it where the same shards give another
 
 
 class LedgerError(ValueError):
@@ -69,6 +75,13 @@ class Ledger(BaseModel):
     licences: list[str]
     examples: tuple[Example, ...] = ()  # the first few samples of each reason, with the words that were recorded
     notes: dict[str, int] = {}  # what ingest read by a rule that people may want to check: what, and how often
+    review: Review | None = None  # what people said of the samples; None where nobody did
+
+    @model_serializer(mode="wrap")
+    def _without_empty_review(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs that nobody reviewed keep the bytes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.review else {key: value for key, value in dumped.items() if key != "review"}
 
     @property
     def rows_in(self) -> int:
@@ -133,13 +146,15 @@ class Ledger(BaseModel):
     def markdown(self) -> str:
         """The run's account as a Markdown table."""
         rows = [f"| {stage} | {_bold(what)} | {rows:,} | {share:.1%} |" for stage, what, rows, share in self.lines()]
-        noted = [f"\n{self.noted}"] if self.notes else []
+        noted = [f"\n{line}" for line in self.remarks]
         return "\n".join(["| stage | | samples | share |", "|---|---|---:|---:|", *rows, *noted]) + "\n"
 
     @property
-    def noted(self) -> str:
-        """What ingest read by a rule, in a line."""
-        return "Read by a rule: " + ", ".join(f"{number:,} × {what}" for what, number in self.notes.items()) + "."
+    def remarks(self) -> list[str]:
+        """Lines below the account: what ingest read by a rule, and what people said."""
+        rules = ", ".join(f"{number:,} × {what}" for what, number in self.notes.items())
+        found = [f"Read by a rule: {rules}."] if rules else []
+        return [*found, self.review.words] if self.review else found
 
     def rich_table(self, per_shard: bool = False) -> "Table":
         """The run's account for the terminal; with `per_shard`, one line a shard."""
@@ -155,7 +170,7 @@ class Ledger(BaseModel):
                 table.add_row(s.shard, *cells, str(s.rows_in), str(s.kept))
             return table
         title = "Ledger: in = kept + rejected + not read"
-        table = Table("stage", "", title=title, caption=self.noted if self.notes else None)
+        table = Table("stage", "", title=title, caption="\n".join(self.remarks) or None)
         table.add_column("samples", justify="right")
         table.add_column("share", justify="right")
         for stage, what, rows, share in self.lines():
@@ -169,7 +184,7 @@ def _bold(what: str) -> str:
 
 
 def build_ledger(run_dir: str) -> Ledger:
-    """Account for every sample of a run, one shard in memory at a time.
+    """Account for every sample of a run, one shard in memory at a time; as it was kept where no shard has changed.
 
     Checked for every shard: rows and rejects add up to what ingest counted; every row has one score once scores are
     there, and one decision once decisions are there; no decision is about a row that the shard does not hold.
@@ -177,6 +192,33 @@ def build_ledger(run_dir: str) -> Ledger:
     Raises:
         LedgerError: names the shard, what was expected and what was found.
     """
+    index.recall_footers(run_dir)
+    stamp = _stamp(run_dir)
+    if run_dir not in _built or _built[run_dir][0] != stamp:
+        kept = index.recall(run_dir, "ledger", stamp)
+        _built[run_dir] = stamp, _account(run_dir) if kept is None else Ledger.model_validate(kept)
+    return _built[run_dir][1]
+
+
+_built: dict[str, tuple[str, Ledger]] = {}  # the last account of each folder, and what it was made from
+
+
+def keep_ledger(run_dir: str) -> None:
+    """Let later commands take the account as it is, for as long as every shard is the same."""
+    stamp, ledger = _built[run_dir]
+    index.note(run_dir, "ledger", stamp, ledger.model_dump(mode="json"))
+
+
+def _stamp(run_dir: str) -> str:
+    """Names and contents of all shards that the account is of."""
+    paths = [path for name in ("samples", "rejects", "scores") for path in list_shards(f"{run_dir}/{name}")]
+    tables = (f"{run_dir}/{name}" for name in ("decisions.parquet", SHARD))
+    footers = [(path, read_footer(path)) for path in (*paths, *tables)]
+    found = (f"{path.rsplit('/', 2)[-2:]}={footer.content}:{footer.rows}" for path, footer in footers if footer)
+    return content_id(VERSION, str(len(paths)), *found)
+
+
+def _account(run_dir: str) -> Ledger:
     samples = {_name(path): path for path in list_shards(f"{run_dir}/samples")}
     rejects = {_name(path): path for path in list_shards(f"{run_dir}/rejects")}
     scores = {_name(path): path for path in list_shards(f"{run_dir}/scores")}
@@ -188,23 +230,24 @@ def build_ledger(run_dir: str) -> Ledger:
     classes_kept: Counter[int] = Counter()
     licences: set[str] = set()
     notes: Counter[str] = Counter()
+    relabels = relabels_of(run_dir) if decided is not None else {}
     for name in sorted({*samples, *rejects}):
-        rows = list(_rows(samples.get(name)))
+        rows = _Rows.of(samples.get(name))
         verdicts = None if decided is None else decided.get(name, {})
         turned_away = _turned_away(rejects.get(name))
-        _check_ingest(name, samples.get(name), len(rows), turned_away)
+        _check_ingest(name, samples.get(name), len(rows.ids), turned_away)
         if scores:
-            _check_ids(name, "score", {row["sample_id"] for row in rows}, _ids(scores.get(name)))
+            _check_ids(name, "score", rows.ids, _ids(scores.get(name)))
         if verdicts is not None:
-            _check_ids(name, "decision", {row["sample_id"] for row in rows}, list(verdicts))
-        shards.append(_shard(name, len(rows), turned_away, verdicts))
-        for row in rows:
-            classes_in.update(row["class_ids"])
-            if verdicts and verdicts[row["sample_id"]][1] == KEPT:
-                classes_kept.update(row["class_ids"])
-            if row["provenance"]["licence"]:
-                licences.add(row["provenance"]["licence"])
-            notes.update(_notes(row["provenance"]["extra"]))
+            _check_ids(name, "decision", rows.ids, list(verdicts))
+        shards.append(_shard(name, len(rows.ids), turned_away, verdicts))
+        for sample_id, class_ids in zip(rows.ids, rows.class_ids, strict=True):
+            classes_in.update(class_ids)
+            if verdicts and verdicts[sample_id][1] == KEPT:
+                relabel = relabels.get(sample_id)
+                classes_kept.update(relabel.ids(class_ids) if relabel else class_ids)
+        licences |= rows.licences
+        notes += rows.notes
     return Ledger(
         shards=tuple(shards),
         classes_in=dict(sorted(classes_in.items())),
@@ -212,15 +255,38 @@ def build_ledger(run_dir: str) -> Ledger:
         licences=sorted(licences),
         examples=first_examples(run_dir),
         notes=dict(sorted(notes.items())),
+        review=None if decided is None else review_of(run_dir),
     )
 
 
-def _notes(extra: str | None) -> dict[str, int]:
+@dataclass(frozen=True)
+class _Rows:
+    """What the account needs of a Sample shard."""
+
+    ids: list[str]
+    class_ids: list[list[int]]
+    licences: set[str]
+    notes: Counter[str]
+
+    @classmethod
+    def of(cls, path: str | None) -> "_Rows":
+        if path is None:
+            return cls([], [], set(), Counter())
+        table = read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"])
+        licences = pc.unique(pc.struct_field(table.column("provenance"), "licence")).to_pylist()
+        extra = pc.struct_field(table.column("provenance"), "extra")
+        noted = extra.filter(pc.fill_null(pc.match_substring(extra, '"notes"'), False)).to_pylist()
+        notes: Counter[str] = Counter()
+        for text in noted:
+            notes.update(_notes(text))
+        ids, classes = (table.column(name).to_pylist() for name in ("sample_id", "class_ids"))
+        return cls(ids, classes, {one for one in licences if one}, notes)
+
+
+def _notes(extra: str) -> dict[str, int]:
     """What ingest noted on a row."""
-    if extra is None or '"notes"' not in extra:
-        return {}
     try:
-        notes = json.loads(extra).get("notes", {})
+        notes = parse_json(extra).get("notes", {})
         return {str(what): int(number) for what, number in notes.items()}
     except (ValueError, TypeError, AttributeError):  # somebody else's provenance
         return {}
@@ -250,11 +316,6 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def _rows(path: str | None) -> Iterator[dict[str, Any]]:
-    if path is not None:
-        yield from read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"]).to_pylist()
-
-
 def _ids(path: str | None) -> list[str]:
     if path is None:
         return []
@@ -280,7 +341,10 @@ def _check_ingest(name: str, path: str | None, rows: int, turned_away: Counter[t
         raise LedgerError(f"{name}: ingest counted {counts}, the shards hold {dict(found)}; run ingest again")
 
 
-def _check_ids(name: str, what: str, rows: set[str], stated: Iterable[str]) -> None:
+def _check_ids(name: str, what: str, ids: list[str], stated: list[str]) -> None:
+    rows = set(ids)
+    if len(stated) == len(rows) and rows == set(stated):
+        return
     counted = Counter(stated)
     problems = {
         f"rows without a {what}": sorted(rows - set(counted)),

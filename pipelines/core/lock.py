@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from maskmill.data_contracts import where_writable
-from maskmill.pipelines.core.lease import RunLockedError, lease
+from maskmill.data_contracts import sweep_tree, where_writable
+from maskmill.data_contracts.storage import guarded
+from maskmill.pipelines.core.lease import LockLostError, RunLockedError, lease
 
-__all__ = ["RunLockedError", "lock"]
+__all__ = ["LockLostError", "RunLockedError", "lock", "working"]
 
 
 @contextmanager
@@ -23,8 +24,11 @@ def lock(run_dir: str, *, mark: bool = True) -> Iterator[None]:
 
     A folder that may not be written is not made and needs no `.lock`: two may look at it at once.
 
+    Each write into the folder first asks whether it is still held.
+
     Raises:
         RunLockedError: another process is working there.
+        LockLostError (from a write inside): the folder was removed or replaced, the lease deleted or taken over.
     """
     fs, target = fsspec.core.url_to_fs(run_dir)
     if not isinstance(fs, LocalFileSystem):
@@ -34,10 +38,37 @@ def lock(run_dir: str, *, mark: bool = True) -> Iterator[None]:
     with ExitStack() as held:
         with where_writable():
             os.makedirs(target, exist_ok=True)
-            held.enter_context(_hold(os.open(target, os.O_RDONLY), run_dir))
+            held.enter_context(_hold(folder := os.open(target, os.O_RDONLY), run_dir))
+            held.enter_context(guarded(target, lambda: _check_same(folder, target)))
             if mark:
                 held.enter_context(_hold(os.open(f"{target}/.lock", os.O_WRONLY | os.O_CREAT, 0o666), run_dir))
         yield
+
+
+@contextmanager
+def working(folder: str) -> Iterator[None]:
+    """Hold a folder that is no run's, and clear away what killed writers left anywhere in it.
+
+    Raises:
+        RunLockedError: another process is working there.
+    """
+    with lock(folder, mark=False):
+        sweep_tree(folder)
+        yield
+
+
+def _check_same(descriptor: int, target: str) -> None:
+    """Whether the folder at `target` is still the one that is held.
+
+    Raises:
+        LockLostError: it is not; another process may hold the one that is there now.
+    """
+    try:
+        there = os.stat(target)
+    except FileNotFoundError:
+        raise LockLostError(target, "the folder was removed") from None
+    if not os.path.samestat(there, os.fstat(descriptor)):
+        raise LockLostError(target, "the folder was replaced by another")
 
 
 _open: set[int] = set()

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from maskmill.data_contracts import merge, write_if_changed
 from maskmill.data_contracts.secrets import credentials_at, expand, published
 from maskmill.data_contracts.sums import CHECK, checked_json
+from maskmill.data_contracts.texts import TextError, parse_yaml
 from maskmill.data_contracts.words import close_to, did_you_mean
 from maskmill.pipelines.core.deployment import check_offered, from_afar
 from maskmill.pipelines.core.hints import meant
@@ -23,6 +23,13 @@ KINDS = {  # folder of presets: the key by which a config of this kind is known,
     "label": (("labeler",), "maskmill label shards"),
     "build": (("train",), "maskmill build"),
     "scribbles": (("coding", "simulate"), "maskmill label read-scribbles"),
+    "reproduce": (("paper",), "maskmill reproduce"),
+}
+PLAIN = {  # a library's words for what a YAML file holds
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, e.g. [a, b]"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "expected keys with values"),
+    "missing": "must be given",
+    "string_type": "expected a word",
 }
 UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -45,8 +52,24 @@ def load_settings(path: str, model: type[Model], overrides: Sequence[str] | Mapp
     raw = read_settings(path, kind_of(model))
     pairs = overrides if isinstance(overrides, Mapping) else parse_pairs(overrides)
     for key, value in pairs.items():
-        _put(raw, key, value)
+        put(raw, key, _expanded(key, value))
     return check_settings(raw, model, path)
+
+
+def _expanded(key: str, value: Any) -> Any:
+    """A value that was given beside a config, with $NAMES expanded: at home. Whoever starts a deployed flow would have
+    the worker read its environment to them.
+
+    Raises:
+        ConfigError: names in a value from afar.
+    """
+    expanded = expand(value, key.rpartition(".")[2])
+    if from_afar.get() and expanded != value:
+        raise ConfigError(
+            f"{key}: expected a value, found the name of an environment variable; "
+            "such names are read in the config file alone: write it there"
+        )
+    return expanded
 
 
 def kind_of(model: type[BaseModel]) -> str:
@@ -54,23 +77,40 @@ def kind_of(model: type[BaseModel]) -> str:
     return str(getattr(model, "PRESETS", ""))
 
 
-def read_settings(config: str | Mapping[str, Any], kind: str = "") -> dict[str, Any]:
+def read_settings(config: str | Mapping[str, Any], kind: str = "", above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The keys of a YAML file, of a preset, or of a mapping that has been read already, laid over what it extends.
+    `above` are the files that extend it.
 
     Raises:
-        ConfigError: no such file or preset, no YAML, or no mapping of keys in it.
+        ConfigError: no such file or preset, no YAML, no mapping of keys in it, or files that extend one another.
     """
     if isinstance(config, Mapping):
         raw = dict(config)
-        return raw if (parent := raw.pop("extends", None)) is None else merge(read_settings(str(parent), kind), raw)
+        parent = raw.pop("extends", None)
+        return raw if parent is None else merge(read_settings(str(parent), kind, above), raw)
     found = find_config(config, kind)
-    raw = expand(read_yaml(found.read_text(encoding="utf-8"), str(found)))
+    if str(found.resolve()) in above:
+        names = " → ".join(Path(path).name for path in (*above, str(found)))
+        raise ConfigError(f"{found}: extends itself: {names}; remove one `extends`")
+    raw = expand(read_yaml(_text_of(found), str(found)))
     if not isinstance(raw, dict):
         raise ConfigError(f"{found}: expected a mapping of config keys, found {type(raw).__name__}")
     raw.pop(CHECK, None)  # a config.json that a run wrote
     if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
         raw["extends"] = str(beside)
-    return read_settings(raw, kind)
+    return read_settings(raw, kind, (*above, str(found.resolve())))
+
+
+def _text_of(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigError: bytes that are no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, found bytes that are none at {error.start}") from error
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -80,13 +120,9 @@ def read_yaml(text: str, where: str) -> Any:
         ConfigError: no YAML (says line and column), nested too deeply, or a number that is too long.
     """
     try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}{place}: not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{where}: not YAML that can be read: {str(error) or type(error).__name__}") from error
+        return parse_yaml(text)
+    except TextError as error:
+        raise ConfigError(f"{where}: {error}. Fix: mend the text there") from error
 
 
 def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Model:
@@ -107,6 +143,21 @@ def check_settings(raw: Mapping[str, Any], model: type[Model], where: str) -> Mo
         raise ConfigError(f"{where}: this config cannot be used:{faults}") from error
     except (OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: this config cannot be used: {error}") from error
+
+
+def check_inner(raw: Mapping[str, Any], model: type[Model], key: str, owner: str) -> Model:
+    """What a config holds below `key` as the model of whoever it is for (`owner`, e.g. "trainer weclip").
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; lists each by its whole key, and what was meant.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        words = "\n".join(f"  {key}.{_fault(e, model, raw, f'{key}.')}" for e in error.errors())
+        raise ConfigError(f"{owner} cannot use these settings:\n{words}") from error
+    except (OverflowError, RecursionError) as error:
+        raise ConfigError(f"{owner} cannot use these settings: {error}") from error
 
 
 def _files_of_spaces(raw: Any) -> Iterator[str]:
@@ -140,12 +191,14 @@ def presets(kind: str = "") -> list[str]:
 
 
 def find_config(path: str, kind: str = "") -> Path:
-    """A file, or the preset of that name: of the kind that is wanted, or any in configs/ by its path.
+    """A file, or the preset of that name: of the kind that is wanted, or any in configs/ by its path; or the config
+    that a run left in its folder.
 
     Raises:
         ConfigError: neither; lists the presets of the kind.
     """
-    for candidate in (Path(path), CONFIGS / kind / f"{path}.yaml", CONFIGS / path, CONFIGS / f"{path}.yaml"):
+    presets_so_called = (CONFIGS / kind / f"{path}.yaml", CONFIGS / path, CONFIGS / f"{path}.yaml")
+    for candidate in (Path(path), *presets_so_called, Path(path) / "config.json"):
         if candidate.is_file():
             check_offered(candidate, CONFIGS)
             return candidate
@@ -153,6 +206,8 @@ def find_config(path: str, kind: str = "") -> Path:
     known = presets(kind)
     elsewhere = [f"{KINDS[other][1]} {path}" for other in KINDS if other != kind and path in presets(other)]
     hint = f"; there is `{elsewhere[0]}`" if elsewhere else did_you_mean(Path(path).stem, known)
+    if Path(path).is_dir() and not kind:
+        hint = f"; a folder of pairs is given as `folder --set source.root={path}`"
     raise ConfigError(f"{path}: no such config file{hint}; {kind or 'run'} presets: {', '.join(known)}")
 
 
@@ -161,17 +216,21 @@ def explain_errors(error: ValidationError, model: type[BaseModel] | None = None,
     return "\n".join(f"  {_fault(e, model, raw)}" for e in error.errors())
 
 
-def _fault(found: Mapping[str, Any], model: type[BaseModel] | None, raw: Any) -> str:
+def _fault(found: Mapping[str, Any], model: type[BaseModel] | None, raw: Any, above: str = "") -> str:
     key = ".".join(map(str, found["loc"]))
     if from_afar.get():
         return "a key that no config has" if found["type"] == "extra_forbidden" else f"{key}: a value that does not fit"
     value = f"(found {found.get('input')!r:.80})"
     if found["type"] != "extra_forbidden":
-        return f"{key}: {found['msg']} {value}".lstrip(": ")
+        said = PLAIN.get(found["type"], str(found["msg"]).removeprefix("Value error, "))
+        if found["type"] == "literal_error":
+            said += did_you_mean(str(found.get("input")), re.findall(r"'([^']*)'", str(found["ctx"]["expected"])))
+        whole = found["type"] == "value_error" and isinstance(found.get("input"), Mapping)  # the message says what
+        return f"{key}: {said}{'' if whole else f' {value}'}".lstrip(": ")
     close = [] if model is None else meant(found["loc"], model, raw)
     if isinstance(inner := found.get("input"), Mapping) and close:  # `selekt.rho`: say the whole key
         close = [f"{name}.{word}" for name in close[:1] for word in inner] if len(inner) == 1 else close
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"; did you mean {' or '.join(above + name for name in close)}?" if close else ""
     return f"{key}: there is no such key{hint} {value}"
 
 
@@ -188,6 +247,18 @@ def parse_pairs(items: Sequence[str] | None) -> dict[str, Any]:
             raise ConfigError(f"--set {item}: expected KEY=VALUE, e.g. --set refine=crf")
         pairs[key] = read_yaml(value, f"--set {key}=…")
     return pairs
+
+
+def parse_nested(items: Sequence[str] | None) -> dict[str, Any]:
+    """["a.b=0.9", "a.c=1"] to {"a": {"b": 0.9, "c": 1}}: settings of a trainer or labeler.
+
+    Raises:
+        ConfigError: as `parse_pairs`; a key below one that holds no keys.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in parse_pairs(items).items():
+        put(nested, key, value)
+    return nested
 
 
 def unset_names(config: BaseModel) -> Iterator[tuple[str, str]]:
@@ -217,7 +288,7 @@ def _unset(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield from _unset(inner, f"{key}.{name}".lstrip("."))
 
 
-def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+def put(raw: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key; numbers in it are places in a list.
 
     Raises:

@@ -131,7 +131,7 @@ def run_unit(stage: Stage, unit: Unit, *, again: bool = False) -> UnitReport:
     result = stage.process(unit)
     status = "skipped"
     for path, table, contract, name in zip(unit.outputs, result.tables, stage.contracts, wanted, strict=True):
-        if _stands(path, name, table):
+        if stands(path, name, table):
             continue
         status = "written"
         write_shard(
@@ -147,7 +147,7 @@ def run_unit(stage: Stage, unit: Unit, *, again: bool = False) -> UnitReport:
     return UnitReport(unit, status, result.counts)
 
 
-def _stands(path: str, wanted: str, table: pa.Table) -> bool:
+def stands(path: str, wanted: str, table: pa.Table) -> bool:
     """Whether a shard with this fingerprint and these rows is there, undamaged: a unit of two outputs was cut off
     between them, or was only looked at again.
     """

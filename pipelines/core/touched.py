@@ -7,13 +7,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 def is_touched(path: str, closing: str) -> bool:
-    """Whether a local file is as new as `closing`, the file that is written last, or newer; also where that one is not
-    there. Objects in a store have checksums of the store's own: never.
+    """Whether a local file was changed as late as `closing`, the file that is written last, or later; also where that
+    one is not there. A change that keeps the file's time shows in its inode's. Objects in a store have checksums of the
+    store's own: never.
     """
     fs, target = fsspec.core.url_to_fs(path)
     if not isinstance(fs, LocalFileSystem):
         return False
-    return _time(target) >= _time(fsspec.core.url_to_fs(closing)[1])
+    return max(_times(target)) >= _times(fsspec.core.url_to_fs(closing)[1])[0]
 
 
 def close(paths: list[str], closing: str) -> None:
@@ -28,8 +29,10 @@ def close(paths: list[str], closing: str) -> None:
         return
 
 
-def _time(path: str) -> int:
+def _times(path: str) -> tuple[int, int]:
+    """When a file's content and its inode were changed last, in nanoseconds."""
     try:
-        return os.stat(path).st_mtime_ns
+        stat = os.stat(path)
     except FileNotFoundError:
-        return 0
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_ctime_ns

@@ -8,16 +8,14 @@ from maskmill.pipelines.core.kinds import Kinds
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.runner import (
     ExportReport,
-    ExportUnit,
-    export_root,
     export_shard,
-    export_units,
     finish_export,
     run_export,
     why_export,
     why_finish,
 )
 from maskmill.pipelines.export.sample import ExportSample, ShardFiles
+from maskmill.pipelines.export.units import ExportUnit, export_root, export_units
 
 EXPORTERS: Kinds[Exporter] = Kinds(
     "export format",
@@ -28,6 +26,7 @@ EXPORTERS: Kinds[Exporter] = Kinds(
         "yolo": "maskmill.pipelines.export.yolo:YoloExport",
         "webdataset": "maskmill.pipelines.export.webdataset:WebDatasetExport",
         "hf": "maskmill.pipelines.export.hf:HfExport",
+        "fiftyone": "maskmill.pipelines.export.fiftyone:FiftyOneExport",
     },
 )
 ExportConfig = Annotated[SerializeAsAny[Exporter], BeforeValidator(EXPORTERS.validate)]

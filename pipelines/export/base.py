@@ -23,7 +23,7 @@ class Exporter(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: str
+    format: str = Field(description="name of the export format")
     splits: dict[str, float] = Field(
         default={"train": 0.9, "val": 0.1}, description="share of each split; the shares add up to 1"
     )
@@ -34,7 +34,13 @@ class Exporter(BaseModel, ABC):
     version: ClassVar[int] = 1
     loading: ClassVar[str]  # Python that loads the export, for the dataset card
     values: ClassVar[str] = "Masks hold class ids; 255 means ignore."  # what the files' numbers mean, for the card
+    wants_scores: ClassVar[bool] = False  # whether its files tell scores and decisions, too
     card_only: ClassVar[frozenset[str]] = frozenset({"title", "description"})  # options that change no shard
+
+    @property
+    def takes_rejected(self) -> bool:
+        """Whether samples that selection turned away leave as well."""
+        return False
 
     @field_validator("splits")
     @classmethod
@@ -69,7 +75,7 @@ class Exporter(BaseModel, ABC):
         """The number that files of this format have for a class (or background, or 255); None where they have none."""
         return class_id
 
-    def header(self, records: list[Record]) -> dict[str, Any]:
+    def header(self, records: list[Record], space: LabelSpace) -> dict[str, Any]:
         """YAML keys that the dataset card needs for this format."""
         return {}
 

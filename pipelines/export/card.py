@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Manifest
+from maskmill.data_contracts.secrets import portable_path
 from maskmill.data_contracts.words import in_markdown
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts, Summary
+from maskmill.pipelines.export.features import hex_colour
 from maskmill.pipelines.export.sample import Record
 
 HUB_LICENCES = {  # SPDX identifiers that dataset hubs know, in their spelling
@@ -27,6 +29,10 @@ HUB_LICENCES = {  # SPDX identifiers that dataset hubs know, in their spelling
         "ODbL",
     )
 }
+REVIEWED = (
+    "What people said counted for more than scores. Relabelled samples keep the id of what was ingested; their masks "
+    "hold the new class."
+)
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -62,9 +68,10 @@ def dataset_card(facts: Facts, options: Exporter, space: LabelSpace, records: li
     header: dict[str, Any] = {
         "pretty_name": facts.title,
         "license": licences[0] if len(set(licences)) == 1 else sorted(set(licences)),
+        **_license_name(facts.licences),
         "task_categories": ["image-segmentation"],
         "size_categories": [next((name for limit, name in SIZES if facts.summary.rows < limit), "n>10M")],
-        **options.header(records),
+        **options.header(records, space),
     }
     sections = [
         f"# {in_markdown(facts.title)}\n\n{facts.description}",
@@ -74,10 +81,18 @@ def dataset_card(facts: Facts, options: Exporter, space: LabelSpace, records: li
         "## Where the samples come from\n\n" + _origin(facts.summary),
         "## How it was made\n\n" + _lineage(facts),
     ]
+    if review := facts.ledger.review:
+        sections.insert(4, f"## Review\n\n{in_markdown(review.words)} {REVIEWED}")
     if notes := options.notes(records):
         sections.insert(2, "## Good to know\n\n" + "\n".join(f"- {note}" for note in notes))
     top = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)
     return f"---\n{top}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _license_name(licences: list[str]) -> dict[str, str]:
+    """What hubs ask for beside `license: other`: the names of those licences that they do not know."""
+    others = [name for name in licences if name.lower() not in HUB_LICENCES]
+    return {"license_name": ", ".join(others)} if others else {}
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -88,7 +103,7 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 def _class_table(summary: Summary, options: Exporter, space: LabelSpace) -> str:
     splits = list(options.splits)
     pixels = sum(summary.pixels.values())
-    rows = [["**samples**", "", *(f"**{summary.splits.get(s, 0):,}**" for s in splits), ""]]
+    rows = [["**samples**", "", "", *(f"**{summary.splits.get(s, 0):,}**" for s in splits), ""]]
     names = {i: space.by_id[i].name for i in space.ids}
     if space.background_id is not None:
         names = {space.background_id: "background", **names}
@@ -99,14 +114,16 @@ def _class_table(summary: Summary, options: Exporter, space: LabelSpace) -> str:
         shown = [f"{n:,}" if class_id in space.by_id else "" for n in counts]
         share = f"{summary.pixels.get(class_id, 0) / pixels:.2%}" if pixels else ""
         number = options.number_of(class_id, space)
-        rows.append([in_markdown(name), "" if number is None else str(number), *shown, share])
+        rows.append(
+            [in_markdown(name), "" if number is None else str(number), hex_colour(class_id, space), *shown, share]
+        )
     absent = len(space.ids) - len({i for counts in summary.classes.values() for i in counts})
     words = (
         f"\n\n{absent} of the {len(space.ids)} classes of label space {in_markdown(space.name)} do not occur."
         if absent
         else ""
     )
-    return _table(["class", "number in the files", *splits, "pixels"], rows) + words
+    return _table(["class", "number in the files", "colour", *splits, "pixels"], rows) + words
 
 
 def _origin(summary: Summary) -> str:
@@ -118,13 +135,21 @@ def _origin(summary: Summary) -> str:
     ):
         if counts:
             ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-            parts.append(_table([head, "samples"], ([in_markdown(name), f"{n:,}"] for name, n in ordered)))
+            parts.append(
+                _table([head, "samples"], ([in_markdown(portable_model(name)), f"{n:,}"] for name, n in ordered))
+            )
     if summary.prompted:
         examples = "\n".join(f"- {in_markdown(prompt)}" for prompt in summary.prompts)
         parts.append(f"{summary.prompted:,} samples were made from a prompt, for example:\n\n{examples}")
     if summary.seeds:
         parts.append(f"Seeds: {summary.seeds[0]} to {summary.seeds[1]}. Every sample's own is in its provenance.")
     return "\n\n".join(parts)
+
+
+def portable_model(name: str) -> str:
+    """`id@revision` without the place of a local folder."""
+    model, mark, revision = name.rpartition("@")
+    return f"{portable_path(model)}@{revision}" if mark else portable_path(name)
 
 
 def _lineage(facts: Facts) -> str:

@@ -32,7 +32,7 @@ class CocoExport(Exporter):
     the same pixels from them. Crowd regions are run-length codes always: COCO's readers want them so.
     """
 
-    format: Literal["coco"] = "coco"
+    format: Literal["coco"] = Field(default="coco", description="name of the export format")
     regions: Literal["object", "class", "part"] = Field(
         default="object", description="one annotation an object where they are known (else a class), a class, or a part"
     )
@@ -104,7 +104,7 @@ def annotate(
     if objects is not None:
         for one, area in whole(objects, mask):
             score = {} if one.score is None else {"score": one.score}
-            yield {**region_annotation(area, category_id(space, one.class_id), 0, polygons), **score}
+            yield {**region_annotation(area.draw(), category_id(space, one.class_id), 0, polygons), **score}
     else:
         for class_id in present:
             region = mask == class_id
@@ -112,9 +112,9 @@ def annotate(
                 yield region_annotation(part, category_id(space, class_id), 0, polygons)
     ignored = mask == IGNORE
     for one in objects or ():
-        if one.crowd and one.mask is not None and (area := one.mask & ignored).any():
-            yield region_annotation(area, category_id(space, one.class_id), 1)
-            ignored = ignored & ~area
+        if one.crowd and (pixels := one.mask) is not None and (shown := pixels & ignored).any():
+            yield region_annotation(shown, category_id(space, one.class_id), 1)
+            ignored = ignored & ~shown
     if ignored.any():
         for class_id in present or space.ids[:1]:
             yield region_annotation(ignored, category_id(space, class_id), 1)

@@ -3,9 +3,11 @@ apart.
 """
 
 import json
+import posixpath
 from typing import Any
 
-from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, Instance, LabelSpace, list_shards, read_shard, write_bytes
+from maskmill.data_contracts import PSEUDO_LABEL, SAMPLE, Instance, LabelSpace, list_shards, read_shard
+from maskmill.data_contracts.sums import Listed
 from maskmill.pipelines.export.coco import category_id, region_annotation
 
 Row = dict[str, Any]
@@ -32,8 +34,8 @@ def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
             images.append({"id": number, "file_name": name, "height": row["height"], "width": row["width"]})
             for instance in found[row["sample_id"]]:
                 one = Instance.read(instance, row["height"], row["width"])
-                if one.mask is not None and one.mask.any():
-                    note = region_annotation(one.mask, category_id(space, one.class_id), int(one.crowd))
+                if (pixels := one.mask) is not None and pixels.any():
+                    note = region_annotation(pixels, category_id(space, one.class_id), int(one.crowd))
                     annotations.append({"id": len(annotations) + 1, "image_id": number, "box": list(one.box), **note})
     categories = [{"id": category_id(space, i), "name": space.by_id[i].name, "supercategory": ""} for i in space.ids]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
@@ -42,5 +44,7 @@ def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
 def write_coco_instances(samples: str, labels: str, space: LabelSpace, target: str) -> int:
     """Write the document to `target`; returns the number of instances."""
     document = coco_instances(samples, labels, space)
-    write_bytes(target, json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+    folder, name = posixpath.split(target)
+    with Listed(folder or ".", more=True) as files:
+        files.write(name, json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
     return len(document["annotations"])

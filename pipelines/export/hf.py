@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from maskmill.data_contracts import SAMPLE, LabelSpace
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
-from maskmill.pipelines.export.features import FEATURES, yaml_features
+from maskmill.pipelines.export.features import FEATURES, hex_colour, with_classes, yaml_features
 from maskmill.pipelines.export.sample import ExportSample, Record, ShardFiles, by_split
 
 NESTED = frozenset(("provenance", "instances"))  # Croissant has no words for their structs
@@ -33,7 +34,7 @@ class HfExport(Exporter):
     files for mlcroissant.
     """
 
-    format: Literal["hf"] = "hf"
+    format: Literal["hf"] = Field(default="hf", description="name of the export format")
     version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "from datasets import load_dataset\n\n"
@@ -57,16 +58,25 @@ class HfExport(Exporter):
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         return {"croissant.json": (json.dumps(croissant(records, facts), indent=2) + "\n").encode()}
 
-    def header(self, records: list[Record]) -> dict[str, Any]:
-        """YAML keys of the card that `datasets` reads: where the splits are, their features and sizes."""
+    def header(self, records: list[Record], space: LabelSpace) -> dict[str, Any]:
+        """YAML keys of the card that `datasets` reads: where the splits are, their features and sizes. Class ids are
+        ClassLabels with their names; `class_colours` has the colour of each name, as `datasets` has no place for it.
+        """
         splits = {name: rows for name, rows in by_split(records, self.splits).items() if rows}
         files = [{"split": name, "path": f"data/{name}/*.parquet"} for name in splits]
         sizes: list[dict[str, Any]] = [
             {"name": name, "num_bytes": _bytes(rows), "num_examples": len(rows)} for name, rows in splits.items()
         ]
         total = sum(size["num_bytes"] for size in sizes)
-        info = {"features": yaml_features(FEATURES), "splits": sizes, "download_size": total, "dataset_size": total}
-        return {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
+        info = {
+            "features": yaml_features(with_classes(FEATURES, space)),
+            "splits": sizes,
+            "download_size": total,
+            "dataset_size": total,
+        }
+        colours = {entry.name: hex_colour(entry.id, space) for entry in space.classes}
+        configs = [{"config_name": "default", "data_files": files}]
+        return {"configs": configs, "dataset_info": info, "class_colours": colours}
 
 
 def _image(sample: ExportSample) -> dict[str, object]:
@@ -122,6 +132,7 @@ def croissant(records: list[Record], facts: Facts) -> dict[str, Any]:
         "description": facts.description,
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "license": facts.licences,
+        **_review(facts),
         "distribution": [*objects, parquet],
         "recordSet": [
             {
@@ -133,6 +144,12 @@ def croissant(records: list[Record], facts: Facts) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _review(facts: Facts) -> dict[str, str]:
+    """What people said, in the words that Croissant has for work by hand."""
+    review = facts.ledger.review
+    return {"rai:dataAnnotationProtocol": f"{review.words} Their verdicts override scores."} if review else {}
 
 
 def _field(column: str, feature: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import json
 import os
 import posixpath
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.data_contracts import bytes_hash, file_hash, sweep_temporaries, write_bytes
+from maskmill.data_contracts import bytes_hash, file_hash, remove_file, sweep_temporaries, write_bytes
 from maskmill.data_contracts.sums import checked_json, read_json
 from maskmill.pipelines.core.touched import is_touched
 from maskmill.pipelines.export.facts import Summary
@@ -71,7 +72,7 @@ def marker_fault(root: str, name: str, marker: Marker, *, thorough: bool = False
             found = fs.info(f"{base}/{path}")["size"] if not local else os.stat(f"{base}/{path}").st_size
         except FileNotFoundError:
             return f"{DAMAGED}: {path} is gone"
-        if size and int(size) != found:
+        if size and size != str(found):  # as it stands there: a flipped bit may have left no number
             return f"{DAMAGED}: {path} has {found} bytes, not {size}"
         touched = thorough or is_touched(f"{root}/{path}", marker_path(root, name))
         if wanted and touched and file_hash(f"{root}/{path}") != wanted:
@@ -123,9 +124,8 @@ def _names(root: str) -> list[str]:
 
 def _remove(root: str, paths: Iterable[str]) -> None:
     for path in sorted(paths):
-        fs, target = fsspec.core.url_to_fs(f"{root}/{path}")
-        if fs.exists(target):
-            fs.rm_file(target)
+        with suppress(FileNotFoundError):
+            remove_file(f"{root}/{path}")
 
 
 def sweep_export(root: str) -> int:

@@ -1,13 +1,14 @@
 """An export to where others are: a folder, an object store, or the Hugging Face Hub. Only what changed travels."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import fsspec
 
-from maskmill.data_contracts import content_id, read_bytes, write_bytes
+from maskmill.data_contracts import content_id, read_bytes, remove_file, write_bytes
 from maskmill.data_contracts.secrets import public
+from maskmill.data_contracts.sums import checked_json, read_json
+from maskmill.pipelines.ingest.files import path_problem
 
 RECORD = ".maskmill-push.json"
 HUB = "hf://datasets/"
@@ -35,7 +36,7 @@ def push_export(export: str, target: str) -> Pushed:
     if target.startswith(HUB):
         return _to_hub(export, target.removeprefix(HUB), len(files))
     place = target.rstrip("/")
-    before = _record(place)
+    before = pushed_to(place)
     written = 0
     done = dict(before)
     for name, path in sorted(files.items()):
@@ -48,10 +49,9 @@ def push_export(export: str, target: str) -> Pushed:
     gone = sorted(set(before) - set(files))
     for name in gone:
         if _is_there(f"{place}/{name}"):
-            fs, path = fsspec.core.url_to_fs(f"{place}/{name}")
-            fs.rm_file(path)
+            remove_file(f"{place}/{name}")
     record = {name: done[name] for name in sorted(files)}
-    write_bytes(f"{place}/{RECORD}", (json.dumps(record, indent=0) + "\n").encode())
+    write_bytes(f"{place}/{RECORD}", checked_json(record))
     return Pushed(written, len(files) - written, len(gone))
 
 
@@ -64,12 +64,15 @@ def _files(export: str) -> Iterator[tuple[str, str]]:
             yield name, fs.unstrip_protocol(path)
 
 
-def _record(place: str) -> dict[str, str]:
+def pushed_to(place: str) -> dict[str, str]:
+    """What pushes brought to a place: content hash of each file by its path; {} where there is no record. Others may
+    have written it: only names of files below the target count.
+    """
     try:
-        found: dict[str, str] = json.loads(read_bytes(f"{place}/{RECORD}"))
+        found = read_json(f"{place}/{RECORD}")
     except (FileNotFoundError, ValueError):
         return {}
-    return found
+    return {name: str(stamp) for name, stamp in found.items() if path_problem(name) is None}
 
 
 def _is_there(path: str) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from maskmill.data_contracts import (
-    SAMPLE,
     LabelSpace,
     ShardEntry,
     config_hash,
@@ -22,10 +21,10 @@ from maskmill.data_contracts import (
     package_versions,
     read_bytes,
     read_footer,
-    read_shard,
 )
-from maskmill.data_contracts.secrets import published
-from maskmill.pipelines.core.ledger import KEPT, build_ledger, decisions_by_shard
+from maskmill.data_contracts.secrets import portable, published
+from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.core.verdicts import SHARD
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.card import dataset_card, manifest
 from maskmill.pipelines.export.facts import Facts, Summary
@@ -44,32 +43,17 @@ from maskmill.pipelines.export.markers import (
     sweep_export,
     write_marker,
 )
-from maskmill.pipelines.export.sample import ExportSample, Record
+from maskmill.pipelines.export.sample import Record
+from maskmill.pipelines.export.units import ExportUnit, export_root, export_units, samples_of, shaping_hash, wanted
 
-RUNNER_VERSION = 1
+CARD_VERSION = 2  # of card, manifest and index files: shards stay when it rises
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
 NO_RESULT = frozenset(
-    {"run_dir", "workers", "limits", "export", "report"}
+    {"run_dir", "workers", "crf_workers", "limits", "quarantine", "export", "report"}
 )  # keys of a run config that shape no kept sample
 
 logger = logging.getLogger("maskmill.export")
-
-
-@dataclass(frozen=True)
-class ExportUnit:
-    """The work on one sample shard: its kept ids, and where they go."""
-
-    samples: str
-    root: str
-    kept: frozenset[str]
-    exporter: Exporter
-    space: LabelSpace
-    index: int
-
-    @property
-    def stem(self) -> str:
-        return posixpath.basename(self.samples).removesuffix(".parquet")
 
 
 @dataclass(frozen=True)
@@ -81,41 +65,6 @@ class ExportReport:
     rows: int
 
 
-def export_root(run_dir: str, config: Exporter) -> str:
-    """Folder that a format goes to."""
-    return f"{run_dir}/export/{config.format}"
-
-
-def export_units(run_dir: str, config: Exporter, space: LabelSpace) -> list[ExportUnit]:
-    """One unit a sample shard.
-
-    Raises:
-        FileNotFoundError: nothing is decided yet.
-    """
-    decided = decisions_by_shard(run_dir)
-    if decided is None:
-        raise FileNotFoundError(f"{run_dir}/decisions.parquet: not there yet; run select first")
-    units = []
-    for index, path in enumerate(list_shards(f"{run_dir}/samples")):
-        verdicts = decided.get(posixpath.basename(path), {})
-        kept = frozenset(sample_id for sample_id, (_, reason) in verdicts.items() if reason == KEPT)
-        units.append(ExportUnit(path, export_root(run_dir, config), kept, config, space, index))
-    return units
-
-
-def _config_hash(config: Exporter) -> str:
-    """Hash of everything in a config that shapes a shard's files."""
-    shaping = config.model_dump(mode="json", exclude=set(config.card_only))
-    return content_id(str(RUNNER_VERSION), str(config.version), config_hash(shaping))
-
-
-def _wanted(unit: ExportUnit) -> str:
-    footer = read_footer(unit.samples)
-    if footer is None:
-        raise FileNotFoundError(f"{unit.samples}: no finished shard there; run ingest first")
-    return content_id(footer.content, *sorted(unit.kept), _config_hash(unit.exporter), unit.space.fingerprint)
-
-
 def why_export(unit: ExportUnit) -> str | None:
     """Why this shard must be exported, in words; None when it is done."""
     marker = read_marker(unit.root, unit.stem)
@@ -123,9 +72,9 @@ def why_export(unit: ExportUnit) -> str | None:
         return "not done yet"
     if not marker.fingerprint:
         return "it was cut off"
-    if marker.fingerprint == _wanted(unit):
+    if marker.fingerprint == wanted(unit):
         return marker_fault(unit.root, unit.stem, marker)
-    if marker.config != _config_hash(unit.exporter):
+    if marker.config != shaping_hash(unit.exporter):
         return "its config or the code changed"
     return "its samples or the selection changed"
 
@@ -146,33 +95,27 @@ def export_shard(unit: ExportUnit) -> ExportReport:
             return ExportReport(unit.stem, "skipped", len(unit.kept))
         if why.startswith(DAMAGED):
             logger.warning("%s/%s: %s; exported again", unit.root, unit.stem, why)
-        samples = _samples(unit)
+        samples = samples_of(unit)
         result = unit.exporter.shard(samples, unit.space, unit.stem)
         records = json.dumps(result.records, sort_keys=True, separators=(",", ":")).encode()
         files = {**result.files, f"{MARKERS}/{unit.stem}.records": records}
         summary = Summary.of(samples)
-        done = Marker(fingerprint=_wanted(unit), files=[], config=_config_hash(unit.exporter), summary=summary)
+        done = Marker(fingerprint=wanted(unit), files=[], config=shaping_hash(unit.exporter), summary=summary)
         with _lock(marker_path(unit.root, INDEX)):
             invalidate(unit.root, INDEX)
         replace(unit.root, unit.stem, files, done)
         return ExportReport(unit.stem, "written", len(samples))
 
 
-def _samples(unit: ExportUnit) -> list[ExportSample]:
-    if not unit.kept:
-        return []
-    rows = [row for row in read_shard(unit.samples, SAMPLE).to_pylist() if row["sample_id"] in unit.kept]
-    split = unit.exporter.split_of
-    return [ExportSample(row["sample_id"], split(row["group"] or row["sample_id"]), row) for row in rows]
-
-
 def _index_fingerprint(
     run_dir: str, config: Exporter, units: Sequence[ExportUnit], run_config: RunJson, name: str
 ) -> str:
     """What the index depends on: every shard's export, the ledger's shards, all options, the run's config, versions."""
-    exported = [_wanted(unit) for unit in units]
-    ledger = [footer.content for path in _ledger_shards(run_dir) if (footer := read_footer(path))]
+    exported = [wanted(unit) for unit in units]
+    shards = [*_ledger_shards(run_dir), f"{run_dir}/{SHARD}"]
+    ledger = [footer.content for path in shards if (footer := read_footer(path))]
     about: dict[str, object] = {"name": name, "versions": package_versions(), "export": published(config)}
+    about["card"] = CARD_VERSION
     return content_id(*exported, "|", *ledger, "|", config_hash(about), config_hash(_shaping(run_config)))
 
 
@@ -242,13 +185,14 @@ def _index_files(
 def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: RunJson, name: str) -> Facts:
     """Everything that card and manifest say, from the run folder."""
     ledger = build_ledger(run_dir)
-    own: dict[str, object] = {"run": _shaping(run_config), "export": published(config)}
+    own: dict[str, object] = {"run": _shaping(run_config), "export": portable(published(config))}
     entries = []
     for path in list_shards(f"{run_dir}/samples"):
         if (footer := read_footer(path)) is not None:
             entries.append(ShardEntry.of(f"samples/{posixpath.basename(path)}", footer))
+    whence = "rejects among them, of" if config.takes_rejected else "kept from"
     words = (
-        f"{summary.rows:,} image-mask pairs for semantic segmentation, kept from {ledger.rows_in:,} by maskmill: "
+        f"{summary.rows:,} image-mask pairs for semantic segmentation, {whence} {ledger.rows_in:,} by maskmill: "
         f"checked, scored, deduplicated and selected. {config.values}"
     )
     return Facts(
@@ -265,7 +209,8 @@ def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: R
 
 
 def _shaping(run_config: RunJson) -> dict[str, object]:
-    return {key: value for key, value in (run_config or {}).items() if key not in NO_RESULT}
+    shaping: dict[str, object] = portable({k: v for k, v in (run_config or {}).items() if k not in NO_RESULT})
+    return shaping
 
 
 def _ledger_shards(run_dir: str) -> list[str]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from PIL import Image
-
 from maskmill.data_contracts import (
     ContractError,
     Instance,
@@ -20,10 +18,9 @@ from maskmill.data_contracts import (
     encode_image,
     read_instances,
 )
-from maskmill.data_contracts.image_files import has_deep_colours
+from maskmill.data_contracts.image_files import ORIENTATION, has_deep_colours, peek
 
 Record = dict[str, Any]  # what the index files need to know of one sample; plain JSON with `sample_id` and `split`
-ORIENTATION = 0x0112  # EXIF tag
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class ExportSample:
     sample_id: str
     split: str
     row: dict[str, Any]
+    scores: dict[str, Any] | None = None  # SCORE row without embedding; for formats that want it
+    decision: dict[str, Any] | None = None  # DECISION row; likewise
 
     @cached_property
     def _portable(self) -> tuple[bytes, str]:
@@ -112,10 +111,10 @@ def portable_image(data: bytes, where: str = "image") -> tuple[bytes, str]:
     or RGB. Others (WebP, TIFF, turned by EXIF, transparent, palette, CMYK, 16 bits) are decoded as the pipeline does
     and written as PNG, without loss.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        upright = image.getexif().get(ORIENTATION, 1) == 1
-        plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not has_deep_colours(image, data)
-        suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "")
+    image = peek(data, where)
+    plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not has_deep_colours(image, data)
+    upright = image.getexif().get(ORIENTATION, 1) == 1
+    suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "")
     if suffix and upright and plain:
         return data, suffix
     return encode_image(decode_image(data, where)), ".png"

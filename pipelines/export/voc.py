@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, encode_mask
 from maskmill.pipelines.export.base import Exporter
@@ -26,7 +27,7 @@ class VocExport(Exporter):
     that are PNG stay PNG under that name. `labelmap.txt` names the colour of each class, for readers that go by colour.
     """
 
-    format: Literal["voc"] = "voc"
+    format: Literal["voc"] = Field(default="voc", description="name of the export format")
     version: ClassVar[int] = 4
     loading: ClassVar[str] = (
         "from torchvision.datasets import VOCSegmentation\n\n"

@@ -6,6 +6,8 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from maskmill.data_contracts import LabelSpace, encode_mask
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.facts import Facts
@@ -22,7 +24,7 @@ class WebDatasetExport(Exporter):
     so `train-{00000..00041}.tar` always holds.
     """
 
-    format: Literal["webdataset"] = "webdataset"
+    format: Literal["webdataset"] = Field(default="webdataset", description="name of the export format")
     version: ClassVar[int] = 2
     loading: ClassVar[str] = (
         "import glob\n\nimport numpy as np\nimport webdataset as wds\n\n"
@@ -45,7 +47,7 @@ class WebDatasetExport(Exporter):
     def finish(self, records: list[Record], space: LabelSpace, facts: Facts) -> dict[str, bytes]:
         return {}
 
-    def header(self, records: list[Record]) -> dict[str, Any]:
+    def header(self, records: list[Record], space: LabelSpace) -> dict[str, Any]:
         """YAML keys of the card for `datasets`, which would otherwise guess the kinds of the JSON's values from five
         samples.
         """

@@ -1,6 +1,6 @@
 """YOLO segmentation: one polygon a connected part, holes bridged to the outline, IoU held above a stated bound."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 import cv2
@@ -28,7 +28,7 @@ class YoloExport(Exporter):
     dataset card. An image without objects has an empty label file.
     """
 
-    format: Literal["yolo"] = "yolo"
+    format: Literal["yolo"] = Field(default="yolo", description="name of the export format")
     tolerance: float = Field(
         default=0.0, ge=0, description="pixels that a polygon may stray to save vertices; 0 = exact"
     )
@@ -111,10 +111,10 @@ class YoloExport(Exporter):
         ]
 
 
-def _regions(sample: ExportSample, space: LabelSpace) -> list[tuple[int, NDArray[np.bool_]]]:
+def _regions(sample: ExportSample, space: LabelSpace) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     if sample.instances is not None:
-        return [(one.class_id, area) for one, area in seen(sample.instances, sample.mask)]
-    return [(class_id, sample.mask == class_id) for class_id in foreground_ids(sample.mask, space)]
+        return ((one.class_id, area.draw()) for one, area in seen(sample.instances, sample.mask))
+    return ((class_id, sample.mask == class_id) for class_id in foreground_ids(sample.mask, space))
 
 
 def _coordinates(points: IntArray, shape: tuple[int, ...]) -> str:

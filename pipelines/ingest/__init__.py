@@ -15,6 +15,7 @@ SOURCES: Kinds[Source] = Kinds(
         "folder": "maskmill.pipelines.ingest.folder:FolderSource",
         "voc": "maskmill.pipelines.ingest.voc:VocSource",
         "cityscapes": "maskmill.pipelines.ingest.cityscapes:CityscapesSource",
+        "davis": "maskmill.pipelines.ingest.davis:DavisSource",
         "coco": "maskmill.pipelines.ingest.coco:CocoSource",
         "hf_parquet": "maskmill.pipelines.ingest.hf_parquet:HfParquetSource",
         "webdataset": "maskmill.pipelines.ingest.webdataset:WebDatasetSource",

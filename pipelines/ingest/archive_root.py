@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from maskmill.data_contracts import ContractError, Problem, Reason
-from maskmill.pipelines.ingest.archives import PACKED, PLAIN, ZIPS, unpacked
+from maskmill.pipelines.ingest.archives import MAX_MEMBERS, PACKED, PLAIN, ZIPS, check_directory, check_ratio, unpacked
 from maskmill.pipelines.ingest.files import Root
 
 FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, AttributeError)
@@ -60,6 +60,12 @@ class ArchiveRoot(Root):
         found = (str(path).rstrip("/") for path in self.fs.ls(folder, detail=False))
         return [path for path in found if PurePosixPath(path).name not in NOT_FOLDERS and path != folder]
 
+    def _check_ratio(self, path: str) -> None:
+        """Refuse a member of a zip that unpacks to far more than files do."""
+        if hasattr(self.fs, "zip") and self.has_file(path):
+            info = self.fs.zip.getinfo(f"{self.base}/{path}".lstrip("/"))
+            check_ratio(info.file_size, info.compress_size, path)
+
     def read_range(self, path: str, start: int, size: int) -> bytes:
         with self._lock:
             return super().read_range(path, start, size)
@@ -67,6 +73,7 @@ class ArchiveRoot(Root):
     def read(self, path: str, missing: Reason = Reason.MISSING_IMAGE) -> bytes:
         with self._lock:
             try:
+                self._check_ratio(path)
                 return super().read(path, missing)
             except ContractError:
                 raise
@@ -79,8 +86,25 @@ class ArchiveRoot(Root):
 @lru_cache(maxsize=4)
 def _filesystem(url: str, stamp: str, follow_links: bool) -> Any:
     if url.lower().endswith(tuple(ZIPS)):
+        with fsspec.open(url, "rb") as handle:
+            check_directory(handle, url)
         return fsspec.filesystem("zip", fo=url, skip_instance_cache=True)
     if url.lower().endswith(tuple(PACKED)):
         outer = Root(url, follow_links)
-        return fsspec.filesystem("tar", fo=unpacked(outer, PurePosixPath(url).name, stamp), skip_instance_cache=True)
-    return fsspec.filesystem("tar", fo=url, skip_instance_cache=True)
+        return _counted(unpacked(outer, PurePosixPath(url).name, stamp), url)
+    return _counted(url, url)
+
+
+def _counted(file: Any, url: str) -> Any:
+    """A tar as a file system; all its headers are read, so there may not be too many.
+
+    Raises:
+        ContractError: over half a million members.
+    """
+    fs: Any = fsspec.filesystem("tar", fo=file, skip_instance_cache=True)
+    for number, _ in enumerate(fs.tar):
+        if number >= MAX_MEMBERS:
+            fix = "pack the data in several archives, or unpack it and name the folder"
+            problem = Problem(Reason.IMAGE_TOO_LARGE, f"at most {MAX_MEMBERS:,} members", "more", fix)
+            raise ContractError(url, problem)
+    return fs

@@ -23,6 +23,11 @@ PLAIN = frozenset((".tar",))
 PACKED = frozenset((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"))
 ZIPS = frozenset((".zip",))
 MAX_UNPACKED = 1 << 36  # bytes of a packed tar once unpacked: more is no data set that came packed
+MAX_RATIO = 200  # bytes for each packed one: photos pack by a tenth, flat masks by a hundred
+FREE = 1 << 26  # bytes that may unpack from however few
+MAX_DIRECTORY = 1 << 26  # bytes of the list of members at the end of a zip
+END_OF_ZIP = (1 << 16) + 512  # bytes in which a zip's last records lie, behind them a comment of up to 65,535
+MAX_MEMBERS = 500_000  # of a tar that is read as a folder: all their headers are held
 BLOCK = 512
 FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, pa.ArrowException)
 FAULTS_OF_VALUES = (ValueError, OverflowError, NotImplementedError, RuntimeError, IndexError, KeyError)
@@ -79,11 +84,25 @@ def read_member(root: Root, path: str, stamp: str, offset: int, size: int) -> by
     if not path.lower().endswith(".zip"):
         return root.read_range(path, offset, size)
     archive = _zip(root, path, stamp)
+    info = archive.infolist()[offset]
+    check_ratio(info.file_size, info.compress_size, f"{path}/{_text(info.filename)}")
     try:
-        return archive.read(archive.infolist()[offset])
+        return archive.read(info)
     except (*FAULTS, *FAULTS_OF_VALUES) as error:
         found = f"{type(error).__name__}: {error}"[:200]
         raise _fault(path, "a member that can be read", found, "write the archive again, unlocked") from error
+
+
+def check_ratio(size: int, packed: int, where: str) -> None:
+    """Refuse what unpacks to far more than files do.
+
+    Raises:
+        ContractError: more than 64 MiB, and more than 200 bytes for each packed one.
+    """
+    if size > max(FREE, MAX_RATIO * packed):
+        found, fix = f"{packed:,} bytes that unpack to {size:,} or more", "unpack it yourself, and name the folder"
+        expected = f"at most {MAX_RATIO} bytes for each packed one"
+        raise ContractError(where, Problem(Reason.IMAGE_TOO_LARGE, expected, found, fix))
 
 
 def _fault(where: str, expected: str, found: str, fix: str) -> ContractError:
@@ -119,7 +138,32 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
 
 @lru_cache(maxsize=4)
 def _zip(root: Root, path: str, stamp: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(root.fs.open(root.locate(path), "rb"))
+    handle = root.fs.open(root.locate(path), "rb")
+    check_directory(handle, path)
+    return zipfile.ZipFile(handle)
+
+
+def check_directory(handle: Any, path: str) -> None:
+    """Refuse a zip whose list of members, which is read whole, would fill the memory.
+
+    Raises:
+        ContractError: over 64 MiB of it: some hundred thousand members.
+    """
+    handle.seek(0, 2)
+    handle.seek(max(0, handle.tell() - END_OF_ZIP))
+    end = handle.read(END_OF_ZIP)
+    size = _number(end, end.rfind(b"PK\5\6"), 12, 4)
+    size = _number(end, end.rfind(b"PK\6\6"), 40, 8) if size == 0xFFFFFFFF else size
+    handle.seek(0)
+    if size > MAX_DIRECTORY:
+        expected, found = f"a list of members of at most {MAX_DIRECTORY:,} bytes", f"{size:,}"
+        fix = "pack the data in several archives, or unpack it and name the folder"
+        raise ContractError(path, Problem(Reason.IMAGE_TOO_LARGE, expected, found, fix))
+
+
+def _number(data: bytes, record: int, offset: int, size: int) -> int:
+    """A number in a record that begins at `record`; 0 where there is no such record."""
+    return 0 if record < 0 else int.from_bytes(data[record + offset : record + offset + size], "little")
 
 
 _unpacking = threading.Lock()
@@ -135,10 +179,12 @@ def unpacked(root: Root, path: str, stamp: str) -> "Reader":
 def _unpack(root: Root, path: str, stamp: str) -> IO[bytes]:
     """A packed tar as a file without a name, gone with the process."""
     target = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the cache keeps it
+    size = int(root.fs.size(root.locate(path)) or 0)
     with root.fs.open(root.locate(path), "rb") as handle, _opened(handle, path) as packed:
         total = 0
         while piece := packed.read(1 << 20):
             total += len(piece)
+            check_ratio(total, size, path)
             if total > MAX_UNPACKED:
                 found, fix = f"more than {total} bytes", "unpack it yourself, and name the folder"
                 raise ContractError(path, Problem(Reason.IMAGE_TOO_LARGE, "at most 64 GiB unpacked", found, fix))

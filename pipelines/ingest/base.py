@@ -84,23 +84,54 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: ClassVar[int] = 1
-    later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step"))
+    later: ClassVar[frozenset[str]] = frozenset(("tone", "page", "masks_drawn_on", "instance_step", "threshold"))
     archive_roots: ClassVar[bool] = True  # whether a root that is an archive stands for the folder that is packed in it
 
-    kind: str
-    root: str  # local folder (or file) or fsspec URL
-    licence: str | None = None
-    remap: dict[int, int | str] = Field(default={})  # mask value -> class id, class name, "background" or "ignore"
-    colours: dict[str, int | str] = Field(default={})  # "r,g,b" -> the same, for masks that are painted in colours
-    instance_step: int | None = Field(default=None, ge=2)  # mask values from here on are class * step + number
-    allow_empty: bool = False  # let masks without any foreground pass
-    tone: Tone = "auto"  # how photos of more than 8 bits become 8: see `tone_range`
-    page: int | None = Field(default=None, ge=0)  # of files with several pages; null = such files are turned away
-    masks_drawn_on: Literal["upright", "stored"] | None = None  # pixels of photos that EXIF turns; null = upright
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT)
-    follow_links: bool = False  # let symbolic links lead out of the root
-    whole_groups: bool = False  # let a shard outgrow its size rather than cut a group; no effect on rows
-    threads: int = Field(default=4, ge=1)  # decoding threads of one shard; no effect on the result
+    kind: str = Field(description="kind of the source")
+    root: str = Field(
+        description="local folder (or file), archive, or fsspec URL that everything else is relative to; nothing "
+        "outside it is opened"
+    )
+    licence: str | None = Field(
+        default=None, description="licence of the data, for every row's provenance; null = the label space's"
+    )
+    remap: dict[int, int | str] = Field(
+        default={}, description="mask value -> class id, class name, background or ignore; all values at once"
+    )
+    colours: dict[str, int | str] = Field(
+        default={}, description='"r,g,b" -> the same, for masks that are painted in colours'
+    )
+    instance_step: int | None = Field(
+        default=None,
+        ge=2,
+        description="mask values from here on are class * step + number (Cityscapes: 1000); null = values are classes",
+    )
+    threshold: int | None = Field(
+        default=None,
+        ge=1,
+        le=255,
+        description="grey masks with soft borders or of JPEG: values from here on are the label space's first class, "
+        "lower ones background; null = values are ids",
+    )
+    allow_empty: bool = Field(default=False, description="let masks without any foreground pass")
+    tone: Tone = Field(
+        default="auto", description="how photos of more than 8 bits become 8: auto, stretch, or [low, high]"
+    )
+    page: int | None = Field(
+        default=None, ge=0, description="which page of files with several, from 0; null = such files are rejected"
+    )
+    masks_drawn_on: Literal["upright", "stored"] | None = Field(
+        default=None,
+        description="pixels that masks of photos which EXIF turns lie on: upright or as stored; null = upright",
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS, gt=0, le=PILLOW_LIMIT, description="larger images are rejected before they are decoded"
+    )
+    follow_links: bool = Field(default=False, description="let symbolic links lead out of the root")
+    whole_groups: bool = Field(
+        default=False, description="let a shard outgrow its size rather than cut a group; changes no row"
+    )
+    threads: int = Field(default=4, ge=1, description="decoding threads of one shard; changes no row")
 
     @field_validator("colours")
     @classmethod

@@ -37,8 +37,16 @@ class CityscapesSource(FolderSource):
     source: label ids are mapped to the 19 classes by name, the others become ignore.
     """
 
-    kind: Literal["cityscapes"] = "cityscapes"  # type: ignore[assignment]
-    images: str = "leftImg8bit"
-    masks: str | None = "gtFine"
-    pair: str | None = PAIR
-    remap: dict[int, int | str] = Field(default={**dict.fromkeys(VOID, "ignore"), **CLASSES})
+    kind: Literal["cityscapes"] = Field(default="cityscapes", description="kind of the source")  # type: ignore[assignment]
+    images: str = Field(default="leftImg8bit", description="folder of the photos under the root")
+    masks: str | None = Field(
+        default="gtFine", description="folder of the label files under the root; null = photos without masks"
+    )
+    pair: str | None = Field(
+        default=PAIR,
+        description="regular expression that pairs photo and label file; its group `key` is what both have in common",
+    )
+    remap: dict[int, int | str] = Field(
+        default={**dict.fromkeys(VOID, "ignore"), **CLASSES},
+        description="label id -> class name; by default the 19 classes, everything else ignore",
+    )

@@ -1,14 +1,13 @@
 """Names of classes that lie beside the data: the label files that annotation tools and frameworks write."""
 
 import csv
-import json
 from collections.abc import Callable, Iterable
 from typing import IO, Any
 
-import yaml
 from pydantic import ValidationError
 
 from maskmill.data_contracts import LabelClass, LabelSpace
+from maskmill.data_contracts.texts import MOST_BYTES, MOST_YAML, parse_json, parse_yaml
 from maskmill.pipelines.ingest.files import Root
 
 Named = tuple[int, str, tuple[int, int, int] | None]  # the id in the data, its name, its colour
@@ -33,7 +32,7 @@ def find_class_names(root: Root, folders: Iterable[str]) -> tuple[str, list[Name
                         return path, read(handle)
                     except UnicodeDecodeError:
                         raise
-                    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, RecursionError) as error:
+                    except (ValueError, TypeError, KeyError, AttributeError, LookupError, csv.Error) as error:
                         found = f"{type(error).__name__}: {error}"[:200]
                         raise ValueError(f"{root.url}/{path}: expected names of classes, found {found}") from error
     return None
@@ -104,7 +103,7 @@ def _csv(handle: IO[str]) -> list[Named]:
 
 def _nnunet(handle: IO[str]) -> list[Named]:
     """nnU-Net: `labels` as {name: id}, or as {id: name} in its first version."""
-    labels: dict[str, Any] = json.load(handle)["labels"]
+    labels: dict[str, Any] = parse_json(handle.read(MOST_BYTES + 1))["labels"]
     found: list[Named] = []
     for key, value in labels.items():
         if isinstance(value, list):
@@ -115,14 +114,14 @@ def _nnunet(handle: IO[str]) -> list[Named]:
 
 def _yaml(handle: IO[str]) -> list[Named]:
     """YOLO: `names` as a list, or as {id: name}."""
-    names = yaml.safe_load(handle)["names"]
+    names = parse_yaml(handle.read(MOST_YAML + 1))["names"]
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return [(int(number), str(word), None) for number, word in pairs]
 
 
 def _id2label(handle: IO[str]) -> list[Named]:
     """transformers: {id: name}."""
-    return [(int(number), str(word), None) for number, word in json.load(handle).items()]
+    return [(int(number), str(word), None) for number, word in parse_json(handle.read(MOST_BYTES + 1)).items()]
 
 
 READERS: dict[str, Callable[[IO[str]], list[Named]]] = {

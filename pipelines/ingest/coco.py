@@ -30,15 +30,32 @@ class CocoSource(Source):
     `boxes` says what becomes of objects that have a box and no outline: `label` keeps the box for a box labeler.
     """
 
-    kind: Literal["coco"] = "coco"
+    kind: Literal["coco"] = Field(default="coco", description="kind of the source")
     version: ClassVar[int] = 2
-    annotations: str
-    images: str = "images"
-    panoptic: str | None = None
-    categories: dict[str, str | int] = Field(default={})
-    other_categories: Literal["reject", "ignore", "background"] = "reject"
-    crowds: Literal["auto", "objects", "ignore", "reject"] = "auto"
-    boxes: Literal["reject", "ignore", "fill", "label"] = "reject"
+    annotations: str = Field(description="the JSON file, under the root")
+    images: str = Field(default="images", description="folder of the images under the root")
+    panoptic: str | None = Field(
+        default=None, description="folder of the panoptic PNGs under the root; null = an instances file"
+    )
+    categories: dict[str, str | int] = Field(
+        default={},
+        description="category name -> class name, class id, background or ignore, where the label space has other "
+        "names",
+    )
+    other_categories: Literal["reject", "ignore", "background"] = Field(
+        default="reject",
+        description="what becomes of objects whose category the label space lacks; reject turns the sample away",
+    )
+    crowds: Literal["auto", "objects", "ignore", "reject"] = Field(
+        default="auto",
+        description="what `iscrowd: 1` means: auto looks at the whole file; objects, ignore (255 below all "
+        "others), or reject the sample",
+    )
+    boxes: Literal["reject", "ignore", "fill", "label"] = Field(
+        default="reject",
+        description="objects that have a box and no outline: reject the sample, ignore (255 in the box), fill (the "
+        "box is the object), or label (255, and the box is kept for a box labeler)",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()

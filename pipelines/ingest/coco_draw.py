@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
+from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Uint8Array
+from maskmill.data_contracts.instances import MAX_OBJECTS
+from maskmill.data_contracts.rle import Runs, rows
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.coco_masks import are_shares, draw_segmentation, is_empty
 from maskmill.pipelines.ingest.coco_values import flag, identity, named
@@ -64,11 +66,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One annotation as pixels. `below` pieces lie under all others."""
+    """One annotation as run lengths. `below` pieces lie under all others."""
 
     note: Row
     value: int
-    area: Bool
+    runs: Runs
     below: bool
     box: tuple[float, float, float, float] | None = None  # of an object without an outline
 
@@ -76,19 +78,25 @@ class _Piece:
     def order(self) -> tuple[bool, int, float]:
         number = identity(self.note.get("id"))
         digits = number is not None and number.removeprefix("-").isdecimal()
-        return not self.below, -int(self.area.sum()), float(number) if digits and number is not None else 0.0
+        return not self.below, -self.runs.area, float(number) if digits and number is not None else 0.0
 
 
 def draw_notes(notes: list[Row], height: int, width: int, rules: Rules) -> Drawing:
-    """Label map and instances of an image's annotations.
+    """Label map and instances of an image's annotations. Memory holds one canvas and run lengths, however many
+    objects there are.
 
     Raises:
-        ContractError: names the annotation that cannot be read.
+        ContractError: names the annotation that cannot be read; or there are too many.
     """
-    drawing = Drawing(np.full((height, width), rules.ground, np.uint8))
-    pieces = [_piece(note, height, width, rules, drawing.notes) for note in notes]
+    if len(notes) > MAX_OBJECTS:
+        fix = "cut the photo into tiles, or leave the smallest objects out"
+        raise bad_annotation(rules.where, f"at most {MAX_OBJECTS:,} objects on one photo", f"{len(notes):,}", fix)
+    counted: Counter[str] = Counter()
+    pieces = [_piece(note, height, width, rules, counted) for note in notes]
+    canvas = np.full(height * width, rules.ground, np.uint8)
     for piece in sorted(pieces, key=lambda p: p.order):
-        drawing.mask[piece.area] = IGNORE if piece.below else piece.value
+        piece.runs.paint(canvas, IGNORE if piece.below else piece.value)
+    drawing = Drawing(rows(canvas, height, width), notes=counted)
     erased = any(piece.value == rules.ground and not piece.below for piece in pieces)
     bare = drawing.mask == rules.ground if erased and rules.ground != IGNORE else None
     for piece in pieces:
@@ -104,14 +112,14 @@ def _piece(note: Row, height: int, width: int, rules: Rules, notes: Counter[str]
         return _boxed(note, value, crowd, (height, width), rules, notes)
     if are_shares(note["segmentation"]) and not rules.in_pixels:
         raise _shares(note, note["segmentation"], rules)
-    area = draw_segmentation(note["segmentation"], height, width, where)
+    runs = draw_segmentation(note["segmentation"], height, width, where)
     if flag(note.get("iscrowd")):
         notes["iscrowd as ignore" if crowd else "iscrowd as objects"] += 1
     elif crowd:
         notes["ignore flags as ignore"] += 1
-    if not area.any():
+    if not runs.area:
         notes["objects that cover no pixel"] += 1
-    return _Piece(note, value, area, below=crowd)
+    return _Piece(note, value, runs, below=crowd)
 
 
 def _shares(note: Row, numbers: Any, rules: Rules) -> Exception:
@@ -130,7 +138,7 @@ def _boxed(note: Row, value: int, crowd: bool, size: tuple[int, int], rules: Rul
     area = np.zeros(size, dtype=bool)
     area[max(0, math.floor(y)) : math.ceil(y + h), max(0, math.floor(x)) : math.ceil(x + w)] = True
     kept = rules.boxes == "label" and value in rules.space.by_id
-    return _Piece(note, value, area, below=True, box=(x, y, x + w, y + h) if kept else None)
+    return _Piece(note, value, Runs.of(area), below=True, box=(x, y, x + w, y + h) if kept else None)
 
 
 def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, float, float]:
@@ -143,9 +151,7 @@ def _box(note: Row, size: tuple[int, int], rules: Rules) -> tuple[float, float, 
     sane = (
         isinstance(box, list)
         and len(box) == 4
-        and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and abs(v) <= limit for v in box
-        )
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= limit for v in box)
     )
     where, there = rules.where, f"{named(note)} without one, bbox {box!r:.60}"
     if not sane or not isinstance(box, list) or box[2] <= 0 or box[3] <= 0:
@@ -169,23 +175,21 @@ def _instance(piece: _Piece, bare: Bool | None, rules: Rules) -> Instance | None
         return Instance(piece.value, piece.box, None, source_id=number)
     if piece.below:
         return _crowd(piece, number, rules)
-    own = piece.area if bare is None else piece.area & ~bare
-    if piece.value not in rules.space.by_id or not own.any():
+    own = piece.runs if bare is None else Runs.of(piece.runs.draw() & ~bare)
+    if piece.value not in rules.space.by_id or not own.area:
         return None
-    return Instance.of(piece.value, own, source_id=number, score=_score(piece.note))
+    return Instance.of_runs(piece.value, own, source_id=number, score=_score(piece.note))
 
 
 def _crowd(piece: _Piece, number: str | None, rules: Rules) -> Instance | None:
     """A crowd with its class, where that is one of the space's."""
-    from maskmill.data_contracts import ContractError
-
     try:
         value = rules.value(piece.note)
     except ContractError:
         return None
-    if value not in rules.space.by_id or not piece.area.any():
+    if value not in rules.space.by_id or not piece.runs.area:
         return None
-    return Instance.of(value, piece.area, crowd=True, source_id=number)
+    return Instance.of_runs(value, piece.runs, crowd=True, source_id=number)
 
 
 def _score(note: Row) -> float | None:

@@ -1,20 +1,16 @@
-"""COCO segmentations to bool masks, in every form that tools write and that can mean one thing only."""
+"""COCO segmentations to run lengths, in every form that tools write and that can mean one thing only."""
 
 import ast
-import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from maskmill.data_contracts.rle import draw_runs, unpack_runs
+from maskmill.data_contracts.rle import Runs
+from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.coco_values import length
 
-Bool = NDArray[np.bool_]
 POLYGON = "polygons of three or more x, y pairs near the image"
+LONGEST = 2_000_000  # pixels along an outline: it is walked in fifths of a pixel, whatever the photo's size
 
 
 def is_empty(segmentation: Any) -> bool:
@@ -34,8 +30,8 @@ def is_runs(segmentation: Any) -> bool:
     )
 
 
-def draw_segmentation(segmentation: Any, height: int, width: int, where: str) -> Bool:
-    """Bool (height, width) of polygons (their union) or of run lengths {size, counts}, compressed or not.
+def draw_segmentation(segmentation: Any, height: int, width: int, where: str) -> Runs:
+    """The pixels of polygons (their union) or of run lengths {size, counts}, compressed or not.
 
     Polygons are lists [x, y, x, y, …] or lists of points [[x, y], …] or [{"x", "y"}, …]; one alone may stand without
     the list around it. Lists may hold run lengths. A text is read as the JSON that it is.
@@ -50,23 +46,21 @@ def draw_segmentation(segmentation: Any, height: int, width: int, where: str) ->
     if not isinstance(segmentation, list):
         raise _bad(where, "polygons or run lengths", repr(segmentation)[:60])
     parts = [segmentation] if _is_ring(segmentation) else segmentation
-    rings, areas = [], []
+    rings: list[list[float]] = []
+    areas: list[Runs] = []
     for number, part in enumerate(parts):
         place = where if len(parts) == 1 else f"{where}, part {number}"
         if isinstance(part, dict):
             areas.append(_from_runs(part, height, width, place))
         elif part != []:
             rings.append(_ring(part, height, width, place))
-    if rings:
-        areas.append(_from_rings(rings, height, width))
-    drawn: Bool = areas[0] if len(areas) == 1 else np.any(areas, axis=0) if areas else np.zeros((height, width), bool)
-    return drawn
+    return _united(rings, areas, height, width)
 
 
 def _from_text(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except TextError as error:
         raise _bad(where, "polygons or run lengths", f"the text {text!r:.60}") from error
 
 
@@ -92,14 +86,23 @@ def _ring(part: Any, height: int, width: int, where: str) -> list[float]:
         flat = [v for p in part for v in ((p["x"], p["y"]) if isinstance(p, dict) else p)]
     # Far outside means another image's annotation; pycocotools would walk all the way.
     limit = 2.0 * max(height, width)
-    if not isinstance(flat, list) or not all(_is_number(v) and math.isfinite(v) and abs(v) <= limit for v in flat):
+    if not isinstance(flat, list) or not all(_is_number(v) and abs(v) <= limit for v in flat):
         raise _bad(where, POLYGON, repr(part)[:60])
     if len(flat) == 4:
         fix = "draw the object, or move the numbers to `bbox`, leave `segmentation` empty and choose with source.boxes"
         raise bad_annotation(where, POLYGON, f"four numbers {flat!r:.60}, a box perhaps", fix)
     if len(flat) < 6 or len(flat) % 2:
         raise _bad(where, POLYGON, f"{len(flat)} numbers {flat!r:.60}")
+    if len(flat) * limit > LONGEST and (around := _outline(flat)) > LONGEST:
+        fix = "draw the object with fewer corners, or store run lengths"
+        raise bad_annotation(where, f"an outline of at most {LONGEST:,} pixels", f"one of {around:,.0f}", fix)
     return flat
+
+
+def _outline(flat: list[float]) -> float:
+    """Pixels along a polygon."""
+    points = list(zip(flat[::2], flat[1::2], strict=True))
+    return sum(max(abs(x - u), abs(y - v)) for (x, y), (u, v) in zip(points, [*points[1:], points[0]], strict=True))
 
 
 def are_shares(segmentation: Any) -> bool:
@@ -121,16 +124,17 @@ def _numbers(value: Any) -> Iterator[float]:
         yield from value.values()
 
 
-def _from_rings(rings: list[list[float]], height: int, width: int) -> Bool:
+def _united(rings: list[list[float]], areas: list[Runs], height: int, width: int) -> Runs:
+    """Polygons and run lengths as one; nothing is drawn."""
     from pycocotools import mask as coco_mask
 
     polygons: Any = rings  # its stubs know whole numbers only
-    merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    drawn: Bool = coco_mask.decode(merged).astype(bool)
-    return drawn
+    codes: list[Any] = [area.code for area in areas]
+    codes += coco_mask.frPyObjects(polygons, height, width) if rings else []
+    return Runs.of_code(coco_mask.merge(codes)) if codes else Runs.of_counts([height * width], height, width)
 
 
-def _from_runs(code: dict[str, Any], height: int, width: int, where: str) -> Bool:
+def _from_runs(code: dict[str, Any], height: int, width: int, where: str) -> Runs:
     counts, size = code.get("counts"), code.get("size")
     lengths = [length(n) for n in size] if isinstance(size, list) else None
     if lengths != [height, width]:
@@ -138,10 +142,8 @@ def _from_runs(code: dict[str, Any], height: int, width: int, where: str) -> Boo
         raise _bad(where, f"run lengths of size [{height}, {width}]", f"{size!r}{hint}")
     try:
         if isinstance(counts, str):
-            runs: Any = unpack_runs(_from_bytes(counts))
-        else:
-            runs = [_whole(n) for n in counts] if isinstance(counts, list) else counts
-        return draw_runs(runs, height, width)
+            return Runs.read(_from_bytes(counts), height, width)
+        return Runs.of_counts([_whole(n) for n in counts] if isinstance(counts, list) else counts, height, width)
     except ValueError as error:
         raise _bad(where, f"run lengths that sum to {height * width} pixels", str(error)) from error
 

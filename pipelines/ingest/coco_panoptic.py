@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance
 from maskmill.data_contracts.label_files import LabelFile, decode_labels
+from maskmill.data_contracts.rle import Runs, rows, runs_by_value
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.coco_draw import Drawing, Rules
 from maskmill.pipelines.ingest.coco_values import flag, identity
 
 Row = dict[str, Any]
-WEIGHTS = np.array([1, 1 << 8, 1 << 16])
+Ids = NDArray[np.int32] | NDArray[np.int64]
 
 
 def paint_segments(data: bytes, note: Row, path: str, max_pixels: int, rules: Rules) -> Drawing:
@@ -27,33 +28,32 @@ def paint_segments(data: bytes, note: Row, path: str, max_pixels: int, rules: Ru
         fix = "write the PNG again from its source"
         raise bad_annotation(rules.where, "a segment map stored without loss", f"{path} as {png.lossy}", fix)
     segments = _ids(png)
-    found, inverse, counts = np.unique(segments, return_inverse=True, return_counts=True)
-    drawing = Drawing(np.full(segments.shape, IGNORE, np.uint8))
-    values = np.full(len(found), IGNORE, np.uint8)
-    inverse = inverse.reshape(segments.shape)
-    for i, segment in enumerate(map(int, found)):
+    canvas = np.full(segments.size, IGNORE, np.uint8)
+    drawing = Drawing(np.zeros((0, 0), np.uint8))
+    for segment, runs in runs_by_value(segments).items():
         if str(segment) in known:
-            values[i] = _take(known[str(segment)], inverse == i, rules, drawing)
+            runs.paint(canvas, _take(known[str(segment)], runs, rules, drawing))
         elif segment != 0:
-            raise _stranger(f"segment {segment} on {counts[i]} pixels of {path}", known, png, rules)
-    drawing.mask = values[inverse]
+            raise _stranger(f"segment {segment} on {runs.area} pixels of {path}", known, png, rules)
+    drawing.mask = rows(canvas, *segments.shape)
     return drawing
 
 
-def _ids(png: LabelFile) -> NDArray[np.int64]:
+def _ids(png: LabelFile) -> Ids:
     """Segment ids of a grey map, or of colours (a palette's among them) whatever their transparency."""
     if png.colours is not None:
-        return _packed(png.colours[..., :3])
-    values = np.zeros((0, 0), np.int64) if png.values is None else png.values
+        return _packed(png.colours)
+    values: Ids = np.zeros((0, 0), np.int32) if png.values is None else png.values
     if png.palette is None:
         return values
-    table = np.zeros((256, 3), np.int64)
+    table = np.zeros((256, 3), np.uint8)
     table[: len(png.palette)] = png.palette
-    return _packed(table[values])
+    return _packed(table)[values]
 
 
-def _packed(colours: NDArray[Any]) -> NDArray[np.int64]:
-    packed: NDArray[np.int64] = colours.astype(np.int64) @ WEIGHTS
+def _packed(colours: NDArray[np.uint8]) -> Ids:
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    packed: Ids = red + (green << 8) + (blue << 16)
     return packed
 
 
@@ -77,7 +77,7 @@ def _segments(note: Row, rules: Rules) -> dict[str, Row]:
     return known
 
 
-def _take(info: Row, area: NDArray[np.bool_], rules: Rules, drawing: Drawing) -> int:
+def _take(info: Row, runs: Runs, rules: Rules, drawing: Drawing) -> int:
     """Add one segment to the drawing; its mask value."""
     crowd, number = rules.is_crowd(info), identity(info.get("id"))
     if flag(info.get("iscrowd")):
@@ -86,7 +86,7 @@ def _take(info: Row, area: NDArray[np.bool_], rules: Rules, drawing: Drawing) ->
         return IGNORE
     value = rules.value(info)
     if value in rules.space.by_id:
-        drawing.instances.append(Instance.of(value, area, source_id=number))
+        drawing.instances.append(Instance.of_runs(value, runs, source_id=number))
     return value
 
 

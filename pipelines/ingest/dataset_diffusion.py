@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation, unknown_class
 from maskmill.pipelines.ingest.files import FileIndex, Root, without_suffix
 from maskmill.pipelines.ingest.lists import missing_image
 from maskmill.pipelines.ingest.pairing import pairing_problem
 from maskmill.pipelines.ingest.spill import json_rows
+
+LONGEST = 10_000  # characters of a class prompt: hundreds of names
 
 
 class DatasetDiffusionSource(Source):
@@ -19,12 +23,17 @@ class DatasetDiffusionSource(Source):
     The classes of `class_prompt` become prompt labels: the classes that each image was asked to show.
     """
 
-    kind: Literal["dataset_diffusion"] = "dataset_diffusion"
+    kind: Literal["dataset_diffusion"] = Field(default="dataset_diffusion", description="kind of the source")
     version: ClassVar[int] = 2
-    rows: str = "prompts.json"
-    images: str = "images"
-    masks: str | None = "masks"
-    model_id: str | None = None  # the generator, for the provenance
+    rows: str = Field(
+        default="prompts.json",
+        description="JSON array or JSON lines with filename, caption and class_prompt, under the root",
+    )
+    images: str = Field(default="images", description="folder of the images under the root")
+    masks: str | None = Field(
+        default="masks", description="folder of the masks under the root; null = images without masks"
+    )
+    model_id: str | None = Field(default=None, description="generator of the images, for the provenance")
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -72,25 +81,21 @@ def split_class_prompt(text: object, space: LabelSpace, where: str = "row") -> t
     "person dining table" is person and dining table; "hot dog" is no dog where hot dog is a class.
 
     Raises:
-        ContractError: words that name no class.
+        ContractError: words that name no class, or a text of over `LONGEST` characters.
     """
     if not isinstance(text, str):
         raise bad_annotation(where, "a class_prompt of words", repr(text)[:80], "mend the row")
-    found = []
+    if len(text) > LONGEST:
+        found = f"{len(text):,}: {text[:40]!r}…"
+        raise bad_annotation(where, f"a class_prompt of at most {LONGEST:,} characters", found, "mend the row")
+    most = space.most_words
+    names: list[str] = []
     for part in re.split(r"[,;]", text):
-        words = part.split()
-        while words:
-            taken = next((n for n in range(len(words), 0, -1) if _is_class(" ".join(words[:n]), space)), None)
-            if taken is None:
-                raise unknown_class(" ".join(words), space, where)
-            found.append(" ".join(words[:taken]))
-            words = words[taken:]
-    return tuple(found)
-
-
-def _is_class(name: str, space: LabelSpace) -> bool:
-    try:
-        space.find(name)
-    except KeyError:
-        return False
-    return True
+        words, start = part.split(), 0
+        while start < len(words):
+            runs = (" ".join(words[start : start + n]) for n in range(min(most, len(words) - start), 0, -1))
+            if (name := next((run for run in runs if space.has(run)), None)) is None:
+                raise unknown_class(" ".join(words[start : start + most]), space, where)
+            names.append(name)
+            start += len(name.split())
+    return tuple(names)

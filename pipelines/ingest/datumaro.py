@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason, content_id
 from maskmill.data_contracts.rle import pack_mask
@@ -30,9 +31,15 @@ class DatumaroSource(Source):
     annotations in memory; the files are in its care, so what it does not read is not counted.
     """
 
-    kind: Literal["datumaro"] = "datumaro"
-    format: str
-    boxes: Boxes = "reject"
+    kind: Literal["datumaro"] = Field(default="datumaro", description="kind of the source")
+    format: str = Field(
+        description="datumaro's name of the format: cvat, label_me, kitti_segmentation, camvid, ade20k2017, …"
+    )
+    boxes: Boxes = Field(
+        default="reject",
+        description="objects that have a box and no outline: reject the sample, ignore (255 in the box), fill (the "
+        "box is the object), or label (255, and the box is kept for a box labeler)",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()

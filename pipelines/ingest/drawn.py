@@ -18,17 +18,20 @@ from maskmill.starter.drawn import CLASS_IDS, SceneConfig, render_scene
 class DrawnSource(Source):
     """`count` scenes; a share `faulty` of them carries one fault each, named in provenance.extra as {"fault": …}."""
 
-    kind: Literal["drawn"] = "drawn"
-    root: str = ""
-    count: int = Field(default=240, ge=1)
-    scene: SceneConfig = SceneConfig()
-    faulty: float = Field(default=0.0, ge=0, le=1)
-    faults: tuple[Fault, ...] = (
-        Fault.SCRAMBLED_IMAGE,
-        Fault.FOREIGN_MASK,
-        Fault.SHIFTED_MASK,
-        Fault.SWAPPED_LABEL,
-        Fault.NEAR_DUPLICATE,
+    kind: Literal["drawn"] = Field(default="drawn", description="kind of the source")
+    root: str = Field(default="", description="unused: scenes are drawn, not read")
+    count: int = Field(default=240, ge=1, description="scenes to draw")
+    scene: SceneConfig = Field(default=SceneConfig(), description="how scenes are drawn")
+    faulty: float = Field(default=0.0, ge=0, le=1, description="share of the scenes that carry one planted fault")
+    faults: tuple[Fault, ...] = Field(
+        default=(
+            Fault.SCRAMBLED_IMAGE,
+            Fault.FOREIGN_MASK,
+            Fault.SHIFTED_MASK,
+            Fault.SWAPPED_LABEL,
+            Fault.NEAR_DUPLICATE,
+        ),
+        description="kinds of fault, one drawn for each faulty scene",
     )
 
     def entries(self) -> Iterator[Entry]:

@@ -20,14 +20,19 @@ class DrawnGroupsSource(Source):
     shared things without others beside them. `shared` is the class that the object gets; null = its own name.
     """
 
-    kind: Literal["drawn_groups"] = "drawn_groups"
-    root: str = ""
-    count: int = Field(default=60, ge=1)
-    members: int = Field(default=8, ge=1)
-    alone: float = Field(default=0.0, ge=0, le=1)
-    shared: str | None = None
-    scene: SceneConfig = SceneConfig(size=128)
-    whole_groups: bool = True
+    kind: Literal["drawn_groups"] = Field(default="drawn_groups", description="kind of the source")
+    root: str = Field(default="", description="unused: images are drawn, not read")
+    count: int = Field(default=60, ge=1, description="groups to draw")
+    members: int = Field(default=8, ge=1, description="images of a group")
+    alone: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the groups that show the shared things without others beside them",
+    )
+    shared: str | None = Field(default=None, description="class that every shared object gets; null = its own name")
+    scene: SceneConfig = Field(default=SceneConfig(size=128), description="how images are drawn")
+    whole_groups: bool = Field(default=True, description="let a shard outgrow its size rather than cut a group")
 
     def entries(self) -> Iterator[Entry]:
         """Images by group and number. What they show depends on the config alone, so that is their stamp."""

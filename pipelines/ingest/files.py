@@ -20,11 +20,13 @@ from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.secrets import redact
 from maskmill.pipelines.ingest.names import folded, is_hidden, loose, other_encoding
 from maskmill.pipelines.ingest.not_read import PassedOver
+from maskmill.pipelines.ingest.quarantine import note_read
 from maskmill.pipelines.ingest.spill import JsonError, Spill
 from maskmill.pipelines.ingest.stamps import info_stamp, local_stamp
 from maskmill.pipelines.ingest.walk import escape, hidden, walk_local
 
 MAX_FILE_BYTES = 1 << 30
+LONGEST_PATH = 4096
 
 
 class MissingFileError(ContractError):
@@ -92,6 +94,12 @@ class Root:
         """Whether there is such a folder under the root."""
         return bool(self.fs.isdir(f"{self.base}/{folder}"))
 
+    def folders(self) -> list[str]:
+        """Names of what lies at the root, sorted; files too, where there is no folder."""
+        found = self.fs.ls(self.base, detail=True)
+        names = [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
+        return sorted(names or (str(one["name"]).rpartition("/")[2] for one in found))
+
     def has_file(self, path: str) -> bool:
         """Whether there is such a file under the root."""
         return bool(self.fs.isfile(f"{self.base}/{path}"))
@@ -146,6 +154,7 @@ class Root:
             raise MissingFileError(path, problem) from error
         if len(data) < size:
             raise OSError(errno.EIO, f"read {len(data)} of {size} bytes", full)
+        note_read(path, data)
         return data
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
@@ -290,6 +299,8 @@ def path_problem(path: str) -> Problem | None:
     parts = path.replace("\\", "/").split("/")
     drive = len(parts[0]) == 2 and parts[0].endswith(":")
     outside = not path or path.startswith(("/", "\\")) or "://" in path or drive
+    if len(path) > LONGEST_PATH:
+        return Problem(Reason.UNSAFE_PATH, f"a path of at most {LONGEST_PATH} characters", f"{len(path)}", "mend it")
     if not outside and ".." not in parts and "\0" not in path:
         return None
     fix = "name files by their path inside the dataset's own folder"

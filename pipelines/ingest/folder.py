@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, MaskPart, RawSample, Source, bad_annotation, unknown_class
 from maskmill.pipelines.ingest.files import File, FileIndex, Root
+from maskmill.pipelines.ingest.folder_names import check_folders
 from maskmill.pipelines.ingest.lists import read_list
 from maskmill.pipelines.ingest.mask_files import MASK_SUFFIXES, read_mask
 from maskmill.pipelines.ingest.pair_rule import PairRule, compiled
@@ -29,17 +30,35 @@ class FolderSource(Source):
 
     later: ClassVar[frozenset[str]] = Source.later | {"pair"}
 
-    kind: Literal["folder"] = "folder"
+    kind: Literal["folder"] = Field(default="folder", description="kind of the source")
     version: ClassVar[int] = 2
-    images: str = "images"
-    masks: str | None = "masks"  # null: images without masks
-    mask_suffix: str = ""  # what a mask's stem has after the image's, e.g. "_mask"
-    pair: str | None = None
-    group_by: Literal["parent"] | None = None
-    pattern: str | None = None
-    names_by_group: dict[str, str] = Field(default={})
-    tags: str | None = None
-    stems: str | None = None
+    images: str = Field(default="images", description="folder of the images under the root")
+    masks: str | None = Field(
+        default="masks", description="folder of the masks under the root; null = images without masks"
+    )
+    mask_suffix: str = Field(default="", description="what a mask's stem has after its image's, such as _mask")
+    pair: str | None = Field(
+        default=None,
+        description="regular expression for names that differ: group `key` is what photo and mask have in common, "
+        "`image`, `mask` and `class` what one side has",
+    )
+    group_by: Literal["parent"] | None = Field(
+        default=None,
+        description="parent: each folder is a clip, its frames numbered by the digits that end their names",
+    )
+    pattern: str | None = Field(
+        default=None, description="regular expression with the groups `group` and `index`, searched in the stem"
+    )
+    names_by_group: dict[str, str] = Field(
+        default={}, description="group -> class of all its foreground pixels; groups that are not named are rejected"
+    )
+    tags: str | None = Field(
+        default=None,
+        description="JSON file under the root: stem -> class ids or names that the image was asked to show",
+    )
+    stems: str | None = Field(
+        default=None, description="text file under the root with the stems to take, one a line; null = all"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "FolderSource":
@@ -59,6 +78,7 @@ class FolderSource(Source):
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
+        check_folders(root, self.images, self.masks)
         images = root.index(self.images)
         masks = root.index(self.masks, MASK_SUFFIXES) if self.masks is not None else None
         pairs: Pairs = StemPairs(images, masks, self.mask_suffix)

@@ -25,9 +25,14 @@ class GeotiffSource(FolderSource):
     and ignore in the mask. Masks are image files, or a GeoTIFF's first band.
     """
 
-    kind: Literal["geotiff"] = "geotiff"  # type: ignore[assignment]
+    kind: Literal["geotiff"] = Field(default="geotiff", description="kind of the source")  # type: ignore[assignment]
     version: ClassVar[int] = 1
-    bands: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, max_length=3)
+    bands: tuple[int, ...] = Field(
+        default=(1, 2, 3),
+        min_length=1,
+        max_length=3,
+        description="bands, counted from 1, that become red, green and blue; one becomes grey",
+    )
 
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         root = self.reader()

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from maskmill.data_contracts import LabelSpace, Reason, raise_transient
 from maskmill.data_contracts.label_files import decode_labels
+from maskmill.data_contracts.texts import MOST_BYTES, parse_json
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import Root
 from maskmill.pipelines.ingest.masks import plain_values
@@ -23,12 +25,17 @@ class GroupsSource(Source):
     several groups. Where a group's data set is not there, its items are listed as missing.
     """
 
-    kind: Literal["groups"] = "groups"
+    kind: Literal["groups"] = Field(default="groups", description="kind of the source")
     version: ClassVar[int] = 2
-    index: str = "co_groups/groups.json"
-    shared: str | None = None
-    only: tuple[str, ...] | None = None  # names of the groups to take; null = all
-    whole_groups: bool = True
+    index: str = Field(
+        default="co_groups/groups.json",
+        description="JSON file under the root: groups, their images, masks and mask values of the common object",
+    )
+    shared: str | None = Field(
+        default=None, description="class of the common object; null = the only class of the label space"
+    )
+    only: tuple[str, ...] | None = Field(default=None, description="names of the groups to take; null = all")
+    whole_groups: bool = Field(default=True, description="let a shard outgrow its size rather than cut a group")
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -68,7 +75,7 @@ def read_index(root: Root, path: str) -> dict[str, list[Row]]:
     """
     with root.text(path) as handle:
         try:
-            groups = json.load(handle)["groups"]
+            groups = parse_json(handle.read(MOST_BYTES + 1))["groups"]
             return {
                 str(group["name"]): [
                     {"image": str(i["image"]), "mask": str(i["mask"]), "values": [int(v) for v in i["values"]]}

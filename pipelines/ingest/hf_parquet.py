@@ -1,7 +1,6 @@
 """Hugging Face Parquet: files with an image and a mask column (embedded bytes or paths); our own shards among them."""
 
 import io
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -11,10 +10,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from maskmill.data_contracts import SAMPLE, ContractError, LabelSpace, Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.data_contracts.schemas import PROVENANCE
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.ingest.base import MAX_INDEX, PILLOW_LIMIT, Entry, MaskPart, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.class_files import space_of
 from maskmill.pipelines.ingest.files import File, Root
@@ -38,12 +39,20 @@ class HfParquetSource(Source):
     version: ClassVar[int] = 2  # since then ClassLabel numbers are read by name
     later: ClassVar[frozenset[str]] = Source.later | {"mask_classes"}
 
-    kind: Literal["hf_parquet"] = "hf_parquet"
-    folder: str = ""
-    image: str = "image"
-    mask: str | None = "mask"
-    classes: str = "prompt_class_ids"
-    mask_classes: str | None = None
+    kind: Literal["hf_parquet"] = Field(default="hf_parquet", description="kind of the source")
+    folder: str = Field(
+        default="",
+        description="folder under the root with the .parquet files; empty = the root, or the file that it is",
+    )
+    image: str = Field(default="image", description="column of the images: bytes, {bytes, path} or a path")
+    mask: str | None = Field(default="mask", description="column of the masks; null = images without masks")
+    classes: str = Field(
+        default="prompt_class_ids",
+        description="column of the classes that an image was asked to show, ids or names; used where a file has it",
+    )
+    mask_classes: str | None = Field(
+        default=None, description="where mask cells are lists: column with the class of each mask"
+    )
 
     @property
     def _wanted(self) -> tuple[str, ...]:
@@ -223,7 +232,7 @@ def _no_cell(cell: object) -> tuple[str, str]:
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """Names that the numbers of a ClassLabel column stand for, as `datasets` writes them; None for other columns."""
     try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        feature = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         while isinstance(feature, list) or "feature" in feature:
             feature = feature[0] if isinstance(feature, list) else feature["feature"]
         return [str(name) for name in feature["names"]] if feature["_type"] == "ClassLabel" else None

@@ -7,6 +7,7 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from maskmill.data_contracts import LabelSpace, Problem, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
@@ -25,11 +26,15 @@ class ImagefolderSource(Source):
     metadata, photos are unlabelled and their folder is the class that they were asked to show.
     """
 
-    kind: Literal["imagefolder"] = "imagefolder"
-    folder: str = ""
-    image: str = "file_name"
-    mask: str | None = "mask_file_name"
-    classes: str = "label"
+    kind: Literal["imagefolder"] = Field(default="imagefolder", description="kind of the source")
+    folder: str = Field(default="", description="folder under the root that is searched; empty = all of it")
+    image: str = Field(default="file_name", description="column with the photo's path")
+    mask: str | None = Field(
+        default="mask_file_name", description="column with the mask's path; null = photos without masks"
+    )
+    classes: str = Field(
+        default="label", description="column of the classes that a photo was asked to show; used where there is one"
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import io
 import json
 import math
 import posixpath
@@ -10,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from pydantic import Field
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
-from maskmill.data_contracts.image_files import FORMATS
+from maskmill.data_contracts.label_files import decode_labels
 from maskmill.data_contracts.rle import pack_mask
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.class_files import Named, space_of
 from maskmill.pipelines.ingest.files import File, FileIndex, Root, without_suffix
@@ -22,6 +22,7 @@ from maskmill.pipelines.ingest.shapes import Note, draw_shapes, empty_photo, siz
 from maskmill.pipelines.ingest.spill import Spill
 
 CORNERS = 64  # of the polygon that a circle is drawn as
+FAR = 1e9  # no photo has pixels there
 JSONS = frozenset((".json",))
 
 
@@ -31,9 +32,11 @@ class LabelmeSource(Source):
     are one object. `others` says what becomes of points and lines, which have no area.
     """
 
-    kind: Literal["labelme"] = "labelme"
-    folder: str = ""
-    others: Literal["reject", "skip"] = "reject"
+    kind: Literal["labelme"] = Field(default="labelme", description="kind of the source")
+    folder: str = Field(default="", description="folder under the root that is searched; empty = all of it")
+    others: Literal["reject", "skip"] = Field(
+        default="reject", description="points and lines, which have no area: reject the sample, or skip them"
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -81,6 +84,8 @@ class LabelmeSource(Source):
         root, path = self.reader(), entry.fields["note"]
         try:
             note = {} if path is None else read_json(root, path)
+        except ContractError:
+            raise
         except ValueError as error:
             raise bad_annotation(path, "a labelme file", str(error), "write it again") from error
         image = _inside(note, path) if entry.fields["image"] is None else root.read(entry.fields["image"])
@@ -134,14 +139,9 @@ def read_json(root: Root, path: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: there is none; says what is there.
+        ValueError: there is none; says what is there. ContractError: the file cannot be read.
     """
-    try:
-        found = json.loads(root.read(path, Reason.BAD_ANNOTATION).decode("utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError("JSON that is nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"bytes that are no UTF-8 ({error.reason})") from error
+    found = parse_json(root.read(path, Reason.BAD_ANNOTATION))
     if not isinstance(found, dict):
         raise ValueError(f"a JSON {type(found).__name__}")
     return found
@@ -175,11 +175,11 @@ def _decoded(data: object, where: str) -> bytes:
 
 def _mask(data: object, left: int, top: int, size: tuple[int, int], where: str) -> dict[str, Any]:
     """The mask of a shape, a PNG in its box, as run lengths over the photo."""
-    try:
-        pixels = np.asarray(Image.open(io.BytesIO(_decoded(data, where)), formats=FORMATS).convert("L")) > 0
-    except OSError as error:
-        raise bad_annotation(where, "a mask as PNG in base64", str(error)[:60], "write the file again") from error
     height, width = size
+    values = decode_labels(_decoded(data, where), where, height * width).values
+    if values is None:
+        raise bad_annotation(where, "a mask as grey PNG in base64", "colours", "write the file again")
+    pixels = values > 0
     whole = np.zeros(size, dtype=bool)
     if top < 0 or left < 0 or top + pixels.shape[0] > height or left + pixels.shape[1] > width:
         found = f"{pixels.shape[1]}x{pixels.shape[0]} at {left}, {top}"
@@ -194,7 +194,10 @@ def _circle(x: float, y: float, radius: float) -> list[float]:
 
 
 def _is_point(point: object) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(isinstance(v, int | float) for v in point)
+    """Whether this is [x, y]; NaN, infinity and numbers of hundreds of digits are none."""
+    return (
+        isinstance(point, list) and len(point) == 2 and all(isinstance(v, int | float) and abs(v) < FAR for v in point)
+    )
 
 
 def _at(where: str, problem: Problem) -> ContractError:

@@ -13,6 +13,7 @@ from maskmill.pipelines.ingest.patience import patiently
 from maskmill.pipelines.ingest.spill import Spill
 from maskmill.pipelines.ingest.stamps import content_stamps
 
+LONGEST = 1000  # characters of the name of an entry with a fault
 LAST = "\U0010ffff"  # sorts what was not read behind all samples, so that stray files move no shard
 
 
@@ -67,7 +68,11 @@ def _spilled(source: Source) -> Spill:
 
 
 def _place(entry: Entry) -> str:
-    return f"{LAST}{entry.key}" if is_not_read(entry) else entry.key
+    """Where an entry is sorted. A name that no file can have, because it is too long, is cut."""
+    key = entry.key
+    if len(key) > LONGEST and entry.problem is not None:
+        key = f"{key[:LONGEST]}…{content_id(key)[:8]}"
+    return f"{LAST}{key}" if is_not_read(entry) else key
 
 
 def is_not_read(entry: Entry) -> bool:

@@ -9,6 +9,9 @@ from maskmill.data_contracts import Problem, Reason
 from maskmill.data_contracts.image_files import IMAGE_SUFFIXES
 from maskmill.pipelines.ingest.files import File, FileIndex, Root, path_problem
 
+LONGEST = 10_000  # characters of a line: two paths as long as a system takes them
+MOST_WORDS = 64  # of a name with blanks
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -29,8 +32,13 @@ def read_list(root: Root, path: str, images: FileIndex, masks: FileIndex | None 
 
 
 def _read(text: str, where: str, root: Root, images: FileIndex, masks: FileIndex | None) -> Listed:
+    if len(text) > LONGEST:
+        found = f"{len(text):,} characters: {text[:40]}…"
+        fix = "write one photo a line"
+        problem = Problem(Reason.BAD_ANNOTATION, f"a line of at most {LONGEST:,} characters", found, fix, where)
+        return Listed([File(where, "", problem)])
     words = re.split(r"(\s*[,;]\s*|\s+)", text)
-    for count in range(len(words), 0, -2):
+    for count in range(min(len(words), 2 * MOST_WORDS - 1), 0, -2):
         name, rest = "".join(words[:count]), "".join(words[count:]).strip(" \t,;")
         if photos := images.find_any(name):
             return Listed(photos, None if masks is None else _mask(rest, where, root, masks))

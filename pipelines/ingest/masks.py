@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.data_contracts.blocks import blocks, histogram, looked_up
 from maskmill.data_contracts.label_files import LabelFile, decode_labels
 from maskmill.data_contracts.labels import voc_colour
+from maskmill.data_contracts.rle import runs_by_value
 from maskmill.pipelines.ingest.base import Source, class_value, rgb
+from maskmill.pipelines.ingest.soft_masks import cut, soft_border
 
-Values = NDArray[np.int64]
+Values = NDArray[np.int32]
 Colour = tuple[int, int, int]
 BLACK = (0, 0, 0)
 
@@ -33,6 +36,7 @@ class MaskRule:
     max_pixels: int
     page: int | None
     step: int | None
+    threshold: int | None = None
 
     @classmethod
     def of(cls, source: Source, space: LabelSpace) -> "MaskRule":
@@ -44,7 +48,8 @@ class MaskRule:
         remap = dict.fromkeys(space.ignore_ids, IGNORE)
         remap |= {value: class_value(target, space) for value, target in source.remap.items()}
         colours = {_pack(rgb(colour)): class_value(target, space) for colour, target in source.colours.items()}
-        return cls(space, remap, colours, source.max_pixels, source.page, source.instance_step)
+        rest = (source.max_pixels, source.page, source.instance_step, source.threshold)
+        return cls(space, remap, colours, *rest)
 
     def read(self, data: bytes, where: str, foreground: int | None = None) -> Labels:
         """Decode a mask file to contract ids; with `foreground`, all values but 0 and 255 become that id.
@@ -53,6 +58,10 @@ class MaskRule:
             ContractError: undecodable, too large, lossy, no label map, or values that nobody gave a meaning.
         """
         found = decode_labels(data, where, self.max_pixels, self.page)
+        if self.threshold is not None:
+            if found.values is None:
+                raise ContractError(where, self._coloured(found))
+            return Labels(cut(found.values, self.threshold, self.space, where, foreground))
         if found.lossy is not None:
             raise ContractError(where, _lossy(found))
         if self.colours:
@@ -68,9 +77,11 @@ class MaskRule:
 
     def _from_values(self, found: LabelFile, values: Values, where: str, any_value: bool) -> Labels:
         small = values.size == 0 or (values.min() >= 0 and values.max() <= IGNORE)
-        present = np.flatnonzero(np.bincount(values.ravel(), minlength=1)) if small else np.unique(values)
+        present = np.flatnonzero(histogram(values)) if small else np.unique(values)
         used = [int(v) for v in present]
-        problem = self._binary(found, used) or self._palette(found, used)
+        problem = (
+            self._binary(found, used) or soft_border(found, used, self.remap, self.space) or self._palette(found, used)
+        )
         if problem is not None:
             raise ContractError(where, problem)
         ids = {v: self.id_of(v, any_value) for v in used}
@@ -80,9 +91,11 @@ class MaskRule:
         if small:
             table = np.zeros(256, np.uint8)
             table[list(known)] = list(known.values())
-            mask: Uint8Array = table[values]
+            mask: Uint8Array = looked_up(table, values)
         else:
-            mask = np.array(list(known.values()), np.uint8)[np.searchsorted(present, values)]
+            table, mask = np.array(list(known.values()), np.uint8), np.empty(values.shape, np.uint8)
+            for rows in blocks(values):
+                mask[rows] = table[np.searchsorted(present, values[rows])]
         return Labels(mask, self._objects(values, known))
 
     def id_of(self, value: int, any_value: bool = False) -> int | None:
@@ -99,8 +112,9 @@ class MaskRule:
         """One object a value, where values are class * step + number."""
         if self.step is None or not any(value >= self.step for value in known):
             return None
+        areas = runs_by_value(values)
         classes = {value: i for value, i in known.items() if i in self.space.by_id}
-        return tuple(Instance.of(i, values == value, source_id=str(value)) for value, i in classes.items())
+        return tuple(Instance.of_runs(i, areas[value], source_id=str(value)) for value, i in classes.items())
 
     def _binary(self, found: LabelFile, used: list[int]) -> Problem | None:
         """Grey masks of 0 and 255 only: 255 is ignore by contract, and the object in most tools."""
@@ -253,7 +267,8 @@ def _some(space: LabelSpace) -> str:
 
 
 def _packed(colours: Uint8Array) -> NDArray[np.int32]:
-    packed: NDArray[np.int32] = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    packed: NDArray[np.int32] = (red << 16) + (green << 8) + blue
     return packed
 
 

@@ -19,12 +19,20 @@ class NnunetSource(NiftiSource):
     others are counted as not read. The group is the case.
     """
 
-    kind: Literal["nnunet"] = "nnunet"  # type: ignore[assignment]
-    images: str = "imagesTr"
-    masks: str | None = "labelsTr"
-    mask_suffix: str = ""
-    pattern: str = r"(?P<volume>(?P<group>.+?))(?:_\d{4})?$"
-    channel: int = Field(default=0, ge=0, le=9999)
+    kind: Literal["nnunet"] = Field(default="nnunet", description="kind of the source")  # type: ignore[assignment]
+    images: str = Field(default="imagesTr", description="folder of the images under the root")
+    masks: str | None = Field(
+        default="labelsTr", description="folder of the masks under the root; null = images without masks"
+    )
+    mask_suffix: str = Field(default="", description="what a mask's stem has after its image's, such as _mask")
+    pattern: str = Field(
+        default=r"(?P<volume>(?P<group>.+?))(?:_\d{4})?$",
+        description="regular expression over the path without suffix, with the groups `group` (patient) and "
+        "`volume` (scan)",
+    )
+    channel: int = Field(
+        default=0, ge=0, le=9999, description="channel that is read; the others are counted as not read"
+    )
 
     def _entries(self, root: Root, file: File, stem: str, mask: File | None, shared: Problem | None) -> Iterator[Entry]:
         found = CHANNEL.match(stem)

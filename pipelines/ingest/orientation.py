@@ -7,6 +7,7 @@ from typing import Literal
 from maskmill.data_contracts import ContractError, Instance, Problem, Reason
 from maskmill.data_contracts.image_files import turn_upright
 from maskmill.data_contracts.images import Photo
+from maskmill.data_contracts.rle import Runs
 from maskmill.pipelines.ingest.masks import Labels
 
 TURNED = "photos turned by EXIF, mask taken as upright"
@@ -47,10 +48,10 @@ def turn(labels: Labels, orientation: int) -> Labels:
 
 
 def _turn_instance(one: Instance, orientation: int, height: int, width: int) -> Instance:
-    if one.mask is not None:
-        turned = turn_upright(one.mask, orientation)
+    if (pixels := one.mask) is not None:
+        turned = turn_upright(pixels, orientation)
         fields = {"score": one.score, "crowd": one.crowd, "source_id": one.source_id}
-        return Instance.of(one.class_id, turned, **fields) if turned.any() else replace(one, mask=turned)
+        return Instance.of(one.class_id, turned, **fields) if turned.any() else replace(one, runs=Runs.of(turned))
     x0, y0, x1, y1 = one.box
     if orientation >= 5:
         x0, y0, x1, y1, height, width = y0, x0, y1, x1, width, height

@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Literal
 
-from maskmill.data_contracts import LabelSpace, Problem, Reason
+from pydantic import Field
+
+from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, FileIndex, Root
 from maskmill.pipelines.ingest.labelme import JSONS, read_json
@@ -17,9 +19,11 @@ class Sa1bSource(Source):
     object is on top; all are kept as instances, with `predicted_iou` as their score.
     """
 
-    kind: Literal["sa1b"] = "sa1b"
-    folder: str = ""
-    shared: str | None = None
+    kind: Literal["sa1b"] = Field(default="sa1b", description="kind of the source")
+    folder: str = Field(default="", description="folder under the root that is searched; empty = all of it")
+    shared: str | None = Field(
+        default=None, description="class of every object; null = the only class of the label space"
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -52,6 +56,8 @@ class Sa1bSource(Source):
 def _notes(root: Root, path: str, name: str) -> list[Note]:
     try:
         notes = read_json(root, path).get("annotations")
+    except ContractError:
+        raise
     except ValueError as error:
         raise bad_annotation(path, "a JSON object with annotations", str(error), "write the file again") from error
     if not isinstance(notes, list) or not all(isinstance(note, dict) for note in notes):

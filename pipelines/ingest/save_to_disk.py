@@ -1,14 +1,15 @@
 """Hugging Face `save_to_disk`: folders of Arrow files, read as they are; `datasets` is not needed."""
 
-import json
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from maskmill.data_contracts import LabelSpace, Problem, Reason
+from maskmill.data_contracts.texts import MOST_BYTES, parse_json
 from maskmill.pipelines.ingest.base import Entry, RawSample, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.hf_parquet import HfParquetSource, cells
@@ -23,7 +24,7 @@ class SaveToDiskSource(HfParquetSource):
     Columns are those of `hf_parquet`. Files that state.json does not name (caches of `map`) are left out.
     """
 
-    kind: Literal["save_to_disk"] = "save_to_disk"  # type: ignore[assignment]
+    kind: Literal["save_to_disk"] = Field(default="save_to_disk", description="kind of the source")  # type: ignore[assignment]
     version: ClassVar[int] = 1
 
     def _files(self, root: Root) -> Iterator[File]:
@@ -56,8 +57,8 @@ def _data_files(root: Root, folder: str) -> set[str] | None:
         return None
     with root.text(path) as handle:
         try:
-            return {str(file["filename"]) for file in json.load(handle)["_data_files"]}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return {str(file["filename"]) for file in parse_json(handle.read(MOST_BYTES + 1))["_data_files"]}
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{root.url}/{path}: expected _data_files, found {error!r}. Fix: save it again") from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from maskmill.data_contracts import IGNORE, ContractError, LabelSpace, Uint8Array
 from maskmill.data_contracts.label_files import decode_labels
 from maskmill.pipelines.ingest.base import Source, class_value
+from maskmill.pipelines.ingest.soft_masks import SOFT_VALUES, SOFT_WHITE
 
 LOOKED_AT = 32  # masks; enough to see what a set is made of, and read in a moment
 PASSED_OVER = 4 * LOOKED_AT  # entries that may be without a mask that can be read
@@ -35,8 +36,10 @@ class MaskScan:
 
 
 def scan_masks(source: Source, space: LabelSpace | None) -> MaskScan | None:
-    """Look at the first masks that can be read; None where the source has none that hold ids (colours, polygons)."""
-    if source.colours:
+    """Look at the first masks that can be read; None where the source has none that hold ids (colours, grey values to
+    cut, polygons).
+    """
+    if source.colours or source.threshold is not None:
         return None
     stand_in = space or LabelSpace.from_names([STAND_IN])
     pixels: Counter[int] = Counter()
@@ -159,6 +162,9 @@ def _strangers(values: list[int], scan: MaskScan, space: LabelSpace) -> Remark:
     )
     if len(scan.foreground) == 1:
         return Remark(message, _as_the_object(values[0], space), fatal=holders == scan.masks)
+    if len(values) >= SOFT_VALUES and 0 in scan.shares and max(scan.shares) >= SOFT_WHITE and space.classes:
+        soft = f"; where they are the soft borders of {space.classes[0].name} in white, cut them in the middle:"
+        return Remark(message.rstrip(":") + soft, "--set source.threshold=128", fatal=holders == scan.masks)
     pairs = ", ".join(f"{value}: ignore" for value in values)
     return Remark(message, f"--set 'source.remap={{{pairs}}}'", fatal=holders == scan.masks)
 

@@ -1,17 +1,21 @@
 """Sorted lists that live on disk, and JSON read piece by piece: what keeps memory flat however large a dataset is."""
 
+import errno
 import json
+import os
 import re
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from maskmill.data_contracts import storable
+from maskmill.data_contracts.texts import whole
 
 BATCH = 2_000
 CHUNK = 1 << 16
-MOST_DIGITS = 400  # of a whole number; longer ones are read as floats, most of them as infinite
 TOO_DEEP = "JSON that is nested too deeply to be read"  # stands where such a value was
 BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
 
@@ -36,7 +40,7 @@ class Spill:
     def add(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Append `(key, value)` pairs; values must survive JSON."""
         rows = ((storable(key), _packed(value)) for key, value in pairs)
-        with self._lock:
+        with self._lock, _named():
             self._db.executemany("INSERT INTO entries VALUES (?, ?)", rows)
 
     def get(self, key: str) -> list[Any]:
@@ -67,11 +71,22 @@ class Spill:
             last = rows[-1][:2]
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[Any]:
-        with self._lock:
+        with self._lock, _named():
             if not self._indexed:  # one sort at the end is far quicker than keeping order while rows pour in
                 self._db.execute("CREATE INDEX by_key ON entries (key)")
                 self._indexed = True
             return self._db.execute(statement, values).fetchall()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """A database that cannot grow is a fault of the disk that temporaries go to."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        place = os.environ.get("SQLITE_TMPDIR") or tempfile.gettempdir()
+        raise OSError(number, f"cannot keep a list in the folder of temporaries: {error}", place) from error
 
 
 def _packed(value: Any) -> str:
@@ -122,7 +137,7 @@ class _Scanner:
         self._handle = handle
         self._text = ""
         self._at = 0
-        self._decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=_whole).raw_decode
+        self._decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_int=whole).raw_decode
 
     def peek(self) -> str:
         """The next character that is not blank; "" at the end."""
@@ -189,7 +204,3 @@ def _end_of_value(text: str, start: int) -> int | None:
         if depth == 0:
             return found.end()
     return None
-
-
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)

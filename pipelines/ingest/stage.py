@@ -4,6 +4,7 @@ import json
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,7 @@ from maskmill.data_contracts import (
 )
 from maskmill.data_contracts.images import Photo, decode_photo
 from maskmill.data_contracts.secrets import redact
+from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.core.stage import INPUT_CHANGED, Stage, StageResult, Unit, why_run
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, find_classes
 from maskmill.pipelines.ingest.carried import carry
@@ -40,6 +42,7 @@ from maskmill.pipelines.ingest.listing import chunk_stamp, listing_of
 from maskmill.pipelines.ingest.masks import Labels, MaskRule
 from maskmill.pipelines.ingest.orientation import lay_on
 from maskmill.pipelines.ingest.patience import SourceFaultError, patiently
+from maskmill.pipelines.ingest.quarantine import Quarantine, note_cells, noting
 from maskmill.pipelines.ingest.stamps import content_stamps
 from maskmill.pipelines.ingest.unite import unite
 
@@ -90,10 +93,11 @@ def _units_by_time(source: Source, run_dir: str, shard_size: int) -> list[Unit]:
     return ingest_units(source, run_dir, shard_size)
 
 
-def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
+def ingest_stage(source: Source, space: LabelSpace, seed: int = 0, quarantine: Quarantine | None = None) -> Stage:
     """The stage that makes Sample shards with masks of `space`'s ids from a source's entries.
 
-    `seed` is what every stage is given; nothing here is random, so it changes neither rows nor fingerprints.
+    `seed` is what every stage is given; nothing here is random, so it changes neither rows nor fingerprints. Nor does
+    `quarantine`, which keeps the files of what is turned away.
 
     Raises:
         KeyError, ValueError: `remap` or `colours` name a class or id that the label space does not have.
@@ -104,7 +108,7 @@ def ingest_stage(source: Source, space: LabelSpace, seed: int = 0) -> Stage:
         version=source.version,
         contracts=(SAMPLE, DECISION),
         config_hash=config_hash({"source": _options(source), "space": _ids(space)}),
-        process=partial(_process, source, space, rule),
+        process=partial(_process, source, space, rule, quarantine),
     )
 
 
@@ -121,15 +125,17 @@ def _ids(space: LabelSpace) -> dict[str, object]:
     return space.model_dump(mode="json", include=fields)
 
 
-def _process(source: Source, space: LabelSpace, rule: MaskRule, unit: Unit) -> StageResult:
+def _process(
+    source: Source, space: LabelSpace, rule: MaskRule, quarantine: Quarantine | None, unit: Unit
+) -> StageResult:
     entries = _entries_of(source, unit)
     with ThreadPoolExecutor(source.threads) as pool:
-        made = list(pool.map(lambda entry: _attempt(entry, source, space, rule), entries))
+        made = list(pool.map(lambda entry: _kept(entry, source, space, rule, quarantine), entries))
     if any(isinstance(outcome, _Missing) for outcome in made):
         listing_of(source, fresh=True)
         entries = _entries_of(source, unit)  # raises where a listed file is gone
         made = [
-            _attempt(entry, source, space, rule) if isinstance(outcome, _Missing) else outcome
+            _kept(entry, source, space, rule, quarantine) if isinstance(outcome, _Missing) else outcome
             for entry, outcome in zip(entries, made, strict=True)
         ]
     kept: dict[str, dict[str, Any]] = {}
@@ -177,6 +183,22 @@ def ingest_entry(entry: Entry, source: Source, space: LabelSpace) -> Row | Probl
     return _attempt(entry, source, space, MaskRule.of(source, space))
 
 
+def _kept(
+    entry: Entry, source: Source, space: LabelSpace, rule: MaskRule, quarantine: Quarantine | None
+) -> Row | Problem:
+    """As `_attempt`; the files of a sample that is turned away go to quarantine."""
+    if quarantine is None:
+        return _attempt(entry, source, space, rule)
+    with noting() as files:
+        outcome = _attempt(entry, source, space, rule)
+        if isinstance(outcome, Problem) and not files:
+            with suppress(ContractError, OSError, ValueError):
+                source.reader().read(entry.key)  # a fault that listing found: nothing was read yet
+    if isinstance(outcome, Problem) and not isinstance(outcome, _Missing) and outcome.reason != Reason.NOT_READ:
+        quarantine.keep(_reject(entry, outcome), files)
+    return outcome
+
+
 def _attempt(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row | Problem:
     if entry.problem is not None:
         return entry.problem
@@ -210,7 +232,9 @@ class _Missing(Problem):
 
 
 def _loaded(entry: Entry, source: Source, space: LabelSpace, rule: MaskRule) -> Row:
-    return _row(entry, source.load(entry, space), source, space, rule)
+    raw = source.load(entry, space)
+    note_cells({f"{entry.key}, image": raw.image, f"{entry.key}, mask": raw.mask})
+    return _row(entry, raw, source, space, rule)
 
 
 def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: MaskRule) -> dict[str, Any]:
@@ -273,8 +297,8 @@ def _provenance(
 def _object(extra: str | None) -> dict[str, Any]:
     """The JSON object in a provenance; a text that is none stays as one under `extra`."""
     try:
-        found = json.loads(extra or "{}")
-    except (ValueError, RecursionError):
+        found = parse_json(extra or "{}")
+    except TextError:
         found = extra
     return found if isinstance(found, dict) else {"extra": extra}
 

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, ContractError, Instance, LabelSpace, Problem, Reason, Uint8Array
+from maskmill.data_contracts.instances import MAX_OBJECTS
 from maskmill.data_contracts.label_files import decode_labels
+from maskmill.data_contracts.rle import Runs, rows, runs_by_value
 from maskmill.pipelines.ingest.base import MaskPart, class_value, unknown_class
 from maskmill.pipelines.ingest.masks import Labels, MaskRule, as_values
+
+Layer = dict[int, Runs]  # pixels by id
 
 
 def unite(parts: Sequence[MaskPart], rule: MaskRule, space: LabelSpace) -> Labels:
@@ -20,39 +23,46 @@ def unite(parts: Sequence[MaskPart], rule: MaskRule, space: LabelSpace) -> Label
     Raises:
         ContractError: a part that cannot be read, parts of different sizes, a class that the space does not have.
     """
+    if len(parts) > MAX_OBJECTS:
+        fix = "write one mask of class ids for the photo"
+        expected, found = f"at most {MAX_OBJECTS:,} masks of one photo", f"{len(parts):,}"
+        raise ContractError(parts[0].where, Problem(Reason.BAD_ANNOTATION, expected, found, fix))
     ground = IGNORE if space.background_id is None else space.background_id
-    maps = [_map(part, rule, space, ground) for part in parts]
-    for part, ids in zip(parts, maps, strict=True):
-        if ids.shape != maps[0].shape:
-            (height, width), (theirs, across) = maps[0].shape, ids.shape
-            expected = f"masks of one size ({width}x{height}, as {parts[0].where})"
-            fix = "write the masks of a photo in one size"
-            raise ContractError(part.where, Problem(Reason.SIZE_MISMATCH, expected, f"{across}x{theirs}", fix))
-    united = np.full(maps[0].shape, ground, np.uint8)
-    for ids in maps:
-        united[ids == IGNORE] = IGNORE
-    for ids in sorted(maps, key=lambda ids: -_claimed(ids, ground).sum()):
-        claimed = _claimed(ids, ground)
-        united[claimed] = ids[claimed]
-    return Labels(united, _objects(parts, maps, ground, space))
+    layers, size = [], (0, 0)
+    for number, part in enumerate(parts):
+        ids = _map(part, rule, space, ground)
+        size = size if number else ids.shape
+        if ids.shape != size:
+            expected = f"masks of one size ({size[1]}x{size[0]}, as {parts[0].where})"
+            problem = Problem(
+                Reason.SIZE_MISMATCH,
+                expected,
+                "{1}x{0}".format(*ids.shape),
+                "write the masks of a photo in one size",
+            )
+            raise ContractError(part.where, problem)
+        layers.append(runs_by_value(ids))
+    canvas = np.full(size[0] * size[1], ground, np.uint8)
+    for layer in layers:
+        if IGNORE in layer:
+            layer[IGNORE].paint(canvas, IGNORE)
+    claims = [{value: runs for value, runs in one.items() if value not in (ground, IGNORE)} for one in layers]
+    for claim in sorted(claims, key=lambda claim: -sum(runs.area for runs in claim.values())):
+        for value, runs in claim.items():
+            runs.paint(canvas, value)
+    return Labels(rows(canvas, *size), _objects(parts, claims, space))
 
 
-def _objects(
-    parts: Sequence[MaskPart], maps: Sequence[Uint8Array], ground: int, space: LabelSpace
-) -> tuple[Instance, ...] | None:
+def _objects(parts: Sequence[MaskPart], claims: Sequence[Layer], space: LabelSpace) -> tuple[Instance, ...] | None:
     """Parts as objects; None where no class has two: such files are one a class, with any number of objects in each."""
-    found = []
-    for part, ids in zip(parts, maps, strict=True):
-        for value in np.unique(ids[_claimed(ids, ground)]):
-            if int(value) in space.by_id:
-                found.append(Instance.of(int(value), ids == value, source_id=part.where))
+    found = [
+        Instance.of_runs(value, runs, source_id=part.where)
+        for part, claim in zip(parts, claims, strict=True)
+        for value, runs in claim.items()
+        if value in space.by_id
+    ]
     several = len(found) > len({one.class_id for one in found})
     return tuple(found) if several else None
-
-
-def _claimed(ids: Uint8Array, ground: int) -> NDArray[np.bool_]:
-    claimed: NDArray[np.bool_] = (ids != ground) & (ids != IGNORE)
-    return claimed
 
 
 def _map(part: MaskPart, rule: MaskRule, space: LabelSpace, ground: int) -> Uint8Array:

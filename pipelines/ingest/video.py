@@ -22,10 +22,10 @@ class VideoSource(Source):
     decoded. `every: 5` takes every fifth frame; longer or larger videos than allowed are turned away whole.
     """
 
-    kind: Literal["video"] = "video"
+    kind: Literal["video"] = Field(default="video", description="kind of the source")
     folder: str = Field(default="", description="folder under the root")
-    every: int = Field(default=1, ge=1)
-    max_frames: int = Field(default=10_000, ge=1)
+    every: int = Field(default=1, ge=1, description="take every k-th frame")
+    max_frames: int = Field(default=10_000, ge=1, description="videos with more frames are rejected whole")
 
     @property
     def limits(self) -> VideoLimits:

@@ -1,23 +1,20 @@
 """PASCAL VOC devkit: lists in ImageSets, photos in JPEGImages, palette masks in SegmentationClass, objects in XML."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from pydantic import Field
 
 from maskmill.data_contracts import LabelSpace, Reason
+from maskmill.data_contracts.texts import TextError, parse_xml
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import FileIndex, Root
 from maskmill.pipelines.ingest.lists import read_list
 from maskmill.pipelines.ingest.mask_files import MASK_SUFFIXES, read_mask
 from maskmill.pipelines.ingest.pairing import pairing_problem
-
-PARSED = frozenset((b"utf-8", b"utf-16", b"iso-8859-1", b"us-ascii"))  # encodings that the parser knows itself
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,20 @@ class VocSource(Source):
     Names of the objects in `annotations` become prompt labels, where there is an XML file; null leaves them unread.
     """
 
-    kind: Literal["voc"] = "voc"
+    kind: Literal["voc"] = Field(default="voc", description="kind of the source")
     version: ClassVar[int] = 2
-    split: str = "trainval"
-    lists: str = "ImageSets/Segmentation"
-    images: str = "JPEGImages"
-    masks: str = "SegmentationClass"
-    annotations: str | None = "Annotations"
+    split: str = Field(default="trainval", description="name of the list to take, without .txt")
+    lists: str = Field(default="ImageSets/Segmentation", description="folder of the lists under the root")
+    images: str = Field(default="JPEGImages", description="folder of the images under the root")
+    masks: str = Field(
+        default="SegmentationClass",
+        description="folder of the palette masks under the root, such as SegmentationClassAug",
+    )
+    annotations: str | None = Field(
+        default="Annotations",
+        description="folder of the XML files under the root, whose object names are what the photo was asked to "
+        "show; null = left unread",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -95,18 +99,10 @@ def object_names(data: bytes, where: str) -> tuple[str, ...]:
 
 def _objects(data: bytes, where: str) -> list[Element]:
     try:
-        return list(fromstring(_text(data), forbid_dtd=True).findall("object"))
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise bad_annotation(where, "a VOC annotation", found, "mend the XML, or save it as UTF-8") from error
-
-
-def _text(data: bytes) -> bytes | str:
-    """XML in a declared encoding that the parser does not know (GB2312, Shift_JIS, …) as text; all else as it is."""
-    declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"'][^>]*\?>", data)
-    if declared is None or declared.group(1).lower() in PARSED:
-        return data
-    return data[declared.end() :].decode(declared.group(1).decode())
+        return list(parse_xml(data).findall("object"))
+    except TextError as error:
+        fix = "mend the XML, or save it as UTF-8"
+        raise bad_annotation(where, "a VOC annotation", str(error)[:200], fix) from error
 
 
 def _object(node: Element, where: str) -> VocObject:

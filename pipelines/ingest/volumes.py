@@ -2,12 +2,13 @@
 patient.
 """
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,16 @@ from maskmill.data_contracts import (
     encode_mask,
     raise_transient,
 )
+from maskmill.data_contracts.blocks import blocks
 from maskmill.data_contracts.label_files import ROUNDING
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
+from maskmill.pipelines.ingest.files import MissingFileError
 
+Given = ParamSpec("Given")
 Spacing = tuple[float, float, float]  # mm from slice to slice, row to row, column to column
 PATTERN = r"(?P<volume>(?P<group>[^/_]+)[^/]*?)(?:_slice_?(?P<index>\d+))?$"
 MAX_VOXELS = 1 << 28
+BYTES_A_VOXEL = 2  # that may be read for each of the voxels that are allowed: a volume of floats has half as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +51,26 @@ class VolumeSource(Source):
     (patient), `volume` (one scan of it, kept in provenance) and, for files of one slice, `index`.
     """
 
-    pattern: str = PATTERN
-    masks_optional: bool = False  # slices without a mask are unlabelled samples, no rejects
-    spacing: Spacing | None = None  # where the files hold none
-    window: tuple[float, float] | None = None  # intensities that become black and white; none = see `to_grey`
-    max_voxels: int = Field(default=MAX_VOXELS, gt=0)
-    allow_empty: bool = True  # the ends of a volume show no organ
+    pattern: str = Field(
+        default=PATTERN,
+        description="regular expression over the path without suffix, with the groups `group` (patient), `volume` "
+        "(scan) and, for files of one slice, `index`",
+    )
+    masks_optional: bool = Field(
+        default=False, description="let slices without a mask pass as unlabelled ones instead of rejecting them"
+    )
+    spacing: Spacing | None = Field(
+        default=None, description="mm per pixel as [slice, row, column], where the files hold none"
+    )
+    window: tuple[float, float] | None = Field(
+        default=None,
+        description="[low, high] intensities that become black and white; null = floats in 0..1 as they are, else "
+        "the volume's extremes",
+    )
+    max_voxels: int = Field(default=MAX_VOXELS, gt=0, description="larger volumes are rejected before they are decoded")
+    allow_empty: bool = Field(
+        default=True, description="let masks without any foreground pass: the ends of a volume show no organ"
+    )
 
     @field_validator("pattern")
     @classmethod
@@ -118,6 +137,34 @@ class VolumeSource(Source):
         )
 
 
+def remembering(read: Callable[Given, Volume]) -> Callable[Given, Volume | ContractError]:
+    """A reader of volumes that gives a fault of the file instead of raising it, so that a cache keeps it: the next of
+    two thousand slices need not read the file again. A file that is gone may come back.
+    """
+
+    @functools.wraps(read)
+    def outcome(*args: Given.args, **kwargs: Given.kwargs) -> Volume | ContractError:
+        try:
+            return read(*args, **kwargs)
+        except MissingFileError:
+            raise
+        except ContractError as error:
+            return error
+
+    return outcome
+
+
+def decoded(outcome: Volume | ContractError) -> Volume:
+    """The volume that a reader gave.
+
+    Raises:
+        ContractError: it gave a fault.
+    """
+    if isinstance(outcome, ContractError):
+        raise ContractError(outcome.where, outcome.problem)
+    return outcome
+
+
 def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str) -> Uint8Array:
     """Intensities (D, H, W) as uint8, one scale for the whole volume, so that its slices stay comparable.
 
@@ -136,9 +183,10 @@ def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str)
         raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "finite intensities", found, fix))
     scaled = np.issubdtype(image.dtype, np.floating) and low >= 0 and high <= 1
     low, high = window or ((0.0, 1.0) if scaled else (low, high))
-    grey: Uint8Array = np.rint(255 * np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)).astype(
-        np.uint8
-    )
+    grey = np.empty(image.shape, np.uint8)
+    for some in blocks(image):
+        share = np.clip((image[some].astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+        grey[some] = np.rint(255 * share).astype(np.uint8)
     return grey
 
 
@@ -149,18 +197,28 @@ def to_labels(values: NDArray[Any], where: str) -> Uint8Array:
         ContractError: fractions, or numbers outside 0..255.
     """
     whole = np.asarray(values)
-    near = np.rint(whole) if whole.dtype.kind == "f" and np.isfinite(whole).all() else whole
-    apart = whole.dtype.kind == "f" and (not np.isfinite(whole).all() or bool((abs(whole - near) > ROUNDING).any()))
-    if whole.size and (apart or near.min() < 0 or near.max() > 255):
-        found = f"values from {whole.min()} to {whole.max()}" + (", not all whole" if apart else "")
-        fix = "store class ids, and no probabilities; larger ids have to be numbered anew, 0 to 254"
-        raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "whole numbers 0..255", found, fix))
-    return near.astype(np.uint8)
+    labels = np.empty(whole.shape, np.uint8)
+    for some in blocks(whole):
+        part = whole[some]
+        near = np.rint(part) if part.dtype.kind == "f" and np.isfinite(part).all() else part
+        apart = part.dtype.kind == "f" and (not np.isfinite(part).all() or bool((abs(part - near) > ROUNDING).any()))
+        if part.size and (apart or near.min() < 0 or near.max() > 255):
+            found = f"values from {whole.min()} to {whole.max()}" + (", not all whole" if apart else "")
+            fix = "store class ids, and no probabilities; larger ids have to be numbered anew, 0 to 254"
+            raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "whole numbers 0..255", found, fix))
+        labels[some] = near.astype(np.uint8)
+    return labels
 
 
-def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str) -> None:
-    """Raise ContractError where a volume (D, H, W) or one of its slices is larger than the config allows."""
+def check_size(shape: tuple[int, ...], most: int, max_pixels: int, where: str, each: int = 1) -> None:
+    """Raise ContractError where a volume (D, H, W) of `each` bytes a voxel, or one of its slices, is larger than the
+    config allows: `most` voxels, and `BYTES_A_VOXEL` for each of those.
+    """
     voxels, pixels = math.prod(shape), math.prod(shape[1:])
+    if voxels <= most and voxels * each > BYTES_A_VOXEL * most:
+        fix = "store it in fewer bytes a voxel, crop it, or raise max_voxels in the ingest config"
+        expected, found = f"at most {BYTES_A_VOXEL * most:,} bytes", f"{voxels * each:,}"
+        raise ContractError(where, Problem(Reason.IMAGE_TOO_LARGE, expected, found, fix))
     if voxels > most or pixels > max_pixels:
         fix = "crop it, or raise max_voxels or max_pixels in the ingest config"
         expected = f"at most {most} voxels, {max_pixels} a slice"

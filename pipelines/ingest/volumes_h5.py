@@ -18,6 +18,8 @@ from maskmill.pipelines.ingest.volumes import (
     Volume,
     VolumeSource,
     check_size,
+    decoded,
+    remembering,
     same_shape,
     to_grey,
     to_labels,
@@ -36,12 +38,17 @@ class H5Source(VolumeSource):
     an attribute `spacing` of the image (mm, in the order of its axes) where there is one.
     """
 
-    kind: Literal["h5"] = "h5"
+    kind: Literal["h5"] = Field(default="h5", description="kind of the source")
     version: ClassVar[int] = 2
-    folder: str = ""
-    image: str = Field(default="image", min_length=1)
-    label: str | None = Field(default="label", min_length=1)  # null: images without masks
-    slice_axis: Literal[0, 1, 2] | None = None
+    folder: str = Field(default="", description="folder under the root that is searched; empty = all of it")
+    image: str = Field(default="image", min_length=1, description="name of the dataset with the image")
+    label: str | None = Field(
+        default="label", min_length=1, description="name of the dataset with the label; null = images without masks"
+    )
+    slice_axis: Literal[0, 1, 2] | None = Field(
+        default=None,
+        description="axis of a volume that counts slices; null = the first, or one at most half as long as both others",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -76,7 +83,7 @@ class H5Source(VolumeSource):
         with _reading:  # threads of one shard want the same volume: read it once
             options = (self.image, self.label, self.slice_axis, self.window, self.max_voxels, self.max_pixels)
             volume = _volume(self.reader(), fields["file"], fields["stamp"], *options)
-        return self.sample(volume, entry)
+        return self.sample(decoded(volume), entry)
 
 
 Shape = tuple[int, ...]
@@ -134,6 +141,7 @@ def _slice_axis(shape: Shape, label: Shape | None, wanted: int | None, where: st
 
 
 @lru_cache(maxsize=4)
+@remembering
 def _volume(
     root: Root,
     path: str,
@@ -207,9 +215,10 @@ def _dataset(file: Any, name: str, where: str) -> Any:
 def _read(dataset: Any, axis: int, max_voxels: int, max_pixels: int, where: str) -> Any:
     """The array as (D, H, W), after its size was checked."""
     shape = dataset.shape if dataset.ndim == 3 else (1, *dataset.shape)
-    check_size((shape[axis], *shape[:axis], *shape[axis + 1 :]), max_voxels, max_pixels, where)
+    each = int(dataset.dtype.itemsize)
+    check_size((shape[axis], *shape[:axis], *shape[axis + 1 :]), max_voxels, max_pixels, where, each)
     if dataset.chunks is not None:
-        check_size((1, math.prod(dataset.chunks)), max_voxels, max_voxels, where)
+        check_size((1, math.prod(dataset.chunks)), max_voxels, max_voxels, where, each)
     return np.moveaxis(np.asarray(dataset[()]).reshape(shape), axis, 0)
 
 

@@ -13,8 +13,10 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.ingest.base import Entry, RawSample, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root
 from maskmill.pipelines.ingest.volumes import (
@@ -22,6 +24,8 @@ from maskmill.pipelines.ingest.volumes import (
     Volume,
     VolumeSource,
     check_size,
+    decoded,
+    remembering,
     same_shape,
     to_grey,
     to_labels,
@@ -31,6 +35,7 @@ from maskmill.pipelines.ingest.volumes_geometry import Grid, orientations, turn_
 
 SUFFIXES = frozenset((".nii", ".gz"))
 CHANNEL = re.compile(r"_\d{4}$")
+MAX_EXTENSIONS = 1 << 24  # bytes between header and voxels
 HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
 MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _reading = threading.Lock()
@@ -44,13 +49,19 @@ class NiftiSource(VolumeSource):
     refuses those that lie elsewhere; `stored` takes the voxels in their order.
     """
 
-    kind: Literal["nifti"] = "nifti"
+    kind: Literal["nifti"] = Field(default="nifti", description="kind of the source")
     version: ClassVar[int] = 2
-    images: str = ""
-    masks: str | None = ""  # null: images without masks
-    mask_suffix: str = "_gt"
-    include: str = ""
-    geometry: Literal["affine", "stored"] = "affine"
+    images: str = Field(default="", description="folder of the images under the root")
+    masks: str | None = Field(default="", description="folder of the masks under the root; null = images without masks")
+    mask_suffix: str = Field(default="_gt", description="what a mask's stem has after its image's, such as _mask")
+    include: str = Field(
+        default="", description="regular expression that the stems of the wanted images match; empty = all"
+    )
+    geometry: Literal["affine", "stored"] = Field(
+        default="affine",
+        description="affine: labels whose axes are flipped or permuted are turned onto their image; stored: voxels "
+        "are taken in their order",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -111,7 +122,7 @@ class NiftiSource(VolumeSource):
             options = (self.window, self.max_voxels, self.max_pixels)
             turn = json.dumps(fields["turn"])
             volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], turn, *options)
-        return self.sample(volume, entry)
+        return self.sample(decoded(volume), entry)
 
 
 def _stem(path: str, folder: str) -> str:
@@ -168,6 +179,7 @@ def _three(shape: tuple[int, ...], where: str) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=4)
+@remembering
 def _volume(
     root: Root,
     path: str,
@@ -184,7 +196,7 @@ def _volume(
     if mask is None:
         return Volume(image, None, spacing)
     values, _ = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)
-    if (axes := json.loads(turn)) is not None:
+    if (axes := parse_json(turn)) is not None:
         values = orientations().apply_orientation(values.T, axes).T
     same_shape(image.shape, values.shape, mask)
     return Volume(image, to_labels(values, mask), spacing)
@@ -197,13 +209,13 @@ def _array(
     data = root.read(path, missing)
     try:
         if path.lower().endswith(".gz"):
-            limit = 8 * max_voxels + (1 << 20)
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(limit + 1)
-            check_size((len(data),), limit, limit, path)
+                head = packed.read(HEADER_BYTES)
+                data = head + packed.read(_declared(head, max_voxels, max_pixels, path))  # what lies behind is not read
+        else:
+            _declared(data, max_voxels, max_pixels, path)
         image = _class(data).from_bytes(data)
         x, y, z = _three(tuple(int(n) for n in image.shape), path)
-        check_size((z, y, x), max_voxels, max_pixels, path)
         values = np.asarray(image.dataobj).reshape(x, y, z).T
         if values.dtype.kind not in "uifb":
             raise bad_annotation(path, "numbers", str(values.dtype), "store one number a voxel")
@@ -212,6 +224,20 @@ def _array(
         raise
     except Exception as error:
         raise undecodable(path, "a NIfTI file", error) from error
+
+
+def _declared(head: bytes, max_voxels: int, max_pixels: int, where: str) -> int:
+    """Bytes of a file by its header; no more of it is unpacked.
+
+    Raises:
+        ContractError: more than the config allows.
+    """
+    kind = _class(head)
+    header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
+    x, y, z = _three(tuple(int(n) for n in header.get_data_shape()), where)
+    each = int(header.get_data_dtype().itemsize)
+    check_size((z, y, x), max_voxels, max_pixels, where, each)
+    return min(max(int(header.get_data_offset()), 0), MAX_EXTENSIONS) + x * y * z * each
 
 
 def _spacing(header: Any) -> Spacing | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from PIL import Image
+from pydantic import Field
 
 from maskmill.data_contracts import ContractError, LabelSpace, Reason
 from maskmill.data_contracts.image_files import faults, open_image, read_header
@@ -20,12 +21,17 @@ class SliceSource(VolumeSource):
     not apply: images stay as they are.
     """
 
-    kind: Literal["slices"] = "slices"
+    kind: Literal["slices"] = Field(default="slices", description="kind of the source")
     version: ClassVar[int] = 2
-    images: str = "images"
-    masks: str | None = "masks"  # null: images without masks
-    mask_suffix: str = ""
-    upright: bool = False  # slices wider than high are turned a quarter to the left, where files lost their orientation
+    images: str = Field(default="images", description="folder of the images under the root")
+    masks: str | None = Field(
+        default="masks", description="folder of the masks under the root; null = images without masks"
+    )
+    mask_suffix: str = Field(default="", description="what a mask's stem has after its image's, such as _mask")
+    upright: bool = Field(
+        default=False,
+        description="turn slices that are wider than high a quarter to the left, where files lost their orientation",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()

@@ -1,11 +1,13 @@
 """WebDataset tars: members `key.jpg`, `key.mask.png`, `key.json`, read in place. Nothing is ever extracted."""
 
-import json
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from maskmill.data_contracts import ContractError, LabelSpace, Problem, Reason
+from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.ingest.archives import PACKED, PLAIN, ZIPS, Member, members, read_member
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import File, Root, path_problem
@@ -26,13 +28,21 @@ class WebDatasetSource(Source):
     a prompt. The members of a key may lie anywhere in their tar.
     """
 
-    kind: Literal["webdataset"] = "webdataset"
+    kind: Literal["webdataset"] = Field(default="webdataset", description="kind of the source")
     version: ClassVar[int] = 2
     later: ClassVar[frozenset[str]] = Source.later | {"dots_in_keys"}
     archive_roots: ClassVar[bool] = False
-    images: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
-    masks: tuple[str, ...] | None = ("mask.png", "seg.png")
-    dots_in_keys: bool = False
+    images: tuple[str, ...] = Field(
+        default=("jpg", "jpeg", "png", "webp"),
+        description="extensions of the images, the first one that a key has is taken",
+    )
+    masks: tuple[str, ...] | None = Field(
+        default=("mask.png", "seg.png"), description="extensions of the masks; null = images without masks"
+    )
+    dots_in_keys: bool = Field(
+        default=False,
+        description="let a key end before the longest extension that is known, not at its name's first dot",
+    )
 
     @property
     def _known(self) -> tuple[str, ...]:
@@ -166,10 +176,11 @@ def _notes(data: bytes | None, where: str) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        notes = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        found = f"{type(error).__name__}: {error}"[:200]
-        raise bad_annotation(where, "a JSON object in the json member", found, "mend the json member") from error
+        notes = parse_json(data)
+    except TextError as error:
+        raise bad_annotation(
+            where, "a JSON object in the json member", str(error)[:200], "mend the json member"
+        ) from error
     if not isinstance(notes, dict):
         raise bad_annotation(where, "a JSON object in the json member", type(notes).__name__, "mend the json member")
     return notes

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import yaml
+from pydantic import Field
 
 from maskmill.data_contracts import LabelSpace, Problem, Reason
 from maskmill.data_contracts.rle import pack_mask
+from maskmill.data_contracts.texts import MOST_YAML, parse_yaml
 from maskmill.pipelines.ingest.base import Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.class_files import Named, space_of
 from maskmill.pipelines.ingest.files import File, FileIndex, Root
@@ -30,11 +31,19 @@ class YoloSource(Source):
     without objects (see `allow_empty`).
     """
 
-    kind: Literal["yolo"] = "yolo"
-    data: str = "data.yaml"
-    split: str | None = None
-    boxes: Boxes = "reject"
-    corners: Literal["edges", "pixels"] = "edges"
+    kind: Literal["yolo"] = Field(default="yolo", description="kind of the source")
+    data: str = Field(default="data.yaml", description="YAML file with the class names, under the root")
+    split: str | None = Field(default=None, description="train, val or test as `data` names them; null = all photos")
+    boxes: Boxes = Field(
+        default="reject",
+        description="objects that have a box and no outline: reject the sample, ignore (255 in the box), fill (the "
+        "box is the object), or label (255, and the box is kept for a box labeler)",
+    )
+    corners: Literal["edges", "pixels"] = Field(
+        default="edges",
+        description="outlines run along the edges of pixels (drawn by hand), or through pixels that belong to the "
+        "object (as trainers and our exports mean them)",
+    )
 
     def entries(self) -> Iterator[Entry]:
         root = self.open_root()
@@ -68,13 +77,13 @@ class YoloSource(Source):
         """
         with root.text(self.data) as handle:
             try:
-                config = yaml.safe_load(handle)
+                config = parse_yaml(handle.read(MOST_YAML + 1))
                 names = config["names"]
                 pairs = names.items() if isinstance(names, dict) else enumerate(list(names))
                 return {int(number): str(name) for number, name in pairs}, config
             except UnicodeDecodeError:
                 raise
-            except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 found = f"{type(error).__name__}: {error}"[:200]
                 expected = "expected `names`, a list or {number: name}"
                 raise ValueError(f"{root.url}/{self.data}: {expected}, found {found}. Fix: add them") from error

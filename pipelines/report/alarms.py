@@ -1,6 +1,5 @@
 """What a person must see after a run: what went wrong as a whole, and the key to turn. Read off the stored tables."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from maskmill.curation.select.quotas import NO_CUT
 from maskmill.data_contracts import LabelSpace, read_bytes
+from maskmill.data_contracts.texts import parse_json
+from maskmill.data_contracts.words import in_markdown
 from maskmill.pipelines.core.ledger import Ledger
 from maskmill.pipelines.report.data import Tables
 from maskmill.pipelines.report.figures import FloatArray
 from maskmill.pipelines.report.words import explain, key_of, label
+from maskmill.pipelines.stages.downstream import SUBSETS
 
 FEW = 3  # fewer samples of a class, or rejects, are no sign of anything
 SCORED = 8  # scores of a class that can be compared with the others'
@@ -44,12 +47,13 @@ def alarms_of(run_dir: str, tables: Tables, ledger: Ledger, space: LabelSpace) -
     found += _one_reason(ledger)
     if decided and ledger.kept:
         found += _lost_classes(ledger, tables, space)
-    return [*found, *_apart(tables.rows, space)]
+        found += _no_cut(tables)
+    return [*found, *_apart(tables.rows, space), *_trained(run_dir)]
 
 
 def markdown(alarms: list[Alarm]) -> str:
     """The alarms as a Markdown list; empty where there are none."""
-    return "".join(f"- **{alarm.message}** → {alarm.turn}\n" for alarm in alarms)
+    return "".join(f"- **{in_markdown(alarm.message)}** → {alarm.turn}\n" for alarm in alarms)
 
 
 def _nothing_kept(ledger: Ledger) -> Iterator[Alarm]:
@@ -86,6 +90,17 @@ def _lost_classes(ledger: Ledger, tables: Tables, space: LabelSpace) -> Iterator
         yield Alarm("class_lost", message, key_of(reason))
 
 
+def _no_cut(tables: Tables) -> Iterator[Alarm]:
+    """The ranking was to keep a share, and all that the gates left is no more than that: it rejected nothing."""
+    placed = tables.rows.filter(pl.col("kept") & pl.col("detail").str.contains(NO_CUT, literal=True).fill_null(False))
+    if placed.height:
+        message = (
+            f"the mask score rejected nothing: the gates before it left {placed.height:,} of {tables.rows.height:,} "
+            "samples, no more than the share that was to be kept (rho is 1)"
+        )
+        yield Alarm("no_cut", message, "set select.rho for a cut among them, or let more pass: select.pcs_tau")
+
+
 def _apart(rows: pl.DataFrame, space: LabelSpace) -> Iterator[Alarm]:
     """Classes whose scores lie below those of all others: CLIP knows the class badly, or its masks are odd."""
     for column, title in (("image_score", "image scores"), ("asf", "mask scores")):
@@ -114,7 +129,7 @@ def _below(own: FloatArray, rest: FloatArray) -> float:
 def _misfit(run_dir: str) -> Iterator[Alarm]:
     """From RUN/fit.json, which the run leaves beside the scores."""
     try:
-        found = json.loads(read_bytes(f"{run_dir}/{FIT}"))
+        found = parse_json(read_bytes(f"{run_dir}/{FIT}"))
     except (FileNotFoundError, ValueError):
         return
     if found["photos"] >= FEW and found["share"] < NO_FIT:
@@ -125,6 +140,18 @@ def _misfit(run_dir: str) -> Iterator[Alarm]:
         )
         turn = "say what the masks show: --set 'label_space=[NAME, …]', or `prompt` in the label space"
         yield Alarm("misfit", message, turn)
+
+
+def _trained(run_dir: str) -> Iterator[Alarm]:
+    """What the networks say of themselves that were trained on the run's subsets."""
+    for subset in SUBSETS:
+        try:
+            found = parse_json(read_bytes(f"{run_dir}/downstream/{subset}/artifact/metrics.json"))
+        except (FileNotFoundError, ValueError):
+            continue
+        for words in found.get("alarms", []):
+            message, _, turn = words.rpartition("; ")
+            yield Alarm("trained", f"downstream, {SUBSETS[subset]}: {message}", turn)
 
 
 def _name(class_id: int, space: LabelSpace) -> str:

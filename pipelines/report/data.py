@@ -1,6 +1,5 @@
 """What a report shows, gathered from a run folder into plain values; pixels are read for the chosen samples only."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from maskmill.data_contracts import (
     SCORE,
     LabelSpace,
     Reason,
+    Relabel,
     content_id,
     list_shards,
     read_footer,
     read_shard,
 )
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.core.ledger import KEPT
 from maskmill.pipelines.report.words import SCORES
 
@@ -55,10 +56,16 @@ class Timing(BaseModel):
     seconds: float
     rows: int = 0
     device: str = ""
+    bare: float | None = None  # images a second of the model alone
 
     @property
     def rate(self) -> float | None:
         return self.rows / self.seconds if self.rows and self.seconds > 0 else None
+
+    @property
+    def share(self) -> float | None:
+        """Its rate as a share of the bare model's."""
+        return self.rate / self.bare if self.rate and self.bare else None
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,20 @@ class Tables:
 def load_tables(run_dir: str) -> Tables:
     """Read decisions, scores (without embeddings) and samples (without pixels) of a run."""
     decisions = _frame([f"{run_dir}/decisions.parquet"], DECISION.schema.names, DECISION.schema)
-    samples = pl.concat([_samples(path) for path in list_shards(f"{run_dir}/samples")] or [_no_samples()])
+    samples = _samples(list_shards(f"{run_dir}/samples"))
     columns = ["sample_id", *SCORES, "n_classes"]
     scores = _frame(list_shards(f"{run_dir}/scores"), columns, SCORE.schema)
     rows = decisions.join(samples, on="sample_id", how="left").join(scores, on="sample_id", how="left")
+    rows = rows.with_columns(leaves_as=_leaves_as(rows))
     rejects = _frame(list_shards(f"{run_dir}/rejects"), DECISION.schema.names, DECISION.schema)
     return Tables(rows.sort("sample_id"), rejects.sort("sample_id"))
+
+
+def _leaves_as(rows: pl.DataFrame) -> pl.Series:
+    """Classes of each sample as it leaves: those of its mask, but for what people relabelled."""
+    told = rows.select("class_ids", "relabel_from", "relabel_to").iter_rows(named=True)
+    ids = [relabel.ids(row["class_ids"] or []) if (relabel := Relabel.of(row)) else row["class_ids"] for row in told]
+    return pl.Series("leaves_as", ids, dtype=pl.List(pl.Int32))
 
 
 def _frame(paths: list[str], columns: list[str], schema: pa.Schema) -> pl.DataFrame:
@@ -94,18 +109,18 @@ def _frame(paths: list[str], columns: list[str], schema: pa.Schema) -> pl.DataFr
     return frame
 
 
-def _samples(path: str) -> pl.DataFrame:
-    table = read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"])
-    made = table.column("provenance").combine_chunks()
-    data = {name: table.column(name).to_pylist() for name in ("sample_id", "class_ids")}
-    data |= {name: made.field(field).to_pylist() for name, field in ORIGIN.items()}
-    faults = [fault_of(text) for text in made.field("extra").to_pylist()]
-    return pl.DataFrame({**data, "fault": faults}, schema=_no_samples().schema)
-
-
-def _no_samples() -> pl.DataFrame:
-    texts = dict.fromkeys((*ORIGIN, "fault"), pl.String)
-    return pl.DataFrame(schema={"sample_id": pl.String, "class_ids": pl.List(pl.Int32), **texts})
+def _samples(paths: list[str]) -> pl.DataFrame:
+    """Id, classes, origin and planted fault of every sample."""
+    columns = ["sample_id", "class_ids", "provenance"]
+    tables = [read_shard(path, SAMPLE, columns).replace_schema_metadata(None) for path in paths]
+    empty = pa.schema([SAMPLE.schema.field(name) for name in columns]).empty_table()
+    frame = pl.DataFrame(pa.concat_tables([*tables, empty.cast(tables[0].schema) if tables else empty]))
+    origin = [pl.col("provenance").struct.field(field).alias(name) for name, field in ORIGIN.items()]
+    extra = frame["provenance"].struct.field("extra")
+    planted = extra.str.contains('"fault"', literal=True).fill_null(False)
+    faults = [fault_of(text) if may_be else None for text, may_be in zip(extra, planted, strict=True)]
+    fault = pl.Series("fault", faults, pl.String)
+    return frame.select("sample_id", pl.col("class_ids").cast(pl.List(pl.Int32)), *origin, fault)
 
 
 def fault_of(extra: str | None) -> str | None:
@@ -113,7 +128,7 @@ def fault_of(extra: str | None) -> str | None:
     if not extra:
         return None
     try:
-        found = json.loads(extra)
+        found = parse_json(extra)
     except ValueError:
         return None
     fault = found.get("fault") if isinstance(found, dict) else None
@@ -141,10 +156,9 @@ class Balance:
 
 def class_balance(tables: Tables, space: LabelSpace, colours: dict[int, str]) -> list[Balance]:
     """Samples that show each class, before and after; classes that never occur are left out."""
-    before, after = (
-        Counter(frame["class_ids"].explode().drop_nulls().to_list()) for frame in (tables.rows, tables.kept)
-    )
-    return [Balance(space.by_id[i].name, colours[i], before[i], after[i]) for i in space.ids if before[i]]
+    columns = (tables.rows["class_ids"], tables.kept["leaves_as"])
+    before, after = (Counter(column.explode().drop_nulls().to_list()) for column in columns)
+    return [Balance(space.by_id[i].name, colours[i], before[i], after[i]) for i in space.ids if before[i] or after[i]]
 
 
 def size_balance(tables: Tables) -> list[Balance]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from maskmill.data_contracts import LabelSpace, decode_image, decode_mask
+from maskmill.data_contracts import LabelSpace, Relabel, decode_image, decode_mask
+from maskmill.data_contracts.relabel import remapped
 from maskmill.pipelines.core.ledger import KEPT, Ledger
 from maskmill.pipelines.core.pages import TEMPLATES, page_template
+from maskmill.pipelines.core.verdicts import honoured
 from maskmill.pipelines.report.alarms import alarms_of
 from maskmill.pipelines.report.colours import reason_colour, reason_pattern
 from maskmill.pipelines.report.data import (
@@ -29,7 +31,14 @@ from maskmill.pipelines.report.data import (
     size_balance,
 )
 from maskmill.pipelines.report.pays import subset_rows, verdict
-from maskmill.pipelines.report.records import MOST_ROWS, as_json, neighbours, records, worst_first
+from maskmill.pipelines.report.records import (
+    MOST_ROWS,
+    as_json,
+    neighbours,
+    records,
+    verdict_words,
+    worst_first,
+)
 from maskmill.pipelines.report.scores import ScoreFigure, score_figures
 from maskmill.pipelines.report.thumbs import class_colour, css_colour, overlay, thumbnail
 from maskmill.pipelines.report.words import TERMS, explain, label
@@ -38,6 +47,7 @@ from maskmill.pipelines.stages.downstream import downstream_results
 ALL = 20  # a run with at most as many samples for each picture of a reason shows them all
 OF_GROUP = 4  # near-duplicates shown side by side
 SCRIPTS = ("data", "list", "view", "sliders", "main")  # in pipelines/templates/report/, in the order they are run
+DESK = ("data", "list", "view", "sliders", "judge", "main")  # of the page that takes verdicts
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Card:
     fault: str
     file: str = ""
     change: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,12 +82,22 @@ class Group:
 class Page:
     """One report: chooses samples, loads their pixels once, renders."""
 
-    def __init__(self, run_dir: str, tables: Tables, ledger: Ledger, space: LabelSpace, config: ReportConfig) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        tables: Tables,
+        ledger: Ledger,
+        space: LabelSpace,
+        config: ReportConfig,
+        desk: dict[str, Any] | None = None,
+    ) -> None:
         self._run_dir = run_dir
         self._tables = tables
         self._ledger = ledger
         self._space = space
         self._config = config
+        self._desk = desk
+        self._verdicts = verdict_words(honoured(run_dir))
         self._rows: dict[str, dict[str, Any]] = {}  # of the chosen samples, by id
         self._thumbnails: dict[
             str, tuple[str, tuple[int, int]]
@@ -90,7 +111,7 @@ class Page:
         shown = {i for ids in (*chosen.values(), *(g[:OF_GROUP] for g in groups), moved) for i in ids}
         pixels = self._pixels(shown)
         faults, fault_reasons = fault_rows(self._tables.rows)
-        script, script_hash = page_script()
+        script, script_hash = page_script(DESK if self._desk else SCRIPTS)
         results, figures = downstream_results(self._run_dir), score_figures(self._tables.rows)
         filters: dict[str, Callable[..., Any]] = {
             "label": label,
@@ -125,6 +146,7 @@ class Page:
             about=about,
             terms=TERMS,
             data=self._data(shown, figures),
+            desk=self._desk,
             script=script,
             script_hash=script_hash,
         )
@@ -136,6 +158,8 @@ class Page:
             "total": rows.height,
             "labels": self._labels(pictured),
             "sliders": {figure.column: figure.slider for figure in figures if figure.slider},
+            "verdicts": self._verdicts,
+            "desk": self._desk,
         }
         while True:
             listed = {*pick(rows["sample_id"].to_list(), number, self._config.seed), *pictured}
@@ -214,9 +238,9 @@ class Page:
             reason=row["reason"],
             kept=row["kept"],
             image=picture,
-            overlay=self._overlay(mask, sample_id, size) if mask else "",
+            overlay=self._overlay(mask, sample_id, size, Relabel.of(row)) if mask else "",
             size=size,
-            classes=[(self._space.by_id[i].name, self._css[i]) for i in row["class_ids"] if i in self._space.by_id],
+            classes=[(self._space.by_id[i].name, self._css[i]) for i in row["leaves_as"] if i in self._space.by_id],
             score=row["score"],
             threshold=row["threshold"],
             scores=[(words, row[name]) for name, words in names.items() if row[name] is not None],
@@ -224,6 +248,7 @@ class Page:
             fault=row["fault"] or "",
             file=row["file"] or "",
             change=change,
+            verdict=self._verdicts.get(sample_id, {}).get("words", ""),
         )
 
     def _thumbnail(self, sample_id: str, image: bytes) -> tuple[str, tuple[int, int]]:
@@ -231,8 +256,11 @@ class Page:
             self._thumbnails[sample_id] = thumbnail(decode_image(image, sample_id), self._config.thumbnail)
         return self._thumbnails[sample_id]
 
-    def _overlay(self, mask: bytes, sample_id: str, size: tuple[int, int]) -> str:
-        return overlay(decode_mask(mask, sample_id), self._space, size)
+    def _overlay(self, mask: bytes, sample_id: str, size: tuple[int, int], relabel: Relabel | None = None) -> str:
+        decoded = decode_mask(mask, sample_id)
+        if relabel is not None:
+            decoded = remapped(decoded, relabel.pairs(self._rows[sample_id]["class_ids"]))
+        return overlay(decoded, self._space, size)
 
     def _ingest_rejects(self, shown: int = 60) -> list[dict[str, Any]]:
         ids = pick(self._tables.rejects["sample_id"].to_list(), shown, self._config.seed)
@@ -241,9 +269,9 @@ class Page:
 
 
 @cache
-def page_script() -> tuple[str, str]:
+def page_script(names: tuple[str, ...] = SCRIPTS) -> tuple[str, str]:
     """The page's script, and its SHA-256 in base64: the one script that its content policy lets run."""
-    parts = [(TEMPLATES / "report" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    parts = [(TEMPLATES / "report" / f"{name}.js").read_text(encoding="utf-8") for name in names]
     script = '\n"use strict";\n' + "\n".join(parts)
     return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
@@ -259,11 +287,3 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-FILTERS: dict[str, Callable[..., Any]] = {
-    "label": label,
-    "explain": explain,
-    "percent": _percent,
-    "number": _number,
-}

@@ -6,6 +6,7 @@ import polars as pl
 from jinja2.utils import htmlsafe_json_dumps
 
 from maskmill.data_contracts import NEIGHBOUR, LabelSpace, Reason, read_footer, read_shard
+from maskmill.pipelines.core.verdicts import Verdicts
 from maskmill.pipelines.report.colours import reason_colour, reason_pattern
 from maskmill.pipelines.report.scores import GATES, HIGHEST, SIDES, same_scores, thresholds
 from maskmill.pipelines.report.words import SCORES, explain, label
@@ -34,24 +35,44 @@ def records(
     """Columns of `rows` in their order, and the tables that their numbers point into."""
     reasons = sorted(rows["reason"].unique().to_list())
     sources = sorted(rows["source"].drop_nulls().unique().to_list())
-    classes = [i for i in space.ids if i in set(rows["class_ids"].explode().drop_nulls().to_list())]
+    there = {i for column in ("class_ids", "leaves_as") for i in rows[column].explode().drop_nulls().to_list()}
+    classes = [i for i in space.ids if i in there]
     rows = rows.with_columns(MARGIN)
     place = {class_id: number for number, class_id in enumerate(classes)}
     columns = ("sample_id", "file", "prompt", "model", "fault", "detail", "shard", "duplicate_of")
     return {
         "reasons": [_reason(reason) for reason in reasons],
         "sources": sources,
-        "classes": [{"name": space.by_id[i].name, "colour": css[i]} for i in classes],
+        "classes": [{"id": i, "name": space.by_id[i].name, "colour": css[i]} for i in classes],
         "scores": _scores(rows),
+        "stated": _stated(rows),
         "rows": {
             **{name: rows[name].to_list() for name in columns},
             "reason": [reasons.index(reason) for reason in rows["reason"]],
             "source": [None if source is None else sources.index(source) for source in rows["source"]],
-            "classes": [[place[i] for i in ids or [] if i in place] for ids in rows["class_ids"].to_list()],
+            "classes": [[place[i] for i in ids or [] if i in place] for ids in rows["leaves_as"].to_list()],
             **{name: _numbers(rows[name]) for name in ("score", "threshold", "margin", *SCORES)},
             "near": [near.get(sample_id, []) for sample_id in rows["sample_id"]],
         },
     }
+
+
+def _stated(rows: pl.DataFrame) -> dict[str, list[int]]:
+    """Classes in the masks of relabelled samples as they were ingested; of the others `classes` says so."""
+    return dict(rows.filter(pl.col("relabel_to").is_not_null()).select("sample_id", "class_ids").iter_rows())
+
+
+def verdict_words(verdicts: Verdicts) -> dict[str, dict[str, Any]]:
+    """Verdicts by sample as the page shows them: the word, what a relabelled class is, note and reason, who and when,
+    and a few `words` for a card.
+    """
+    deeds = {"keep": "kept by a person", "reject": "rejected by a person", "none": "has a note"}
+    found = {}
+    for sample_id, verdict in verdicts.items():
+        words = deeds.get(verdict.verdict) or f"relabelled to {verdict.to_class}"
+        told = verdict.model_dump(mode="json", exclude={"sample_id", "at", "decided"})
+        found[sample_id] = {**told, "at": f"{verdict.at:%Y-%m-%d %H:%M} UTC", "words": words}
+    return found
 
 
 def as_json(data: dict[str, Any]) -> str:

@@ -44,6 +44,8 @@ def score_figures(rows: pl.DataFrame) -> list[ScoreFigure]:
     for column, (title, words) in SCORES.items():
         if rows[column].null_count() == rows.height or (column == "pcs" and faithful):
             continue
+        if column not in KEYS and rows[column].drop_nulls().n_unique() < 2:
+            continue  # one bar that decides nothing
         kept, rejected = (_values(rows.filter(pl.col("kept") == k), column) for k in (True, False))
         found = cuts.get(column, [])
         svg = histogram(kept, rejected, found)

@@ -4,6 +4,7 @@ from maskmill.data_contracts import Reason
 
 WORDS = {
     Reason.KEPT: "Kept",
+    Reason.REJECTED_IN_REVIEW: "A person looked at it and turned it away",
     Reason.MISSING_IMAGE: "No image file",
     Reason.MISSING_MASK: "No mask file",
     Reason.UNDECODABLE_IMAGE: "The image file is broken",
@@ -37,6 +38,7 @@ WORDS = {
 
 KEYS = {  # what to turn where too many samples have this reason
     Reason.KEPT: "",
+    Reason.REJECTED_IN_REVIEW: "maskmill review: judge these samples again, or take verdicts back there",
     Reason.MISSING_IMAGE: "source.images, or source.pattern",
     Reason.MISSING_MASK: "source.masks and source.mask_suffix; `source.masks: null` for photos without masks",
     Reason.UNDECODABLE_IMAGE: "the files themselves: replace them",
@@ -97,6 +99,8 @@ SCORES = {  # column: (title, what it says, in plain words)
 }
 
 TERMS = {
+    "review": "What people said of single samples in `maskmill review`. It counts for more than any score: keep and "
+    "reject decide, and a relabelled sample stays under its new class.",
     "threshold": "A score on the wrong side of it turns the sample away. It is fixed in the config, or read off the "
     "scores themselves where they fall in two heaps (“mixture”).",
     "margin": "How far the score that decided lies from its threshold: below 0 turned away, near 0 a close call.",
@@ -107,6 +111,8 @@ TERMS = {
     "1 for equal images. The better one stays.",
     "IoU": "Overlap of two masks: what they share, divided by what either covers. 100 % is the same mask; mIoU is its "
     "mean over the classes.",
+    "bare model": "What the model could do if it embedded one picture after the other, no more. Scoring runs it "
+    "more than once for a sample (whole, shuffled, and backwards for its mask), decodes files and refines masks.",
     "Dice": "Another measure of overlap, twice what is shared divided by both sizes; kinder to small objects.",
 }
 

@@ -1,6 +1,5 @@
 """Writes the report of a run: one HTML file that needs nothing else, and a short Markdown summary."""
 
-import json
 import re
 from typing import Any
 
@@ -15,7 +14,9 @@ from maskmill.data_contracts import (
     read_footer,
 )
 from maskmill.data_contracts import write_bytes as write_file
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.core.verdicts import SHARD
 from maskmill.pipelines.report.alarms import alarms_of
 from maskmill.pipelines.report.alarms import markdown as alarm_list
 from maskmill.pipelines.report.data import ReportConfig, Timing, fault_rows, load_tables
@@ -23,9 +24,9 @@ from maskmill.pipelines.report.page import Page
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.stages.downstream import downstream_results
 
-VERSION = 4
+VERSION = 5
 NO_RESULT = frozenset(
-    {"run_dir", "workers", "limits"}
+    {"run_dir", "workers", "crf_workers", "limits"}
 )  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
 
@@ -56,7 +57,25 @@ def write_report(
     Raises:
         LedgerError: the run does not account for every sample.
     """
-    page = Page(run_dir, load_tables(run_dir), build_ledger(run_dir), space, config)
+    html = render_report(run_dir, config, space, run_config=run_config, title=title, timings=timings)
+    write_file(report_path(run_dir), html + CHECK.format(bytes_hash(html)).encode())
+    return report_path(run_dir)
+
+
+def render_report(
+    run_dir: str,
+    config: ReportConfig,
+    space: LabelSpace,
+    *,
+    run_config: RunJson = None,
+    title: str = "maskmill run",
+    timings: list[Timing] | None = None,
+    desk: dict[str, Any] | None = None,
+) -> bytes:
+    """The page of `write_report`. With `desk` (what the page must know to send verdicts) it is the one that
+    `maskmill review` serves.
+    """
+    page = Page(run_dir, load_tables(run_dir), build_ledger(run_dir), space, config, desk)
     about = {
         "fingerprint": report_fingerprint(run_dir, config, space, run_config, title),
         "versions": package_versions(),
@@ -71,10 +90,8 @@ def write_report(
             per_reason=per_reason, title=title, config=_shaping(run_config), about=about, timings=known
         ).encode()
         if len(html) <= config.max_bytes or per_reason == 1:
-            break
+            return html
         per_reason //= 2
-    write_file(report_path(run_dir), html + CHECK.format(bytes_hash(html)).encode())
-    return report_path(run_dir)
 
 
 def why_report(
@@ -112,6 +129,7 @@ def report_fingerprint(run_dir: str, config: ReportConfig, space: LabelSpace, ru
     if config.previous:
         old = config.previous
         paths.append(old if old.endswith(".parquet") else f"{old}/decisions.parquet")
+    paths += [path for path in [f"{run_dir}/{SHARD}"] if read_footer(path) is not None]  # only where people reviewed
     contents = [footer.content if (footer := read_footer(path)) else "" for path in paths]
     contents += [str(result.metrics["fingerprint"]) for result in downstream_results(run_dir)]
     about: dict[str, object] = {"version": VERSION, "title": title, "versions": package_versions()}
@@ -136,7 +154,7 @@ def read_timings(run_dir: str) -> list[Timing]:
     that is made again has the bytes that it had.
     """
     try:
-        found = [Timing.model_validate(item) for item in json.loads(read_bytes(f"{run_dir}/timings.json"))]
+        found = [Timing.model_validate(item) for item in parse_json(read_bytes(f"{run_dir}/timings.json"))]
     except (FileNotFoundError, ValueError):
         return []
     return [timing for timing in found if timing.name != "report"]

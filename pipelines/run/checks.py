@@ -1,17 +1,20 @@
 """Before a run starts: is there a label space, do the first masks fit it, and is the folder this source's own?"""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from maskmill.curation.sds import SdsConfig
 from maskmill.data_contracts import LabelSpace, list_shards, read_bytes
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.core.settings import ConfigError
 from maskmill.pipelines.core.step import Step
 from maskmill.pipelines.ingest.scan import remarks, scan_masks, table, unnamed
 from maskmill.pipelines.run.config import RunConfig
 
 logger = logging.getLogger("maskmill")
+
+RELEASED_TAU = 0.1
 
 
 def named_space(config: RunConfig) -> LabelSpace:
@@ -53,8 +56,20 @@ def check_start(config: RunConfig, replace: bool = False) -> None:
         ConfigError: no label space, or a folder of another source (unless it may be replaced).
     """
     named_space(config)
+    check_threshold(config)
     if not replace:
         check_same_source(config)
+
+
+def check_threshold(config: RunConfig) -> None:
+    """Say it where the threshold 0.1 of the release, which was chosen for permuted channels, meets shuffled tiles."""
+    tiles = isinstance(config.score, SdsConfig) and config.score.perturbation == "tiles"
+    if tiles and config.select.preset == "faithful" and config.select.pcs_tau == RELEASED_TAU:
+        logger.warning(
+            "select.pcs_tau: %g was chosen for a score of permuted channels, and score.perturbation is tiles, whose "
+            "gaps are smaller. Set select.preset: mended (read off the scores), or score.preset: faithful (channels)",
+            RELEASED_TAU,
+        )
 
 
 def check_same_source(config: RunConfig) -> None:
@@ -64,7 +79,7 @@ def check_same_source(config: RunConfig) -> None:
         ConfigError: names both sources and the two ways out.
     """
     try:
-        before = json.loads(read_bytes(f"{config.run_dir}/config.json"))
+        before = parse_json(read_bytes(f"{config.run_dir}/config.json"))
     except (FileNotFoundError, ValueError):
         return
     old, new = _origin(before), _origin(config.model_dump(mode="json"))

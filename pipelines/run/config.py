@@ -43,33 +43,52 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="name of the dataset that comes out")
-    run_dir: str = Field(description="folder (or fsspec URL) of everything that the run writes")
+    name: str = Field(
+        description="name of the dataset that comes out; of a run on a source by default the last part of its root"
+    )
+    run_dir: str = Field(
+        description="folder (or fsspec URL) of everything that the run writes; on a source by default runs/NAME"
+    )
     label_space: AnySpace | None = Field(
         default=None,
         description="built-in name, YAML file, the space itself, a list of names for ids 1, 2, …, or from_source",
     )
-    seed: int = 0
+    seed: int = Field(
+        default=0,
+        ge=-(2**63),
+        lt=2**63,
+        description="of shuffled tiles, drawn images and chance subsets; each sample's own number comes from this "
+        "and its id",
+    )
     shard_size: int = Field(default=64, ge=1, le=2**31 - 1, description="samples per shard, the unit of work")
     workers: int = Field(default=1, ge=1, le=1024, description="shards in work at once")
+    crf_workers: int | None = Field(
+        default=None, ge=1, le=1024, description="processes for dense CRFs; none = one, beside a GPU one a core"
+    )
     source: SourceConfig | None = Field(default=None, description="pairs that exist: where to ingest them from")
     generate: GenerateConfig | None = Field(default=None, description="pairs to make: with what, and how many")
-    score: ScoreConfig = SdsConfig()
-    dedup: DedupConfig = DedupConfig()
-    select: SelectConfig = SelectConfig()
+    score: ScoreConfig = Field(default=SdsConfig(), description="how samples are scored")
+    dedup: DedupConfig = Field(default=DedupConfig(), description="how near-duplicates are searched")
+    select: SelectConfig = Field(default=SelectConfig(), description="how scores become decisions")
     downstream: DownstreamConfig | None = Field(
         default=None, description="train on what was kept, and on other subsets"
     )
-    export: tuple[ExportConfig, ...] = ()
-    report: ReportConfig = ReportConfig()
+    export: tuple[ExportConfig, ...] = Field(
+        default=(), description="formats in which the kept samples leave, each with its options"
+    )
+    report: ReportConfig = Field(default=ReportConfig(), description="what the report shows")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="what ends the run; changes no result")
+    quarantine: bool = Field(
+        default=False, description="keep the files of what ingest turns away in RUN/quarantine; changes no result"
+    )
     stages: dict[str, dict[str, Any]] = Field(default={}, description="further stages by name, each with its options")
 
     @model_serializer(mode="wrap")
     def _without_empty_stages(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs without further stages keep the hashes that they have always had."""
+        """Runs that leave the newer keys alone keep the hashes that they have always had."""
         dumped: dict[str, Any] = dump(self)
-        return dumped if self.stages else {key: value for key, value in dumped.items() if key != "stages"}
+        later = ("stages", "quarantine", "crf_workers")
+        return {key: value for key, value in dumped.items() if key not in later or value}
 
     @model_validator(mode="before")
     @classmethod
@@ -94,12 +113,16 @@ class RunConfig(BaseModel):
     def _a_folder(cls, run_dir: str) -> str:
         if not run_dir.strip() or not run_dir.strip().strip("/"):
             raise ValueError(f"expected a folder of its own for the run, found {run_dir!r}; name one, e.g. runs/mine")
+        if "\0" in run_dir:
+            raise ValueError("expected a path, found one with a NUL")
         return run_dir
 
     @model_validator(mode="after")
     def _sources_lie_elsewhere(self) -> "RunConfig":
         tested = None if self.downstream is None else self.downstream.test
         for key, source in (("source", self.source), ("downstream.test", tested)):
+            if source is not None and "\0" in source.root:
+                raise ValueError(f"{key}.root: expected a path, found a NUL in {source.root!r}")
             if source is not None and source.root and _inside(source.root, self.run_dir):
                 fix = "copy the data elsewhere, or name another run_dir"
                 raise ValueError(

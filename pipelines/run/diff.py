@@ -1,16 +1,20 @@
 """What two runs differ in: keys of their configs, and what became of their samples."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from maskmill.data_contracts import read_bytes, read_footer
+from maskmill.data_contracts import Relabel, read_bytes, read_footer
+from maskmill.data_contracts.sums import CHECK
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.core.ledger import build_ledger
+from maskmill.pipelines.core.review import relabels_of
+from maskmill.pipelines.core.verdicts import Verdict, honoured
 from maskmill.pipelines.report.data import Change, changes, load_tables
 from maskmill.pipelines.report.words import label
 
-ALONE = frozenset({"run_dir", "workers"})  # keys that change no sample
+ALONE = frozenset({"run_dir", "workers", CHECK})  # keys that change no sample
 SHOWN = 3
 
 
@@ -33,10 +37,13 @@ class RunDiff:
     keys: tuple[KeyChange, ...]
     counts: dict[str, tuple[int, int]]
     changes: tuple[Change, ...]
+    verdicts: tuple[str, ...] = ()  # samples on which people say another thing in the second run
+    relabelled: tuple[str, ...] = ()  # samples that leave under another class
 
     @property
     def same(self) -> bool:
-        return not self.keys and not self.changes and all(before == after for before, after in self.counts.values())
+        alike = all(before == after for before, after in self.counts.values())
+        return alike and not (self.keys or self.changes or self.verdicts or self.relabelled)
 
     def lines(self) -> Iterator[str]:
         """The difference in words."""
@@ -47,9 +54,11 @@ class RunDiff:
             if before != after:
                 yield f"{label(reason)}: {before:,} → {after:,}"
         for change in self.changes:
-            more = f" and {len(change.ids) - SHOWN} more" if len(change.ids) > SHOWN else ""
-            ids = ", ".join(sample_id[:12] for sample_id in change.ids[:SHOWN])
-            yield f"{len(change.ids):,} samples {label(change.before)} → {label(change.after)}: {ids}{more}"
+            yield f"{len(change.ids):,} samples {label(change.before)} → {label(change.after)}: {_ids(change.ids)}"
+        if self.relabelled:
+            yield f"{len(self.relabelled):,} samples under another class: {_ids(self.relabelled)}"
+        if self.verdicts:
+            yield f"{len(self.verdicts):,} samples with another verdict of people: {_ids(self.verdicts)}"
 
     def data(self) -> dict[str, Any]:
         """The same as values for JSON."""
@@ -58,6 +67,8 @@ class RunDiff:
             "keys": [asdict(change) for change in self.keys],
             "counts": {reason: list(pair) for reason, pair in self.counts.items()},
             "changes": [asdict(change) for change in self.changes],
+            "verdicts": list(self.verdicts),
+            "relabelled": list(self.relabelled),
         }
 
 
@@ -76,7 +87,24 @@ def diff_runs(first: str, second: str) -> RunDiff:
         keys=tuple(key_changes(_config(first), _config(second))),
         counts={reason: (before.get(reason, 0), after.get(reason, 0)) for reason in reasons},
         changes=tuple(changes(load_tables(second).rows, first)),
+        verdicts=_moved(*({i: _said(v) for i, v in honoured(run_dir).items()} for run_dir in (first, second))),
+        relabelled=_moved(relabels_of(first), relabels_of(second)),
     )
+
+
+def _said(verdict: Verdict) -> tuple[str, Relabel | None]:
+    """What a verdict comes to, whoever gave it and when."""
+    return verdict.verdict, verdict.relabel
+
+
+def _moved(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[str, ...]:
+    """Ids of which two tables say different things."""
+    return tuple(sorted(i for i in before.keys() | after.keys() if before.get(i) != after.get(i)))
+
+
+def _ids(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return ", ".join(sample_id[:12] for sample_id in ids[:SHOWN]) + more
 
 
 def key_changes(before: Any, after: Any, key: str = "") -> Iterator[KeyChange]:
@@ -91,7 +119,7 @@ def key_changes(before: Any, after: Any, key: str = "") -> Iterator[KeyChange]:
 
 def _config(run_dir: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(read_bytes(f"{run_dir}/config.json"))
+        found: dict[str, Any] = parse_json(read_bytes(f"{run_dir}/config.json"))
     except FileNotFoundError:
         return {}
     return found

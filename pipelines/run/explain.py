@@ -21,6 +21,8 @@ from maskmill.data_contracts import (
     read_shard,
 )
 from maskmill.pipelines.core.ledger import KEPT
+from maskmill.pipelines.core.verdicts import Verdict, honoured, read_reviewed
+from maskmill.pipelines.ingest.quarantine import quarantined
 from maskmill.pipelines.report.words import explain, label
 from maskmill.pipelines.run.config import RunConfig
 
@@ -47,9 +49,12 @@ class Explanation:
     limits: dict[str, tuple[float, float]]  # score column: lowest and highest threshold that was held against it
     duplicates: list[tuple[str, float, str, str]] = field(default_factory=list)  # id, cosine, set, what became of it
     space: LabelSpace | None = None
+    verdict: Verdict | None = None  # the last word of a person on it
+    honoured: bool = True  # whether the decision knows of it, or of its having been taken back
+    kept_files: list[str] = field(default_factory=list)  # of a sample that was turned away, in quarantine
 
     def __str__(self) -> str:
-        parts = (self._verdict(), self._scores(), self._classes(), self._duplicates(), self._source())
+        parts = (self._verdict(), self._review(), self._scores(), self._classes(), self._duplicates(), self._source())
         return "\n".join(line for part in parts for line in part)
 
     def _verdict(self) -> Iterator[str]:
@@ -65,6 +70,17 @@ class Explanation:
             yield f"  why: {found['detail']}"
         if found["score"] is not None and found["threshold"] is not None:
             yield f"  decided by {found['score']:.3g}, held against {found['threshold']:.3g}"
+
+    def _review(self) -> Iterator[str]:
+        found = self.verdict
+        if found is not None:
+            deed = {"none": "a note", "relabel": f"relabel to {found.to_class}"}.get(found.verdict, found.verdict)
+            which = "" if found.from_class_id is None else f", what was {self._name(found.from_class_id)}"
+            yield f"  review: {deed}{which}, {found.words}"
+        if not self.honoured:
+            yield "  review: said since the decision; the next run honours it"
+        if self.decision and self.decision["relabel_to"] is not None:
+            yield f"  exported as {self._name(self.decision['relabel_to'])}: its mask's ids are mapped on the way out"
 
     def _scores(self) -> Iterator[str]:
         found = self.scores
@@ -109,6 +125,7 @@ class Explanation:
         if self.sample is None:
             if self.decision and self.decision["source_path"]:
                 yield f"  source: {self.decision['source_path']}"
+            yield from (f"  its file as given: {path}" for path in self.kept_files)
             return
         made = self.sample["provenance"]
         yield f"  source: {made['source']} {made['source_path'] or ''}, in samples/{self.sample['shard']}"
@@ -132,14 +149,20 @@ def explain_sample(run_dir: str, asked: str, config: RunConfig | None = None) ->
     decided = read_table([f"{run_dir}/decisions.parquet"], DECISION)
     turned_away = read_table(list_shards(f"{run_dir}/rejects"), DECISION)
     pairs = read_table([f"{run_dir}/neighbours.parquet"], NEIGHBOUR)
+    reviewed = read_reviewed(run_dir)
+    said = None if reviewed is None else reviewed.verdicts.get(sample_id)
+    rejected = _row(turned_away, sample_id)
     return Explanation(
         sample_id=sample_id,
+        verdict=said,
+        honoured=said == honoured(run_dir).get(sample_id),
         sample=_row(read_table(list_shards(f"{run_dir}/samples"), SAMPLE, _COLUMNS, sample_id), sample_id),
-        decision=_row(decided, sample_id) or _row(turned_away, sample_id),
+        decision=_row(decided, sample_id) or rejected,
         scores=_row(read_table(list_shards(f"{run_dir}/scores"), SCORE, _SCORES, sample_id), sample_id),
         limits=_limits(decided, config),
         duplicates=_duplicates(pairs, sample_id, decided),
         space=None if config is None else config.space,
+        kept_files=[] if rejected is None else quarantined(run_dir, rejected["reason"], sample_id),
     )
 
 

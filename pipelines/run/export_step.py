@@ -6,14 +6,13 @@ from maskmill.data_contracts.secrets import published
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.export.base import Exporter
 from maskmill.pipelines.export.runner import (
-    ExportUnit,
     RunJson,
     export_shard,
-    export_units,
     finish_export,
     why_export,
     why_finish,
 )
+from maskmill.pipelines.export.units import ExportUnit, export_units
 from maskmill.pipelines.run.config import RunConfig
 
 

@@ -3,6 +3,7 @@
 import json
 
 from maskmill.data_contracts import SCORE, content_id, list_shards, read_bytes, read_footer, read_shard, write_bytes
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.report.alarms import FIT
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.stages.score import open_scorer
@@ -39,6 +40,6 @@ def note_fit(config: RunConfig) -> None:
 
 def _stamp(path: str) -> str:
     try:
-        return str(json.loads(read_bytes(path)).get("stamp"))
+        return str(parse_json(read_bytes(path)).get("stamp"))
     except (FileNotFoundError, ValueError):
         return ""

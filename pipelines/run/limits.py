@@ -1,11 +1,13 @@
 """Limits that end a run loudly instead of publishing what is left."""
 
 from collections import Counter
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from maskmill.data_contracts import Reason, list_shards, read_footer
 
+ROOM = 1 << 30
 ORIGINS = frozenset({"ingest", "generate"})  # the steps after which rejects are counted
 
 
@@ -17,6 +19,15 @@ class LimitsConfig(BaseModel):
     rejected: float | None = Field(
         default=None, ge=0, le=1, description="share of samples that may be turned away on the way in; more end the run"
     )
+    quarantine_bytes: int = Field(
+        default=ROOM, ge=0, description="bytes that `quarantine` may hold; what does not fit is named and not kept"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs that leave the newer keys alone keep the hashes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        return {key: value for key, value in dumped.items() if key != "quarantine_bytes" or value != ROOM}
 
 
 class LimitError(Exception):

@@ -1,11 +1,23 @@
 """The manifest of a run: what is in it, made from what, under which licences."""
 
+from maskmill.curation.sds import SdsConfig
 from maskmill.data_contracts import Manifest, ShardEntry, config_hash, list_shards, package_versions, read_footer
-from maskmill.data_contracts.secrets import public, published
+from maskmill.data_contracts.secrets import portable, public, published
 from maskmill.pipelines.core.ledger import Ledger
 from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.run.steps import steps_of
 from maskmill.pipelines.run.sums import sums_of_run
+
+
+def _crf(config: RunConfig) -> dict[str, str]:
+    """Which dense CRF refined CLIP's masks; none where no score used one."""
+    score = config.score
+    if isinstance(score, SdsConfig) and score.refine in ("crf", "mean_field"):
+        return {"dense CRF": score.crf_in_use.backend}
+    return {}
+
+
+NOT_TOLD = {"run_dir", "workers", "crf_workers", "limits", "quarantine"}  # keys that change nothing in the data
 
 
 def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
@@ -29,9 +41,9 @@ def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:
         class_counts=ledger.class_counts(config.space),
         shards=entries,
         label_space=config.space.name,
-        config=(settings := published(config, exclude={"run_dir", "workers", "limits"})),
+        config=(settings := portable(published(config, exclude=NOT_TOLD))),
         config_hash=config_hash(settings),
-        versions=package_versions(),
+        versions=package_versions() | _crf(config),
         licences=ledger.licences,
         files=sums_of_run(config.run_dir),
         lineage=lineage,

@@ -1,12 +1,13 @@
 """What a run would do now, step by step, without doing it: nothing is written, fetched or loaded."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from maskmill.data_contracts import read_bytes
 from maskmill.data_contracts.secrets import published
+from maskmill.data_contracts.texts import parse_json
+from maskmill.pipelines.core.index import recall_footers
 from maskmill.pipelines.core.step import NOTHING, Again, ShardStep
 from maskmill.pipelines.run.checks import foresee, named_space
 from maskmill.pipelines.run.config import RunConfig
@@ -17,6 +18,8 @@ from maskmill.pipelines.run.timings import StepTime, known_times
 SHAPED_BY = {  # step: the sections of the config that it depends on
     "generate": ("generate", "label_space", "seed", "shard_size"),
     "ingest": ("source", "label_space", "shard_size"),
+    "study": ("score", "label_space", "seed"),
+    "learn": ("score", "label_space", "seed"),
     "score": ("score", "label_space", "seed"),
     "dedup": ("dedup",),
     "select": ("select", "label_space"),
@@ -46,7 +49,7 @@ class PlanLine:
     def words(self) -> str:
         """The reasons as one line."""
         counted = self.waits_for is None and self.units > 0
-        reasons = [f"{number}× {reason}" if counted else reason for reason, number in self.why.items()]
+        reasons = [f"{number}× {why}" if counted and self.units > 1 else why for why, number in self.why.items()]
         notes = [f"{number}× {note}" for note, number in self.notes.items()]
         return "; ".join([*(reasons or ["all done"]), *self.changed, *notes])
 
@@ -58,6 +61,7 @@ def plan(config: RunConfig, again: Again = NOTHING) -> list[PlanLine]:
         ConfigError: no label space, or masks that do not fit it.
     """
     named_space(config)
+    recall_footers(config.run_dir)
     changes = list(_changes(config))
     times, _ = known_times(config.run_dir)
     lines: list[PlanLine] = []
@@ -100,8 +104,29 @@ def _not_here(config: RunConfig, name: str) -> str | None:
         return None
     from maskmill.generators.loading import local_model
 
-    model = config.generate.generator.model
-    return None if local_model(model) is not None else f"not done yet; {model} is fetched when the run starts"
+    masks = config.generate.from_masks
+    models = [config.generate.generator.model] if masks is None else [masks.control.model, masks.control.controlnet]
+    if missing := [model for model in models if local_model(model) is None]:
+        be = "is" if len(missing) == 1 else "are"
+        return f"not done yet; {' and '.join(missing)} {be} fetched when the run starts"
+    if masks is not None and masks.filter is not None:
+        from maskmill.pipelines.stages.freemask import is_judged
+
+        if not is_judged(masks.filter, masks.samples, config.space, f"{config.run_dir}/freemask.json"):
+            return "not done yet; filter.artifact looks at the real pairs first"
+    return None
+
+
+def resources(config: RunConfig) -> str | None:
+    """What the generator wants of memory and disk, in words; None where nothing is generated, or nobody counted it."""
+    if config.generate is None or config.generate.from_masks is not None:
+        return None
+    from maskmill.generators.loading import local_model
+    from maskmill.generators.needs import needs_of
+
+    generator = config.generate.generator
+    found = needs_of(generator, local_model(generator.model))
+    return None if found is None else f"{generator.model} wants {found.words}"
 
 
 def _whole(time: StepTime | None) -> float | None:
@@ -111,7 +136,7 @@ def _whole(time: StepTime | None) -> float | None:
 def _changes(config: RunConfig) -> Iterator[KeyChange]:
     """Keys that differ from the config that the run folder was made with."""
     try:
-        before = json.loads(read_bytes(f"{config.run_dir}/config.json"))
+        before = parse_json(read_bytes(f"{config.run_dir}/config.json"))
     except (FileNotFoundError, ValueError):
         return iter(())
     return key_changes(before, published(config))

@@ -28,6 +28,5 @@ class ReportStep:
             return Outcome("skipped")
         config = self._config
         note_fit(config)
-        run_config = published(config)
-        write_report(config.run_dir, config.report, config.space, run_config=run_config, title=config.name, timings=[])
+        write_report(config.run_dir, config.report, config.space, run_config=published(config), title=config.name)
         return Outcome("written")

@@ -9,11 +9,18 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import fsspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from maskmill.data_contracts import (
     DECISION,
+    FOR_HASH,
     PROMPT,
     SAMPLE,
     LabelSpace,
@@ -22,11 +29,15 @@ from maskmill.data_contracts import (
     list_shards,
     read_bytes,
     read_shard,
+    remove_file,
     write_bytes,
 )
-from maskmill.generators.config import GeneratorConfig
+from maskmill.data_contracts.texts import parse_json
+from maskmill.generators.config import GeneratorConfig, settings_for_hash
 from maskmill.generators.prompts import PromptConfig, prompts_from_classes
 from maskmill.generators.quota import HardClass, Outcome, QuotaState, hard_classes, next_round, outcomes_of, tally
+from maskmill.pipelines.run.captions import caption_prompts
+from maskmill.pipelines.stages.from_masks import RunFromMasks
 
 
 class GenerateConfig(BaseModel):
@@ -38,11 +49,33 @@ class GenerateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    generator: GeneratorConfig = GeneratorConfig()
-    prompts: PromptConfig = PromptConfig()
+    generator: GeneratorConfig = Field(default=GeneratorConfig(), description="what draws the images")
+    prompts: PromptConfig = Field(default=PromptConfig(), description="what prompts may say")
+    from_masks: RunFromMasks | None = Field(
+        default=None, description="in place of text: images for masks that exist, drawn by a ControlNet"
+    )
+    captions: str | None = Field(
+        default=None,
+        description="file of captions in place of class prompts: a line each, or JSON rows {caption, class_prompt}",
+    )
     per_class: int = Field(default=10, ge=1, description="without quota: prompts for each class")
     quota: int | dict[str, int] | None = Field(default=None, description="kept samples of each class, or by name")
     budget: int = Field(default=20_000, ge=1, description="with quota: prompts to draw at most")
+
+    @model_validator(mode="after")
+    def _captions_are_one_round(self) -> "GenerateConfig":
+        if self.captions is not None and self.quota is not None:
+            raise ValueError("captions are drawn once, in order; quota asks for rounds of class prompts: drop one")
+        if self.from_masks is not None and (self.captions is not None or self.quota is not None):
+            raise ValueError("from_masks draws every mask `per_mask` times: drop captions and quota")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without captions or masks keep the hashes that they have always had."""
+        dumped: dict[str, Any] = dump(self)
+        later = ("captions", "from_masks")
+        return {key: value for key, value in dumped.items() if key not in later or value is not None}
 
     def quotas(self, space: LabelSpace) -> dict[int, int]:
         """Quota by class id.
@@ -68,7 +101,8 @@ class Rounds:
         self._space = space
         self._seed = seed
         self._per_shard = per_shard
-        settings = config.model_dump(mode="json", exclude={"quota", "budget"})
+        settings = config.model_dump(mode="json", exclude={"quota", "budget"}, context=FOR_HASH)
+        settings["generator"] = settings_for_hash(settings["generator"])
         self._stamp = config_hash({"generate": settings, "seed": seed, "per_shard": per_shard, "rest": stamp})
 
     def open(self) -> bool:
@@ -82,9 +116,8 @@ class Rounds:
         if not rows:
             return False
         paths = write_prompts(self._folder("prompts"), rows, self._per_shard, first_shard=shards)
-        fs, _ = fsspec.core.url_to_fs(self._run_dir)
         for path in list_shards(self._folder("prompts"))[shards + len(paths) :]:
-            fs.rm_file(path)  # of rounds that were planned under other settings
+            remove_file(path)  # of rounds that were planned under other settings
         return True
 
     def close(self) -> None:
@@ -113,6 +146,8 @@ class Rounds:
             return next_round(state, quotas, config.budget, self._seed, self._space, config.prompts)
         if finished:
             return []
+        if config.captions is not None:
+            return caption_prompts(config.captions, self._space, config.prompts, self._seed)
         return prompts_from_classes(self._space, config.prompts, config.per_class, self._seed)
 
     def _finished(self) -> tuple[int, QuotaState, int]:
@@ -127,7 +162,7 @@ class Rounds:
 
     def _read(self, number: int) -> dict[str, Any] | None:
         try:
-            record: dict[str, Any] = json.loads(read_bytes(self._record(number)))
+            record: dict[str, Any] = parse_json(read_bytes(self._record(number)))
         except FileNotFoundError:
             return None
         return record if record["stamp"] == self._stamp else None
@@ -142,7 +177,7 @@ class Rounds:
         found = []
         for path in list_shards(self._folder("samples")):
             for row in read_shard(path, SAMPLE, ["sample_id", "class_ids", "provenance"]).to_pylist():
-                extra = json.loads(row["provenance"]["extra"])
+                extra = parse_json(row["provenance"]["extra"])
                 found.append((extra["prompt_id"], row["sample_id"], row["class_ids"]))
         return found
 

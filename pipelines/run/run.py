@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import yaml
 
 from maskmill.data_contracts import (
+    FOR_HASH,
     DamagedError,
     config_hash,
     list_shards,
@@ -21,13 +22,17 @@ from maskmill.data_contracts import (
     where_writable,
     write_if_changed,
 )
-from maskmill.pipelines.core.ledger import Ledger, build_ledger
+from maskmill.pipelines.core.index import note_footers, recall_footers
+from maskmill.pipelines.core.ledger import Ledger, build_ledger, keep_ledger
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import save_settings
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome, ShardStep, Step
 from maskmill.pipelines.core.touched import close
+from maskmill.pipelines.ingest.quarantine import sweep_quarantine
+from maskmill.pipelines.ingest.unchanged import note_listing
 from maskmill.pipelines.report.alarms import Alarm, alarms_of
 from maskmill.pipelines.report.data import load_tables
+from maskmill.pipelines.run.bare import timed
 from maskmill.pipelines.run.checks import check_start, foresee
 from maskmill.pipelines.run.config import FROM_SOURCE, RunConfig
 from maskmill.pipelines.run.fit import note_fit
@@ -37,7 +42,7 @@ from maskmill.pipelines.run.plan import PlanLine as PlanLine
 from maskmill.pipelines.run.plan import plan as plan
 from maskmill.pipelines.run.rounds import Rounds
 from maskmill.pipelines.run.steps import STEPS, check_step, open_step, steps_of
-from maskmill.pipelines.run.timings import StepTime, note_times
+from maskmill.pipelines.run.timings import note_times
 
 logger = logging.getLogger("maskmill")
 
@@ -70,11 +75,12 @@ Progress = Callable[[str, int, int, Outcome], None]  # step, units done, units i
 
 
 def passes(config: RunConfig) -> Iterator[tuple[str, ...]]:
-    """Steps to do, pass by pass: once for pairs that exist; round after round, then the rest, for pairs that are made.
+    """Steps to do, pass by pass: once for pairs that exist or are drawn from masks; round after round, then the rest,
+    for pairs that are made from text.
 
     Do the steps of a pass before you ask for the next one: it is planned from what came out.
     """
-    if config.generate is None:
+    if config.generate is None or config.generate.from_masks is not None:
         yield steps_of(config)
         return
     steps = steps_of(config)
@@ -93,7 +99,7 @@ def rounds_of(config: RunConfig) -> Rounds:
     """
     if config.generate is None:
         raise ValueError(f"{config.name}: this run ingests its pairs; it has no generation rounds")
-    judged = config.model_dump(mode="json", include={"score", "dedup", "select", "label_space"})
+    judged = config.model_dump(mode="json", include={"score", "dedup", "select", "label_space"}, context=FOR_HASH)
     args = (config.generate, config.run_dir, config.space, config.seed, config.shard_size)
     return Rounds(*args, stamp=config_hash(judged))
 
@@ -113,6 +119,7 @@ def run(
     if until is not None:
         check_step(config, until)
     with lock(config.run_dir):
+        recall_footers(config.run_dir)
         check_start(config, again.replace)
         open_run(config)
         try:
@@ -128,7 +135,7 @@ def _work(config: RunConfig, until: str | None, progress: Progress | None, again
         done = run_step(config, name, progress, again)
         reports.append(done)
         # At once, not at the end: the report shows the times of the steps before it.
-        note_times(config.run_dir, [StepTime(name, round(done.seconds, 3), done.written, sum(done.counts.values()))])
+        note_times(config.run_dir, [timed(config, name, done.seconds, done.written, sum(done.counts.values()))])
         if name in ORIGINS:
             _within_limits(config)
         if name == until:
@@ -194,14 +201,18 @@ def finish(config: RunConfig) -> Ledger:
     """
     with where_writable():
         note_fit(config)
+        sweep_quarantine(config.run_dir)
     ledger = build_ledger(config.run_dir)
     with where_writable():
         ledger.write(f"{config.run_dir}/ledger.json")
         manifest_of(config, ledger).write(f"{config.run_dir}/manifest.json")
-    folders = ("samples", "rejects", "scores", "downstream/test/samples", "downstream/test/rejects")
+    folders = ("samples", "rejects", "study", "scores", "downstream/test/samples", "downstream/test/rejects")
     shards = [path for folder in folders for path in list_shards(f"{config.run_dir}/{folder}")]
-    tables = [f"{config.run_dir}/{name}.parquet" for name in ("neighbours", "decisions")]
+    tables = [f"{config.run_dir}/{name}.parquet" for name in ("learnt", "neighbours", "decisions", "verdicts")]
     close([*shards, *tables], f"{config.run_dir}/manifest.json")
+    keep_ledger(config.run_dir)
+    note_footers(config.run_dir)
+    note_listing(config.run_dir)
     return ledger
 
 

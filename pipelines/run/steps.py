@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from maskmill.pipelines.core.further import RunPlace, StageModule
-from maskmill.pipelines.core.settings import ConfigError, explain_errors
+from maskmill.pipelines.core.settings import ConfigError, check_inner
 from maskmill.pipelines.core.step import NOTHING, Again, ShardStep, Step
 from maskmill.pipelines.run.config import RunConfig
 
@@ -17,26 +17,52 @@ from maskmill.pipelines.run.config import RunConfig
 
 def _generate(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.generate import generate_stage, generate_units
+    from maskmill.pipelines.stages.generate_from_masks import from_masks_stage, generate_from_masks_units
 
     assert config.generate is not None
+    if (masks := config.generate.from_masks) is not None:
+        units = generate_from_masks_units(config.run_dir, masks.samples)
+        return ShardStep(
+            from_masks_stage(masks, config.space, config.seed, config.run_dir), units, config.run_dir, again
+        )
     stage = generate_stage(config.generate.generator, config.space, config.seed)
     return ShardStep(stage, generate_units(config.run_dir), config.run_dir, again)
 
 
 def _ingest(config: RunConfig, again: Again) -> Step:
-    from maskmill.pipelines.ingest.stage import ingest_stage, ingest_units, settled_units
+    from maskmill.pipelines.ingest.quarantine import Quarantine
+    from maskmill.pipelines.ingest.stage import ingest_stage
+    from maskmill.pipelines.ingest.unchanged import units_of
 
     assert config.source is not None
-    stage, place = ingest_stage(config.source, config.space), (config.run_dir, config.shard_size)
-    units = ingest_units(config.source, *place)
-    return ShardStep(stage, settled_units(stage, units, config.source, *place), config.run_dir, again)
+    room = Quarantine(config.run_dir, config.limits.quarantine_bytes) if config.quarantine else None
+    stage = ingest_stage(config.source, config.space, quarantine=room)
+    units = units_of(stage, config.source, config.run_dir, config.shard_size, fresh=again.recheck)
+    return ShardStep(stage, units, config.run_dir, again)
+
+
+def _study(config: RunConfig, again: Again) -> Step:
+    from maskmill.pipelines.stages.score import study_stage, study_units
+
+    stage = study_stage(config.score, config.space, config.seed)
+    return ShardStep(stage, study_units(config.run_dir), config.run_dir, again)
+
+
+def _learn(config: RunConfig, again: Again) -> Step:
+    from maskmill.pipelines.stages.score import learn_stage, learn_units
+
+    stage = learn_stage(config.score, config.space, config.seed)
+    return ShardStep(stage, learn_units(config.run_dir), config.run_dir, again)
 
 
 def _score(config: RunConfig, again: Again) -> Step:
     from maskmill.pipelines.stages.score import score_stage, score_units
 
     return ShardStep(
-        score_stage(config.score, config.space, config.seed), score_units(config.run_dir), config.run_dir, again
+        score_stage(config.score, config.space, config.seed, config.crf_workers),
+        score_units(config.run_dir, config.score.learns),
+        config.run_dir,
+        again,
     )
 
 
@@ -47,9 +73,9 @@ def _dedup(config: RunConfig, again: Again) -> Step:
 
 
 def _select(config: RunConfig, again: Again) -> Step:
-    from maskmill.pipelines.stages.select import select_stage, select_units
+    from maskmill.pipelines.run.select_step import SelectStep
 
-    return ShardStep(select_stage(config.select, config.space), select_units(config.run_dir), config.run_dir, again)
+    return SelectStep(config, again)
 
 
 def _downstream_data(config: RunConfig, again: Again) -> Step:
@@ -105,6 +131,8 @@ STEPS: dict[str, Row] = {
         "Read the source into Sample shards; bad samples are recorded with their reasons, the rest goes on.",
         wanted=lambda config: config.source is not None,
     ),
+    "study": Row(_study, wanted=lambda config: config.score.learns, every_round=True, model=True),
+    "learn": Row(_learn, wanted=lambda config: config.score.learns, every_round=True),
     "score": Row(
         _score,
         "Score every sample with SDS (image: PCS, annotation: ASF); store scores and embedding. Runs `ingest` first.",
@@ -175,7 +203,4 @@ def _module(name: str) -> StageModule:
 
 
 def _options(config: RunConfig, name: str) -> BaseModel:
-    try:
-        return _module(name).Config.model_validate(config.stages[name])
-    except ValidationError as error:
-        raise ConfigError(f"stages.{name}: these options cannot be used:\n{explain_errors(error)}") from error
+    return check_inner(config.stages[name], _module(name).Config, f"stages.{name}", f"stage {name}")

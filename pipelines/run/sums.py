@@ -10,8 +10,11 @@ from maskmill.data_contracts import TEMPORARY, Manifest, file_hash
 from maskmill.pipelines.core.touched import is_touched
 from maskmill.pipelines.export.markers import MARKERS
 
-# Logs and caches, and what carries its own hash: the config names its folder, the manifest is what holds these.
-OWN = frozenset({"config.json", "manifest.json", ".lock", "metrics.jsonl", "timings.json"})
+# Logs and caches, and what carries its own hash: the config names its folder, the manifest is what holds these; the
+# journal of verdicts grows between runs.
+OWN = frozenset({"config.json", "manifest.json", ".lock", "metrics.jsonl", "timings.json", "verdicts.jsonl"})
+CARRIED = {"report/index.html"}  # carry their own hash, and show times: the manifest only says that they are there
+THERE = "carries its own"  # in place of such a file's hash
 CACHES = frozenset({"cache", "quarantine"})
 
 
@@ -45,6 +48,9 @@ def sums_of_run(folder: str) -> dict[str, str]:
     local = isinstance(fsspec.core.url_to_fs(folder)[0], LocalFileSystem)
     sums = {}
     for path in loose_files(folder):
+        if path in CARRIED:
+            sums[path] = THERE
+            continue
         keep = path in known and local and not is_touched(f"{folder}/{path}", manifest)
         sums[path] = known[path] if keep else file_hash(f"{folder}/{path}")
     return sums

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import fsspec
 
 from maskmill.data_contracts import read_bytes, where_writable, write_bytes
+from maskmill.data_contracts.texts import parse_json
 
 FILE = "timings.json"
 
@@ -19,6 +20,18 @@ class StepTime:
     seconds: float
     units: int
     rows: int = 0
+    device: str = ""
+    bare: float | None = None  # images a second of the model alone
+
+    @property
+    def rate(self) -> float | None:
+        """Samples a second."""
+        return self.rows / self.seconds if self.rows and self.seconds > 0 else None
+
+    @property
+    def share(self) -> float | None:
+        """Its rate as a share of the bare model's."""
+        return self.rate / self.bare if self.rate and self.bare else None
 
     @property
     def per_unit(self) -> float:
@@ -28,7 +41,7 @@ class StepTime:
 def read_times(run_dir: str) -> dict[str, StepTime]:
     """Stored times by step; empty where there are none, or none that can be read."""
     try:
-        found = json.loads(read_bytes(f"{run_dir}/{FILE}"))
+        found = parse_json(read_bytes(f"{run_dir}/{FILE}"))
         fields = StepTime.__dataclass_fields__
         times = [StepTime(**{name: one[name] for name in fields if name in one}) for one in found]
     except (OSError, ValueError, TypeError):

@@ -4,11 +4,13 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from maskmill.data_contracts import Manifest, is_sealed, read_bytes, read_footer, shard_fault
-from maskmill.data_contracts.sums import carries_check, json_fault, sum_fault
+from maskmill.data_contracts import Manifest, content_id, is_sealed, read_bytes, read_footer, shard_fault
+from maskmill.data_contracts.sums import LIST, carries_check, json_fault, read_list, sum_fault
+from maskmill.pipelines.core.verdicts import JOURNAL, journal_fault
 from maskmill.pipelines.export.markers import MARKERS, marker_fault, marker_path, read_marker
+from maskmill.pipelines.export.push import RECORD, pushed_to
 from maskmill.pipelines.report.write import report_fault
-from maskmill.pipelines.run.sums import CACHES, files_of
+from maskmill.pipelines.run.sums import CACHES, THERE, files_of
 from maskmill.pipelines.stages.evaluate import evaluation_fault
 from maskmill.trainers.engine.artifact import artifact_fault
 
@@ -42,10 +44,10 @@ Checked = dict[str, str | None]  # path -> what is wrong; None: whole
 
 
 def verify(folder: str) -> Verification:
-    """Look at every file of a run folder, an export, a folder of shards, or an artefact.
+    """Look at every file of a run folder, an export, a folder of shards, or an artifact.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing of maskmill's is there.
     """
     folder = folder.rstrip("/")
     paths = [path for path in files_of(folder) if path.split("/")[-1] not in LOGS and not _is_cache(path)]
@@ -60,8 +62,12 @@ def verify(folder: str) -> Verification:
         checked[path] = shard_fault(f"{folder}/{path}")
         if checked[path] is None and not is_sealed(f"{folder}/{path}"):
             unsealed.add(path)
+    checked |= _lists(folder, there)
+    checked |= _pushed(folder, there)
     checked |= _documents(folder, [path for path in paths if path not in checked])
     checked |= _listed(folder, there, checked)
+    if not checked:
+        raise FileNotFoundError(f"{folder}: expected a run, an export, shards or an artifact, found other files alone")
     return _sorted(paths, checked, unsealed)
 
 
@@ -99,8 +105,38 @@ def _export(folder: str, root: str, there: set[str]) -> Checked:
     return checked
 
 
+def _lists(folder: str, there: set[str]) -> Checked:
+    """Files that a list beside them names, and the lists."""
+    checked: Checked = {}
+    for path in sorted(p for p in there if posixpath.basename(p) == LIST):
+        if not carries_check(data := read_bytes(f"{folder}/{path}")):
+            continue  # somebody else's
+        checked[path] = json_fault(data)
+        home = posixpath.dirname(path)
+        for name, wanted in read_list(posixpath.join(folder, home)).items():
+            checked[posixpath.join(home, name)] = sum_fault(posixpath.join(folder, home, name), wanted)
+    return checked
+
+
+def _pushed(folder: str, there: set[str]) -> Checked:
+    """Files that a push brought here, and its record."""
+    if RECORD not in there:
+        return {}
+    checked: Checked = {}
+    if carries_check(data := read_bytes(f"{folder}/{RECORD}")):
+        checked[RECORD] = json_fault(data)
+    for name, wanted in pushed_to(folder).items():
+        try:
+            same = content_id(read_bytes(f"{folder}/{name}")) == wanted
+        except FileNotFoundError:
+            checked[name] = "gone"
+        else:
+            checked[name] = None if same else "another content than was pushed"
+    return checked
+
+
 def _documents(folder: str, paths: list[str]) -> Checked:
-    """Files that carry their own hash: configs, manifests, reports, artefacts, evaluations."""
+    """Files that carry their own hash: configs, manifests, reports, artifacts, evaluations."""
     checked: Checked = {}
     for path in paths:
         place = f"{folder}/{path}"
@@ -108,6 +144,8 @@ def _documents(folder: str, paths: list[str]) -> Checked:
             checked[path] = json_fault(data)
         elif path.endswith("report/index.html"):
             checked[path] = report_fault(read_bytes(place))
+        elif path == JOURNAL:
+            checked[path] = journal_fault(read_bytes(place))
     for path in [p for p in paths if p.endswith("model.safetensors")]:
         for name, found in _parts(path, artifact_fault(posixpath.dirname(f"{folder}/{path}"))).items():
             checked[name] = found
@@ -131,7 +169,8 @@ def _listed(folder: str, there: set[str], checked: Checked) -> Checked:
     manifest = Manifest.read(f"{folder}/manifest.json")
     found: Checked = {}
     for path, wanted in manifest.files.items():
-        found[path] = checked.get(path) or sum_fault(f"{folder}/{path}", wanted)
+        own = wanted == THERE
+        found[path] = checked.get(path, "gone") if own else checked.get(path) or sum_fault(f"{folder}/{path}", wanted)
     if any(path.startswith("samples/") for path in there) or not manifest.files:
         found |= dict(_moved(folder, manifest, checked))
     return found

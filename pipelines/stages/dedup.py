@@ -3,12 +3,14 @@ sets.
 """
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskmill.curation.dedup import DedupConfig, dedup_backend, leakage, neighbours
+from maskmill.curation.dedup.room import room_for
 from maskmill.data_contracts import NEIGHBOUR, SCORE, config_hash, list_shards, read_footer, read_shard
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 
@@ -50,18 +52,32 @@ def _search(unit: Unit, config: DedupConfig) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _embeddings(shards: tuple[str, ...]) -> tuple[list[str], NDArray[np.float32]]:
-    """Ids and unit vectors float32 (N, D) of all rows that have one."""
-    ids: list[str] = []
-    parts = []
+def _embeddings(shards: tuple[str, ...]) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+    """Ids of all rows that have an embedding, ascending and each once, and their unit vectors float32 (N, D). The
+    shards are read twice, one at a time: each vector goes to its place at once, and none is in memory twice.
+    """
+    ids = [table.column("sample_id").to_numpy() for table in _embedded(shards)]
+    names, first = np.unique(np.concatenate([np.empty(0, object), *ids]), return_index=True)
+    place = np.full(sum(map(len, ids)), -1)
+    place[first] = np.arange(len(names))
+    vectors, start = np.empty((0, 1), np.float32), 0
+    for table in _embedded(shards):
+        flat = table.column("embedding").combine_chunks().flatten().to_numpy()
+        rows, found = place[start : start + table.num_rows], flat.reshape(table.num_rows, -1)
+        if start == 0:
+            vectors = room_for(len(names), found.shape[1])
+        vectors[rows[rows >= 0]] = found[rows >= 0]
+        start += table.num_rows
+    return names, vectors
+
+
+def _embedded(shards: tuple[str, ...]) -> Iterator[pa.Table]:
+    """Ids and embeddings of each shard that has some."""
     for path in shards:
         table = read_shard(path, SCORE, ["sample_id", "embedding"])
         table = table.filter(table.column("embedding").is_valid())
         if table.num_rows:
-            ids.extend(table.column("sample_id").to_pylist())
-            flat = table.column("embedding").combine_chunks().flatten().to_numpy()
-            parts.append(flat.reshape(table.num_rows, -1))
-    return ids, np.concatenate(parts) if parts else np.empty((0, 1), dtype=np.float32)
+            yield table
 
 
 def _contents(folder: str) -> list[str]:

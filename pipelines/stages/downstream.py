@@ -26,9 +26,12 @@ class DownstreamConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trainer: str = "supervised"
+    trainer: str = Field(default="supervised", description="name of the trainer")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the trainer: steps, batch, augment …")
-    subsets: tuple[Subset, ...] = ("kept", "random")
+    subsets: tuple[Subset, ...] = Field(
+        default=("kept", "random"),
+        description="what is trained on: kept (what selection kept), random (as many at random), all",
+    )
     test: SourceConfig = Field(description="pairs with true masks, ingested into RUN/downstream/test")
     overlays: int = Field(default=8, ge=0, description="test samples on the sheet of overlays")
 
@@ -78,6 +81,14 @@ def subset_ids(subset: Subset, kept: dict[str, bool], seed: int) -> set[str]:
     if subset == "all":
         return set(kept)
     return set(sorted(kept, key=lambda i: sample_seed(seed, i, "random subset"))[:number])
+
+
+def subset_metrics(run_dir: str, subset: str) -> dict[str, Any]:
+    """What the segmenter of a subset reached on the test set; {} where there is none."""
+    try:
+        return dict(read_json(f"{run_dir}/downstream/{subset}/evaluation/metrics.json"))
+    except FileNotFoundError:
+        return {}
 
 
 def downstream_results(run_dir: str) -> list[SubsetResult]:

@@ -1,17 +1,17 @@
-"""Metrics of a trained artefact on whole volumes: slices are predicted, stacked and compared in three dimensions."""
+"""Metrics of a trained artifact on whole volumes: slices are predicted, stacked and compared in three dimensions."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from maskmill.data_contracts import SAMPLE, Uint8Array, decode_image, decode_mask, list_shards, read_shard
+from maskmill.data_contracts.texts import parse_json
 from maskmill.trainers.engine import SegmentationPredictor, read_info
-from maskmill.trainers.engine.volume_metrics import Convention, VolumeMetrics
+from maskmill.trainers.engine.volume_metrics import Convention, Empty, VolumeMetrics
 from maskmill.trainers.registry import load_artifact
 
 COLUMNS = ["sample_id", "image", "mask", "group", "index", "spacing", "provenance"]
@@ -23,12 +23,29 @@ class VolumesConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    artifact: str
-    samples: str  # folder of SAMPLE shards
-    groups: tuple[str, ...] | None = None
-    convention: Convention = "monai"
-    one_organ: bool = False  # of a scan's foreground, all classes together, only the largest connected blob counts
-    device: str = "auto"
+    artifact: str = Field(description="folder of the trained artifact")
+    samples: str = Field(description="folder of SAMPLE shards")
+    groups: tuple[str, ...] | None = Field(
+        default=None, description="groups (patients) to evaluate on; null = every group that has masks"
+    )
+    convention: Convention = Field(
+        default="monai",
+        description="monai: distances in mm, the larger of both directed percentiles; medpy: pooled percentile, "
+        "one-way mean; published tables are medpy with voxels: true and empty: zero",
+    )
+    voxels: bool = Field(
+        default=False, description="distances in voxels, whatever the spacing, as in published tables of ACDC"
+    )
+    empty: Empty = Field(
+        default="left_out",
+        description="a class that is not predicted: left_out of the distances and counted as missed, or zero in all "
+        "measures, as in published tables",
+    )
+    one_organ: bool = Field(
+        default=False,
+        description="of a scan's foreground, all classes together, only the largest connected blob counts",
+    )
+    device: str = Field(default="auto", description="auto (cuda where there is one), cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +104,7 @@ def read_volumes(samples: str, groups: Sequence[str] | None = None) -> Iterator[
 def volume_name(row: Row) -> str:
     """Name of the scan that a Sample row belongs to."""
     extra = row["provenance"]["extra"]
-    said = json.loads(extra) if extra else {}
+    said = parse_json(extra) if extra else {}
     name = said.get("volume") if isinstance(said, dict) else None
     return str(name or row["group"])
 
@@ -96,15 +113,15 @@ def evaluate_volumes(config: VolumesConfig) -> dict[str, Any]:
     """The measures of `VolumeMetrics` over all scans.
 
     Raises:
-        FileNotFoundError: no artefact or no shards.
+        FileNotFoundError: no artifact or no shards.
         ValueError: no scan with masks.
     """
     space = read_info(config.artifact).label_space
     predictor = load_artifact(config.artifact, config.device)
-    metrics = VolumeMetrics(space, config.convention)
+    metrics = VolumeMetrics(space, config.convention, config.empty)
     for volume in read_volumes(config.samples, config.groups):
         predicted = predict_volume(predictor, volume, one_organ=config.one_organ)
-        metrics.update(predicted, volume.masks, volume.spacing)
+        metrics.update(predicted, volume.masks, None if config.voxels else volume.spacing)
     if not metrics.volumes:
         raise ValueError(f"{config.samples}: expected scans with masks, found none; ingest masks with the images")
     return metrics.compute()

@@ -20,28 +20,22 @@ from maskmill.data_contracts import (
     write_shard,
 )
 from maskmill.data_contracts.shards import fingerprint
-from maskmill.generators.config import GeneratorConfig
-from maskmill.generators.loading import model_fingerprint
-from maskmill.generators.records import sample_row
-from maskmill.generators.text_to_image import (
-    Drawn,
-    Request,
-    TextToImage,
-    request_from_row,
-    text_to_image,
-)
-from maskmill.pipelines.core.stage import Stage, StageResult, Unit
+from maskmill.generators.config import GeneratorConfig, settings_for_hash
+from maskmill.generators.records import revision, sample_row
+from maskmill.generators.requests import Request, request_from_row
+from maskmill.generators.text_to_image import Drawn, TextToImage, text_to_image
+from maskmill.pipelines.core.stage import Stage, StageResult, Unit, stands
 
 VERSION = 1
 Row = dict[str, Any]
 
 
 def generate_stage(config: GeneratorConfig, space: LabelSpace, seed: int) -> Stage:
-    """The stage for one config. Its hash covers the config, the model's files, the label space and the seed."""
+    """The stage for one config. Its hash covers config, files of model and LoRAs, label space and seed."""
     hashed = config_hash(
         {
-            "config": config.model_dump(mode="json"),
-            "model": model_fingerprint(config.model),
+            "config": settings_for_hash(config.model_dump(mode="json")),
+            "model": revision(config),
             "space": space.fingerprint,
             "seed": seed,
         }
@@ -115,13 +109,16 @@ def _decision(prompt_id: str, prompt: str, problem: Problem) -> Row:
 
 
 def write_prompts(folder: str, rows: Sequence[Row], per_shard: int, first_shard: int = 0) -> list[str]:
-    """Store a prompt set as PROMPT shards of `per_shard` rows; returns their paths. Same rows, same shards."""
+    """Store a prompt set as PROMPT shards of `per_shard` rows; returns their paths. Same rows, same shards; one that is
+    there already, whole, stays.
+    """
     paths = []
     for index, start in enumerate(range(0, len(rows), per_shard), start=first_shard):
         path = f"{folder}/{shard_name(index)}"
         part = list(rows[start : start + per_shard])
         ids = tuple(str(row["sample_id"]) for row in part)
         stamp = fingerprint(PROMPT, "prompts", VERSION, "", ids)
-        write_shard(path, PROMPT.table(part), PROMPT, stage="prompts", fingerprint=stamp)
+        if not stands(path, stamp, table := PROMPT.table(part)):
+            write_shard(path, table, PROMPT, stage="prompts", fingerprint=stamp)
         paths.append(path)
     return paths

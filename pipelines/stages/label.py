@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from maskmill.data_contracts import (
     DECISION,
+    FOR_HASH,
     PSEUDO_LABEL,
     SAMPLE,
     WEAK_LABEL,
@@ -28,6 +29,7 @@ from maskmill.data_contracts import (
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
 from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import check_inner
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
 NAME = "label"
@@ -46,12 +48,12 @@ class LabelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     PRESETS: ClassVar[str] = "label"
 
-    labeler: str = "clip_cam"
+    labeler: str = Field(default="clip_cam", description="name of the labeler")
     label_space: AnySpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
     samples: str = Field(description="folder of SAMPLE shards")
     weak: str | None = Field(default=None, description="folder of WEAK_LABEL shards; samples without one are left out")
     decisions: str | None = Field(default=None, description="DECISION file; only samples that it kept are labelled")
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={}, description="options of the labeler")
 
     @property
     def space(self) -> LabelSpace:
@@ -67,9 +69,9 @@ class LabelConfig(BaseModel):
         """The settings as the labeler's own config.
 
         Raises:
-            ValueError: unknown labeler; pydantic.ValidationError: a setting that it does not have.
+            ValueError: unknown labeler; ConfigError: a setting that it does not have, or a value that does not fit.
         """
-        return get_labeler(self.labeler).Config.model_validate(self.settings)
+        return check_inner(self.settings, get_labeler(self.labeler).Config, "settings", f"labeler {self.labeler}")
 
 
 def label_units(config: LabelConfig, out_dir: str) -> list[Unit]:
@@ -110,7 +112,7 @@ def label_stage(config: LabelConfig) -> Stage:
     identity = {
         "labeler": config.labeler,
         "version": module.VERSION,
-        "options": options.model_dump(mode="json"),
+        "options": options.model_dump(mode="json", context=FOR_HASH),
         "stamps": list(module.stamps(options)),
         "space": config.space.fingerprint,
         "weak": config.weak is not None,
@@ -186,6 +188,7 @@ def _item(row: Row, hints: Row, own_tags: bool) -> LabelItem:
         scribble=None if scribble is None else decode_mask(scribble["bytes"], sample_id),
         group=row["group"],
         index=row["index"],
+        box_scores=None if hints.get("box_scores") is None else np.array(hints["box_scores"], np.float32),
     )
 
 

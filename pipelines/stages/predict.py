@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import (
     ContractError,
@@ -14,14 +16,19 @@ from maskmill.data_contracts import (
     decode_image,
     encode_image,
     encode_mask,
-    write_bytes,
 )
+from maskmill.data_contracts.sums import Listed
+from maskmill.pipelines.core.lock import working
 from maskmill.pipelines.ingest.base import Entry
 from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.folder_names import check_photos
 from maskmill.pipelines.stages.evaluate import overlay
+from maskmill.trainers.engine import PredictConfig
 from maskmill.trainers.registry import load_artifact
+from maskmill.vision.crf_options import CrfOptions
 
 BATCH = 8
+VOC_SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 @dataclass(frozen=True)
@@ -33,33 +40,58 @@ class Predicted:
     problem: str | None = None
 
 
+class PredictOptions(BaseModel):
+    """How photos reach the artifact, what follows, and how masks are laid out.
+
+    `voc_server`: masks go to OUT/results/VOC2012/Segmentation/comp6_test_cls/STEM.png, as VOC's server takes them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    predict: PredictConfig | None = Field(default=None, description="scales, flip, window; none = the artifact's own")
+    crf: CrfOptions | None = Field(default=None, description="a dense CRF after the segmenter")
+    layout: Literal["folders", "voc_server"] = Field(default="folders", description="where masks go")
+
+    @property
+    def masks(self) -> str:
+        return VOC_SERVER if self.layout == "voc_server" else "masks"
+
+
 def predict_photos(
-    artifact: str, images: str, out: str, *, device: str = "auto", progress: Callable[[int], None] | None = None
+    artifact: str,
+    images: str,
+    out: str,
+    *,
+    device: str = "auto",
+    options: PredictOptions | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Predicted]:
     """Predict every photo under `images`, in the order of their names.
 
     Writes OUT/masks/STEM.png (class ids in the space's palette), OUT/confidence/STEM.png (255 = certain),
-    OUT/overlays/STEM.png, OUT/classes.json and OUT/predictions.json. Photos that cannot be read are listed there.
+    OUT/overlays/STEM.png, OUT/classes.json, OUT/predictions.json, and their hashes in OUT/sums.json. Photos that cannot
+    be read are listed in predictions.json.
 
     Raises:
         FileNotFoundError: no artifact, or no such folder. ValueError: no photo in it, or an artifact of another kind.
+        RunLockedError: another process writes to this folder.
     """
     from maskmill.trainers.engine import read_info
 
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
+    check_photos(images)
     space = read_info(artifact).label_space
     predictor = load_artifact(artifact, device)
     entries = sorted(FolderSource(root=images, images="", masks=None).entries(), key=lambda entry: entry.key)
     if not entries:
         raise ValueError(f"{images}: expected photos, found none")
     done: list[Predicted] = []
-    for batch in _batches(iter(entries)):
-        done += _predict(predictor, artifact, batch, images, out, space)
-        if progress is not None:
-            progress(len(done))
-    write_bytes(f"{out}/classes.json", _json({c.id: c.name for c in space.classes}))
-    write_bytes(f"{out}/predictions.json", _json([vars(one) for one in done]))
+    with working(out), Listed(out) as files:
+        for batch in _batches(iter(entries)):
+            done += _predict(predictor, artifact, batch, images, files, space, options or PredictOptions())
+            if progress is not None:
+                progress(len(done))
+        files.write("classes.json", _json({c.id: c.name for c in space.classes}))
+        files.write("predictions.json", _json([vars(one) for one in done]))
     return done
 
 
@@ -69,7 +101,13 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
 
 
 def _predict(
-    predictor: Any, artifact: str, batch: list[Entry], images: str, out: str, space: LabelSpace
+    predictor: Any,
+    artifact: str,
+    batch: list[Entry],
+    images: str,
+    files: Listed,
+    space: LabelSpace,
+    options: PredictOptions,
 ) -> Iterator[Predicted]:
     source = FolderSource(root=images, images="", masks=None)
     pixels: dict[str, Uint8Array] = {}
@@ -80,31 +118,35 @@ def _predict(
             pixels[entry.key] = decode_image(source.reader().read(entry.key), entry.key)
         except ContractError as error:
             yield Predicted(entry.key, problem=str(error.problem))
-    for name, found in zip(pixels, _ask(predictor, artifact, list(pixels.values())), strict=True):
+    for name, found in zip(pixels, _ask(predictor, artifact, list(pixels.values()), options), strict=True):
         labels = found.labels
         stem = PurePosixPath(name).with_suffix("")
-        write_bytes(f"{out}/masks/{stem}.png", encode_mask(labels, space.palette))
-        write_bytes(f"{out}/confidence/{stem}.png", encode_mask(found.confidence))
-        write_bytes(f"{out}/overlays/{stem}.png", encode_image(overlay(pixels[name], labels, space)))
+        files.write(f"{options.masks}/{stem}.png", encode_mask(labels, space.palette))
+        files.write(f"confidence/{stem}.png", encode_mask(found.confidence))
+        files.write(f"overlays/{stem}.png", encode_image(overlay(pixels[name], labels, space)))
         present = (c.name for c in space.classes if (labels == c.id).any())
         yield Predicted(name, tuple(present))
 
 
-def _ask(predictor: Any, artifact: str, images: list[Uint8Array]) -> list[Any]:
+def _ask(predictor: Any, artifact: str, images: list[Uint8Array], options: PredictOptions) -> list[Any]:
     """The predictor's answers, where it gives label maps of images alone.
 
     Raises:
         ValueError: an artifact that needs more than images; says which command takes it.
     """
+    from maskmill.trainers.engine import with_crf
+
     if not images:
         return []
     try:
-        found = list(predictor.predict(images))
+        found = list(
+            predictor.predict(images) if options.predict is None else predictor.predict(images, options.predict)
+        )
     except (AttributeError, TypeError) as error:
         raise ValueError(_other_kind(artifact)) from error
     if not hasattr(found[0], "labels"):
         raise ValueError(_other_kind(artifact))
-    return found
+    return found if options.crf is None else with_crf(found, images, options.crf)
 
 
 def _other_kind(artifact: str) -> str:

@@ -1,18 +1,20 @@
-"""Train any registered trainer on contract shards; a run whose artefact is there already is skipped."""
+"""Train any registered trainer on contract shards; a run whose artifact is there already is skipped."""
 
 import logging
 import os
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.data_contracts import LabelSpace, content_id, load_label_space, sweep_temporaries, where_writable
+from maskmill.data_contracts import LabelSpace, content_id, load_label_space, sweep_tree, where_writable
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.pipelines.core.lock import lock
+from maskmill.pipelines.core.settings import check_inner
 from maskmill.pipelines.core.working import working_folder
 from maskmill.trainers.engine import DataConfig, Job, Samples, TrainerConfig
-from maskmill.trainers.registry import get_trainer
+from maskmill.trainers.registry import get_trainer, look_at
 
 logger = logging.getLogger("maskmill.train")
 
@@ -23,11 +25,15 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     PRESETS: ClassVar[str] = "train"
 
-    trainer: str = "supervised"
-    label_space: AnySpace = "voc"  # a built-in name, a YAML file, names for ids 1, 2, …, or the classes themselves
-    data: DataConfig
-    val: DataConfig | None = None  # true masks to evaluate on
-    settings: dict[str, Any] = {}
+    trainer: str = Field(default="supervised", description="name of the trainer")
+    label_space: AnySpace = Field(
+        default="voc", description="built-in name, YAML file, a list of names for ids 1, 2, …, or the space itself"
+    )
+    data: DataConfig = Field(description="samples and labels to train on")
+    val: DataConfig | None = Field(
+        default=None, description="samples with true masks to evaluate on; null = no metrics"
+    )
+    settings: dict[str, Any] = Field(default={}, description="options of the trainer")
 
     @property
     def space(self) -> LabelSpace:
@@ -37,9 +43,9 @@ class TrainConfig(BaseModel):
         """The settings as the trainer's own config.
 
         Raises:
-            ValueError: unknown trainer; pydantic.ValidationError: a setting that it does not have.
+            ValueError: unknown trainer; ConfigError: a setting that it does not have, or a value that does not fit.
         """
-        return get_trainer(self.trainer).Config.model_validate(self.settings)
+        return check_inner(self.settings, get_trainer(self.trainer).Config, "settings", f"trainer {self.trainer}")
 
 
 def plan_job(config: TrainConfig, run_dir: str, out_dir: str) -> Job:
@@ -62,10 +68,10 @@ def plan_job(config: TrainConfig, run_dir: str, out_dir: str) -> Job:
 
 
 def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
-    """Train, or skip, or go on where a killed run stopped; returns the artefact folder.
+    """Train, or skip, or go on where a killed run stopped; returns the artifact folder.
 
     `run_dir` keeps the checkpoint while training and metrics.jsonl (for a URL, in a local folder of its own); `out_dir`
-    gets config.json, model.safetensors, metrics.json and curves.png. The checkpoint goes once the artefact is complete.
+    gets config.json, model.safetensors, metrics.json and curves.png. The checkpoint goes once the artifact is complete.
 
     Raises:
         FileNotFoundError, ContractError: data that is not there or breaks its contract.
@@ -77,12 +83,15 @@ def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
     with ExitStack() as held:
         for folder in dict.fromkeys((working_folder(run_dir), out_dir)):
             held.enter_context(lock(folder, mark=False))
-            sweep_temporaries(folder)
+            sweep_tree(folder)
         job = plan_job(config, run_dir, out_dir)
         if is_finished(out_dir, job.fingerprint):
             logger.info("%s: already trained with this config on this data", out_dir)
         else:
-            get_trainer(config.trainer).train(config.trainer_config(), job)
+            settings = config.trainer_config().with_steps(len(job.data), len(job.data.groups))
+            device = settings.runtime.device
+            looked = replace(job, look=lambda artifact: look_at(artifact, job.data, device))
+            get_trainer(config.trainer).train(settings, looked)
         with where_writable(), suppress(FileNotFoundError):
             os.unlink(os.path.join(job.run_dir, "checkpoint.safetensors"))
     return out_dir

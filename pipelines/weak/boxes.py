@@ -2,28 +2,20 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maskmill.data_contracts import (
-    SAMPLE,
-    WEAK_LABEL,
-    LabelSpace,
-    content_id,
-    list_shards,
-    read_bytes,
-    read_shard,
-    write_shard,
-)
+from maskmill.data_contracts import LabelSpace, read_bytes
+from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.core.settings import explain_errors
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.voc import parse_voc_xml
+from maskmill.pipelines.weak.photos import photo_key, rows_by_photo
 
 COLUMNS = ("file", "class", "x0", "y0", "x1", "y1")
 LISTED = '[{"file": "a.jpg", "name": "dog", "box": [x0, y0, x1, y1]}, …]'
@@ -48,9 +40,11 @@ class Listed(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str | None = None
-    name: str = "object"
-    box: tuple[float, float, float, float]
+    file: str | None = Field(
+        default=None, description="path or name of the photo; may be left out where the list belongs to one clip"
+    )
+    name: str = Field(default="object", description="class of the object")
+    box: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1 in pixels; x1 and y1 are exclusive")
 
 
 Boxes = dict[str, list[Box]]  # by photo: its path without the suffix, relative to the photos' folder
@@ -92,13 +86,6 @@ def _stem(file: str) -> str:
     return str(PurePosixPath(file.replace("\\", "/")).with_suffix(""))
 
 
-def _photo(file: str | None, where: str) -> str:
-    """The key of a photo that a file names."""
-    if not file or not PurePosixPath(file.replace("\\", "/")).name:
-        raise bad_annotation(where, "the file name of a photo", repr(file), "name the photo")
-    return _stem(file)
-
-
 def _from_xml(place: Path, difficult: bool) -> Rows:
     files = sorted(place.rglob("*.xml")) if place.is_dir() else [place]
     if not files:
@@ -118,16 +105,16 @@ def _from_csv(data: bytes, where: str) -> Rows:
             raise bad_annotation(where, f"columns {header}", f"no {', '.join(sorted(missing))}", "add a header")
         for number, row in enumerate(rows, start=2):
             line = f"{where}, line {number}"
-            yield _photo(row["file"], line), [_box(row["class"], [row[name] for name in COLUMNS[2:]], line)]
+            yield photo_key(row["file"], line), [_box(row["class"], [row[name] for name in COLUMNS[2:]], line)]
     except csv.Error as error:
         raise bad_annotation(where, "a CSV file", f"{type(error).__name__}: {error}", "mend the file") from error
 
 
 def _from_json(data: bytes, where: str) -> Rows:
     try:
-        top: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _no_boxes(where, f"{type(error).__name__}: {error}") from error
+        top = parse_json(data)
+    except TextError as error:
+        raise _no_boxes(where, str(error)) from error
     return _from_list(top, where) if isinstance(top, list) else _from_coco(top, where)
 
 
@@ -140,7 +127,7 @@ def _from_list(entries: list[Any], where: str) -> Rows:
             raise bad_annotation(
                 line, f"a JSON list {LISTED}", explain_errors(error).strip(), "mend the JSON"
             ) from error
-        photo = NO_FILE if given.file is None else _photo(given.file, line)
+        photo = NO_FILE if given.file is None else photo_key(given.file, line)
         yield photo, [_box(given.name, list(given.box), line)]
 
 
@@ -157,7 +144,7 @@ def _from_coco(top: Any, where: str) -> Rows:
         if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
             raise bad_annotation(line, "a bbox [x, y, width, height]", f"{bbox}", "mend the box")
         x, y, width, height = bbox
-        yield _photo(file, line), [_box(name, [x, y, x + width, y + height], line)]
+        yield photo_key(file, line), [_box(name, [x, y, x + width, y + height], line)]
 
 
 def _no_boxes(where: str, found: str) -> Exception:
@@ -187,16 +174,9 @@ def write_box_labels(samples: str, boxes: Boxes, space: LabelSpace, out_dir: str
     Raises:
         KeyError: a class that the label space lacks; lists those that it has.
     """
-    hit = 0
-    for path in list_shards(samples):
-        rows = []
-        for sample in read_shard(path, SAMPLE, ["sample_id", "provenance"]).to_pylist():
-            own = boxes_in(boxes, str(sample["provenance"]["source_path"]))
-            values = [box.row(space.find(box.name).id) for box in own]
-            ids = sorted({int(value["class_id"]) for value in values})
-            rows.append({"sample_id": sample["sample_id"], "class_ids": ids, "boxes": values})
-            hit += bool(values)
-        stamp = content_id(space.fingerprint, json.dumps(rows, sort_keys=True))
-        target = f"{out_dir.rstrip('/')}/{Path(path).name}"
-        write_shard(target, WEAK_LABEL.table(rows), WEAK_LABEL, stage="boxes", fingerprint=stamp)
-    return hit
+
+    def hints(own: list[Box]) -> dict[str, Any]:
+        values = [box.row(space.find(box.name).id) for box in own]
+        return {"class_ids": sorted({int(value["class_id"]) for value in values}), "boxes": values}
+
+    return rows_by_photo(samples, boxes, hints, out_dir, stage="boxes", stamp=space.fingerprint)

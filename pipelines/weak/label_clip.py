@@ -22,9 +22,10 @@ from maskmill.data_contracts import (
     list_shards,
     read_shard,
     shard_name,
-    write_bytes,
     write_shard,
 )
+from maskmill.data_contracts.sums import Listed
+from maskmill.pipelines.core.lock import working
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
 from maskmill.pipelines.ingest.base import bad_annotation
@@ -32,7 +33,7 @@ from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.video import VideoSource
 from maskmill.pipelines.stages.label import LabelConfig, label
 from maskmill.pipelines.weak.boxes import NO_FILE, Box, Boxes, boxes_in, read_boxes
-from maskmill.vision.video import write_video
+from maskmill.vision.video import encode_video
 
 MOST_FRAMES = 2000  # a clip is labelled in one go: all its frames lie in memory
 Row = dict[str, Any]
@@ -82,16 +83,34 @@ def clip_space(boxes: Sequence[Box]) -> LabelSpace:
     return LabelSpace(name="clip", classes=tuple(LabelClass(id=i, name=n) for i, n in enumerate(unique, start=1)))
 
 
-def label_clip(clip: str, boxes: str, out: str, agent: str, *, policy: str = "learned", rate: int = 12) -> ClipReport:
-    """Follow boxes of its first frame (any file that `read_boxes` reads) through a clip. A second run takes up what is
-    done.
+def label_clip(
+    clip: str,
+    boxes: str,
+    out: str,
+    agent: str | None = None,
+    *,
+    policy: str = "learned",
+    rate: int = 12,
+    model: str | None = None,
+) -> ClipReport:
+    """Follow boxes of its first frame (any file that `read_boxes` reads) through a clip: by an agent of trainer `ftmu`,
+    or by a promptable video model. A second run takes up what is done.
 
     Writes OUT/masks/NAME.png (palette PNG of object ids, exclusive, every frame present), OUT/overlay.mp4,
     OUT/objects.json, and the contract shards OUT/samples, OUT/weak and OUT/labels.
 
     Raises:
-        FileNotFoundError: no such clip, box file or agent. ValueError: unusable boxes, or a clip without frames.
+        FileNotFoundError: no such clip, box file or agent. ValueError: unusable boxes, a clip without frames, or an
+            agent and a model, or neither.
     """
+    if (agent is None) == (model is None):
+        raise ValueError("expected an artifact of trainer ftmu or a promptable video model, found both or neither")
+    settings = {"model": model} if agent is None else {"agent": agent, "policy": policy}
+    with working(out):
+        return _label_clip(clip, boxes, out, settings, rate)
+
+
+def _label_clip(clip: str, boxes: str, out: str, settings: dict[str, Any], rate: int) -> ClipReport:
     read = read_boxes(boxes)
     source = _source(clip)
     given = first_boxes(read, source, boxes)
@@ -100,17 +119,18 @@ def label_clip(clip: str, boxes: str, out: str, agent: str, *, policy: str = "le
     rows = _frames(out, clip)
     _write_weak(out, rows, given)
     config = LabelConfig(
-        labeler="video",
+        labeler="video" if "agent" in settings else "prompted_video",
         label_space=space,
         samples=f"{out}/samples",
         weak=f"{out}/weak",
-        settings={"agent": agent, "policy": policy},
+        settings=settings,
     )
     label(config, f"{out}/labels")
     names = {c.id: c.name for c in space.classes}
-    write_bytes(f"{out}/objects.json", (json.dumps(names, indent=1) + "\n").encode())
-    labelled = _write_masks(out, rows, space)
-    write_video(f"{out}/overlay.mp4", _overlays(out, rows, space), rate)
+    with Listed(out) as files:
+        files.write("objects.json", (json.dumps(names, indent=1) + "\n").encode())
+        labelled = _write_masks(out, files, rows, space)
+        files.write("overlay.mp4", encode_video(_overlays(out, rows, space), rate))
     return ClipReport(len(rows), labelled, tuple(names.values()))
 
 
@@ -163,11 +183,11 @@ def _mask(found: Row, row: Row) -> Uint8Array:
     return decode_mask(found["mask"]["bytes"], row["sample_id"])
 
 
-def _write_masks(out: str, rows: Sequence[Row], space: LabelSpace) -> int:
+def _write_masks(out: str, files: Listed, rows: Sequence[Row], space: LabelSpace) -> int:
     labels = _labels(out)
     for row in rows:
         mask = _mask(labels[row["sample_id"]], row)
-        write_bytes(f"{out}/masks/{_name(row)}.png", encode_mask(mask, space.palette))
+        files.write(f"masks/{_name(row)}.png", encode_mask(mask, space.palette))
     return sum(found["mask"] is not None for found in labels.values())
 
 

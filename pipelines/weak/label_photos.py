@@ -17,12 +17,14 @@ from maskmill.data_contracts import (
     encode_image,
     list_shards,
     read_shard,
-    write_bytes,
 )
+from maskmill.data_contracts.sums import Listed
+from maskmill.pipelines.core.lock import working
 from maskmill.pipelines.core.pages import page_template
 from maskmill.pipelines.core.stage import UnitReport, map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
 from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.folder_names import check_photos
 from maskmill.pipelines.stages.evaluate import overlay
 from maskmill.pipelines.stages.label import LabelConfig, label
 from maskmill.trainers.engine import resize_image
@@ -66,9 +68,27 @@ def label_photos(
     Raises:
         FileNotFoundError: no such folder.
         ValueError: no photo in it, an unknown setting, or a folder whose photos lie around those of another.
+        RunLockedError: another process labels into this folder.
     """
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
+    check_photos(images)
+    options = {"by_folder": by_folder, "how": how, "weak": weak}
+    with working(out_dir):
+        return label_held(images, out_dir, space, labeler, settings, progress, **options)  # type: ignore[arg-type]
+
+
+def label_held(
+    images: str,
+    out_dir: str,
+    space: LabelSpace,
+    labeler: str,
+    settings: dict[str, Any] | None,
+    progress: Callable[[str, UnitReport], None] | None,
+    *,
+    by_folder: bool = False,
+    how: str,
+    weak: str | None,
+) -> dict[str, int]:
+    """`label_photos` for who holds OUT already."""
     groups: dict[str, Any] = {"pattern": FOLDER_OF_STEM, "whole_groups": True} if by_folder else {}
     source = FolderSource(root=images, images="", masks=None, **groups)
     config = LabelConfig(
@@ -82,11 +102,12 @@ def label_photos(
     map_units(ingest_stage(source, space), ingest_units(source, out_dir, SHARD_SIZE), progress=tell("read"))
     _check_whole_groups(out_dir)
     label(config, f"{out_dir}/labels", progress=tell("label"))
-    photos = [*_write_files(Path(out_dir), space), *_rejects(out_dir)]
-    counts = Counter(photo.reason or "kept" for photo in photos)
-    names = {c.id: c.name for c in space.classes}
-    write_bytes(f"{out_dir}/classes.json", (json.dumps(names, indent=1) + "\n").encode())
-    write_bytes(f"{out_dir}/index.html", _page(photos, space, f"{labeler}, {how}", counts).encode())
+    with Listed(out_dir) as files:
+        photos = [*_write_files(Path(out_dir), files, space), *_rejects(out_dir)]
+        counts = Counter(photo.reason or "kept" for photo in photos)
+        names = {c.id: c.name for c in space.classes}
+        files.write("classes.json", (json.dumps(names, indent=1) + "\n").encode())
+        files.write("index.html", _page(photos, space, f"{labeler}, {how}", counts).encode())
     return dict(counts)
 
 
@@ -102,7 +123,7 @@ def _check_whole_groups(out_dir: str) -> None:
                 )
 
 
-def _write_files(out: Path, space: LabelSpace) -> Iterator[Photo]:
+def _write_files(out: Path, files: Listed, space: LabelSpace) -> Iterator[Photo]:
     stems = Counter(_stem(name) for path in list_shards(str(out / "samples")) for name in _names(path))
     for path in list_shards(str(out / "samples")):
         table = read_shard(str(out / "labels" / Path(path).name), PSEUDO_LABEL)
@@ -110,7 +131,7 @@ def _write_files(out: Path, space: LabelSpace) -> Iterator[Photo]:
         for row in read_shard(path, SAMPLE, ["sample_id", "image", "provenance"]).to_pylist():
             name = str(row["provenance"]["source_path"])
             file = _stem(name) if stems[_stem(name)] == 1 else name  # a.jpg beside a.png keep their suffixes
-            yield _write_photo(out, name, file, row["image"]["bytes"], labels[row["sample_id"]], space)
+            yield _write_photo(files, name, file, row["image"]["bytes"], labels[row["sample_id"]], space)
 
 
 def _names(path: str) -> list[str]:
@@ -122,17 +143,17 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _write_photo(out: Path, name: str, file: str, data: bytes, found: dict[str, Any], space: LabelSpace) -> Photo:
+def _write_photo(files: Listed, name: str, file: str, data: bytes, found: dict[str, Any], space: LabelSpace) -> Photo:
     if found["mask"] is None:
         return Photo(name, (), found["detail"], reason=found["reason"])
     mask_path, overlay_path = f"masks/{file}.png", f"overlays/{file}.png"
-    write_bytes(str(out / mask_path), found["mask"]["bytes"])
-    write_bytes(str(out / f"confidence/{file}.png"), found["confidence"]["bytes"])
+    files.write(mask_path, found["mask"]["bytes"])
+    files.write(f"confidence/{file}.png", found["confidence"]["bytes"])
     image, mask = decode_image(data, name), decode_mask(found["mask"]["bytes"], name)
     picture = overlay(image, mask, space)
     factor = min(1.0, PREVIEW_SIDE / max(picture.shape[:2]))
     height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    write_bytes(str(out / overlay_path), encode_image(resize_image(picture, height, width)))
+    files.write(overlay_path, encode_image(resize_image(picture, height, width)))
     ids = tuple(found["class_ids"])
     shares = ", ".join(f"{space.by_id[i].name} {(mask == i).mean():.0%}" for i in ids) or "background only"
     return Photo(name, ids, shares, mask_path, overlay_path)

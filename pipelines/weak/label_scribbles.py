@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskmill.data_contracts import SAMPLE, WEAK_LABEL, LabelSpace, content_id, list_shards, read_shard, write_shard
+from maskmill.data_contracts import WEAK_LABEL, LabelSpace, list_shards, read_shard
+from maskmill.pipelines.core.lock import working
 from maskmill.pipelines.core.stage import UnitReport, map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.stages.train import TrainConfig, train
-from maskmill.pipelines.weak.label_photos import SHARD_SIZE, label_photos
-from maskmill.pipelines.weak.scribbles import ScribbleConfig, read_scribbles
+from maskmill.pipelines.weak.label_photos import SHARD_SIZE, label_held
+from maskmill.pipelines.weak.scribbles import ScribbleConfig, hints_for_all, read_scribbles
 from maskmill.trainers.engine import DataConfig
 
 Tell = Callable[[str, UnitReport], None]
@@ -31,7 +32,7 @@ def label_scribbles(
     """Train `trainer` on the scribbled photos and label every photo under `images`; returns photos by reason.
 
     `scribbles` holds STEM.png for the photos that have one, coded as `coding` says. Leaves what `label_photos` leaves,
-    and OUT/weak, OUT/run and OUT/artefact; a second run takes up what is done. `training` are settings of the trainer,
+    and OUT/weak, OUT/run and OUT/artifact; a second run takes up what is done. `training` are settings of the trainer,
     `settings` those of the labeler.
 
     Raises:
@@ -40,6 +41,21 @@ def label_scribbles(
     for folder in (images, scribbles):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder}: expected a folder, found none")
+    with working(out_dir):
+        return _label_scribbles(images, scribbles, out_dir, space, coding, trainer, training, settings, progress)
+
+
+def _label_scribbles(
+    images: str,
+    scribbles: str,
+    out_dir: str,
+    space: LabelSpace,
+    coding: str,
+    trainer: str,
+    training: dict[str, Any] | None,
+    settings: dict[str, Any] | None,
+    progress: Tell | None,
+) -> dict[str, int]:
     source = FolderSource(root=images, images="", masks=None)
 
     def tell(name: str) -> Callable[[UnitReport], None] | None:
@@ -59,24 +75,12 @@ def label_scribbles(
         raise ValueError(f"{scribbles}: expected STEM.png with strokes for photos of {images}, found none ({counts})")
     data = DataConfig(samples=(f"{out_dir}/samples",), weak=(f"{out_dir}/weak",))
     run = TrainConfig(trainer=trainer, label_space=space, data=data, settings=training or {})
-    artefact = train(run, f"{out_dir}/run", f"{out_dir}/artefact")
-    options = {"artifact": artefact, **(settings or {})}
-    return label_photos(
-        images, out_dir, space, "scribble", options, progress, weak=_hints(out_dir), how=f"trained by {trainer}"
+    artifact = train(run, f"{out_dir}/run", f"{out_dir}/artifact")
+    options = {"artifact": artifact, **(settings or {})}
+    return label_held(
+        images, out_dir, space, "scribble", options, progress, weak=hints_for_all(out_dir), how=f"trained by {trainer}"
     )
 
 
 def _usable(out_dir: str) -> bool:
     return any(read_shard(path, WEAK_LABEL, ["sample_id"]).num_rows for path in list_shards(f"{out_dir}/weak"))
-
-
-def _hints(out_dir: str) -> str:
-    """WeakLabel shards with a row for every photo, its scribble or nothing: photos without strokes get labels too."""
-    for path in list_shards(f"{out_dir}/samples"):
-        name = Path(path).name
-        drawn = {row["sample_id"]: row for row in read_shard(f"{out_dir}/weak/{name}", WEAK_LABEL).to_pylist()}
-        ids = [row["sample_id"] for row in read_shard(path, SAMPLE, ["sample_id"]).to_pylist()]
-        table = WEAK_LABEL.table([drawn.get(sample_id, {"sample_id": sample_id}) for sample_id in ids])
-        stamp = content_id(*ids, *sorted(drawn))
-        write_shard(f"{out_dir}/hints/{name}", table, WEAK_LABEL, stage="hints", fingerprint=stamp)
-    return f"{out_dir}/hints"

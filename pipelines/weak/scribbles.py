@@ -10,11 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
-from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import (
@@ -36,23 +33,21 @@ from maskmill.data_contracts import (
     list_shards,
     load_label_space,
     read_shard,
+    write_shard,
 )
+from maskmill.data_contracts.label_files import coloured, decode_labels
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units
-from maskmill.pipelines.ingest.base import bad_annotation, class_value, unknown_class
+from maskmill.pipelines.ingest.base import class_value
 from maskmill.pipelines.ingest.files import Root, path_problem
-from maskmill.vision.scribbles import SimulateConfig, Stroke, rasterise, simulate_scribble
+from maskmill.pipelines.weak.scribble_xml import parse_scribble_xml
+from maskmill.vision.scribbles import SimulateConfig, rasterise, simulate_scribble
 
 STAGE = "scribbles"
 VERSION = 1
 PIXELS = ["sample_id", "mask", "height", "width", "provenance"]
 CODINGS: dict[str, dict[int, int]] = {"plain": {}, "acdc": {4: IGNORE}, "sduts": {0: IGNORE, 1: 1, 2: 0}}
-# ScribbleSup's own words for VOC's ids 0 to 20, in order.
-SCRIBBLESUP = (
-    *("background", "plane", "bike", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "table", "dog"),
-    *("horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "monitor"),
-)
-MOST_POINTS = 1_000_000
+CHANNELS = ("red", "green", "blue")
 Row = dict[str, Any]
 
 
@@ -64,7 +59,11 @@ class ScribbleConfig(BaseModel):
 
     samples: str = Field(description="folder of SAMPLE shards")
     label_space: AnySpace = Field(default="voc", description="built-in name, YAML file, or the space itself")
-    kind: Literal["png", "xml", "simulated"] = "png"
+    kind: Literal["png", "xml", "simulated"] = Field(
+        default="png",
+        description="png: maps of ids; xml: ScribbleSup's polylines; simulated: strokes drawn from the samples' "
+        "own masks",
+    )
     root: str = Field(default="", description="local folder or fsspec URL; nothing outside it is opened")
     folder: str = Field(default="scribbles", description="folder of the scribbles under the root")
     images: str = Field(default="images", description="folder that the samples' paths begin with")
@@ -72,10 +71,14 @@ class ScribbleConfig(BaseModel):
     coding: Literal["plain", "acdc", "sduts"] = Field(
         default="plain", description="plain: 255 = not annotated; acdc: 4; sduts: 0, with 1 object and 2 background"
     )
+    channel: Literal["red", "green", "blue"] | None = Field(
+        default=None,
+        description="of coloured PNGs: the channel that holds the values; null = coloured ones are rejected",
+    )
     remap: dict[int, int | str] = Field(default={}, description="value -> class id, name, background or ignore")
     line_width: int = Field(default=3, ge=1, description="of xml strokes, in pixels of the image")
-    simulate: SimulateConfig = SimulateConfig()
-    seed: int = 0
+    simulate: SimulateConfig = Field(default=SimulateConfig(), description="how strokes are simulated")
+    seed: int = Field(default=0, description="of simulated strokes")
 
     @property
     def space(self) -> LabelSpace:
@@ -127,7 +130,8 @@ def scribble_path(config: ScribbleConfig, image_path: str) -> str:
 def scribbles_stage(config: ScribbleConfig) -> Stage:
     """The stage; where root and samples lie is no part of its identity."""
     reader = Reader.of(config)
-    identity = config.model_dump(mode="json", exclude={"samples", "root", "label_space"})
+    later = {"channel"} if config.channel is None else set()  # came after shards had been written
+    identity = config.model_dump(mode="json", exclude={"samples", "root", "label_space", *later})
     hashed = config_hash({"config": identity, "space": config.space.fingerprint})
     return Stage(STAGE, VERSION, (WEAK_LABEL, DECISION), hashed, functools.partial(_process, reader))
 
@@ -189,13 +193,24 @@ class Reader:
 
     def _drawn(self, data: bytes, where: str, size: tuple[int, int]) -> Uint8Array:
         if self.config.kind == "png":
-            return self.table[decode_mask(data, where)]
+            return self.table[self._values(data, where)]
         stated, strokes = parse_scribble_xml(data, self.space, where)
         if stated != size:
             found = f"{stated[1]}x{stated[0]}"
             problem = Problem(Reason.SIZE_MISMATCH, f"{size[1]}x{size[0]}", found, "pair it with its own image")
             raise ContractError(where, problem)
         return rasterise(strokes, *size, self.config.line_width)
+
+    def _values(self, data: bytes, where: str) -> Uint8Array:
+        """The values of a PNG: its one channel (or three that are equal), or the channel that the config names."""
+        found = decode_labels(data, where)
+        if found.values is not None or found.colours is None:
+            return decode_mask(data, where)
+        if self.config.channel is None:
+            fix = "name the channel that holds the values: set channel: red (or green, blue); else write one channel"
+            raise ContractError(where, coloured(found, fix))
+        channel: Uint8Array = found.colours[..., CHANNELS.index(self.config.channel)]
+        return channel
 
     def _simulated(self, row: Row) -> Uint8Array:
         if row["mask"] is None:
@@ -204,50 +219,6 @@ class Reader:
             raise ContractError(row["sample_id"], problem)
         mask = decode_mask(row["mask"]["bytes"], row["sample_id"])
         return simulate_scribble(mask, row["sample_id"], self.config.simulate, self.config.seed)
-
-
-def parse_scribble_xml(data: bytes, space: LabelSpace, where: str = "scribble") -> tuple[tuple[int, int], list[Stroke]]:
-    """((height, width), strokes) of a ScribbleSup file: `polygon` elements are open polylines, despite their name.
-
-    Raises:
-        ContractError: no XML, XML with entities or a DTD, no size, a foreign name, or points that are no numbers.
-    """
-    try:
-        top = fromstring(data, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise bad_annotation(where, "a ScribbleSup annotation", found, "mend the XML") from error
-    height, width = (_whole(top.findtext(f"size/{side}"), where) for side in ("height", "width"))
-    strokes = [_stroke(node, space, where) for node in top.findall("polygon")]
-    if sum(len(stroke.points) for stroke in strokes) > MOST_POINTS:
-        raise bad_annotation(where, f"at most {MOST_POINTS} points", "more", "thin the strokes out")
-    return (height, width), strokes
-
-
-def _stroke(node: Element, space: LabelSpace, where: str) -> Stroke:
-    points = [(_whole(p.findtext("X"), where), _whole(p.findtext("Y"), where)) for p in node.findall("point")]
-    if not points:
-        raise bad_annotation(where, "a stroke with points", "none", "mend the XML")
-    return Stroke(scribblesup_id((node.findtext("tag") or "").strip(), space, where), np.array(points, np.float64))
-
-
-def scribblesup_id(word: str, space: LabelSpace, where: str) -> int:
-    """Class id of a stroke's tag: ScribbleSup's short names are VOC's ids in order; other words are looked up."""
-    voc = load_label_space("voc")
-    if word == SCRIBBLESUP[0] and space.background_id is not None:
-        return space.background_id
-    name = voc.by_id[SCRIBBLESUP.index(word)].name if word in SCRIBBLESUP[1:] else word
-    try:
-        return space.find(name).id
-    except KeyError:
-        raise unknown_class(word, space, where) from None
-
-
-def _whole(text: str | None, where: str) -> int:
-    try:
-        return round(float(text or ""))
-    except (ValueError, OverflowError):
-        raise bad_annotation(where, "whole numbers for size and points", repr(text), "mend the XML") from None
 
 
 def _process(reader: Reader, unit: Unit) -> StageResult:
@@ -290,3 +261,15 @@ def read_scribbles(
     for report in map_units(stage, units, workers=workers, progress=progress):
         counts.update(report.counts)
     return dict(counts)
+
+
+def hints_for_all(out_dir: str) -> str:
+    """WeakLabel shards with a row for every photo, its scribble or nothing: photos without strokes get labels too."""
+    for path in list_shards(f"{out_dir}/samples"):
+        name = PurePosixPath(path).name
+        drawn = {row["sample_id"]: row for row in read_shard(f"{out_dir}/weak/{name}", WEAK_LABEL).to_pylist()}
+        ids = [row["sample_id"] for row in read_shard(path, SAMPLE, ["sample_id"]).to_pylist()]
+        table = WEAK_LABEL.table([drawn.get(sample_id, {"sample_id": sample_id}) for sample_id in ids])
+        stamp = content_id(*ids, *sorted(drawn))
+        write_shard(f"{out_dir}/hints/{name}", table, WEAK_LABEL, stage="hints", fingerprint=stamp)
+    return f"{out_dir}/hints"

@@ -2,10 +2,8 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
 from maskmill.data_contracts import (
     SAMPLE,
@@ -17,10 +15,12 @@ from maskmill.data_contracts import (
     read_shard,
     write_shard,
 )
+from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.core.stage import UnitReport, map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
 from maskmill.pipelines.ingest.base import bad_annotation, find_classes
 from maskmill.pipelines.ingest.folder import FolderSource
+from maskmill.pipelines.ingest.folder_names import check_photos
 
 SHARD_SIZE = 32
 Tags = dict[str, tuple[str, ...]]  # photo without suffix: names
@@ -42,27 +42,38 @@ def read_tags(path: str) -> Tags:
 
 def _from_csv(data: bytes, where: str) -> Tags:
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace")))
-    if not {"file", "classes"} <= set(rows.fieldnames or ()):
-        raise bad_annotation(where, "columns file, classes", str(rows.fieldnames), "add a header")
     found: Tags = {}
-    for row in rows:
-        names = tuple(name.strip() for name in (row["classes"] or "").split(";") if name.strip())
-        found[_stem(row["file"] or "")] = (*found.get(_stem(row["file"] or ""), ()), *names)
+    try:
+        if not {"file", "classes"} <= set(rows.fieldnames or ()):
+            raise bad_annotation(where, "columns file, classes", f"{rows.fieldnames!r:.200}", "add a header")
+        for number, row in enumerate(rows, start=2):
+            names = tuple(name.strip() for name in (row["classes"] or "").split(";") if name.strip())
+            photo = _photo(row["file"] or "", f"{where}, line {number}")
+            found[photo] = (*found.get(photo, ()), *names)
+    except csv.Error as error:
+        raise bad_annotation(where, "a CSV file", str(error), f"give {FORMATS}") from error
     return found
 
 
 def _from_json(data: bytes, where: str) -> Tags:
     try:
-        top: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise bad_annotation(where, "JSON", f"{type(error).__name__}: {error}", f"give {FORMATS}") from error
+        top = parse_json(data)
+    except TextError as error:
+        raise bad_annotation(where, "JSON", str(error), f"give {FORMATS}") from error
     if not isinstance(top, dict) or not all(_are_names(names) for names in top.values()):
         raise bad_annotation(where, "names by photo", repr(top)[:80], f"give {FORMATS}")
-    return {_stem(file): tuple(names) for file, names in top.items()}
+    return {_photo(file, where): tuple(names) for file, names in top.items()}
 
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _photo(file: str, where: str) -> str:
+    """The key of a photo that a file names."""
+    if not PurePosixPath(file.replace("\\", "/")).name:
+        raise bad_annotation(where, "the file name of a photo", repr(file), "name the photo")
+    return _stem(file)
 
 
 def _stem(file: str) -> str:
@@ -85,8 +96,7 @@ def tag_photos(
         FileNotFoundError: no such folder. ContractError: `unknown_class_name` for a tag that is no class; names it.
         ValueError: no photo has a tag.
     """
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"{images}: expected a folder of photos, found none")
+    check_photos(images)
     ids = {photo: find_classes(names, space, photo) for photo, names in tags.items()}
     source = FolderSource(root=images, images="", masks=None)
     map_units(ingest_stage(source, space), ingest_units(source, out, SHARD_SIZE), progress=progress)

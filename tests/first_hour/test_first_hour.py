@@ -1,33 +1,59 @@
 """A newcomer's first hour: every command ends as it must, and docs/tutorial.md shows these commands and their words."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.first_hour.newcomer import ROOT, STEPS, act, prepare
+from tests.first_hour.newcomer import SCHEDULE, STEPS, act, prepare, schedule
+from tests.first_hour.schedule import ROOT, lines
 
-Seen = dict[str, str]
+pytestmark = pytest.mark.slow
+
+SAID = {  # words of a step: what must be among its words
+    "as it is": "label_space: not given",
+    "copied, with a word": "report: runs/pets/report/index.html",
+    "done twice": "all done",
+    "typing error": "did you mean select.rho?",
+    "What differs": "config select.rho: 1.0 → 0.5",
+    "in the folder that is there": "score: 1 of 1 done, 1 of them already",
+    "Why was this": "source: folder images/00.jpg",
+    "0 and 255": "source.remap={255: 1}",
+    "CCP": "report: runs/ccp/report/index.html",
+    "DAVIS": "source.images=JPEGImages",
+    "Ctrl-C": "of score (two seconds at most; Ctrl-C again stops at once). What is done stays done: the same command",
+    "goes on": "report: runs/long/report/index.html",
+    "every byte": "0 are damaged",
+    "segmenter on what": "artifact: runs/segmenter/artifact",
+    "Its masks": "12 of 12 photos",
+}
 
 
 @pytest.fixture(scope="module")
-def hour(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hour")
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hour(home: Path) -> dict[str, str]:
     """What was seen, by the words of the step."""
-    home = tmp_path_factory.mktemp("hour")
-    prepare(home)
     return {step.words: f"$ {typed}\n{seen}" for step, typed, seen in act(home)}
 
 
-def test_every_step_ends_as_it_must_and_says_what_helps(hour: Seen) -> None:
-    seen = list(hour.values())
-    assert len(seen) == len(STEPS)
-    assert "label_space: not given" in seen[0]
-    assert "report: runs/pets/report/index.html" in seen[1]
-    assert "all done" in seen[2]
-    assert "did you mean select.rho?" in seen[3]
-    assert "config select.rho: 1.0 → 0.5" in seen[5]
-    assert "source: folder images/00.png" in seen[6]
-    assert "source.remap={255: 1}" in seen[7]
-    assert not any("Traceback" in words for words in seen)
+@pytest.mark.parametrize("about", SAID)
+def test_every_step_ends_as_it_must_and_says_what_helps(hour: dict[str, str], about: str) -> None:
+    assert len(hour) == len(STEPS)
+    seen = next(words for step, words in hour.items() if about in step)
+    assert SAID[about] in seen
+    assert "Traceback" not in seen
+
+
+def test_the_block_of_the_readme_works_without_a_terminal(home: Path, hour: dict[str, str]) -> None:
+    _, said = schedule(home)
+    assert "deployed curate-synthetic/nightly" in said
+    assert re.search(r"Flow run finished .*'Completed'", said)
 
 
 def test_the_tutorial_shows_these_commands() -> None:
@@ -35,3 +61,5 @@ def test_the_tutorial_shows_these_commands() -> None:
     for step in STEPS:
         assert step.words in page
         assert step.command.split("{")[0].strip() in page
+    assert SCHEDULE in page
+    assert all(f"$ {line}" in page for line in lines("nightly"))

@@ -33,7 +33,12 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["init", str(tmp_path / "new" / "folder")])
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["maskmill.yaml", "prefect.yaml"]
-    for words in ("source.root", "maskmill plan maskmill.yaml", "maskmill run maskmill.yaml", "prefect deploy --all"):
+    for words in (
+        "source.root",
+        "maskmill plan maskmill.yaml",
+        "maskmill run maskmill.yaml",
+        "maskmill deploy maskmill.yaml",
+    ):
         assert words in done.output
 
 

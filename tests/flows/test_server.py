@@ -10,6 +10,8 @@ import pytest
 
 from tests.prefect_server import Environment, running_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
 
@@ -47,7 +49,7 @@ def test_nightly_deployment_curates_a_dataset(server: Environment, tmp_path: Pat
         prefect(server, *run)
     finally:
         worker.terminate()
-        worker.wait(timeout=60)
+        worker.wait(timeout=300)
     said = (tmp_path / "worker.log").read_text()
     ledger = json.loads((run_dir / "ledger.json").read_text())
     assert sum(shard["rows_in"] for shard in ledger["shards"]) == 12, said[-3000:]

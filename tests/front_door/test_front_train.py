@@ -1,4 +1,4 @@
-"""Training as a call, and the artefact on whatever form images come in."""
+"""Training as a call, and the artifact on whatever form images come in."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> mm.Segmenter:
     return mm.train(config, folder / "out", val={"samples": samples}, settings__lr=0.001)
 
 
-def test_training_leaves_an_artefact_with_metrics(trained: mm.Segmenter) -> None:
+def test_training_leaves_an_artifact_with_metrics(trained: mm.Segmenter) -> None:
     assert isinstance(trained.metrics["miou"], float)
     assert trained.space == shapes.SPACE
     assert trained.info.config["lr"] == 0.001
@@ -74,7 +74,7 @@ def test_a_trainer_without_predict_says_what_to_use(trained: mm.Segmenter) -> No
 
 
 def test_what_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a trained artefact"):
+    with pytest.raises(FileNotFoundError, match="expected a trained artifact"):
         mm.load_artifact(tmp_path)
     with pytest.raises(ConfigError, match="dta"):
         mm.train({"dta": {}}, tmp_path)

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from maskmill.curation.select.quotas import NO_CUT
 from maskmill.data_contracts import LabelSpace, Reason
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.core.ledger import Ledger, Rejection, ShardLedger
@@ -35,8 +36,8 @@ def account(kept: int, classes_in: dict[int, int], classes_kept: dict[int, int],
     return Ledger(shards=(shard,), classes_in=classes_in, classes_kept=classes_kept, licences=[])
 
 
-def tables(rows: list[tuple[int, str, float]]) -> Tables:
-    """Rows of (class id, reason, score)."""
+def tables(rows: list[tuple[int, str, float]], detail: str | None = None) -> Tables:
+    """Rows of (class id, reason, score), each decided with `detail`."""
     frame = pl.DataFrame(
         {
             "class_ids": [[class_id] for class_id, _, _ in rows],
@@ -44,6 +45,7 @@ def tables(rows: list[tuple[int, str, float]]) -> Tables:
             "kept": [reason == "kept" for _, reason, _ in rows],
             "image_score": [score for *_, score in rows],
             "asf": [0.5 for _ in rows],
+            "detail": [detail for _ in rows],
         },
         schema={
             "class_ids": pl.List(pl.Int32),
@@ -51,6 +53,7 @@ def tables(rows: list[tuple[int, str, float]]) -> Tables:
             "kept": pl.Boolean,
             "image_score": pl.Float32,
             "asf": pl.Float32,
+            "detail": pl.String,
         },
     )
     return Tables(frame, frame.head(0))
@@ -58,6 +61,16 @@ def tables(rows: list[tuple[int, str, float]]) -> Tables:
 
 def kinds(run_dir: Path, ledger: Ledger, rows: list[tuple[int, str, float]] | None = None) -> dict[str, str]:
     return {a.kind: str(a) for a in alarms_of(str(run_dir), tables(rows or []), ledger, SPACE)}
+
+
+def test_a_ranking_that_rejects_nothing_is_said(tmp_path: Path) -> None:
+    rows = [(1 + n % 2, "kept", 0.5 + 0.01 * (n % 7)) for n in range(40)]
+    ledger = account(40, {1: 20, 2: 20}, {1: 20, 2: 20})
+    detail = f"rank 1 of 40 with number of classes 1; 40 stay (rho 1; {NO_CUT})"
+    (found,) = alarms_of(str(tmp_path), tables(rows, detail), ledger, SPACE)
+    assert found.kind == "no_cut"
+    assert "left 40 of 40 samples" in found.message
+    assert "select.rho" in found.turn
 
 
 def test_a_good_run_raises_no_alarm(tmp_path: Path) -> None:

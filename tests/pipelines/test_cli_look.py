@@ -79,6 +79,7 @@ def test_diff_names_keys_and_samples(runs: Path) -> None:
     changed = {change["key"]: (change["before"], change["after"]) for change in found["keys"]}
     assert changed["select.near_duplicates"] == ("keep", "best")
     assert changed["select.min_score"][1] == 2
+    assert "check" not in changed, "a hash over the others says nothing"
     assert found["counts"]["kept"] == [3, 0]
     assert "config select.near_duplicates" in other.stderr
     assert call("diff", runs / "a", runs / "nowhere").exit_code == 2
@@ -134,3 +135,9 @@ def test_an_artifact_is_built_measured_and_used_on_photos(tmp_path: Path) -> Non
     assert mask.shape == shapes.draw_scene(1)[0].shape[:2]
     assert "broken.jpg" in used.stderr
     assert call("predict", tmp_path / "nowhere", "--images", tmp_path / "photos").exit_code == 2
+    assert f"name {artifact}" in call("predict", tmp_path / "run", "--images", tmp_path / "photos").stderr
+    one = call("predict", artifact, "--images", tmp_path / "photos" / "deep" / "one.jpg")
+    assert (one.exit_code, "found a file; name the folder that holds it" in one.stderr) == (2, True)
+    for device in ("cuda:99", "qpu"):
+        none = call("predict", artifact, "--images", tmp_path / "photos", "--device", device)
+        assert (none.exit_code, f"device '{device}'" in none.stderr) == (2, True)

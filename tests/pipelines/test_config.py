@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from maskmill.pipelines.core.settings import CONFIGS, ConfigError, load_settings
+from maskmill.pipelines.core.settings import CONFIGS, ConfigError, load_settings, parse_nested, save_settings
 from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.run.reproduce import Recipe
 from maskmill.pipelines.run.run import run
 from maskmill.pipelines.run.steps import STEPS, Row, steps_of
 from maskmill.pipelines.stages.build import BuildConfig
@@ -87,6 +88,33 @@ def test_runs_without_further_stages_keep_the_hashes_that_they_had() -> None:
     assert load_run_config("planted-faults", {"stages.sizes": {}}).model_dump(mode="json")["stages"] == {"sizes": {}}
 
 
+def test_configs_that_extend_each_other_are_told_as_a_chain(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("extends: two.yaml\n")
+    (tmp_path / "two.yaml").write_text("extends: one.yaml\n")
+    with pytest.raises(ConfigError, match=r"extends itself: one.yaml → two.yaml → one.yaml"):
+        load_run_config(str(tmp_path / "one.yaml"))
+
+
+def test_what_is_no_config_is_told_with_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ConfigError, match=r"photo.jpg: expected .*UTF-8"):
+        load_run_config(str(tmp_path / "photo.jpg"))
+    with pytest.raises(ConfigError, match=rf"`folder --set source.root={tmp_path}`"):
+        load_run_config(str(tmp_path))
+
+
+def test_a_name_alone_is_that_kind_with_its_defaults() -> None:
+    config = load_run_config("planted-faults", {"export": ["voc", "coco"]})
+    assert [one.format for one in config.export] == ["voc", "coco"]
+    with pytest.raises(ConfigError, match=r"export: expected a list, e.g. \[a, b\] \(found 'voc'\)"):
+        load_run_config("planted-faults", {"export": "voc"})
+
+
+def test_a_run_folder_is_the_config_that_made_it(tmp_path: Path) -> None:
+    save_settings(load_run_config("planted-faults", {"run_dir": str(tmp_path), "seed": 7}), str(tmp_path))
+    assert load_run_config(str(tmp_path)).seed == 7
+
+
 def test_a_step_that_the_run_does_not_have_is_refused_before_anything_starts(tmp_path: Path) -> None:
     config = load_run_config("demo", {"run_dir": str(tmp_path / "run")})
     with pytest.raises(ConfigError, match="'ingest' is no step of this run; steps: generate"):
@@ -99,6 +127,7 @@ FOLDERS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "build": BuildConfig,
     "scribbles": ScribbleConfig,
+    "reproduce": Recipe,
 }
 
 
@@ -109,3 +138,10 @@ def test_every_labelling_and_training_preset_loads(path: Path) -> None:
         config.labeler_config()
     if isinstance(config, TrainConfig | BuildConfig):
         (config.train if isinstance(config, BuildConfig) else config).trainer_config()
+
+
+def test_settings_of_a_trainer_may_be_nested() -> None:
+    assert parse_nested(["a.b=0.9", "a.c=[1, 2]", "d=x"]) == {"a": {"b": 0.9, "c": [1, 2]}, "d": "x"}
+    assert parse_nested(None) == {}
+    with pytest.raises(ConfigError):
+        parse_nested(["a=1", "a.b=2"])

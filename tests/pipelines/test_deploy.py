@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskmill.pipelines.cli.deploy import CRASHED, SILENT_S, entry, wait_for_server, write_entry
+from maskmill.pipelines.cli.crashed import AFTER_S, LEAST_S, automation
+from maskmill.pipelines.cli.deploy import entry, export_entry, write_entries
+from maskmill.pipelines.cli.faults import words_for
 from maskmill.pipelines.cli.serve import open_server
+from maskmill.pipelines.cli.server import Server
+from maskmill.pipelines.core.beat import ALIVE, EVERY_S
 from maskmill.pipelines.export.push import RECORD, push_export
 
 
 def test_an_entry_is_written_once_and_renewed_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "prefect.yaml"
-    write_entry(path, entry("demo", "demo", {}, "0 2 * * *", "Etc/UTC"))
-    write_entry(path, entry("folder", "folder", {"select.rho": 0.5}, "0 3 * * *", "Etc/UTC"))
-    write_entry(path, entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC"))
+    write_entries(path, [entry("demo", "demo", {}, "0 2 * * *", "Etc/UTC")])
+    write_entries(path, [entry("folder", "folder", {"select.rho": 0.5}, "0 3 * * *", "Etc/UTC")])
+    write_entries(path, [entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC")])
     found = yaml.safe_load(path.read_text())["deployments"]
     assert [(one["name"], one["schedules"][0]["cron"]) for one in found] == [
         ("demo", "0 5 * * *"),
@@ -26,7 +30,7 @@ def test_an_entry_is_written_once_and_renewed_in_its_place(tmp_path: Path) -> No
     ]
     assert found[1]["parameters"]["parameters"] == {"config": "folder", "overrides": {"select.rho": 0.5}}
     before = path.stat().st_mtime_ns
-    write_entry(path, entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC"))
+    write_entries(path, [entry("demo", "demo", {}, "0 5 * * *", "Etc/UTC")])
     assert path.stat().st_mtime_ns == before
 
 
@@ -35,12 +39,38 @@ def test_only_the_folder_of_the_config_is_offered(tmp_path: Path) -> None:
     config.write_text("extends: demo\n")
     made = entry("mine", str(config), {}, "0 2 * * *", "Etc/UTC")
     assert made["work_pool"]["job_variables"]["env"]["MASKMILL_CONFIGS"] == str(tmp_path)
-    assert CRASHED["trigger"]["within"] == SILENT_S <= 120
+
+
+def test_entries_of_one_name_are_told_apart_by_their_flow(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.yaml"
+    path.write_text("deployments:\n- {name: mine, entrypoint: 'flows.py:curate_synthetic'}\n- {name: theirs}\n")
+    both = [entry("mine", "demo", {}, "0 2 * * *", "Etc/UTC"), export_entry("mine", "demo", "runs/demo")]
+    write_entries(path, both)
+    assert yaml.safe_load(path.read_text())["deployments"] == [both[0], {"name": "theirs"}, both[1]]
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing yet\n")
+    write_entries(empty, both)
+    assert yaml.safe_load(empty.read_text())["deployments"] == both
+
+
+def test_only_runs_that_say_that_they_live_can_be_called_dead() -> None:
+    trigger = automation()["trigger"]
+    assert trigger["after"] == [ALIVE], "heartbeats of other people's flows start no clock"
+    assert ALIVE in trigger["expect"]
+    assert 3 * EVERY_S <= LEAST_S <= trigger["within"] == AFTER_S
+    assert AFTER_S + 65 <= 120, "with Prefect's own minute of patience that is two at most"
 
 
 def test_without_a_server_the_way_to_one_is_told() -> None:
     with pytest.raises(ValueError, match="prefect server start"):
-        wait_for_server("http://127.0.0.1:9/api", seconds=0)
+        Server("http://127.0.0.1:9/api").wait(seconds=0)
+    told: list[str] = []
+    with pytest.raises(ValueError, match="prefect server start") as refused:
+        Server("http://127.0.0.1:9/api").wait(seconds=0.1, tell=told.append)
+    assert len(told) == 1
+    assert "no model" not in words_for(refused.value)[0]
+    with pytest.raises(ValueError, match="PREFECT_API_URL"):
+        Server("no-url").wait()
 
 
 def test_reports_are_served_and_nothing_else(tmp_path: Path) -> None:
@@ -99,7 +129,7 @@ def test_only_what_changed_is_pushed(tmp_path: Path, remote: bool, request: pyte
     names = sorted(path.rpartition(root.rstrip("/") + "/")[2] for path in fs.find(root))
     assert names == [RECORD, "data/b", "theirs.txt"]
     assert fs.cat_file(f"{root}/data/b") == b"3"
-    assert list(json.loads(fs.cat_file(f"{root}/{RECORD}"))) == ["data/b"]
+    assert list(json.loads(fs.cat_file(f"{root}/{RECORD}"))) == ["data/b", "check"]
 
 
 def test_the_hub_is_asked_and_its_refusal_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from maskmill.data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
 from maskmill.pipelines.export import create_exporter, export_root, run_export
+from maskmill.pipelines.export.card import _license_name
 from maskmill.pipelines.export.coco import annotate
 from maskmill.pipelines.export.yolo import fill, iou, polygon
 from tests.factories import FakeRun, draw_mask, make_run
@@ -236,6 +237,9 @@ def test_hf_round_trip(run: FakeRun, tmp_path: Path) -> None:
     assert seen == run.kept
 
 
+WITH_CLASSES = ("class_ids", "prompt_class_ids", "instances")
+
+
 def test_hf_card_describes_the_contract(run: FakeRun) -> None:
     import datasets
 
@@ -244,7 +248,16 @@ def test_hf_card_describes_the_contract(run: FakeRun) -> None:
     card = Path(exported(run, "hf"), "README.md").read_text()
     header = yaml.safe_load(card.split("---\n")[1])
     stated = datasets.Features._from_yaml_list(header["dataset_info"]["features"])
-    assert stated == datasets.Features.from_arrow_schema(SAMPLE.schema)
+    plain = datasets.Features.from_arrow_schema(SAMPLE.schema)
+    assert {name: stated[name] for name in plain if name not in WITH_CLASSES} == {
+        name: kind for name, kind in plain.items() if name not in WITH_CLASSES
+    }
+    names = ["background", *(entry.name for entry in run.space.classes)]
+    assert stated["class_ids"].feature.names == stated["prompt_class_ids"].feature.names == names
+    assert stated["instances"].feature["class_id"].names == names
+    assert header["class_colours"].keys() == {entry.name for entry in run.space.classes}
+    row = datasets.load_dataset(exported(run, "hf"), split="train")[0]
+    assert row["class_ids"] == run.rows[row["sample_id"]]["class_ids"]
     assert sum(s["num_examples"] for s in header["dataset_info"]["splits"]) == len(run.kept)
     assert header["license"] == "cc0-1.0"
 
@@ -317,3 +330,21 @@ def test_every_class_id_survives_a_palette_png() -> None:
     png = encode_mask(mask, load_label_space("voc").palette)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), mask)
     assert draw_mask(np.random.default_rng(0), 8, 8, (1,)).shape == (8, 8)
+
+
+def test_card_and_manifest_hold_no_place_of_this_machine(run: FakeRun) -> None:
+    config = {"source": {"kind": "folder", "root": "/home/me/data/pets"}, "score": {"model": "/opt/models/clip"}}
+    exporter = create_exporter("hf", title="Pets")
+    run_export(run.path, exporter, run.space, run_config=config)
+    root = Path(export_root(run.path, exporter))
+    for name in ("README.md", "manifest.json", "croissant.json"):
+        text = (root / name).read_text()
+        assert "/home/me" not in text
+        assert "/opt" not in text
+        assert run.path not in text
+    assert json.loads((root / "manifest.json").read_text())["config"]["run"]["source"]["root"] == "…/pets"
+
+
+def test_a_licence_that_hubs_do_not_know_is_named() -> None:
+    assert _license_name(["CC0-1.0", "CC-BY-4.0"]) == {}
+    assert _license_name(["research use (ACDC 2017)", "CC0-1.0"]) == {"license_name": "research use (ACDC 2017)"}

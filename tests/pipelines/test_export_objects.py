@@ -56,7 +56,8 @@ def leave(name: str, root: Path, given: dict[str, Any], **options: Any) -> Path:
     """The files of an export of one sample."""
     exporter = create_exporter(name, splits={"train": 1.0}, **options)
     done = exporter.shard([ExportSample("a" * 32, "train", given)], SPACE, "shard-00000")
-    facts: Any = type("Facts", (), {"title": "t", "description": "d", "licences": []})
+    ledger = type("Ledger", (), {"review": None})
+    facts: Any = type("Facts", (), {"title": "t", "description": "d", "licences": [], "ledger": ledger})
     for path, data in {**done.files, **exporter.finish(done.records, SPACE, facts)}.items():
         put(root / path, data)
     return root
@@ -127,10 +128,10 @@ def test_what_is_seen_of_objects() -> None:
     given = row()
     mask, objects = mask_of(given), read_instances(given, 20, 30) or []
     np.testing.assert_array_equal(object_map(objects, mask) > 0, (mask > 0) & (mask < 255))
-    assert [int(part.sum()) for _, part in seen(objects, mask)] == [80 - 8, 80 - 12, 20]
-    assert [int(part.sum()) for _, part in whole(objects, mask)] == [80, 80, 20]
+    assert [part.area for _, part in seen(objects, mask)] == [80 - 8, 80 - 12, 20]
+    assert [part.area for _, part in whole(objects, mask)] == [80, 80, 20]
     mask[DOG] = 1  # the label map has the cows on top: whole objects would not draw it again
-    assert [int(part.sum()) for _, part in whole(objects, mask)] == [80, 80]
+    assert [part.area for _, part in whole(objects, mask)] == [80, 80]
 
 
 @pytest.mark.parametrize("regions", ["class", "part"])

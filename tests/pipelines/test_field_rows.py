@@ -147,7 +147,7 @@ def test_a_name_that_is_too_long_is_one_bad_row(tmp_path: Path) -> None:
     put(root / "list.txt", "a\n" + "x" * 5000 + "\n")
     samples, rejects = ingest(FolderSource(root=str(root), stems="list.txt"), tmp_path / "run")
     assert len(samples) == 1
-    assert [row["reason"] for row in rejects] == ["missing_image"]
+    assert [row["reason"] for row in rejects] == ["unsafe_path"]
 
 
 def test_the_place_inside_a_sample_is_in_the_words(tmp_path: Path) -> None:

@@ -76,16 +76,16 @@ areas = st.lists(st.booleans(), min_size=35, max_size=35).map(lambda v: np.array
 @given(areas)
 def test_run_lengths_are_read_as_pycocotools_wrote_them(area: NDArray[np.bool_]) -> None:
     for form in (compressed(area), plain(area)):
-        assert np.array_equal(draw_segmentation(form, 5, 7, "x"), area)
+        assert np.array_equal(draw_segmentation(form, 5, 7, "x").draw(), area)
 
 
 def test_run_lengths_of_a_large_mask() -> None:
     rng = np.random.default_rng(0)
     area = np.kron(rng.random((30, 40)) < 0.5, np.ones((16, 16))).astype(bool)
-    assert np.array_equal(draw_segmentation(compressed(area), 480, 640, "x"), area)
+    assert np.array_equal(draw_segmentation(compressed(area), 480, 640, "x").draw(), area)
     area = np.zeros((3000, 2000), bool)
     area[2999, 1999] = True
-    assert np.array_equal(draw_segmentation(compressed(area), 3000, 2000, "x"), area)
+    assert np.array_equal(draw_segmentation(compressed(area), 3000, 2000, "x").draw(), area)
 
 
 def test_holes_and_parts_come_back(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_segmentations_that_mean_nothing(segmentation: Any) -> None:
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
 def test_any_text_is_a_mask_or_a_contract_error(text: str) -> None:
     with suppress(ContractError):
-        assert draw_segmentation({"size": [4, 4], "counts": text}, 4, 4, "x").shape == (4, 4)
+        assert draw_segmentation({"size": [4, 4], "counts": text}, 4, 4, "x").draw().shape == (4, 4)
 
 
 def test_faults_of_a_file_are_rows(tmp_path: Path) -> None:

@@ -373,6 +373,18 @@ def test_missing_folders_and_empty_ones_say_what_is_there(tmp_path: Path) -> Non
         ingest_units(source(tmp_path / "bare", masks=None), str(tmp_path / "run"), 4)
 
 
+def test_folders_of_other_names_are_told_as_the_line_to_copy(tmp_path: Path) -> None:
+    for folder in ("Annotations/dog", "JPEGImages/dog", "lists"):
+        (tmp_path / "davis" / folder).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"source.images=JPEGImages --set source.masks=Annotations$"):
+        next(source(tmp_path / "davis").entries())
+    with pytest.raises(FileNotFoundError, match=r"no folder 'masks' in there.*\n  --set source.masks=Annotations$"):
+        next(source(tmp_path / "davis", images="JPEGImages").entries())
+    (tmp_path / "odd" / "one").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"source.images=DIR --set source.masks=DIR$"):
+        next(source(tmp_path / "odd").entries())
+
+
 def test_links_inside_the_root_pass_and_outside_only_when_allowed(tmp_path: Path) -> None:
     make_folder(tmp_path / "set", ["a"])
     make_folder(tmp_path / "else", ["b/c", "d"], value=5)

@@ -154,6 +154,16 @@ def test_label_command(tmp_path: Path) -> None:
     assert "refin" in wrong.output
 
 
+def test_labelling_nothing_is_no_success(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    where = ["--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    options = [f"--set={key}={value}" for key, value in {**SETTINGS, "find_tags": "never"}.items()]
+    done = CliRunner().invoke(app, ["label", "clip-cam", "--classes", "horse,person", *where, *options])
+    assert done.exit_code == 3, done.output
+    assert "nothing was labelled, mostly for no_classes → name what the photos show" in done.stderr
+    assert "next, a segmenter" not in done.output
+
+
 def test_label_shards_and_train_commands(tmp_path: Path, rows: list[shapes.Row]) -> None:
     samples = shapes.write_rows(tmp_path / "samples", rows, SAMPLE)
     space = tmp_path / "space.yaml"
@@ -179,7 +189,7 @@ def test_label_shards_and_train_commands(tmp_path: Path, rows: list[shapes.Row])
     result = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert "miou:" in result.output
-    assert (tmp_path / "run" / "artefact" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "artifact" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "evaluation" / "overlays.png").is_file()
     wrong = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "run"), "--set", "trainer=nobody"])
     assert wrong.exit_code == 2

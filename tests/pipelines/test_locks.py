@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,14 +13,21 @@ from typing import Any
 
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
 from maskmill.data_contracts import storage, write_bytes
+from maskmill.pipelines.cli.main import app
+from maskmill.pipelines.cli.serve import open_server
 from maskmill.pipelines.core import lease
-from maskmill.pipelines.core.lock import RunLockedError, lock
+from maskmill.pipelines.core.lock import LockLostError, RunLockedError, lock
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import plan, run
+from maskmill.trainers.engine.history import MetricsLog
 from tests.pipelines.ingest_sets import make_folder
 
+TINY = {"model": str(Path(__file__).parents[1] / "data/tiny_clip_timm"), "image_side": 64, "refine": "none"}
+
+CLOCK = re.compile(rb'<section id="speed">.*?</section>|<!-- maskmill-check \w+ -->', re.DOTALL)  # a report's times
 HOLD = """
 import os, sys, time
 from maskmill.pipelines.core.lock import lock
@@ -74,6 +82,20 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path: Path) 
     check_freed_by_death(str(tmp_path), "fork")
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_folder_that_was_removed_or_replaced_is_not_written_any_more(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "run"
+    with lock(str(folder)):
+        write_bytes(f"{folder}/a", b"1")
+        folder.rename(tmp_path / "away")
+        if how == "replaced":
+            folder.mkdir()
+        with pytest.raises(LockLostError, match=f"{how}.*run the same command again"):
+            write_bytes(f"{folder}/b", b"1")
+    assert not (folder / "b").exists()
+    write_bytes(f"{folder}/b", b"1")
+
+
 def test_a_folder_of_an_object_store(s3_bucket: str) -> None:
     folder = f"s3://{s3_bucket}/run"
     check_one_at_a_time(folder)
@@ -91,6 +113,11 @@ def test_a_lease_of_another_machine_ends_when_it_gives_no_sign(s3_bucket: str, m
     with lock(folder):
         held = json.loads(fsspec.core.url_to_fs(folder)[0].cat_file(f"{folder}/.lock"))
         assert held["pid"] == os.getpid()
+
+
+def test_a_lock_file_that_was_copied_along_with_a_folder_holds_nothing(s3_bucket: str) -> None:
+    write_bytes(f"s3://{s3_bucket}/run/.lock", b"")
+    check_one_at_a_time(f"s3://{s3_bucket}/run")
 
 
 # Folders that nobody may write, and disks that are full
@@ -131,9 +158,59 @@ def test_a_finished_run_can_be_looked_at_where_nobody_may_write(
         run(seen.model_copy(update={"shard_size": 3}), until="ingest")
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half(
+def whole_run(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The config with every step of a run, at another place."""
+    more = {"score": TINY, "select": {"preset": "starter", "min_score": None}, "export": [{"format": "voc"}]}
+    settings = {**config.model_dump(mode="json", include={"source", "shard_size", "label_space"}), **more}
+    return load_run_config("folder", {**settings, "run_dir": str(run_dir)})
+
+
+def test_every_command_that_only_reads_works_where_nobody_may_write(
+    config: RunConfig, tmp_path: Path, read_only: Callable[[], str]
+) -> None:
+    run(whole := whole_run(config, tmp_path / "run"))
+    path = tmp_path / "config.json"
+    path.write_text(whole.model_dump_json())
+    place = read_only()
+    here = [str(path), "--set", f"run_dir={place}"]
+    for words in (
+        ["plan", *here],
+        ["explain", place, "a.jpg"],
+        ["diff", place, whole.run_dir],
+        ["verify", place],
+        ["report", *here],
+        ["export", *here],
+        ["run", *here],
+        ["list", "presets"],
+        ["config", "show", *here],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (words, result.output)
+    with open_server(place, 0) as server:
+        assert server.server_address[1]
+
+
+def words_of_error(config: RunConfig) -> str:
+    try:
+        run(config)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def same_files(one: Path, other: Path) -> None:
+    left_out = {"config.json", "timings.json"}
+    for path in (p for p in one.rglob("*") if p.is_file() and p.name not in left_out and p.parent.name != "cache"):
+        found, wanted = ((home / path.relative_to(one)).read_bytes() for home in (other, one))
+        assert CLOCK.sub(b"", found) == CLOCK.sub(b"", wanted), path
+
+
+def test_a_disk_that_is_full_at_any_write_is_named_and_leaves_nothing_half(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A write is a temporary that is fsynced, a rename, and the folder fsynced: two calls."""
+    run(whole_run(config, tmp_path / "whole"))
+    wanted = whole_run(config, tmp_path / "run")
     real, seen, full = os.fsync, [0], [0]
 
     def fsync(handle: Any) -> None:
@@ -143,17 +220,38 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    run(config.model_copy(update={"run_dir": str(tmp_path / "whole")}), until="ingest")
-    writes = seen[0] // 2
-    assert writes >= 6
-    for number in range(writes):
-        seen[0], full[0] = 0, 1 + (number % 3)
-        with pytest.raises(OSError, match=r"No space left on device.*run/"):
-            run(config, until="ingest")
-        assert not list((tmp_path / "run").rglob(f"{storage.TEMPORARY}*"))
-        if number % 3 == 2:
+    for attempt in range(100):
+        seen[0], full[0] = 0, 1 + attempt  # the file itself, or its folder's entry
+        if not (found := words_of_error(wanted)):
             break
-    full[0] = 0
-    run(config, until="ingest")
-    for path in (tmp_path / "whole").rglob("*.parquet"):
-        assert (tmp_path / "run" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+        assert re.search(rf"cannot write it: No space left on device.*{tmp_path}/run/", found)
+        assert not list((tmp_path / "run").rglob(f"{storage.TEMPORARY}*"))
+    assert 10 < attempt < 99
+    same_files(tmp_path / "whole", tmp_path / "run")
+    same_files(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kilobytes", [32, 200])
+def test_a_disk_that_is_really_full(config: RunConfig, tmp_path: Path, kilobytes: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "x", disk], check=False).returncode:
+        pytest.skip("no right to mount here")
+    try:
+        wanted = whole_run(config, disk / "run")
+        with pytest.raises(OSError, match=rf"No space left on device.*{disk}"):
+            run(wanted)
+        assert not list(disk.rglob(f"{storage.TEMPORARY}*"))
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        assert run(wanted).ledger.kept
+        run(whole_run(config, tmp_path / "whole"))
+        same_files(tmp_path / "whole", disk / "run")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_log_on_a_full_disk_is_named(tmp_path: Path) -> None:
+    log = MetricsLog(str(tmp_path / "metrics.jsonl"), 0)
+    log.path = "/dev/full"
+    with pytest.raises(OSError, match=r"No space left on device.*/dev/full"):
+        log.write({"step": 0})

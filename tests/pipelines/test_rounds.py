@@ -89,6 +89,19 @@ def test_a_round_that_was_cut_off_comes_again_with_the_same_prompts(model: Path,
     assert all(Path(cut.run_dir, n).read_bytes() == Path(whole.run_dir, n).read_bytes() for n in names)
 
 
+def test_prompts_of_a_round_that_comes_again_are_not_written_again(model: Path, tmp_path: Path) -> None:
+    config = config_at(tmp_path, model, per_class=5)
+    assert rounds_of(config).open()
+    before = {path: Path(path).stat().st_ino for path in list_shards(f"{tmp_path}/prompts")}
+    damaged = Path(min(before))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-9])
+    assert rounds_of(config).open()
+    after = {path: Path(path).stat().st_ino for path in list_shards(f"{tmp_path}/prompts")}
+    assert {path for path in before if before[path] != after[path]} == {str(damaged)}
+    assert damaged.read_bytes() == whole
+
+
 def test_records_of_other_settings_do_not_count(model: Path, tmp_path: Path) -> None:
     config = config_at(tmp_path, model, per_class=4)
     run(config)

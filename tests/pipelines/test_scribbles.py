@@ -27,15 +27,13 @@ from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.stages.label import LabelConfig
 from maskmill.pipelines.stages.train import TrainConfig
 from maskmill.pipelines.weak.label_scribbles import label_scribbles
+from maskmill.pipelines.weak.scribble_xml import SCRIBBLESUP, parse_scribble_xml, scribblesup_id
 from maskmill.pipelines.weak.scribbles import (
-    SCRIBBLESUP,
     ScribbleConfig,
-    parse_scribble_xml,
     read_scribbles,
     scribble_path,
     scribbles_stage,
     scribbles_units,
-    scribblesup_id,
 )
 from maskmill.vision.scribbles import rasterise
 from tests.trainers import shapes

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from maskmill.data_contracts import secrets
+from maskmill.data_contracts import SAMPLE, secrets
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.core.deployment import FOLDER, NotAllowedError, deployed
 from maskmill.pipelines.core.settings import ConfigError, load_settings
@@ -16,6 +16,7 @@ from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import run, save_config
 from maskmill.pipelines.stages.label import LabelConfig
 from tests.pipelines.ingest_sets import make_folder
+from tests.trainers import shapes
 
 SECRET = "s3kret-Zx91"
 TINY = {"model": str(Path(__file__).parents[1] / "data/tiny_clip_timm"), "image_side": 64, "refine": "none"}
@@ -48,7 +49,7 @@ def test_a_planted_secret_is_in_no_file_of_a_run(tmp_path: Path) -> None:
         "score": TINY,
         "export": [
             {"format": name, "title": "a $TOKEN", "description": "b $TOKEN"}
-            for name in ("voc", "coco", "yolo", "webdataset", "hf")
+            for name in ("voc", "coco", "yolo", "webdataset", "hf", "fiftyone")
         ],
     }
     report = run(load_run_config(write(tmp_path / "c.yaml", config)))
@@ -165,3 +166,42 @@ def test_escapes_in_a_path_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "\x1b" not in result.output + result.stderr
     assert "owned" in result.output + result.stderr
+
+
+def test_a_planted_secret_is_in_nothing_that_labels_and_models_leave(tmp_path: Path) -> None:
+    rows = [shapes.sample_row(number) for number in range(4)]
+    shapes.write_rows(tmp_path / f"in-{SECRET}/samples", rows, SAMPLE, shards=2)
+    shapes.write_weak(tmp_path / f"in-{SECRET}/weak", rows)
+    there, out = f"{tmp_path}/in-$TOKEN", tmp_path / "out"
+    space = write(tmp_path / "space.yaml", shapes.SPACE.model_dump(mode="json"))
+    clip = {"model": str(Path(TINY["model"]).parent / "tiny_clip"), "image_side": 64, "par_iterations": 1}
+    wanted = {"label_space": space, "samples": f"{there}/samples", "weak": f"{there}/weak"}
+    label = write(tmp_path / "label.yaml", {**wanted, "settings": {**clip, "min_decided": 0.0}})
+    segmenter = {"architecture": "fpn", "weights": "random"}
+    options = {"segmenter": segmenter, "augment": {"size": 32}, "batch": 2, "steps": 1}
+    data = {"samples": f"{there}/samples", "labels": f"{out}/labels"}
+    runtime = {"runtime": {"threads": 1, "progress": False}}
+    train = write(tmp_path / "train.yaml", {"label_space": space, "data": data, "settings": {**options, **runtime}})
+    own = {"label_space": space, "data": data, "settings": {**options, **runtime}}
+    build = write(tmp_path / "build.yaml", {"train": own, "test": {"samples": f"{there}/samples"}})
+    for words in (
+        ["label", "shards", label, "--out", f"{out}/labels"],
+        ["train", train, "--out", f"{out}/model"],
+        ["build", build, "--out", f"{out}/built"],
+        ["train", train, "--out", f"{out}/none", "--set", "data.labels=$TOKEN/nothing"],
+        ["push", f"{out}/none", f"s3://me:{SECRET}@bucket/x"],
+    ):
+        said = CliRunner().invoke(app, words)
+        assert said.exit_code == (2 if f"{out}/none" in words else 0), said.output + said.stderr
+        assert SECRET not in said.output + said.stderr
+    assert (out / "model/artifact/config.json").is_file()
+    assert not holders(out)
+    assert "${TOKEN}/samples" in (out / "labels/train.yaml").read_text()
+
+
+def test_a_short_plain_word_is_hidden_where_it_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_values", {"data": "$ROOT", "tok3n": "$TOKEN"})
+    assert secrets.redact("data_contracts: no data in /x/data/y, metadata") == (
+        "data_contracts: no $ROOT in /x/$ROOT/y, metadata"
+    )
+    assert secrets.redact("atok3nb") == "a$TOKENb"

@@ -23,6 +23,8 @@ from maskmill.data_contracts import (
     write_shard,
 )
 from maskmill.pipelines.core.stage import UnitReport, map_units, why_run
+from maskmill.pipelines.run.checks import check_threshold
+from maskmill.pipelines.run.config import RunConfig
 from maskmill.pipelines.stages.dedup import dedup_stage, dedup_units
 from maskmill.pipelines.stages.select import select_stage, select_units
 
@@ -183,7 +185,7 @@ def test_shards_without_any_embedding(tmp_path: Path) -> None:
 
 def test_backend_that_runs_is_part_of_the_config_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = DedupConfig(backend="faiss_ivf")
-    exact = dedup_stage(DedupConfig()).config_hash
+    exact = dedup_stage(DedupConfig(backend="exact")).config_hash
     assert dedup_stage(wanted).config_hash != exact
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.warns(RuntimeWarning, match="faiss is not installed"):
@@ -237,3 +239,31 @@ def test_footer_names_the_stage(tmp_path: Path) -> None:
     footer = read_footer(str(tmp_path / "decisions.parquet"))
     assert footer is not None
     assert (footer.stage, footer.rows, sum(footer.counts.values())) == ("select", 12, 12)
+
+
+def test_a_released_threshold_on_tiles_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """0.1 was chosen for permuted channels."""
+    source = {"source": {"kind": "folder", "root": "photos"}, "label_space": "voc"}
+
+    def said(**more: object) -> list[str]:
+        caplog.clear()
+        check_threshold(RunConfig.model_validate({**source, **more}))
+        return [record.message for record in caplog.records]
+
+    (warning,) = said(score={"preset": "mended"}, select={"preset": "faithful"})
+    assert "select.preset: mended" in warning
+    assert said(score={"preset": "faithful"}, select={"preset": "faithful"}) == []
+    assert said(score={"preset": "mended"}, select={"preset": "mended"}) == []
+    assert said(score={"preset": "mended"}, select={"preset": "faithful", "pcs_tau": 0.02}) == []
+
+
+def test_a_cut_that_rejects_nothing_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "pcs": 0.3 if i < 10 else 0.05} for i, row in enumerate(make_rows(20)) if "pcs" in row]
+    write_scores(tmp_path, [rows])
+    with caplog.at_level("WARNING", "maskmill"):
+        go(tmp_path, select=SelectConfig(preset="faithful"))
+    (record,) = [r for r in caplog.records if r.message.startswith("select:")]
+    assert "rho is 1, so asf rejects nothing" in record.message
+    caplog.clear()
+    go(tmp_path, select=SelectConfig(preset="faithful", rho=0.5))
+    assert not caplog.records

@@ -53,6 +53,12 @@ def test_what_is_no_tags_file_is_told(tmp_path: Path, text: str) -> None:
         read_tags(str(tmp_path / "t.json"))
 
 
+def test_a_row_that_names_no_photo_is_told_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,classes\na.jpg,cat\n,dog\n")
+    with pytest.raises(ContractError, match=r"t.csv, line 3: .*the file name of a photo"):
+        read_tags(str(tmp_path / "t.csv"))
+
+
 def test_labelling_leaves_a_label_space_and_a_config_that_load(tmp_path: Path) -> None:
     space = LabelSpace.from_names(["cat", "sea horse"])
     write_recipe(str(tmp_path), space)

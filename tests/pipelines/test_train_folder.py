@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 
 def test_what_a_kill_left_goes_and_two_trainings_exclude_each_other(config: TrainConfig, tmp_path: Path) -> None:
-    run_dir, out_dir = tmp_path / "run", tmp_path / "artefact"
+    run_dir, out_dir = tmp_path / "run", tmp_path / "artifact"
     train(config, str(run_dir), str(out_dir))
     names = {path.name for path in out_dir.iterdir()}
     assert names == {"config.json", "model.safetensors", "metrics.json", "curves.png"}
@@ -48,10 +48,10 @@ def test_what_a_kill_left_goes_and_two_trainings_exclude_each_other(config: Trai
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "curves.png", "config.json"])
-def test_a_damaged_artefact_is_trained_again(config: TrainConfig, tmp_path: Path, name: str) -> None:
-    folders = (str(tmp_path / "run"), str(tmp_path / "artefact"))
+def test_a_damaged_artifact_is_trained_again(config: TrainConfig, tmp_path: Path, name: str) -> None:
+    folders = (str(tmp_path / "run"), str(tmp_path / "artifact"))
     train(config, *folders)
-    path = tmp_path / "artefact" / name
+    path = tmp_path / "artifact" / name
     before = path.read_bytes()
     path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     train(config, *folders)

@@ -14,10 +14,11 @@ from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.run import run
 from maskmill.pipelines.run.verify import verify
+from maskmill.pipelines.weak.label_photos import label_photos
 from tests.pipelines.ingest_sets import make_folder, put
 
 TINY = {"model": str(Path(__file__).parents[1] / "data/tiny_clip_timm"), "image_side": 64, "refine": "none"}
-FORMATS = ("voc", "coco", "yolo", "webdataset", "hf")
+FORMATS = ("voc", "coco", "yolo", "webdataset", "hf", "fiftyone")
 LOGS = {".lock", "metrics.jsonl", "timings.json"}
 
 
@@ -163,3 +164,51 @@ def test_the_command_ends_with_1_and_names_the_file(finished: RunConfig) -> None
     assert "scores/shard-00000.parquet" in result.stderr
     assert len(json.loads(result.stdout)["faults"]) == 1
     assert CliRunner().invoke(app, ["verify", f"{finished.run_dir}/nothing"]).exit_code == 2
+
+
+# What other commands write
+
+
+@pytest.fixture(scope="module")
+def others(finished: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders that label, train, evaluate, predict and push left, by command."""
+    root = tmp_path_factory.mktemp("others")
+    run_dir = Path(finished.run_dir)
+    artifact = str(next(run_dir.rglob("artifact")))
+    settings = {"model": str(Path(TINY["model"]).with_name("tiny_clip")), "image_side": 64, "par_iterations": 1}
+    label_config = root / "label.yaml"
+    given = {"labeler": "clip_cam", "samples": f"{run_dir}/samples", "settings": settings}
+    label_config.write_text(json.dumps(given))
+    images = str(run_dir.parent / "set/images")
+    for words in (
+        ["label", "shards", str(label_config), "--out", f"{root}/label"],
+        ["evaluate", artifact, "--samples", f"{run_dir}/samples", "--out", f"{root}/evaluate"],
+        ["predict", artifact, "--images", images, "--out", f"{root}/predict"],
+        ["push", f"{run_dir}/export/voc", f"{root}/push"],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+    label_photos(images, f"{root}/photos", finished.space, settings=settings)
+    return {name: root / name for name in ("label", "evaluate", "predict", "push", "photos")}
+
+
+@pytest.mark.parametrize("name", ["label", "evaluate", "predict", "push", "photos"])
+def test_one_flipped_bit_is_seen_in_each_file_of_other_commands(others: dict[str, Path], name: str) -> None:
+    folder = others[name]
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    whole = verify(str(folder))
+    assert (whole.faults, whole.without_hashes) == ((), ())
+    assert {f"{folder}/{path}" for path in whole.verified} == {str(path) for path in paths}
+    for number, path in enumerate(paths):
+        before = flip(path, number * 7919, number % 8)
+        faults = verify(str(folder)).faults
+        restore(path, before)
+        assert any(f"{folder}/{fault.path}" == str(path) for fault in faults) or path.suffix == ".json", (path, faults)
+        assert faults
+    assert verify(str(folder)).faults == ()
+
+
+def test_a_folder_of_others_is_not_called_whole(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"theirs")
+    with pytest.raises(FileNotFoundError, match="found other files alone"):
+        verify(str(tmp_path))

@@ -15,7 +15,7 @@ from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.video import VideoSource
 from maskmill.pipelines.weak.boxes import Box, read_boxes
 from maskmill.pipelines.weak.label_clip import clip_space, first_boxes
-from maskmill.vision.video import read_frames, write_video
+from maskmill.vision.video import encode_video, read_frames
 from tests.pipelines.ingest_sets import ingest, put, put_json, reasons
 from tests.trainers.clips import BLUE, RED, Square, box_of, draw
 from tests.trainers.test_ftmu import run, segmenter
@@ -31,7 +31,7 @@ def script(frames: int = 7) -> list[list[Square]]:
 
 def video(path: Path, frames: int = 7) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(str(path), (draw(squares) for squares in script(frames)))
+    path.write_bytes(encode_video(draw(squares) for squares in script(frames)))
     return path
 
 

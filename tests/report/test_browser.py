@@ -9,7 +9,7 @@ import pytest
 
 from maskmill.data_contracts import DECISION, SAMPLE, SCORE, LabelSpace, content_id, read_shard, write_shard
 from tests.factories import FakeRun, make_run, write_decisions
-from tests.report.conftest import open_page, written
+from tests.report.conftest import open_page, written, wrongs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -93,6 +93,7 @@ def test_a_reload_shows_the_same_list(opened: "Page") -> None:
     assert opened.get_attribute("[data-filter=low_asf]", "aria-pressed") == "true"
     opened.click("#reset")
     opened.reload()
+    opened.wait_for_selector("html[data-ready=yes]")
     assert opened.inner_text("#found").startswith("72 of 72")
 
 
@@ -128,7 +129,7 @@ def test_commands_can_be_copied(browser: "Browser", report: str) -> None:
     for page in open_page(browser, report, permissions=["clipboard-read", "clipboard-write"]):
         panel = page.locator("[data-column=asf]")
         panel.locator(".copy").click()
-        page.wait_for_function("document.querySelector('[data-column=asf] .copy').textContent === 'copied'")
+        page.wait_for_function("() => document.querySelector('[data-column=asf] .copy').textContent === 'copied'")
         assert page.evaluate("navigator.clipboard.readText()") == panel.locator("code").inner_text()
 
 
@@ -161,11 +162,11 @@ DRAWN = """() => {  // whether the canvas holds outlines, and whether regions
 
 def test_the_mask_lies_over_the_image_in_layers(opened: "Page") -> None:
     opened.click("#grid .shot")
-    opened.wait_for_function("document.getElementById('view-mask').width > 0")
+    opened.wait_for_function("() => document.getElementById('view-mask').width > 0")
     for layer, edges, regions in (("outline", True, False), ("mask", False, True), ("both", True, True)):
         opened.check(f"#layers input[value={layer}]")
         opened.wait_for_function(
-            f"JSON.stringify(({DRAWN})()) === '{json.dumps([edges, regions], separators=(',', ':'))}'"
+            f"() => JSON.stringify(({DRAWN})()) === '{json.dumps([edges, regions], separators=(',', ':'))}'"
         )
     opened.check("#layers input[value=none]")
     assert opened.is_hidden("#view-mask")
@@ -254,6 +255,14 @@ def test_hostile_names_stay_names(browser: "Browser", tmp_path: Path) -> None:
         assert page.locator("img[src=x]").count() == 0
         assert page.locator("svg:not(.figure)").count() == 0
         assert page.locator("b", has_text="bold").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_matters(browser: "Browser", report: str, scheme: str) -> None:
+    for page in open_page(browser, report, color_scheme=scheme):
+        assert wrongs(page) == []
+        page.click("#grid .shot >> nth=1")
+        assert wrongs(page) == []
 
 
 def test_no_script_but_the_page_s_own_runs(browser: "Browser", report: str) -> None:

@@ -13,7 +13,7 @@ from maskmill.pipelines.cli.label_commands.common import (
     telling,
 )
 from maskmill.pipelines.cli.options import JsonOption
-from maskmill.pipelines.core.settings import parse_pairs
+from maskmill.pipelines.core.settings import parse_nested
 
 NAME = "clip-cam"
 
@@ -39,7 +39,7 @@ def command(
 
     space = asked_space(classes, label_space)
     given: dict[str, Any] = {"preset": preset, "model": model, "pretrained": pretrained}
-    settings = {**{key: value for key, value in given.items() if value is not None}, **parse_pairs(overrides)}
+    settings = {**{key: value for key, value in given.items() if value is not None}, **parse_nested(overrides)}
     with telling() as tell:
         counts = label_photos(images, out, space, "clip_cam", settings, tell)
     finish(out, counts, space)

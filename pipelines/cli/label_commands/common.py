@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.markup import escape
 
-from maskmill.data_contracts import LabelSpace, load_label_space, write_bytes
-from maskmill.pipelines.cli.console import result, say
+from maskmill.data_contracts import LabelSpace, load_label_space
+from maskmill.data_contracts.sums import Listed
+from maskmill.pipelines.cli.console import result, say, warn
+from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.progress import progress
 from maskmill.pipelines.core.settings import ConfigError
 from maskmill.pipelines.core.stage import UnitReport
 
+LOOK = "the page says why, photo by photo"
+FIXES = {"no_classes": "name what the photos show, in other words; or lower the labeler's tag_threshold (0.1)"}
 Tell = Callable[[str, UnitReport], None]
 ImagesOption = Annotated[str, typer.Option(help="folder of photos, with any folders in it")]
 OutOption = Annotated[str, typer.Option(help="where masks, overlays, the page and a ready train.yaml go")]
@@ -59,22 +64,33 @@ def summary(counts: dict[str, int]) -> str:
 
 
 def finish(out: str, counts: dict[str, int], space: LabelSpace) -> None:
-    """Leave OUT/label_space.yaml and OUT/train.yaml, and say what came out and what comes next."""
+    """Leave OUT/label_space.yaml and OUT/train.yaml, say what came out and what comes next; see `check_labelled`."""
     write_recipe(out, space)
     say(summary(counts))
-    say(f"masks: [bold]{out}/masks[/], page: [bold]{out}/index.html[/]")
-    say(f"next, a segmenter trained on them: maskmill train {out}/train.yaml --out {out}/segmenter")
+    say(f"masks: [bold]{escape(out)}/masks[/], page: [bold]{escape(out)}/index.html[/]")
+    if counts.get("kept"):
+        say(escape(f"next, a segmenter trained on them: maskmill train {out}/train.yaml --out {out}/segmenter"))
     result({"out": out, "counts": counts, "page": f"{out}/index.html", "train": f"{out}/train.yaml"})
+    check_labelled(counts)
+
+
+def check_labelled(counts: dict[str, int]) -> None:
+    """End with status 3 and the key to turn where nothing was labelled."""
+    if not counts.get("kept"):
+        reason = max(counts, key=lambda name: counts[name], default="")
+        warn(f"nothing was labelled{f', mostly for {reason}' if reason else ''} → {FIXES.get(reason, LOOK)}")
+        raise typer.Exit(Exit.EMPTY)
 
 
 def write_recipe(out: str, space: LabelSpace) -> None:
     """A label space and a training config for the shards in OUT/samples and OUT/labels."""
     here = str(Path(out).absolute()) if "://" not in out else out.rstrip("/")
-    _write(f"{out}/label_space.yaml", space.model_dump(mode="json", exclude_defaults=True))
     data = {"samples": f"{here}/samples", "labels": f"{here}/labels"}
     recipe = {"trainer": "supervised", "label_space": f"{here}/label_space.yaml", "data": data}
-    _write(f"{out}/train.yaml", recipe)
+    with Listed(out, more=True) as files:
+        files.write("label_space.yaml", _yaml(space.model_dump(mode="json", exclude_defaults=True)))
+        files.write("train.yaml", _yaml(recipe))
 
 
-def _write(path: str, value: object) -> None:
-    write_bytes(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+def _yaml(value: object) -> bytes:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()

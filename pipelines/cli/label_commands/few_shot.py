@@ -7,7 +7,7 @@ import typer
 from maskmill.data_contracts import LabelSpace
 from maskmill.pipelines.cli.label_commands.common import LabelerOptions, OutOption, finish, telling
 from maskmill.pipelines.cli.options import JsonOption
-from maskmill.pipelines.core.settings import parse_pairs
+from maskmill.pipelines.core.settings import parse_nested
 
 NAME = "few-shot"
 
@@ -31,7 +31,7 @@ def command(
     from maskmill.pipelines.weak.label_photos import label_photos
 
     space = LabelSpace.from_names([class_name])
-    settings: dict[str, Any] = {"support": support, "class_name": class_name, **parse_pairs(overrides)}
+    settings: dict[str, Any] = {"support": support, "class_name": class_name, **parse_nested(overrides)}
     if artifact is not None:
         settings["artifact"] = artifact
     with telling() as tell:

@@ -3,10 +3,12 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.label_commands.common import summary, telling
 from maskmill.pipelines.cli.options import JsonOption, SetOption
+from maskmill.pipelines.core.lock import working
 from maskmill.pipelines.core.settings import check_names, load_settings
 
 NAME = "read-scribbles"
@@ -23,8 +25,8 @@ def command(
 
     wanted = load_settings(config, ScribbleConfig, overrides)
     check_names(wanted)
-    with telling() as tell:
+    with working(out), telling() as tell:
         counts = read_scribbles(wanted, out, progress=lambda report: tell("scribbles", report))
     say(summary(counts))
-    say(f"next: a training config with `weak: {out}/weak` for trainer dfr or scwssod (maskmill list trainers)")
+    say(escape(f"next: a training config with `weak: {out}/weak` for trainer dfr or scwssod (maskmill list trainers)"))
     result({"weak": f"{out}/weak", "counts": counts})

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.markup import escape
 
-from maskmill.data_contracts import LabelSpace, load_label_space, write_bytes
+from maskmill.data_contracts import LabelSpace, load_label_space
+from maskmill.data_contracts.sums import Listed
 from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.label_commands.common import ImagesOption, summary, telling
 from maskmill.pipelines.cli.options import JsonOption
+from maskmill.pipelines.core.lock import working
 
 NAME = "read-tags"
 
@@ -28,11 +31,12 @@ def command(
 
     found = read_tags(tags)
     space = load_label_space(label_space) if label_space else LabelSpace.from_names(names_in(found))
-    with telling() as tell:
-        counts = tag_photos(images, found, out, space, lambda report: tell("read", report))
-    recipe = write_recipe(out, space)
+    with working(out):
+        with telling() as tell:
+            counts = tag_photos(images, found, out, space, lambda report: tell("read", report))
+        recipe = write_recipe(out, space)
     say(summary(counts).replace("labelled", "tagged"))
-    say(f"next: maskmill train {recipe} --out {out}/segmenter")
+    say(escape(f"next: maskmill train {recipe} --out {out}/segmenter"))
     result({"weak": f"{out}/weak", "counts": counts, "train": recipe})
 
 
@@ -41,9 +45,10 @@ def write_recipe(out: str, space: LabelSpace) -> str:
     here = str(Path(out).absolute())
     data = {"samples": f"{here}/samples", "weak": f"{here}/weak"}
     recipe = {"trainer": "weclip", "label_space": f"{here}/label_space.yaml", "data": data}
-    for name, value in (
-        ("label_space", space.model_dump(mode="json", exclude_defaults=True)),
-        ("train", {**recipe, "settings": {"preset": "starter"}}),
-    ):
-        write_bytes(f"{out}/{name}.yaml", yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+    with Listed(out, more=True) as files:
+        for name, value in (
+            ("label_space", space.model_dump(mode="json", exclude_defaults=True)),
+            ("train", {**recipe, "settings": {"preset": "starter"}}),
+        ):
+            files.write(f"{name}.yaml", yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
     return f"{out}/train.yaml"

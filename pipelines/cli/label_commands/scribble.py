@@ -13,7 +13,7 @@ from maskmill.pipelines.cli.label_commands.common import (
     telling,
 )
 from maskmill.pipelines.cli.options import JsonOption
-from maskmill.pipelines.core.settings import parse_pairs
+from maskmill.pipelines.core.settings import parse_nested
 
 NAME = "scribble"
 
@@ -43,7 +43,7 @@ def command(
     from maskmill.pipelines.weak.label_scribbles import label_scribbles
 
     space = asked_space(classes, label_space)
-    given: dict[str, Any] = {"training": parse_pairs(training), "settings": parse_pairs(overrides)}
+    given: dict[str, Any] = {"training": parse_nested(training), "settings": parse_nested(overrides)}
     with telling() as tell:
         counts = label_scribbles(images, scribbles, out, space, coding=coding, trainer=trainer, progress=tell, **given)
     finish(out, counts, space)

@@ -3,9 +3,11 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.options import JsonOption
+from maskmill.pipelines.core.settings import ConfigError
 
 NAME = "video"
 
@@ -21,8 +23,15 @@ def command(
     ],
     out: Annotated[str, typer.Option(help="where masks, overlay video and shards go")],
     artifact: Annotated[
-        str, typer.Option("--artifact", "--agent", help="what the trainer ftmu left: OUT/artefact (see docs/ftmu.md)")
-    ],
+        str | None,
+        typer.Option("--artifact", "--agent", help="what the trainer ftmu left: OUT/artifact (see docs/ftmu.md)"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of --artifact: folder or hub id of SAM 2, EdgeTAM or SAM 3 (see docs/promptable.md)"
+        ),
+    ] = None,
     policy: Annotated[str, typer.Option(help="learned, always_update or never_update")] = "learned",
     rate: Annotated[int, typer.Option(help="frames a second of the overlay video", min=1)] = 12,
     as_json: JsonOption = False,
@@ -30,7 +39,9 @@ def command(
     """Follow the boxes of a clip's first frame: masks of every frame as PNG files and shards, and an overlay video."""
     from maskmill.pipelines.weak.label_clip import label_clip
 
-    report = label_clip(clip, boxes, out, artifact, policy=policy, rate=rate)
-    say(f"labelled {report.labelled} of {report.frames} frames: {', '.join(report.objects)}")
-    say(f"masks: [bold]{out}/masks[/], video: [bold]{out}/overlay.mp4[/]")
+    if (artifact is None) == (model is None):
+        raise ConfigError("expected either --artifact DIR or --model DIR, found both or neither")
+    report = label_clip(clip, boxes, out, artifact, policy=policy, rate=rate, model=model)
+    say(f"labelled {report.labelled} of {report.frames} frames: {escape(', '.join(report.objects))}")
+    say(f"masks: [bold]{escape(out)}/masks[/], video: [bold]{escape(out)}/overlay.mp4[/]")
     result({"out": out, "frames": report.frames, "labelled": report.labelled, "objects": report.objects})

@@ -4,6 +4,7 @@ const ROWS = RUN.rows;
 const COUNT = ROWS.sample_id.length;
 const PLACE = new Map(ROWS.sample_id.map((id, row) => [id, row]));
 const PICTURES = new Map();
+const VERDICTS = new Map(Object.entries(RUN.verdicts)); // what people said, by sample
 
 function collectPictures() {
   for (const card of document.querySelectorAll(".card[data-id]")) {
@@ -42,6 +43,16 @@ function badge(reason) {
   return element("span", { className: "badge", title: reason.explain, style: { "--c": reason.colour } }, dot(reason), reason.label);
 }
 
+function saidChip(id) {
+  const said = VERDICTS.get(id);
+  return said ? element("span", { className: `said ${said.verdict}`, title: saidWords(said) }, said.words) : null;
+}
+
+// Who said it, when, and why.
+function saidWords({ who, at, why, note }) {
+  return [`${who}, ${at}`, why, note].filter(Boolean).join(" · ");
+}
+
 function chips(row) {
   const made = ROWS.classes[row].map((number) => {
     const { name, colour } = RUN.classes[number];
@@ -52,6 +63,7 @@ function chips(row) {
 
 // The run's folder as the browser sees it, so that commands can be pasted; RUN where the page came over a network.
 function runFolder() {
+  if (RUN.desk) return RUN.desk.run;
   if (location.protocol !== "file:") return "RUN";
   return decodeURIComponent(location.pathname).replace(/\/report\/[^/]*$/, "") || "RUN";
 }

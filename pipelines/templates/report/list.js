@@ -1,7 +1,7 @@
 // The list of samples: what is asked for, which rows answer it in which order, and their cards.
 const PAGE = 60;
 const TEXTS = ROWS.sample_id.map((id, row) => `${id}\n${ROWS.file[row] || ""}\n${ROWS.prompt[row] || ""}`.toLowerCase());
-const asked = { text: "", reasons: new Set(), class: "", source: "", score: "", low: null, high: null, sort: "id" };
+const asked = { text: "", reasons: new Set(), class: "", source: "", judged: "", score: "", low: null, high: null, sort: "id" };
 let found = [];
 let shown = 0;
 
@@ -33,6 +33,7 @@ function answer() {
     if (asked.reasons.size && !asked.reasons.has(reasonOf(row).name)) continue;
     if (asked.class !== "" && !ROWS.classes[row].includes(Number(asked.class))) continue;
     if (asked.source !== "" && ROWS.source[row] !== Number(asked.source)) continue;
+    if (asked.judged !== "" && !isJudged(ROWS.sample_id[row], asked.judged)) continue;
     if (asked.low !== null && !(values[row] !== null && values[row] >= asked.low)) continue;
     if (asked.high !== null && !(values[row] !== null && values[row] <= asked.high)) continue;
     rows.push(row);
@@ -46,19 +47,36 @@ function answer() {
   });
 }
 
+const JUDGED = [["no", "not judged"], ["yes", "judged"], ["keep", "kept by a person"], ["reject", "rejected by a person"], ["relabel", "relabelled"], ["note", "with a note"]];
+
+function isJudged(id, wanted) {
+  const said = VERDICTS.get(id);
+  const judged = Boolean(said) && said.verdict !== "none";
+  if (wanted === "no") return !judged;
+  if (wanted === "yes") return judged;
+  return wanted === "note" ? Boolean(said?.note) : said?.verdict === wanted;
+}
+
+function layersOf(id, picture) {
+  const made = [element("img", { src: picture.image, width: picture.width, height: picture.height, alt: `sample ${id.slice(0, 12)}` })];
+  if (picture.overlay) made.push(element("img", { src: picture.overlay, className: "overlay", alt: "" }));
+  return made;
+}
+
 function card(row) {
   const id = ROWS.sample_id[row];
   const picture = PICTURES.get(id);
   const file = ROWS.file[row] || "";
   const shot = element("button", { type: "button", className: "shot", "aria-label": `open sample ${id.slice(0, 12)}${file && `, ${file}`}` });
   if (picture) {
-    shot.append(element("img", { src: picture.image, width: picture.width, height: picture.height, alt: `sample ${id.slice(0, 12)}` }));
-    if (picture.overlay) shot.append(element("img", { src: picture.overlay, className: "overlay", alt: "" }));
+    shot.append(...layersOf(id, picture));
   } else {
-    shot.append(element("span", { className: "unpictured" }, "no picture in this page"));
+    shot.append(element("span", { className: "unpictured" }, RUN.desk ? "…" : "no picture in this page"));
+    if (RUN.desk) EYE.observe(shot);
   }
   if (ROWS.fault[row]) shot.append(element("span", { className: "fault", title: "This fault was planted" }, ROWS.fault[row].replaceAll("_", " ")));
-  const caption = element("figcaption", {}, badge(reasonOf(row)));
+  const said = saidChip(id);
+  const caption = element("figcaption", {}, ...(said ? [said] : []), badge(reasonOf(row)));
   if (ROWS.score[row] !== null && ROWS.threshold[row] !== null) {
     caption.append(element("span", { className: "verdict" }, element("b", {}, words(ROWS.score[row])), ` against ${words(ROWS.threshold[row])}`));
   }
@@ -90,13 +108,13 @@ function refresh() {
 
 function readTools() {
   const limit = (id) => (byId(id).value === "" || !byId("range-score").value ? null : Number(byId(id).value));
-  Object.assign(asked, { text: byId("search").value, class: byId("class").value, source: byId("source").value });
+  Object.assign(asked, { text: byId("search").value, class: byId("class").value, source: byId("source").value, judged: byId("judged").value });
   Object.assign(asked, { score: byId("range-score").value, low: limit("low"), high: limit("high"), sort: byId("sort").value });
   refresh();
 }
 
 // What is asked for stands in the address, so that a reload, a bookmark or a colleague sees the same list.
-const FIELDS = ["search", "sort", "class", "source", "range-score", "low", "high"];
+const FIELDS = ["search", "sort", "class", "source", "judged", "range-score", "low", "high"];
 
 function remember() {
   const said = new URLSearchParams();
@@ -125,13 +143,17 @@ function fillTools() {
   options("class", RUN.classes.map(({ name }, number) => [number, name]));
   options("source", RUN.sources.map((name, number) => [number, name]));
   options("range-score", [...RUN.scores.map(({ column, title }) => [column, title]), ["margin", "margin"]]);
+  options("judged", JUDGED);
   byId("source-field").hidden = RUN.sources.length < 2;
+  byId("judged-field").hidden = !RUN.desk && VERDICTS.size === 0;
   byId("tools").addEventListener("input", readTools);
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
-  byId("tools").addEventListener("reset", () => {
+  byId("tools").addEventListener("reset", (event) => {
+    event.preventDefault(); // the browser would empty the fields after this, and the address would lag behind the list
+    for (const id of FIELDS) byId(id).value = byId(id).dataset.usual;
     asked.reasons.clear();
     markReasons();
-    setTimeout(readTools);
+    readTools();
   });
   byId("reasons").addEventListener("click", (event) => {
     const button = event.target.closest("[data-filter]");

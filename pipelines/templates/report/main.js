@@ -2,7 +2,8 @@
 collectPictures();
 watchSliders();
 byId("masks").addEventListener("change", (event) => document.body.classList.toggle("no-masks", !event.target.checked));
-if (byId("bench")) {
+
+function openBench() {
   byId("static").remove();
   byId("bench").hidden = false;
   fillTools();
@@ -15,6 +16,9 @@ if (byId("bench")) {
     byId("search").focus();
   });
 }
+
+function ready() { document.documentElement.dataset.ready = "yes"; }
+
 // Paper cannot be clicked: words and test pictures are printed open.
 addEventListener("beforeprint", () => {
   for (const closed of document.querySelectorAll(".term:not([open]), .sheets details:not([open])")) {
@@ -22,4 +26,14 @@ addEventListener("beforeprint", () => {
     addEventListener("afterprint", () => { closed.open = false; }, { once: true });
   }
 });
-document.documentElement.dataset.ready = "yes";
+
+if (RUN.desk && byId("bench")) {
+  startDesk().then(() => {
+    openBench();
+    for (const id of VERDICTS.keys()) showSaid(id);
+    if (VERDICTS.size === 0) showSaid("");
+  }, () => { byId("desk-state").textContent = "The server does not answer; start `maskmill review` again."; }).finally(ready);
+} else {
+  if (byId("bench")) openBench();
+  ready();
+}

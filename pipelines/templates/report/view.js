@@ -44,6 +44,7 @@ function showLayers(row) {
 
 function showPicture(row) {
   const picture = PICTURES.get(ROWS.sample_id[row]);
+  if (!picture && RUN.desk) fetchPicture(ROWS.sample_id[row]).then((found) => { if (found && row === viewed) showPicture(row); }, () => {});
   const image = byId("view-image");
   image.hidden = !picture;
   byId("no-picture").hidden = Boolean(picture);
@@ -75,8 +76,14 @@ function facts(row) {
     ...fact("Made by", ROWS.model[row]),
     ...fact("Classes", ROWS.classes[row].length ? chips(row) : ""),
     ...fact("Planted fault", ROWS.fault[row]),
+    ...(RUN.desk ? [] : reviewFact(ROWS.sample_id[row])),
     ...fact("Stored in", ROWS.shard[row] && `samples/${ROWS.shard[row]}`),
   ];
+}
+
+function reviewFact(id) {
+  const said = VERDICTS.get(id);
+  return said ? fact("Review", element("span", {}, saidChip(id), ` ${saidWords(said)}`)) : [];
 }
 
 function neighbour([id, cosine, set]) {
@@ -124,6 +131,7 @@ function show(row) {
   byId("previous").disabled = at <= 0;
   byId("next").disabled = at < 0 || at + 1 >= found.length;
   showPicture(row);
+  if (RUN.desk) openDesk(row);
   if (!byId("view").open) byId("view").showModal();
 }
 
