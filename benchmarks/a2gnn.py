@@ -1,11 +1,13 @@
 """From boxes to masks: what A2GNN's labels are worth beside filled boxes, GrabCut and seeds, and to a segmenter.
 
-Boxes are the tight ones of each object in the true masks of ccp (coarse classes), davis and weizmann_horses. Labels are
-made and judged on the tested part; the affinity network and both segmenters learn from the other part, from boxes alone
-but for `segmenter_on_truth`.
+Boxes are the tight ones of each object in the true masks of ccp (coarse classes), davis and weizmann_horses. Every set
+has three parts, by hash of the stem or the sequence: the affinity network and both segmenters learn from the first,
+from boxes alone but for `segmenter_on_truth`; settings are chosen on the second, and the third is tested. One run
+measures both: metrics of the development part begin with `dev_`.
 Arms: `box_fill`, `grabcut`, `seeds+crf` (fused seeds, filled in by the dense CRF), `a2gnn` (the graph's own labels),
 `a2gnn+crf`; `segmenter_on_labels`, `segmenter_on_truth`: one recipe on both kinds of masks.
-Metrics: `miou` is the mean over the sets of `miou@SET`; `box_violation_px` pixels of a class outside all of its boxes,
+Metrics: `miou` is the mean over the sets of `miou@SET`; `over_grabcut` is how far `miou` is above GrabCut's of the same
+seed, and `over_grabcut@SET`; `box_violation_px` pixels of a class outside all of its boxes,
 `empty_boxes` boxes without a pixel of their class; `seconds_per_image`; `speedup_vs_dense` against the dense form, one
 image at a time, and `dense_agreement`, the share of pixels on which both agree; `seed_precision`, `seed_coverage`;
 `errors_in_doubt`, the share of wrong pixels that the least confident fifth of all pixels in boxes holds.
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.box_sets import Photo, object_boxes, photos
+from benchmarks.box_sets import Parts, Photo, object_boxes, photos
 from benchmarks.common import Options, Record, parse_options
 from benchmarks.shards import write_rows
 from maskmill.data_contracts import (
@@ -39,14 +41,15 @@ from maskmill.data_contracts import (
 from maskmill.labelers import PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
-from maskmill.labelers.a2gnn.labeler import Task
 from maskmill.labelers.a2gnn.seeds import allowed_pixels
+from maskmill.labelers.a2gnn.view import Task
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig, SegmentationMetrics
 from maskmill.trainers.registry import load_artifact
 
 LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
 SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
+ABOVE = ("seeds+crf", "a2gnn", "a2gnn+crf")  # measured after GrabCut, and set against it
 SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it and the trainers faster
 TRAINING: dict[str, dict[str, Any]] = {
     "affinity": {},
@@ -272,19 +275,26 @@ def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[PseudoL
 class Bench:
     """One seed's photos and working folder. Boxes become seeds once: all arms share them."""
 
-    trained: list[Photo]
-    tested: list[Photo]
-    space: LabelSpace
+    parts: Parts
     size: Size
     seed: int
     folder: Path
     seeded: dict[str, tuple[list[Task], float]] = field(default_factory=dict)
 
+    @property
+    def space(self) -> LabelSpace:
+        return self.parts.space
+
+    def photos(self, part: str) -> list[Photo]:
+        """Photos of the part `train`, `dev` or `test`."""
+        found: list[Photo] = getattr(self.parts, part)
+        return found
+
     def tasks(self, part: str) -> tuple[list[Task], float]:
-        """Seeds of the `train` or `test` photos, and seconds an image."""
+        """Seeds of a part's photos, and seconds an image."""
         if part not in self.seeded:
             model = load(Config(**SETTINGS), self.space)
-            items = [photo.item for photo in (self.trained if part == "train" else self.tested)]
+            items = [photo.item for photo in self.photos(part)]
             begun = time.perf_counter()
             with ThreadPoolExecutor(THREADS) as pool:
                 found = [task for task in pool.map(model.task, items) if task is not None]
@@ -294,11 +304,11 @@ class Bench:
         return self.seeded[part]
 
     def affinity(self) -> str:
-        """The affinity network's artefact, trained on seeds of the trained photos."""
+        """The affinity network's artifact, trained on seeds of the trained photos."""
         labels = [PseudoLabel(task.seeds.labels) for task in self.tasks("train")[0]]
         data = DataConfig(
-            samples=(write_samples(self.folder / "train_samples", self.trained, self.space),),
-            labels=(write_labels(self.folder / "train_seeds", self.trained, labels, self.space),),
+            samples=(write_samples(self.folder / "train_samples", self.parts.train, self.space),),
+            labels=(write_labels(self.folder / "train_seeds", self.parts.train, labels, self.space),),
         )
         return self.train("affinity", data, {"steps": self.size.affinity_steps}, "affinity")
 
@@ -306,47 +316,65 @@ class Bench:
         runtime = {"progress": False, "save_every": 50, "threads": THREADS}
         wanted = {"seed": self.seed, "runtime": runtime, **TRAINING[trainer], **settings}
         config = TrainConfig(trainer=trainer, label_space=self.space, data=data, settings=wanted)
-        artefact = train(config, str(self.folder / name / "run"), str(self.folder / name / "artefact"))
+        artifact = train(config, str(self.folder / name / "run"), str(self.folder / name / "artifact"))
         torch.set_num_threads(1)
-        return artefact
+        return artifact
 
     def model(self) -> A2gnn:
         return load(Config(**SETTINGS, affinity=self.affinity(), seed=self.seed), self.space)
 
     def label_arm(self, arm: str) -> dict[str, float]:
-        tasks, begun = self.tasks("test")
-        folder, extra = self.folder / "test", {}
+        """Metrics of the tested part, and of the development part how good its labels are."""
+        developed = self.label_part(arm, "dev") if self.parts.dev else {}
+        return {**self.label_part(arm, "test"), **{f"dev_{k}": v for k, v in developed.items() if "miou" in k}}
+
+    def label_part(self, arm: str, part: str) -> dict[str, float]:
+        """Metrics of one arm on one part; speed and doubt are measured on the tested one."""
+        tasks, begun = self.tasks(part)
+        folder, tested = self.folder / part, self.photos(part)
+        extra: dict[str, float] = {}
         if arm.startswith("a2gnn"):
             model = self.model()
             labels, seconds = kept(folder, arm, tasks, lambda: graph_labels(model, tasks))
-            if arm == "a2gnn":
+            if part == "dev":
+                extra = {}
+            elif arm == "a2gnn":
                 order = by_size(tasks)
                 extra = speed(model, [tasks[i] for i in order[:: max(1, len(order) // self.size.timed)]])
             else:
-                extra = {"errors_in_doubt": errors_in_doubt(labels, self.tested)}
+                extra = {"errors_in_doubt": errors_in_doubt(labels, tested)}
         else:
             model = load(Config(**SETTINGS), self.space)
             labels, seconds = kept(
                 folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(model, arm, task))
             )
             if arm == "seeds+crf":
-                extra = seed_quality(tasks, self.tested)
+                extra = seed_quality(tasks, tested)
         seconds += 0 if arm == "box_fill" else begun
-        scores = judge([label.mask for label in labels], self.tested, self.space)
+        scores = judge([label.mask for label in labels], tested, self.space)
         return {**scores, "seconds_per_image": seconds, **extra}
 
     def segmenter_arm(self, arm: str) -> dict[str, float]:
-        data = DataConfig(samples=(write_samples(self.folder / "train_samples", self.trained, self.space),))
+        data = DataConfig(samples=(write_samples(self.folder / "train_samples", self.parts.train, self.space),))
         if arm == "segmenter_on_labels":
             tasks, model = self.tasks("train")[0], self.model()
             labels, _ = kept(self.folder / "train", "a2gnn+crf", tasks, lambda: graph_labels(model, tasks))
-            folder = write_labels(self.folder / "train_masks", self.trained, labels, self.space)
+            folder = write_labels(self.folder / "train_masks", self.parts.train, labels, self.space)
             data = data.model_copy(update={"labels": (folder,)})
         settings = {"steps": self.size.segmenter_steps}
         predictor = load_artifact(self.train("supervised", data, settings, arm))
-        found: list[Uint8Array] = predictor.labels([photo.image for photo in self.tested])
-        scores = judge(found, self.tested, self.space)
-        return {name: value for name, value in scores.items() if name.startswith("miou")}
+        found: dict[str, float] = {}
+        for part, prefix in (("test", ""), ("dev", "dev_")):
+            if tested := self.photos(part):
+                scores = judge(predictor.labels([photo.image for photo in tested]), tested, self.space)
+                found |= {f"{prefix}{name}": value for name, value in scores.items() if name.startswith("miou")}
+        return found
+
+
+def over_grabcut(own: dict[str, float], grabcut: dict[str, float]) -> dict[str, float]:
+    """How far an arm's `miou` (of every set and part) is above GrabCut's of the same seed."""
+    shared = [name for name in own if "miou" in name and name in grabcut]
+    return {name.replace("miou", "over_grabcut"): own[name] - grabcut[name] for name in shared}
 
 
 def run(options: Options) -> None:
@@ -358,10 +386,12 @@ def run(options: Options) -> None:
         arms = [arm for arm in (*LABEL_ARMS, *SEGMENTER_ARMS) if not record.has(arm, seed)]
         if not arms:
             continue
-        trained, tested, space = photos(options, (size.trained, size.tested), seed)
-        bench = Bench(trained, tested, space, size, seed, work / str(seed))
+        bench = Bench(photos(options, (size.trained, size.tested), seed), size, seed, work / str(seed))
         for arm in arms:
-            record.add(arm, seed, bench.segmenter_arm(arm) if arm in SEGMENTER_ARMS else bench.label_arm(arm))
+            found = bench.segmenter_arm(arm) if arm in SEGMENTER_ARMS else bench.label_arm(arm)
+            if arm in ABOVE:
+                found |= over_grabcut(found, record.values["grabcut"][str(seed)])
+            record.add(arm, seed, found)
             print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)

@@ -3,11 +3,14 @@
 Needs acdc/ (cardiac MRI slices as PNG). Patients are split by a fixed hash into learnt and tested ones; each seed draws
 its three labelled patients. All arms take the same number of steps with the same batches of labelled slices; they
 differ in nothing but the host and its switches.
-Arms: `supervised` (the labelled patients alone), `cross_teaching`, `cross_teaching+abd`, `bcp`, `bcp+abd`, and
-`fully_supervised` (all learnt patients with their masks).
+Arms: `supervised` (the labelled patients alone), `ct` (Cross Teaching, both networks on one view), `ct+strong` (network
+2 on a strong view), `ct+strong+R` and `ct+strong+I` (one displacement each), `ct+abd` (both); `bcp`, `bcp+two_students`
+(one a view), `bcp+abd` (as released: ABD-R alone); `fully_supervised` (all learnt patients with their masks). Four
+candidates as published. Networks of one name begin with the same weights in all arms of a host.
 Slices wider than high are turned upright, and of each predicted scan the largest blob counts, in all arms alike.
 Metrics, per volume at native size: `dice`, `hd95_mm` (MONAI's 95 % Hausdorff distance), `jaccard`, `asd_mm`, `missed`
-(share of organs that were not found, which have no distance), `displacement_share` (of the time of a training step).
+(share of organs that were not found, which have no distance), `displacement_share` (of the time of a training step),
+`gain_dice` (over the arm without the last part; `ct+abd` over `ct+strong`).
 ACDC's PNG files hold no spacing: 1.5 mm in plane and 10 mm between slices, its usual protocol, are taken.
 Writes a picture of tested slices beside the JSON file.
 """
@@ -42,11 +45,26 @@ SPACING = (10.0, 1.5, 1.5)
 PLAIN = {"strong_view": False, "displace_unlabelled": False, "displace_labelled": False}
 ARMS: dict[str, dict[str, Any]] = {
     "supervised": {"host": "supervised", **PLAIN},
-    "cross_teaching": {"host": "cross_teaching", **PLAIN},
-    "cross_teaching+abd": {"host": "cross_teaching"},
+    "ct": {"host": "cross_teaching", **PLAIN},
+    "ct+strong": {"host": "cross_teaching", **PLAIN, "strong_view": True},
+    "ct+strong+R": {"host": "cross_teaching", "displace_labelled": False},
+    "ct+strong+I": {"host": "cross_teaching", "displace_unlabelled": False},
+    "ct+abd": {"host": "cross_teaching"},
     "bcp": {"host": "bcp", **PLAIN},
-    "bcp+abd": {"host": "bcp"},
+    "bcp+two_students": {"host": "bcp", **PLAIN, "strong_view": True},
+    "bcp+abd": {"host": "bcp", "displace_labelled": False},
     "fully_supervised": {"host": "supervised", **PLAIN},
+}
+#: What each arm adds to.
+WITHOUT = {
+    "ct": "supervised",
+    "ct+strong": "ct",
+    "ct+strong+R": "ct+strong",
+    "ct+strong+I": "ct+strong",
+    "ct+abd": "ct+strong",
+    "bcp": "supervised",
+    "bcp+two_students": "bcp",
+    "bcp+abd": "bcp+two_students",
 }
 ENCODER = {"encoder_depth": 4, "decoder_channels": [48, 32, 16, 8]}
 CNN = {"architecture": "unet", "encoder": "tf_efficientnet_lite0", "options": ENCODER}
@@ -64,7 +82,7 @@ COMMON: dict[str, Any] = {
     "lr": 3e-3,
     "schedule": "poly",
     "warmup_steps": 20,
-    "candidates": 12,
+    "candidates": 4,
     "consistency": 0.5,
     "jitter": 0.5,
     "cutout": 0.5,
@@ -96,8 +114,10 @@ def run(options: Options) -> None:
     for seed in options.seeds:
         for arm in (arm for arm in ARMS if not record.has(arm, seed)):
             begun = time.perf_counter()
-            artefact = train_arm(arm, seed, options, patients, learnt, space, work)
-            found = measure(arm, artefact, tested, test_names, options)
+            artifact = train_arm(arm, seed, options, patients, learnt, space, work)
+            found = measure(arm, artifact, tested, test_names, options)
+            if (other := record.values.get(WITHOUT.get(arm, ""), {}).get(str(seed))) is not None:
+                found["gain_dice"] = found["dice"] - other["dice"]
             record.add(arm, seed, found)
             said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
             print(f"seed {seed}: {arm}: {said} ({time.perf_counter() - begun:.0f} s)", flush=True)
@@ -158,7 +178,7 @@ def settings_of(arm: str, seed: int, steps: int, patients: list[str]) -> dict[st
 def train_arm(
     arm: str, seed: int, options: Options, patients: dict[str, list[str]], samples: str, space: LabelSpace, work: Path
 ) -> str:
-    """Train one arm, or go on where it was cut off; returns the artefact."""
+    """Train one arm, or go on where it was cut off; returns the artifact."""
     ids = tuple(sample_id for rows in patients.values() for sample_id in rows)
     config = TrainConfig(
         trainer="abd",
@@ -166,17 +186,17 @@ def train_arm(
         data=DataConfig(samples=(samples,), ids=ids),
         settings=settings_of(arm, seed, STEPS[options.budget], list(patients)),
     )
-    return train(config, str(work / f"{seed}" / arm / "run"), artefact_of(work, seed, arm))
+    return train(config, str(work / f"{seed}" / arm / "run"), artifact_of(work, seed, arm))
 
 
-def artefact_of(work: Path, seed: int, arm: str) -> str:
-    """Where an arm's artefact lies until the benchmark is done."""
-    return str(work / f"{seed}" / arm / "artefact")
+def artifact_of(work: Path, seed: int, arm: str) -> str:
+    """Where an arm's artifact lies until the benchmark is done."""
+    return str(work / f"{seed}" / arm / "artifact")
 
 
-def measure(arm: str, artefact: str, tested: str, names: tuple[str, ...], options: Options) -> dict[str, float]:
+def measure(arm: str, artifact: str, tested: str, names: tuple[str, ...], options: Options) -> dict[str, float]:
     """Metrics of one arm on the tested patients."""
-    found = evaluate_volumes(VolumesConfig(artifact=artefact, samples=tested, groups=names, one_organ=True))
+    found = evaluate_volumes(VolumesConfig(artifact=artifact, samples=tested, groups=names, one_organ=True))
     wanted = ("dice", "hd95_mm", "jaccard", "asd_mm", "missed")
     metrics = {name: float(found[name]) for name in wanted if found.get(name) is not None}
     if arm.endswith("+abd"):
@@ -238,8 +258,8 @@ def draw(work: Path, seed: int, tested: str, names: tuple[str, ...], space: Labe
 
     scans = list(read_volumes(tested, names))
     chosen = scans[:: max(1, len(scans) // 3)][:3]
-    arms = [arm for arm in ARMS if Path(artefact_of(work, seed, arm), "config.json").is_file()]
-    predictors = [load_artifact(artefact_of(work, seed, arm)) for arm in arms]
+    arms = [arm for arm in ARMS if Path(artifact_of(work, seed, arm), "config.json").is_file()]
+    predictors = [load_artifact(artifact_of(work, seed, arm)) for arm in arms]
     figure = Figure(figsize=(1.25 * (len(arms) + 2), 1.3 * len(chosen) + 0.2), layout="constrained")
     axes = figure.subplots(len(chosen), len(arms) + 2, squeeze=False)
     for row, scan in zip(axes, chosen, strict=True):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.common import Options, is_train_key, take_turns
+from benchmarks.common import Options, part_of, take_turns
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, content_id, decode_image, decode_mask
 from maskmill.labelers import LabelItem
 
@@ -98,24 +98,37 @@ def open_photo(files: Files, space: LabelSpace, root: Path) -> Photo | None:
     return Photo(files.source, files.key, image, mask) if mask.any() else None
 
 
-def photos(options: Options, counts: tuple[int, int], seed: int) -> tuple[list[Photo], list[Photo], LabelSpace]:
-    """Trained and tested photos of every set that is there, at most `counts` of each, and their label space."""
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Photos of the three parts, by hash of stem or sequence, and their label space."""
+
+    train: list[Photo]
+    dev: list[Photo]
+    test: list[Photo]
+    space: LabelSpace
+
+
+def photos(options: Options, counts: tuple[int, int], seed: int) -> Parts:
+    """Trained photos, and developed and tested ones, of every set that is there: at most `counts` of each set.
+
+    With --test-data all of it is tested, and all of --data that is no development part may be learnt from.
+    """
     if options.data is None or options.tested is None:
         raise FileNotFoundError(f"a2gnn: expected --data DIR with {', '.join(SETS)}")
-    space = label_space(options.tested)
-    trained: list[Photo] = []
-    tested: list[Photo] = []
+    parts = Parts([], [], [], label_space(options.tested))
+    apart = options.test_data is None
     for source in SETS:
-        learnt, held = list_files(options.data, source), list_files(options.tested, source)
-        if options.test_data is None:
-            learnt = [f for f in learnt if is_train_key(f.key)]
-            held = [f for f in held if not is_train_key(f.key)]
+        own, held = list_files(options.data, source), list_files(options.tested, source)
+        learnt = [f for f in own if part_of(f.key) == "train" or (not apart and part_of(f.key) == "test")]
+        developed = [f for f in own if part_of(f.key) == "dev"]
+        held = [f for f in held if not apart or part_of(f.key) == "test"]
         if not learnt or not held:
             print(f"{source}: left out, {len(learnt)} images to learn from and {len(held)} to test", flush=True)
             continue
         for chosen, found, root in (
-            (choose(learnt, counts[0], seed), trained, options.data),
-            (choose(held, counts[1], seed), tested, options.tested),
+            (choose(learnt, counts[0], seed), parts.train, options.data),
+            (choose(developed, counts[1], seed), parts.dev, options.data),
+            (choose(held, counts[1], seed), parts.test, options.tested),
         ):
-            found += [p for p in (open_photo(f, space, root) for f in chosen) if p is not None]
-    return trained, tested, space
+            found += [p for p in (open_photo(f, parts.space, root) for f in chosen) if p is not None]
+    return parts

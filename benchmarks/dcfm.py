@@ -1,7 +1,10 @@
 """What a group adds to saliency: the shared object of image groups, with and without other things beside it.
 
-Arms: `plain` (saliency: the same encoder and decoder, each image for itself), `dpg` (+ democratic prototypes),
-`dpg+scl` (+ self-contrastive learning), `dcfm` (+ democratic feature enhancement). All train on the same groups.
+Arms of the paper's method on a small encoder (`preset: faithful` but for encoder, widths, size and steps): `plain`
+(saliency: the same encoder and decoder, each image for itself), `dpg` (+ democratic prototypes), `dpg+scl` (+ self-
+contrastive learning), `dcfm` (+ democratic feature enhancement: the published form). `ours` is the starter: every other
+image votes by its best match. `dcfm_alone` and `ours_alone` are the networks of `dcfm` and `ours`, tested with each
+image as a group of its own. All train on the same groups, from the same first weights, in the same order.
 Metrics: S (`s`), max E, max F and MAE; `@groups` on the photo groups of `co_groups` (tested: groups that training never
 saw, whose photos it never saw), `@distractors` on drawn groups in a style that training never saw, where every image
 shows things of other classes beside the shared one. Writes a picture beside the JSON file.
@@ -9,7 +12,7 @@ shows things of other classes beside the shared one. Writes a picture beside the
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.paired import Units
 from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
@@ -34,12 +38,29 @@ from maskmill.pipelines.ingest.drawn_groups import DrawnGroupsSource
 from maskmill.pipelines.ingest.groups import GroupsSource
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig
-from maskmill.trainers.dcfm.metrics import to_map
-from maskmill.trainers.dcfm.predict import GroupPredictor, score_groups
+from maskmill.trainers.dcfm.predict import GroupPredictor, group_metrics
 from maskmill.trainers.engine import DataConfig, Samples, resize_image
+from maskmill.trainers.engine.saliency import to_map
 from maskmill.trainers.registry import load_artifact
+from maskmill.vision.segmenters import PACKAGED_ENCODER
 
-ARMS = ("plain", "dpg", "dpg+scl", "dcfm")
+PARTS = ("plain", "dpg", "dpg+scl", "dcfm")
+ARMS = (*PARTS, "ours")
+ALONE = "_alone"  # after the name of an arm: its network, each image a group of its own
+LONELY = ("dcfm", "ours")
+SMALL: dict[str, Any] = {  # the published form on a small encoder
+    "preset": "faithful",
+    "encoder": PACKAGED_ENCODER,
+    "encoder_weights": "auto",
+    "feature_levels": (1, 2, 3, 4),
+    "trained_layers": ("blocks.5", "blocks.6"),
+    "width": 32,
+    "members": 8,
+    "lr": 1e-3,
+    "encoder_lr_factor": 0.1,
+    "grad_clip": 1.0,  # raw rank weights reach 10^5 on this grid
+    "augment": {"fit": "squash", "scale": (1.0, 1.25), "rotate": 0.0, "size": 128, "brightness": 0.2, "contrast": 0.2},
+}
 MEASURES = ("s", "max_e", "max_f", "mae")
 OBJECT = LabelSpace.from_names(["object"], name="object")
 INDEX = "co_groups/groups.json"
@@ -126,9 +147,10 @@ def _rows(place: str) -> list[dict[str, Any]]:
 
 
 def train_arm(world: World, arm: str, seed: int, size: Size, folder: Path) -> str:
-    """The artefact of one arm; a run that was cut off goes on from its checkpoint."""
+    """The artifact of one arm; a run that was cut off goes on from its checkpoint."""
+    method: dict[str, Any] = {"preset": "starter"} if arm == "ours" else {**SMALL, "parts": arm}
     settings = {
-        "parts": arm,
+        **method,
         "seed": seed,
         "schedule": "cosine",
         "precision": "fp32",
@@ -137,26 +159,34 @@ def train_arm(world: World, arm: str, seed: int, size: Size, folder: Path) -> st
     }
     data = DataConfig(samples=world.places, ids=world.train)
     config = TrainConfig(trainer="dcfm", label_space=OBJECT, data=data, settings=settings)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
-def measure(world: World, predictor: GroupPredictor, cache: Path) -> dict[str, float]:
-    """All measures on all that is tested."""
+def measure(
+    world: World, predictor: GroupPredictor, cache: Path, *, alone: bool = False
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """All measures on all that is tested, and S and MAE of each image; `alone` = each image is a group of its own."""
     found: dict[str, float] = {}
+    units: dict[str, list[float]] = {}
     for name, data in world.tested.items():
-        scores = score_groups(predictor, Samples.open(data, str(cache)))
+        samples = Samples.open(data, str(cache))
+        if alone:
+            samples = replace(samples, infos=tuple(replace(info, group=None) for info in samples.infos))
+        metrics = group_metrics(predictor, samples)
+        scores = metrics.compute()
         found |= {f"{measure}@{name}": scores[measure] for measure in MEASURES}
-    return found
+        units |= {f"{measure}@{name}": values for measure, values in metrics.each().items()}
+    return found, units
 
 
-def picture(world: World, artefacts: Sequence[str], cache: Path, groups: int = 2, members: int = 6) -> Uint8Array:
-    """Of some tested drawn groups: the images, their truth, and a row of maps an artefact."""
+def picture(world: World, artifacts: Sequence[str], cache: Path, groups: int = 2, members: int = 6) -> Uint8Array:
+    """Of some tested drawn groups: the images, their truth, and a row of maps an artifact."""
     samples = Samples.open(world.tested["distractors"], str(cache))
     sheets = []
     for positions in list(samples.groups.values())[:groups]:
         examples = [samples.example(position) for position in positions[:members]]
         rows = [[e.image for e in examples], [_grey(255 * e.mask) for e in examples if e.mask is not None]]
-        for path in artefacts:
+        for path in artifacts:
             maps = load_artifact(path, "cpu").predict_group([e.image for e in examples])
             rows.append([_grey(to_map(one.saliency)) for one in maps])
         sheets.append(np.concatenate([np.concatenate([_tile(t) for t in row], axis=1) for row in rows]))
@@ -180,16 +210,23 @@ def run(options: Options) -> None:
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     missing = [(seed, arm) for seed in options.seeds for arm in ARMS if not record.has(arm, seed)]
     world = build_world(options, size, work)
+    units = Units(work / "units")
     for seed, arm in missing:
-        artefact = train_arm(world, arm, seed, size, work / f"{arm}-{seed}")
-        found = measure(world, load_artifact(artefact), work / "cache")
-        record.add(arm, seed, found)
-        print(f"seed {seed}: {arm} " + " ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
-    first = [work / f"{arm}-{options.seeds[0]}" / "artefact" for arm in ("plain", "dcfm")]
+        artifact = train_arm(world, arm, seed, size, work / f"{arm}-{seed}")
+        for name in (f"{arm}{ALONE}", arm) if arm in LONELY else (arm,):  # the arm itself last: it says all is done
+            found, each = measure(world, load_artifact(artifact), work / "cache", alone=name != arm)
+            units.add(name, seed, each)
+            record.add(name, seed, found)
+            print(f"seed {seed}: {name} " + " ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
+    first = [work / f"{arm}-{options.seeds[0]}" / "artifact" for arm in ("plain", "dcfm", "ours")]
     if all(path.is_dir() for path in first):
         sheet = picture(world, [str(path) for path in first], work / "cache")
         write_bytes(str(options.json_path.with_suffix(".png")), encode_image(sheet))
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    told = [f"{measure}@{name}" for measure in ("s", "mae") for name in world.tested]
+    print(units.table([*ARMS, *(f"{arm}{ALONE}" for arm in LONELY)], "plain", told, options.seeds))
+    for arm in LONELY:  # what the group is worth to one and the same network
+        print(units.table([arm], f"{arm}{ALONE}", told, options.seeds))
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -1,15 +1,19 @@
 """A new class from one or five labelled images: what priors and self-guidance add to a small few-shot network.
 
-Arms `base` (PFENet-like, plain cosine prior), `base+scl`, `base+pi_clip`, `base+pi_clip+scl`: trained on the other
-classes of a fold (fold = seed modulo 4; the full budget takes all folds), tested on its held-out classes. Metrics:
-`miou_1shot`, `fbiou_1shot`, `miou_5shot`, `fbiou_5shot`; for the arms with SCL also `miou_5shot_mean`: the five
-predictions averaged instead of weighed, and `cross_gain`, what weighing adds to that. All arms of a seed see the same
-training and tested episodes; `gain_1shot` and `gain_5shot` are an arm's mIoU less that of the arm without its last
-part. Why SCL helps or not, on its 1-shot episodes: `support_first` and `support_second`, the object's IoU of a support
-segmented by its own vector and by both; `missed`, the share of its object that the auxiliary vector stands for;
-`miou_1shot_own`, the query's mIoU with the support's plain vector in both places.
-Arms `prior_plain`, `prior_vvp`, `prior_vtp`, `prior_vtp+pir`: training-free maps of the same 1-shot episodes; metric
-`ap`, the average precision over an episode's pixels, mean over episodes. Prompts are target-only throughout.
+Arms `base` (PFENet-like, plain cosine prior), `base+pi_clip` (the paper's priors as in `vvp_paper`, prompts without the
+leak), `base+ours` (our priors), `base+scl` (the released losses), `base+scl_ours`: trained on the other classes of a
+fold (fold = seed modulo 4; the full budget takes all folds), tested on its held-out classes. Metrics: `miou_1shot`,
+`fbiou_1shot`, `miou_5shot`, `fbiou_5shot`; for the arms with SCL also `miou_5shot_mean`: the five predictions averaged
+instead of weighed, and `cross_gain`, what weighing adds to that. All arms of a seed see the same training and tested
+episodes and begin, three times over, with the same weights wherever they share any (`#0`, `#1`, `#2` are the starts).
+`gain_1shot` and `gain_5shot` are an arm's mIoU less that of `base`, start by start; `sees_1shot` and `sees_5shot` the
+smallest gain that so many starts can tell from none: twice the standard error of the gains. Why SCL helps or not, on
+its 1-shot episodes: `support_first` and `support_second`, the object's IoU of a support segmented by its own vector and
+by both; `missed`, the share of its object that the auxiliary vector stands for; `miou_1shot_own`, the query's mIoU with
+the support's plain vector in both places.
+Arms `prior_plain`, `vvp_paper` (masked picture, best cosine), `vvp_ours`, `vtp`, `vtp+pir`: training-free maps of the
+same 1-shot episodes; metric `ap`, the average precision over an episode's pixels, mean over episodes. Prompts are
+target-only throughout.
 Each metric is the mean of two worlds, which follow as `@ccp` (street photos, held-out garments; tested on stems that
 nothing was tuned on) and `@drawn` (drawn scenes, held-out classes, tested in a style that training never saw).
 """
@@ -50,15 +54,28 @@ from maskmill.trainers.few_shot.scl import guide, mask_iou, second_look
 from maskmill.trainers.few_shot.train import featurizer_of, test_episodes
 from maskmill.trainers.registry import load_artifact
 
+#: PI-CLIP's priors as published, on the starter CLIP, without the leak of its prompts.
+PAPER = {
+    "match_normalisation": "imagenet",
+    "mask_image": True,
+    "contrast": False,
+    "centre": False,
+    "neighbours": 1,
+    "cam_layer": "norm",
+    "background_words": False,
+    "edge_fix": False,
+}
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
-    "base+scl": {"prior": "plain", "scl": True},
-    "base+pi_clip": {"prior": "pi_clip", "scl": False},
-    "base+pi_clip+scl": {"prior": "pi_clip", "scl": True},
+    "base+pi_clip": {"prior": "pi_clip", "scl": False, "priors": PAPER},
+    "base+ours": {"prior": "pi_clip", "scl": False},
+    "base+scl": {"prior": "plain", "scl": True, "support_weight": 1.0, "inter_scale_source": "initial"},
+    "base+scl_ours": {"prior": "plain", "scl": True},
 }
 #: What each arm adds to.
-WITHOUT = {"base+scl": "base", "base+pi_clip": "base", "base+pi_clip+scl": "base+pi_clip"}
-PRIORS = ("prior_plain", "prior_vvp", "prior_vtp", "prior_vtp+pir")
+WITHOUT = {arm: "base" for arm in NETWORKS if arm != "base"}
+PRIORS = ("prior_plain", "vvp_paper", "vvp_ours", "vtp", "vtp+pir")
+PAIRED = ("miou_1shot", "miou_5shot")
 FOLDS = 4
 SHOTS = (1, 5)
 SCENE_SIDE = 160
@@ -85,6 +102,7 @@ class Size:
     tested_photos: int
     steps: int
     episodes: dict[int, int]  # by shots
+    starts: int = 3  # of each network
 
 
 SIZES = {
@@ -216,6 +234,7 @@ def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any
         "width": 48,
         "target_stride": 4,
         "precision": "auto",
+        "start": "by_name",
         "episodes": {**world.episodes, "folds": FOLDS, "fold": fold},
         "runtime": {"save_every": 100, "progress": False},
     }
@@ -227,12 +246,25 @@ def tested_episodes(world: World, samples: Samples, size: Size, config: Config, 
     return test_episodes(samples, world.space, config.episodes, shots, count, config.seed)[0]
 
 
-def network_scores(arm: str, world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
-    """Train an arm on a fold's base classes; its metrics on the held-out ones."""
-    settings = {**settings_of(world, size, seed, fold), **NETWORKS[arm]}
+def all_starts(arm: str, world: World, size: Size, seed: int, folds: Sequence[int], folder: Path) -> dict[str, float]:
+    """Means over starts and folds, and under `METRIC#START` what arms are compared by, start by start."""
+
+    def scores(start: int) -> dict[str, float]:
+        places = {fold: folder / f"{seed}/{fold}/{world.name}/{arm}/{start}" for fold in folds}
+        return _mean([network_scores(arm, world, size, seed, fold, start, places[fold]) for fold in folds])
+
+    runs = [scores(start) for start in range(size.starts)]
+    return _mean(runs) | {f"{name}#{start}": run[name] for start, run in enumerate(runs) for name in PAIRED}
+
+
+def network_scores(
+    arm: str, world: World, size: Size, seed: int, fold: int, start: int, folder: Path
+) -> dict[str, float]:
+    """Train an arm on a fold's base classes from one start; its metrics on the held-out ones."""
+    settings = {**settings_of(world, size, seed, fold), "start_seed": 1000 * seed + start, **NETWORKS[arm]}
     config = TrainConfig(trainer="few_shot", label_space=world.space, data=world.data, settings=settings)
-    artefact = train(config, str(folder / "run"), str(folder / "artefact"))
-    predictor, samples = load_artifact(artefact), Samples.open(world.test, str(folder / "cache"))
+    artifact = train(config, str(folder / "run"), str(folder / "artifact"))
+    predictor, samples = load_artifact(artifact), Samples.open(world.test, str(folder / "cache"))
     found: dict[str, float] = {}
     for shots in SHOTS:
         episodes = tested_episodes(world, samples, size, predictor.net.config, shots)
@@ -276,8 +308,9 @@ def self_guidance(predictor: FewShotPredictor, samples: Samples, episodes: Seque
 
 def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
     """Mean average precision of each training-free map over the 1-shot episodes."""
-    config = Config(**{**settings_of(world, size, seed, fold), "prior": "pi_clip"})
-    featurizer = featurizer_of(config, world.space, torch.device("cpu"))
+    given = {**settings_of(world, size, seed, fold), "prior": "pi_clip"}
+    config, as_published = Config(**given), Config(**{**given, "priors": PAPER})
+    featurizer, paper = (featurizer_of(one, world.space, torch.device("cpu")) for one in (config, as_published))
     samples = Samples.open(world.test, str(folder / "cache"))
     where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
     values: dict[str, list[float]] = {arm: [] for arm in PRIORS}
@@ -286,7 +319,8 @@ def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -
         if query.mask is None or support.mask is None:
             continue
         target = binary_mask(query.mask, episode.class_id)
-        maps = prior_maps(featurizer, episode, query.image, support.image, binary_mask(support.mask, episode.class_id))
+        shown = (support.image, binary_mask(support.mask, episode.class_id))
+        maps = prior_maps(featurizer, paper, episode, query.image, *shown)
         for arm, map_ in maps.items():
             full = cv2.resize(map_, (target.shape[1], target.shape[0]), interpolation=cv2.INTER_LINEAR)
             values[arm].append(average_precision(full, target))
@@ -294,18 +328,24 @@ def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -
 
 
 def prior_maps(
-    featurizer: Featurizer, episode: Episode, query: Uint8Array, support: Uint8Array, mask: Uint8Array
+    featurizer: Featurizer,
+    paper: Featurizer,
+    episode: Episode,
+    query: Uint8Array,
+    support: Uint8Array,
+    mask: Uint8Array,
 ) -> dict[str, NDArray[np.float32]]:
-    """The four maps of an episode on their own grids."""
+    """The maps of an episode on their own grids; `paper` matches as published."""
     seen = featurizer.image(query, episode.query)
     shot = featurizer.shot(support, mask, episode.supports[0])
     if featurizer.clip is None or seen.clip is None:
         raise ValueError("prior_maps: expected prior: pi_clip")
     maps = {
         "prior_plain": featurizer.plain(seen, [shot]),
-        "prior_vvp": featurizer.vvp(seen, [shot]).mean(dim=0),
-        "prior_vtp": featurizer.clip.cam(seen.clip.view, episode.class_id),
-        "prior_vtp+pir": featurizer.vtp(seen, episode.class_id),
+        "vvp_paper": paper.vvp(paper.image(query, episode.query), [paper.shot(support, mask)]).mean(dim=0),
+        "vvp_ours": featurizer.vvp(seen, [shot]).mean(dim=0),
+        "vtp": featurizer.clip.cam(seen.clip.view, episode.class_id),
+        "vtp+pir": featurizer.vtp(seen, episode.class_id),
     }
     return {arm: map_.float().cpu().numpy() for arm, map_ in maps.items()}
 
@@ -328,13 +368,7 @@ def run(options: Options) -> None:
             for arm in PRIORS:
                 add(record, arm, seed, {name: {"ap": scores[arm]} for name, scores in measured.items()})
         for arm in (a for a in arms if a in NETWORKS):
-            runs = {
-                world.name: _mean(
-                    [network_scores(arm, world, size, seed, f, work / f"{seed}/{f}/{world.name}/{arm}") for f in folds]
-                )
-                for world in worlds
-            }
-            add(record, arm, seed, runs)
+            add(record, arm, seed, {w.name: all_starts(arm, w, size, seed, folds, work) for w in worlds})
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)
 
@@ -345,13 +379,25 @@ def add(record: Record, arm: str, seed: int, by_world: dict[str, dict[str, float
     for world, scores in by_world.items():
         found |= {f"{metric}@{world}": value for metric, value in scores.items()}
     other = record.values.get(WITHOUT.get(arm, ""), {}).get(str(seed), {})
-    found |= {
+    gains = {
         metric.replace("miou", "gain"): value - other[metric]
         for metric, value in found.items()
         if metric.startswith("miou") and metric in other
     }
+    found |= {metric: value for metric, value in gains.items() if "#" not in metric} | smallest_seen(gains)
     record.add(arm, seed, found)
     print(f"seed {seed}: {arm} { {name: round(value, 3) for name, value in found.items()} }", flush=True)
+
+
+def smallest_seen(gains: dict[str, float]) -> dict[str, float]:
+    """Twice the standard error of gains `gain_NAME#START[@WORLD]` over starts, as `sees_NAME[@WORLD]`."""
+    by_name: dict[str, list[float]] = {}
+    for metric, value in gains.items():
+        name, mark, rest = metric.partition("#")
+        if mark:
+            by_name.setdefault(name + rest.lstrip("0123456789"), []).append(value)
+    errors = {name: float(np.std(v, ddof=1) / np.sqrt(len(v))) for name, v in by_name.items() if len(v) > 1}
+    return {name.replace("gain", "sees"): 2 * error for name, error in errors.items()}
 
 
 def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:

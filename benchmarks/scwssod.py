@@ -1,7 +1,10 @@
 """Saliency from scribbles: what coherence, consistency and aggregation add, and how near true masks that comes.
 
-Arms: `partial_ce`, `lsc` (+ local saliency coherence), `lsc+ssc` (+ structure consistency), `scwssod` (+ AGGM, the full
-method), `fully_supervised` (the full network on true masks); same encoder, width, crops, schedule and steps.
+Arms of the paper's method on a small encoder (`preset: faithful` but for encoder, width and size): `partial_ce`, `lsc`
+(+ local saliency coherence), `lsc+ssc` (+ structure consistency), all three with the plain mean of a level's features;
+`cat` (`lsc+ssc` with GCPANet's concatenation, the paper's own control) and `scwssod` (with AGGM: the paper's method).
+`ours` is the starter: another loss on strokes, coherence on all heads, gates that begin at 1, frozen norms on the small
+pass, a ramp. `fully_supervised` has true masks. All share first weights, order of samples, crops, schedule and steps.
 Metrics by pysodmetrics, on photos of horses, people and DAVIS frames that training never saw, scribbles simulated:
 `max_f`, `mean_e`, `s`, `mae`; and `…@grabcut` on the photos with real user strokes, which nothing was trained on: the
 strokes are laid over the raw map, as the labeler does. A set that is not in the folder is said and left out.
@@ -19,27 +22,43 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.paired import Units
 from benchmarks.scribble_sets import Scribbled, write_sets
 from maskmill.data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.scribbles import simulate_scribble
+from maskmill.vision.segmenters import PACKAGED_ENCODER
 
+SMALL_WINDOW: dict[str, Any] = {
+    "lsc_weight": 0.6,  # a window of 24 neighbours sums to less than the paper's 120
+    "lsc_radius": 2,  # of a grid of 24 cells: the same reach as 5 to 6 on the paper's 80
+    "xy_sigma_cells": 2.0,
+}
 PLAIN = {"fusion": "mean", "lsc_weight": 0.0, "ssc_weight": 0.0}
 ARMS: dict[str, dict[str, Any]] = {
     "partial_ce": PLAIN,
     "lsc": {k: v for k, v in PLAIN.items() if k != "lsc_weight"},
     "lsc+ssc": {"fusion": "mean"},
+    "cat": {"fusion": "cat"},
     "scwssod": {},
+    "ours": {"preset": "starter"},
     "fully_supervised": {"supervision": "masks"},
 }
 SETTINGS: dict[str, Any] = {
+    "preset": "faithful",
+    "encoder": PACKAGED_ENCODER,
+    "encoder_weights": "auto",
+    "encoder_lr_factor": 1.0,
+    "normalisation": "encoder",
     "batch": 8,
+    "optimizer": "adamw",
     "lr": 2e-3,
+    "weight_decay": 0.01,
+    "schedule": "poly",
+    "lr_floor": 0.0,
     "width": 32,
-    "lsc_weight": 0.6,  # a window of 24 neighbours sums to less than the paper's 120
-    "lsc_radius": 2,  # of a grid of 24 cells: the same reach as 5 to 6 on the paper's 80
-    "xy_sigma_cells": 2.0,
+    **SMALL_WINDOW,
     "augment": {"size": 96, "fit": "squash", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
     "precision": "fp32",
 }
@@ -54,7 +73,7 @@ class Size:
     tested: int  # photos
 
 
-SIZES = {"small": Size(steps=150, frames=4, tested=60), "full": Size(steps=1200, frames=12, tested=300)}
+SIZES = {"small": Size(steps=400, frames=4, tested=120), "full": Size(steps=1500, frames=12, tested=300)}
 FOREGROUND = load_label_space("foreground")
 
 
@@ -128,6 +147,10 @@ class Saliency:
         for metric in (self.f, self.e, self.s, self.mae):
             metric.step(pred=pred, gt=gt)
 
+    def units(self) -> dict[str, list[float]]:
+        """S and MAE of each image."""
+        return {"s": [float(v) for v in self.s.sms], "mae": [float(v) for v in self.mae.maes]}
+
     def results(self, suffix: str = "") -> dict[str, float]:
         found = {
             "max_f": self.f.get_results()["fm"]["curve"].max(),
@@ -138,9 +161,9 @@ class Saliency:
         return {f"{name}{suffix}": float(value) for name, value in found.items()}
 
 
-def score(artefact: str, pictures: Sequence[Scribbled], *, lay_strokes: bool, suffix: str = "") -> dict[str, float]:
-    """Metrics of an artefact's raw saliency; with `lay_strokes` the strokes are certain."""
-    predictor, metrics = load_artifact(artefact), Saliency()
+def score(artifact: str, pictures: Sequence[Scribbled], *, lay_strokes: bool) -> Saliency:
+    """Metrics of an artifact's raw saliency; with `lay_strokes` the strokes are certain."""
+    predictor, metrics = load_artifact(artifact), Saliency()
     for start in range(0, len(pictures), 8):
         chosen = pictures[start : start + 8]
         for picture, found in zip(chosen, predictor.predict([p.image for p in chosen]), strict=True):
@@ -149,7 +172,7 @@ def score(artefact: str, pictures: Sequence[Scribbled], *, lay_strokes: bool, su
                 drawn = picture.scribble != IGNORE
                 saliency[drawn] = picture.scribble[drawn]
             metrics.add(saliency, picture.mask)
-    return metrics.results(suffix)
+    return metrics
 
 
 def train_arm(pictures: Sequence[Scribbled], arm: dict[str, Any], steps: int, seed: int, folder: Path) -> str:
@@ -159,7 +182,7 @@ def train_arm(pictures: Sequence[Scribbled], arm: dict[str, Any], steps: int, se
     settings = {**SETTINGS, "steps": steps, **arm, "seed": seed, "runtime": runtime}
     data = dense if arm.get("supervision") == "masks" else drawn
     config = TrainConfig(trainer="scwssod", label_space=FOREGROUND, data=data, settings=settings)
-    return train(config, str(folder / "run"), str(folder / "artefact"))
+    return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
 def run(options: Options) -> None:
@@ -167,17 +190,21 @@ def run(options: Options) -> None:
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     learnt, tested, real = split(options, size)
+    units = Units(work / "units")
     for seed in options.seeds:
         for arm, settings in ARMS.items():
             if record.has(arm, seed):
                 continue
-            artefact = train_arm(learnt, settings, size.steps, seed, work / f"{arm} {seed}")
-            found = score(artefact, tested, lay_strokes=False)
+            artifact = train_arm(learnt, settings, size.steps, seed, work / f"{arm} {seed}")
+            measured = score(artifact, tested, lay_strokes=False)
+            found = measured.results()
             if real:
-                found |= score(artefact, real, lay_strokes=True, suffix="@grabcut")
+                found |= score(artifact, real, lay_strokes=True).results("@grabcut")
+            units.add(arm, seed, measured.units())
             record.add(arm, seed, found)
             print(f"seed {seed}: {arm} {found}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    print(units.table(list(ARMS), "lsc+ssc", ["s", "mae"], options.seeds))
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -7,6 +7,10 @@ the known styles of the drawn world. Then single-class images are drawn and comp
              mask_iou_mean     its mean; classes_lost: share of images whose mask lost its class
              images_per_s      whole pipeline with attention capture, 20 steps, all cores
     judge    class_agreement and mask_iou_median on fresh real renders: the ceiling of what the judge can say
+    signs    do the generator's own signs find images whose class the judge does not see? The same images, `peak`,
+             `contrast` and `share` of their class (see generators.attention_masks.signs_of): auroc_SIGN (0.5 is
+             chance, not_drawn is the share of such images), and agreement_SIGN, class_agreement without the tenth of
+             the images whose sign is lowest
 A contact sheet is written beside the JSON file: one row a class, images with their masks.
 """
 
@@ -24,8 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.common import Options, Record, parse_options
+from benchmarks.sds_faults import auroc
 from maskmill.data_contracts import IGNORE, load_label_space, sample_seed
-from maskmill.generators.config import GeneratorConfig
+from maskmill.generators.attention_masks import SIGNS
+from maskmill.generators.config import GeneratorConfig, MaskConfig
 from maskmill.generators.prompts import PromptConfig, prompts_from_classes
 from maskmill.generators.text_to_image import Drawn, TextToImage, request_from_row
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
@@ -142,11 +148,24 @@ def judge_metrics(judge: Any, count: int, seed: int) -> dict[str, float]:
     return {"class_agreement": float(np.mean(seen == wanted)), "mask_iou_median": float(np.median(ious))}
 
 
-def draw_all(per_class: int, seed: int) -> tuple[list[Drawn], float]:
+def signs_metrics(judge: Any, drawn: list[Drawn]) -> dict[str, float]:
+    """The figures of the `signs` arm, of single-class images."""
+    wanted = np.array([d.request.class_ids[0] for d in drawn])
+    right = verdicts(judge, np.stack([d.image for d in drawn]))[0] == wanted
+    found = {"not_drawn": float(np.mean(~right))}
+    for sign in SIGNS:
+        values = np.array([d.signs[int(c)][sign] for d, c in zip(drawn, wanted, strict=True)])
+        found[f"auroc_{sign}"] = auroc(values[right], values[~right]) if 0 < right.sum() < len(right) else 0.5
+        stays = np.argsort(values, kind="stable")[len(values) // 10 :]
+        found[f"agreement_{sign}"] = float(np.mean(right[stays]))
+    return found
+
+
+def draw_all(per_class: int, seed: int, mask: MaskConfig | None = None) -> tuple[list[Drawn], float]:
     """`per_class` single-class images of every drawn class, and images per second (the first batch warms up)."""
     prompts = PromptConfig(classes=DRAWN_CLASSES, templates=("a photo of {objects}",), scenes=BACKGROUND_WORDS)
     rows = prompts_from_classes(VOC, prompts, per_class, seed)
-    engine = TextToImage(GeneratorConfig(model="starter", steps=20, batch_size=8))
+    engine = TextToImage(GeneratorConfig(model="starter", steps=20, batch_size=8, mask=mask or MaskConfig()))
     requests = [request_from_row(row, VOC, sample_seed(seed, str(row["sample_id"]), "noise")) for row in rows]
     engine.draw(requests[:1])
     started = time.monotonic()
@@ -208,6 +227,8 @@ def run(options: Options) -> None:
             if seed == options.seeds[0]:
                 contact_sheet(drawn, plan.sheet_columns, options.json_path.with_suffix(".png"))
             record.add("starter", seed, starter_metrics(judge, drawn, rate))
+        if not record.has("signs", seed):
+            record.add("signs", seed, signs_metrics(judge, draw_all(plan.per_class, seed, MaskConfig(lineup=True))[0]))
     record.finish()
     kept.unlink(missing_ok=True)
 

@@ -2,10 +2,14 @@
 
 Arms: `cam` (Grad-CAM of the starter CLIP), `cam+affinity`, `cam+affinity+par`, `cam+affinity+crf`: labels of the tested
 images from their tags, without training. `weclip`: a decoder trained on tags alone, tested without tags;
-`fully_supervised`: the same decoder and schedule, trained on the true masks.
+`fully_supervised`: the same decoder and schedule, trained on the true masks. What RFM does: `rfm_none` (labels never
+refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the paper's), both from half of the steps on,
+`rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a crop are left out of its labels).
 Metrics: `miou@drawn`, trained on scenes of known styles and tested on a style that training never saw; `miou@photos`,
 DAVIS frames (the class is in the sequence's name) and horses, tested on sequences and stems that training never saw, in
 classes that both parts have. `miou_tagged@…`, of the decoders: told the tags of the tested images, as `cam` is.
+`label_miou@…`, of the RFM arms: of the labels that training would make for the tested images after its last step, told
+their tags, and after a third of the steps more each (`label_miou@drawn.step_50`, …).
 """
 
 import shutil
@@ -46,6 +50,15 @@ CAM_ARMS: dict[str, dict[str, Any]] = {
     "cam+affinity+crf": {"affinity": True, "refine": "crf"},
 }
 DECODER_ARMS = {"weclip": "tags", "fully_supervised": "masks"}
+#: Options of the RFM arms. The gate is a share that no tag falls under by chance alone among twenty classes.
+RFM_ARMS: dict[str, dict[str, Any]] = {
+    "rfm_none": {"rfm_start": 1_000_000},
+    "rfm_signed": {"filter": "signed"},
+    "rfm_absolute": {"filter": "absolute"},
+    "rfm_from_step_0": {"filter": "absolute", "rfm_start": 0},
+    "rfm_presence_gate": {"filter": "absolute", "presence_gate": 0.05},
+}
+LABELS_LOOKED_AT = 3  # times in a training
 #: Options of all `cam` arms, and of both decoders, chosen on known styles and on the training part of the photos.
 CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"image_side": 512}}
 DECODER_SETTINGS: dict[str, dict[str, Any]] = {
@@ -181,37 +194,48 @@ def cam_mious(world: World) -> dict[str, float]:
     return {arm: float(one.compute()["miou"]) for arm, one in metrics.items()}
 
 
-def decoder_mious(world: World, supervision: str, size: Size, seed: int, folder: Path) -> dict[str, float]:
+def decoder_mious(
+    world: World, arm: str, size: Size, seed: int, folder: Path, options: dict[str, Any] | None = None
+) -> dict[str, float]:
     """`miou` of the trained decoder on the tested images, and `miou_tagged`, where it may choose among an image's tags
-    only, as the `cam` arms do. A run that was cut off goes on from its checkpoint.
+    only, as the `cam` arms do; with `options` of WeCLIP, `label_miou` and its curve, too. A run that was cut off goes
+    on from its checkpoint.
     """
     data = DataConfig(samples=(_shards(world.train, world.space, folder / "train"),))
     test = DataConfig(samples=(_shards(world.test, world.space, folder / "test"),))
+    curve = {} if options is None else {"measure_labels": True, "eval_every": -(-size.steps // LABELS_LOOKED_AT)}
     settings = {
-        "supervision": supervision,
+        "supervision": DECODER_ARMS.get(arm, "tags"),
         "seed": seed,
         "steps": size.steps,
         "runtime": {"save_every": 20, "progress": False},
         **DECODER_SETTINGS[world.name],
+        **curve,
+        **(options or {}),
     }
     config = TrainConfig(trainer="weclip", label_space=world.space, data=data, val=test, settings=settings)
-    artefact = train(config, str(folder / supervision / "run"), str(_artefact(folder, supervision)))
-    predictor, tagged = load_artifact(artefact, "auto"), SegmentationMetrics(world.space)
+    artifact = train(config, str(folder / arm / "run"), str(_artifact(folder, arm)))
+    predictor, tagged = load_artifact(artifact, "auto"), SegmentationMetrics(world.space)
     for pair in world.test:
         ids = np.array([world.space.background_id, *foreground_ids(pair.mask, world.space)])
         logits = predictor.predict([pair.image])[0].logits
         tagged.update(ids[logits[ids].argmax(axis=0)].astype(np.uint8), pair.mask)
-    return {"miou": float(read_artifact(artefact).metrics["miou"]), "miou_tagged": float(tagged.compute()["miou"])}
+    metrics = read_artifact(artifact).metrics
+    found = {"miou": float(metrics["miou"]), "miou_tagged": float(tagged.compute()["miou"])}
+    if options is None:
+        return found
+    seen = {f"label_miou.step_{one['step'] + 1}": float(one["label_miou"]) for one in metrics["history"]}
+    return {**found, "label_miou": float(metrics["label_miou"]), **seen}
 
 
-def _artefact(folder: Path, supervision: str) -> Path:
-    return folder / supervision / "artefact"
+def _artifact(folder: Path, arm: str) -> Path:
+    return folder / arm / "artifact"
 
 
 def picture_rows(world: World, folder: Path) -> list[Uint8Array]:
     """The first tested images under every arm, by the decoders that lie in `folder`."""
     labelers = load_labelers(world)
-    decoders = [load_artifact(str(_artefact(folder, kind)), "auto") for kind in DECODER_ARMS.values()]
+    decoders = [load_artifact(str(_artifact(folder, arm)), "auto") for arm in DECODER_ARMS]
     rows = []
     for pair in world.test[:SHOWN]:
         masks = [pair.mask, *cam_masks(labelers, pair, world.space).values()]
@@ -232,13 +256,14 @@ def run(options: Options) -> None:
     for seed in options.seeds:
         worlds = [drawn_world(size, seed), photo_world(options, size, seed)]
         folders = {world.name: work / f"{seed}" / world.name for world in worlds}
-        missing = [arm for arm in (*CAM_ARMS, *DECODER_ARMS) if not record.has(arm, seed)]
+        missing = [arm for arm in (*CAM_ARMS, *DECODER_ARMS, *RFM_ARMS) if not record.has(arm, seed)]
         if set(missing) & set(CAM_ARMS):
             labelled = {world.name: cam_mious(world) for world in worlds}
             for arm in CAM_ARMS:
                 add(record, arm, seed, {name: {"miou": by_arm[arm]} for name, by_arm in labelled.items()})
-        for arm in (arm for arm in DECODER_ARMS if arm in missing):
-            found = {w.name: decoder_mious(w, DECODER_ARMS[arm], size, seed, folders[w.name]) for w in worlds}
+        for arm in (arm for arm in (*DECODER_ARMS, *RFM_ARMS) if arm in missing):
+            own = RFM_ARMS.get(arm)
+            found = {w.name: decoder_mious(w, arm, size, seed, folders[w.name], own) for w in worlds}
             add(record, arm, seed, found)
         if seed == options.seeds[0]:
             headings = ["image", "truth", *CAM_ARMS, *DECODER_ARMS]
@@ -250,9 +275,15 @@ def run(options: Options) -> None:
 
 def add(record: Record, arm: str, seed: int, found: dict[str, dict[str, float]]) -> None:
     """Record and print the figures of each world."""
-    figures = {f"{name}@{world}": value for world, by_name in found.items() for name, value in by_name.items()}
+    figures = {_named(name, world): value for world, by_name in found.items() for name, value in by_name.items()}
     record.add(arm, seed, figures)
     print(f"seed {seed}: {arm} {figures}", flush=True)
+
+
+def _named(name: str, world: str) -> str:
+    """`miou` and `drawn` to `miou@drawn`; what follows a point stays behind the world."""
+    first, point, rest = name.partition(".")
+    return f"{first}@{world}{point}{rest}"
 
 
 if __name__ == "__main__":

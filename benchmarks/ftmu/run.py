@@ -2,13 +2,15 @@
 
 A proposal segmenter is trained once on DAVIS training sequences, photos and drawn clips; the agent (one a seed) on
 other DAVIS training sequences and drawn clips, so that it meets detections as imperfect as in the test.
-Arms: `always_iou` (overlap match in the search region, template updated on every frame), `always_appearance` (Siamese
-match on the whole frame, every frame, template kept), `always_update` and `never_update` (FTMU's loop with that
-answer), `random` (a coin), `threshold` (update where template and prediction look alike; level chosen on the agent's
-training clips), `always_likeness` (match by the region's own descriptors, template kept: the best that any single
-action of the agent gives), `learned` (both decisions at once).
+Arms: every fixed combination of method and update: `iou_always`, `iou_never` (overlap match in the search region; the
+template is always or never updated), `likeness_always`, `likeness_never` (match by the region's own descriptors),
+`appearance_always`, `appearance_never` (Siamese match on the whole frame, every frame); `always_update` and
+`never_update` (FTMU's loop with that answer), `random` (a coin), `threshold` (update where template and prediction look
+alike; level chosen on the agent's training clips), `learned` (both decisions at once), `oracle` (the best course in
+hindsight, by beam search over the same detections: how much deciding could give).
 Metrics on held-out DAVIS sequences: `j`, `f` (mean over objects, 0 to 100), `fps` (frames a second of one core's time),
-`j_recall`, `j_decay`, `update_rate`, `whole_rate`; on drawn clips whose objects cross: `crossing_j`, `kept_apart`.
+`j_recall`, `j_decay`, `update_rate`, `whole_rate`, `action_variety` (share of decisions that are not the most frequent
+one: 0 = the policy is a fixed rule); on drawn clips whose objects cross: `crossing_j`, `kept_apart`.
 Also writes FILE.png (with the JSON file's stem): crossing clips as the agent sees them.
 """
 

@@ -4,11 +4,15 @@ A target and a distractor move on a 100 x 100 plane and bounce off its sides. Th
 target is hidden from time to time for 3 to 7 steps and comes back anywhere. Matching by overlap takes the nearest
 detection within 18 units of the template's place, matching by appearance the one most like the template. The agent sees
 the similarity and the distance, and is given no hint at the right threshold.
-Arms: fixed policies (`overlap_updated`, `overlap_kept`, `appearance_updated`, `appearance_kept`), `threshold` (the best
-of three rules), `learned`, and `learned` without one of its parts: `one_step` (trace 0, the published TD error),
-`no_entropy`, `no_normalisation` (of advantages). Metrics: `j`, `whole_rate` (appearance calls), `update_rate`.
+Arms: fixed policies (`overlap_updated`, `overlap_kept`, `appearance_updated`, `appearance_kept`); `threshold` and
+`threshold@5` (update where the similarity is above a level, chosen on clips of their own; N = 3 and 5); `learned`, and
+`learned` without one of its parts: `one_step` (trace 0, the paper's TD error), `full_returns` (trace 1 and gamma 0.99,
+the released code's), `no_entropy`, `no_normalisation` (of advantages); `counted` (the counter, N and "lost" are in the
+state; N = 5) and `free` (besides, the agent itself says when to look over the whole frame: there is no N).
+Metrics: `j`, `whole_rate` (appearance calls), `update_rate`, `action_variety`.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import Options, Record, parse_options
+from benchmarks.ftmu.arms import variety
 from maskmill.trainers.engine import lr_factor, make_optimizer
 from maskmill.trainers.engine.optim import set_lr
 from maskmill.trainers.ftmu.config import Config
@@ -69,13 +74,35 @@ class World:
         return noisy, unit(self.looks + self.rng.normal(0, 0.10, self.looks.shape)), there
 
 
-def play(
-    policy: Policy, seed: int, n: int, steps: int, patience: int | None, config: Config, hint: bool = False
-) -> Walk:
-    """Walk through `n` clips; J = 0.9 on the target, 1 for nothing while it is hidden, else 0.
-
-    `hint` adds [similarity > 0.8] to the states, which is nearly the best rule.
+@dataclass(frozen=True)
+class Rules:
+    """What the agent sees and decides. `hint` adds [similarity > 0.8], which is nearly the best rule; `counted` the
+    counter, N, whether anything was found and whether the whole frame has been looked over; `free` lets it decide when
+    to look over it: actions 0 to 3 are 2 x look + (0 = update, 1 = keep), and it is asked whether or not anything was
+    found. After a look it is asked again, as ever, and its word on the update counts.
     """
+
+    hint: bool = False
+    counted: bool = False
+    free: bool = False
+
+    @property
+    def width(self) -> int:
+        return 4 + self.hint + 4 * self.counted
+
+    @property
+    def actions(self) -> int:
+        return 4 if self.free else 2
+
+
+PLAIN = Rules()
+Bools = NDArray[np.bool_]
+
+
+def play(
+    policy: Policy, seed: int, n: int, steps: int, patience: int | None, config: Config, rules: Rules = PLAIN
+) -> Walk:
+    """Walk through `n` clips; J = 0.9 on the target, 1 for nothing while it is hidden, else 0."""
     world = World(np.random.default_rng(seed), n)
     place, looks, _ = world.see()
     template_place, template_looks = place[:, 0].copy(), looks[:, 0].copy()
@@ -83,20 +110,30 @@ def play(
     paths = [Trajectory() for _ in range(n)]
     walked = Walk(paths, [])
 
-    def ask(chosen: NDArray[np.intp], picked: Array, frame: int) -> NDArray[np.bool_]:
-        """Which of the chosen clips update on their candidates `picked` (indices into things)."""
+    def ask(chosen: NDArray[np.intp], picked: Array, frame: int, seen: Array, late: bool) -> tuple[Bools, Bools]:
+        """Which clips update on their candidates `picked` (indices into things), and which look, bool (n,) both; of
+        the chosen ones. `seen` says where there is a candidate, `late` that the whole frame has been looked over.
+        """
         similarity = (template_looks[chosen] * looks[chosen, picked[chosen]]).sum(1)
         away = np.linalg.norm(place[chosen, picked[chosen]] - template_place[chosen], axis=1) / REACH
         columns = [np.ones(len(chosen)), similarity, similarity**2, np.minimum(away, 6) / 3]
-        states = np.stack([*columns, similarity > 0.8] if hint else columns, 1)
+        if rules.hint:
+            columns.append(similarity > 0.8)
+        if rules.counted:
+            count, shown = np.minimum(kept[chosen], 10), seen[chosen].astype(float)
+            left = np.zeros(len(chosen)) if patience is None else (patience - count) / patience
+            columns = [columns[0], *(column * shown for column in columns[1:]), count / 5, left, shown]
+            columns.append(np.full(len(chosen), float(late)))
+        states = np.stack(columns, 1)
         actions = policy.act(states.astype(np.float32)) if len(chosen) else []
         for clip, state, action in zip(chosen, states.astype(np.float32), actions, strict=True):
             paths[clip].decide(state, action, frame)
         walked.decisions += len(actions)
-        walked.updates += sum(a == UPDATE for a in actions)
-        updates = np.zeros(n, bool)
-        updates[chosen] = np.array(actions, int) == UPDATE
-        return updates
+        walked.updates += sum(a % 2 == UPDATE for a in actions)
+        updates, looks_now = np.zeros(n, bool), np.zeros(n, bool)
+        updates[chosen] = (np.array(actions, int) % 2 == UPDATE) & seen[chosen]
+        looks_now[chosen] = np.array(actions, int) >= 2
+        return updates, looks_now
 
     def settle(updates: NDArray[np.bool_], picked: Array) -> None:
         template_place[updates] = place[rows, picked][updates]
@@ -111,15 +148,18 @@ def play(
             away = np.where(there, np.linalg.norm(place - template_place[:, None], axis=2), np.inf)
             picked = away.argmin(1)
             found = away.min(1) < REACH
-            updates = ask(np.flatnonzero(found), picked, frame)
-            settle(updates, picked)
-            kept[~updates] += 1
+            asked = rows if rules.free else np.flatnonzero(found)
+            updates, wanted = ask(asked, picked, frame, found, False)
+            settle(updates & ~wanted, picked)
+            kept[~updates | wanted] += 1
             result[found] = picked[found]
         lost = kept >= patience if patience is not None else np.zeros(n, bool)
+        if rules.free:
+            lost = wanted
         if lost.any():
             likeness = np.where(there, (template_looks[:, None] * looks).sum(2), -np.inf)
             picked = likeness.argmax(1)
-            settle(ask(np.flatnonzero(lost), picked, frame), picked)
+            settle(ask(np.flatnonzero(lost), picked, frame, np.ones(n, bool), True)[0], picked)
             result[lost] = picked[lost]
         walked.whole += int(lost.sum())
         visible = world.hidden == 0
@@ -137,9 +177,11 @@ BASE: dict[str, Any] = {
 LEARNED: dict[str, dict[str, Any]] = {
     "learned": {},
     "one_step": {"trace": 0.0},
+    "full_returns": {"trace": 1.0, "discount": 0.99},
     "no_entropy": {"entropy": 0.0},
     "no_normalisation": {"normalise_advantage": False},
 }
+WIDER = {"counted": Rules(counted=True), "free": Rules(counted=True, free=True)}
 FIXED: dict[str, tuple[Policy, int | None]] = {
     "overlap_updated": (AlwaysUpdate(), None),
     "overlap_kept": (NeverUpdate(), None),
@@ -148,6 +190,8 @@ FIXED: dict[str, tuple[Policy, int | None]] = {
 }
 STEPS = {"small": 120, "full": 400}
 TEST_SEED, TEST_CLIPS, TEST_STEPS, PATIENCE = 99_999, 400, 40, 3
+DEV_SEED, LONG_PATIENCE = 88_888, 5
+LEVELS = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
 def settings(steps: int, seed: int, **changes: Any) -> Config:
@@ -155,10 +199,10 @@ def settings(steps: int, seed: int, **changes: Any) -> Config:
     return Config(**{**BASE, "steps": steps, "seed": seed, **changes})
 
 
-def learn(config: Config, hint: bool = False) -> Head:
+def learn(config: Config, rules: Rules = PLAIN, patience: int | None = PATIENCE) -> Head:
     """Train an agent on fresh clips."""
     torch.manual_seed(config.seed)
-    actor, critic = Head(4 + hint, config.hidden, 2), Head(4 + hint, config.hidden, 1)
+    actor, critic = Head(rules.width, config.hidden, rules.actions), Head(rules.width, config.hidden, 1)
     slow = config.model_copy(update={"lr": config.critic_lr})
     optimizers = [make_optimizer(config, list(actor.parameters())), make_optimizer(slow, list(critic.parameters()))]
     rng = np.random.default_rng(config.seed)
@@ -166,12 +210,12 @@ def learn(config: Config, hint: bool = False) -> Head:
     class Exploring:
         def act(self, states: NDArray[np.float32]) -> list[int]:
             with torch.no_grad():
-                shares = actor(torch.from_numpy(states)).softmax(1)[:, 0].numpy()
-            return [int(a) for a in rng.random(len(states)) > shares]
+                shares = actor(torch.from_numpy(states)).softmax(1).cumsum(1).numpy()
+            return [int(a) for a in (rng.random((len(states), 1)) > shares[:, :-1]).sum(1)]
 
     for step in range(config.steps):
         seed = 10_000 * (config.seed + 1) + step
-        walked = play(Exploring(), seed, config.batch, config.length, PATIENCE, config, hint)
+        walked = play(Exploring(), seed, config.batch, config.length, patience, config, rules)
         torch.autograd.backward(losses(actor, critic, walked, config)[0])
         for optimizer in optimizers:
             set_lr(optimizer, lr_factor(config, step))
@@ -180,17 +224,22 @@ def learn(config: Config, hint: bool = False) -> Head:
     return actor
 
 
-def measure(policy: Policy, patience: int | None, config: Config, hint: bool = False) -> dict[str, float]:
+def measure(
+    policy: Policy, patience: int | None, config: Config, rules: Rules = PLAIN, seed: int = TEST_SEED
+) -> dict[str, float]:
     """Figures of a policy on clips that no agent has met."""
-    walked = play(policy, TEST_SEED, TEST_CLIPS, TEST_STEPS, patience, config, hint)
+    walked = play(policy, seed, TEST_CLIPS, TEST_STEPS, patience, config, rules)
     whole = walked.whole / len(walked.j)
-    return {"j": float(np.mean(walked.j)), "whole_rate": whole, "update_rate": walked.update_rate}
+    actions = Counter(action for path in walked.trajectories for action in path.actions)
+    found = {"j": float(np.mean(walked.j)), "whole_rate": whole, "update_rate": walked.update_rate}
+    return {**found, "action_variety": variety(actions)}
 
 
-def best_threshold(config: Config) -> dict[str, float]:
-    """The best of three similarity rules."""
-    found = [measure(Threshold(level, 1), PATIENCE, config) for level in (0.7, 0.8, 0.9)]
-    return max(found, key=lambda metrics: metrics["j"])
+def threshold(config: Config, patience: int) -> dict[str, float]:
+    """The similarity rule whose level is best on clips of its own, on the tested clips."""
+    found = {level: measure(Threshold(level, 1), patience, config, seed=DEV_SEED)["j"] for level in LEVELS}
+    best = max(found, key=lambda level: found[level])
+    return measure(Threshold(best, 1), patience, config)
 
 
 def run(options: Options) -> None:
@@ -201,11 +250,18 @@ def run(options: Options) -> None:
         plain = settings(STEPS[options.budget], seed)
         for arm, (policy, patience) in FIXED.items():
             record.add(arm, seed, measure(policy, patience, plain))
-        record.add("threshold", seed, best_threshold(plain))
+        record.add("threshold", seed, threshold(plain, PATIENCE))
+        record.add(f"threshold@{LONG_PATIENCE}", seed, threshold(plain, LONG_PATIENCE))
         for arm, changes in LEARNED.items():
             if not record.has(arm, seed):
                 config = settings(STEPS[options.budget], seed, **changes)
                 record.add(arm, seed, measure(Learned(learn(config)), PATIENCE, config))
+                print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
+        for arm, rules in WIDER.items():
+            if not record.has(arm, seed):
+                patience = None if rules.free else LONG_PATIENCE
+                actor = learn(plain, rules, patience)
+                record.add(arm, seed, measure(Learned(actor), patience, plain, rules))
                 print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
     record.finish()
 

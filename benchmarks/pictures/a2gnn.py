@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--affinity", default=None, help="artefact of trainer affinity")
+    parser.add_argument("--affinity", default=None, help="artifact of trainer affinity")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     space = label_space(args.data)

@@ -1,7 +1,7 @@
-"""A picture of strokes and what became of them: rows of photo, strokes, pseudo-label and true mask, from artefacts that
+"""A picture of strokes and what became of them: rows of photo, strokes, pseudo-label and true mask, from artifacts that
 training left behind.
 
-    python -m benchmarks.pictures.scribble --data DIR --dfr runs/dfr/artefact --scwssod runs/scwssod/artefact \\
+    python -m benchmarks.pictures.scribble --data DIR --dfr runs/dfr/artifact --scwssod runs/scwssod/artifact \\
         --out docs/pictures/scribbles.png
 
 Shows slices and photos of the tested part alone; the labels are those of the labeler `scribble`, given the strokes.
@@ -27,9 +27,9 @@ from maskmill.pipelines.stages.evaluate import overlay
 SIDE = 150
 
 
-def rows(pictures: Sequence[Scribbled], space: LabelSpace, artefact: str) -> Iterator[Uint8Array]:
+def rows(pictures: Sequence[Scribbled], space: LabelSpace, artifact: str) -> Iterator[Uint8Array]:
     """Photo, strokes, pseudo-label and truth of each picture, side by side."""
-    labeler = load(Config(artifact=artefact, min_decided=0.0), space)
+    labeler = load(Config(artifact=artifact, min_decided=0.0), space)
     for picture in pictures:
         found = labeler.label([LabelItem(picture.key, picture.image, scribble=picture.scribble)])[0].mask
         blank = np.full(picture.mask.shape, IGNORE, np.uint8)
@@ -77,8 +77,8 @@ def draw(data: Path, dfr: str | None, scwssod: str | None, out: str, count: int)
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
-    parser.add_argument("--dfr", help="artefact of dfr on acdc")
-    parser.add_argument("--scwssod", help="artefact of scwssod")
+    parser.add_argument("--dfr", help="artifact of dfr on acdc")
+    parser.add_argument("--scwssod", help="artifact of scwssod")
     parser.add_argument("--out", required=True, help="PNG file")
     parser.add_argument("--count", type=int, default=4, help="rows of each")
     given = parser.parse_args()

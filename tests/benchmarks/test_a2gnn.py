@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import a2gnn
-from benchmarks.box_sets import Photo, object_boxes
+from benchmarks.box_sets import Photo, object_boxes, photos
 from maskmill.data_contracts import encode_image, encode_mask
 from maskmill.labelers import PseudoLabel
 from maskmill.labelers.a2gnn.config import Config
@@ -50,12 +50,35 @@ def test_every_arm_is_measured_and_a_second_run_ends_alike(tmp_path: Path, monke
         assert found[arm]["empty_boxes"]["mean"] == 0
         assert found[arm]["box_violation_px"]["mean"] == 0
         assert 0 < found[arm]["miou"]["mean"] <= 1
+        assert 0 < found[arm]["dev_miou"]["mean"] <= 1, "one table for both parts"
+    gain = found["a2gnn+crf"]["miou"]["mean"] - found["grabcut"]["miou"]["mean"]
+    assert found["a2gnn+crf"]["over_grabcut"]["mean"] == pytest.approx(gain)
+    assert {"over_grabcut@davis", "dev_over_grabcut"} <= set(found["a2gnn"])
     assert found["a2gnn"]["speedup_vs_dense"]["mean"] > 0
     assert found["a2gnn"]["dense_agreement"]["mean"] > 0.99
     assert 0 <= found["seeds+crf"]["seed_precision"]["mean"] <= 1
     assert 0 <= found["a2gnn+crf"]["errors_in_doubt"]["mean"] <= 1
     assert found["segmenter_on_truth"]["miou"]["mean"] >= 0
     assert not list(tmp_path.glob("*.work"))
+
+
+def test_parts_share_no_sequence(tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    options = a2gnn.parse_options("a2gnn", None, ["--data", str(tmp_path), "--json", str(tmp_path / "a.json")])
+    parts = photos(options, (99, 99), 0)
+    keys = [{(p.source, p.key) for p in part} for part in (parts.train, parts.dev, parts.test)]
+    assert all(keys)
+    assert not keys[0] & keys[1]
+    assert not keys[0] & keys[2]
+    assert not keys[1] & keys[2]
+    other = a2gnn.parse_options(
+        "a2gnn",
+        None,
+        ["--data", str(tmp_path), "--test-data", str(tmp_path), "--json", str(tmp_path / "a.json")],
+    )
+    whole = photos(other, (99, 99), 0)
+    assert {(p.source, p.key) for p in whole.test} == keys[0] | keys[1] | keys[2], "all that is given to test"
+    assert not {(p.source, p.key) for p in whole.train} & keys[1]
 
 
 def test_boxes_of_objects_ignore_crumbs_and_join_what_nearly_touches() -> None:

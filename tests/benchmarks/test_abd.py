@@ -72,6 +72,13 @@ def test_arms_differ_in_host_and_switches_alone() -> None:
         changed = {key for key in settings if settings[key] != found["supervised"].get(key)}
         assert changed <= {*abd.PLAIN, "host", "partner", "labelled_groups"} | set(abd.HOSTS[settings["host"]]), arm
     assert found["fully_supervised"]["labelled_groups"] == tuple(names)
+    on = {arm: [key for key in abd.PLAIN if found[arm].get(key, True)] for arm in abd.ARMS}
+    assert on["ct"] == on["bcp"] == []
+    assert on["ct+strong"] == on["bcp+two_students"] == ["strong_view"]
+    assert on["ct+strong+R"] == on["bcp+abd"] == ["strong_view", "displace_unlabelled"], "the released BCP has no ABD-I"
+    assert on["ct+strong+I"] == ["strong_view", "displace_labelled"]
+    assert on["ct+abd"] == list(abd.PLAIN)
+    assert all(settings["candidates"] == 4 for settings in found.values())
 
 
 def test_all_arms_are_measured_and_a_second_run_goes_on(
@@ -92,12 +99,15 @@ def test_all_arms_are_measured_and_a_second_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         abd.run(given)
     abd.run(given)
-    assert calls == [*abd.ARMS][:4] + [*abd.ARMS][3:]
+    assert calls == [*abd.ARMS][:7] + [*abd.ARMS][6:]
     result = json.loads(given.json_path.read_text())
     assert list(result["metrics"]) == list(abd.ARMS)
     for arm, metrics in result["metrics"].items():
         assert 0 <= metrics["dice"]["mean"] <= 1
         assert ("displacement_share" in metrics) == arm.endswith("+abd")
+        if (other := abd.WITHOUT.get(arm)) is not None:
+            less = result["metrics"][other]["dice"]["mean"]
+            assert metrics["gain_dice"]["mean"] == pytest.approx(metrics["dice"]["mean"] - less)
     assert Image.open(given.json_path.with_suffix(".png")).width > 400
     assert not given.json_path.with_name("abd.json.work").exists()
 
@@ -110,11 +120,11 @@ def test_volumes_are_scans_of_a_patient_and_perfect_labels_score_one(data: Path,
     assert scans[0].masks.shape == (2, 60, 50), "wide slices stand upright"
     assert scans[0].spacing == abd.SPACING
     patients = abd.patients_of(samples)
-    artefact = abd.train_arm("supervised", 0, options(data), patients, samples, space, tmp_path)
-    found = evaluate_volumes(VolumesConfig(artifact=artefact, samples=samples, groups=tuple(PATIENTS[:2])))
+    artifact = abd.train_arm("supervised", 0, options(data), patients, samples, space, tmp_path)
+    found = evaluate_volumes(VolumesConfig(artifact=artifact, samples=samples, groups=tuple(PATIENTS[:2])))
     assert found["volumes"] == 4
     with pytest.raises(ValueError, match="expected scans with masks, found none"):
-        evaluate_volumes(VolumesConfig(artifact=artefact, samples=samples, groups=("nobody",)))
+        evaluate_volumes(VolumesConfig(artifact=artifact, samples=samples, groups=("nobody",)))
 
 
 def test_of_one_organ_the_largest_blob_stays_whatever_its_classes() -> None:

@@ -2,16 +2,21 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from benchmarks.closed_loop import ARMS, Pair, choose, opinion, scene_spread
-from maskmill.data_contracts import SCORE
+from benchmarks.closed_loop import SETTINGS, by_rate
+from benchmarks.loop_arms import HALVES, Pair, choose, cross_fit_scores, faulty_share, opinion, scene_spread
+from maskmill.data_contracts import SAMPLE, SCORE, load_label_space, shard_name, write_shard
+from maskmill.pipelines.run.config import load_run_config
+from tests.curation.coloured_scenes import row, scene
 
 RNG = np.random.default_rng(0)
 PAIRS = [Pair(f"{i:03d}", (1 + i % 3,), float(RNG.random()), bool(i % 2)) for i in range(60)]
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {
         "sample_id": p.sample_id,
         "label_ids": list(p.asked),
@@ -34,14 +39,14 @@ def scores(column: str) -> dict[str, float]:
 
 
 def test_halves_keep_the_balance() -> None:
-    for arm in ARMS:
+    for arm in ("all", *HALVES):
         chosen = choose(arm, SCORES, PAIRS, 0)
         assert [len(chosen & set(members(c))) for c in (1, 2, 3)] == [20 if arm == "all" else 10] * 3
 
 
 def test_halves_keep_the_styles_of_each_class() -> None:
     pairs = [replace(p, style="photo" if int(p.sample_id) < 24 else "drawing") for p in PAIRS]
-    for arm in ARMS[1:]:
+    for arm in HALVES:
         chosen = choose(arm, SCORES, pairs, 0)
         counts = Counter((p.asked[0], p.style) for p in pairs if p.sample_id in chosen)
         assert counts == {(c, s): n for c in (1, 2, 3) for s, n in (("photo", 4), ("drawing", 6))}
@@ -49,7 +54,8 @@ def test_halves_keep_the_styles_of_each_class() -> None:
 
 def test_each_half_holds_the_best_by_its_score() -> None:
     quality = {p.sample_id: p.quality for p in PAIRS}
-    for arm, value in (("pcs_half", scores("image_score")), ("asf_half", scores("asf")), ("oracle_half", quality)):
+    by_asf = [(arm, scores("asf")) for arm in ("asf_half", "cross_fit_half")]
+    for arm, value in (("pcs_half", scores("image_score")), *by_asf, ("oracle_half", quality)):
         chosen = choose(arm, SCORES, PAIRS, 0)
         for class_id in (1, 2, 3):
             ranked = sorted(members(class_id), key=lambda i: -value[i])
@@ -70,7 +76,9 @@ def test_pairs_that_scoring_gave_up_on_can_be_drawn_by_chance_and_rank_last_else
         *(pl.when(pl.col("sample_id") != "000").then(pl.col(c)).alias(c) for c in ("image_score", "asf", "per_class")),
     )
     assert any("000" in choose("random_half", lost, PAIRS, seed) for seed in range(8))
-    assert not any("000" in choose(arm, lost, PAIRS, 0) for arm in ("pcs_half", "asf_half", "sds_half"))
+    assert not any(
+        "000" in choose(arm, lost, PAIRS, 0) for arm in ("pcs_half", "asf_half", "sds_half", "cross_fit_half")
+    )
 
 
 def test_a_pair_of_two_classes_stays_if_one_of_them_takes_it() -> None:
@@ -90,3 +98,45 @@ def test_scene_spread_is_zero_only_where_every_scene_gives_the_same_share() -> N
     pairs = [Pair(str(i), (1,), 1.0, True, scene="sky" if i < 4 else "street") for i in range(12)]
     assert scene_spread(pairs, {"0", "1", "4", "5", "6", "7"}) == 0
     assert scene_spread(pairs, {"0", "1", "2", "3"}) == 0.5
+
+
+def test_the_gate_drops_a_scene_s_own_faults_and_no_scene() -> None:
+    pairs, rows = [], []
+    for i in range(120):
+        low, bad = i % 2 == 0, i % 12 < 2
+        value = (0.5 if low else 0.8) * (0.1 if bad else 1.0) * (1 + 0.1 * float(RNG.random()))
+        pairs.append(Pair(f"{i:03d}", (1 + i // 2 % 3,), 0.9, True, "a photo", "grass" if low else "sea"))
+        known = {"sample_id": f"{i:03d}", "label_ids": [1 + i // 2 % 3], "n_classes": 1, "image_score": 0.5 + value}
+        rows.append({**known, "asf": value, "per_class": [{"class_id": 1 + i // 2 % 3, "iou": value}]})
+    table = pl.DataFrame(SCORE.table(rows).drop_columns(["embedding"])).with_columns(shard=pl.lit("a"))
+    chosen = choose("sds_gate", table, pairs, 0)
+    assert not chosen & {f"{i:03d}" for i in range(120) if i % 12 < 2}
+    assert len(chosen) == 100
+    assert scene_spread(pairs, chosen) < 0.01
+
+
+def test_settings_are_named_by_their_rate_and_are_options_of_the_run() -> None:
+    pairs = [Pair("a", (1,), 0.9, True), Pair("b", (1,), 0.4, True), Pair("c", (1,), 0.9, False)]
+    assert faulty_share(pairs[:2]) == 50
+    assert faulty_share([pairs[0], pairs[2]]) == 50
+    assert faulty_share([Pair("a", (1, 2), 0.9, None)]) == 0
+    found = {name: {"miou": 10.0 * i, "faulty": 50.0 - i, "n": 7.0} for i, name in enumerate(SETTINGS)}
+    metrics = by_rate(found)
+    assert (metrics["miou"], metrics["n"]) == (0, 7)
+    assert [metrics[f"miou@{rate}"] for rate in (10, 25, 40)] == [20, 10, 0]
+    assert metrics["faulty@40"] == 50
+    assert "faulty" not in metrics
+    for changes in SETTINGS.values():
+        load_run_config("starter-generator", changes)
+
+
+def test_cross_fit_scores_every_pair_of_a_run(tmp_path: Path) -> None:
+    own = [row(f"s{i}", *scene(i, 1 + i % 2)) for i in range(6)]
+    for i, part in enumerate((own[:4], own[4:])):
+        path = f"{tmp_path}/samples/{shard_name(i)}"
+        write_shard(path, SAMPLE.table(part), SAMPLE, stage="generate", fingerprint="0")
+    found = cross_fit_scores(str(tmp_path), load_label_space("voc"), 0)
+    assert found["sample_id"].to_list() == [f"s{i}" for i in range(6)]
+    assert found["asf"].null_count() == 0
+    pairs = [Pair(f"s{i}", (1 + i % 2,), 0.9, True) for i in range(6)]
+    assert len(choose("cross_fit_half", found, pairs, 0)) == 4

@@ -60,13 +60,15 @@ def options(root: Path, data: str = "data", test_data: Path | None = None) -> Op
 def test_arms_and_metrics_carry_the_issues_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.run(options(root))
     metrics = json.loads((root / "out.json").read_text())["metrics"]
-    assert list(metrics) == ["plain", "dpg", "dpg+scl", "dcfm"]
+    assert list(metrics) == ["plain", "dpg", "dpg+scl", "dcfm_alone", "dcfm", "ours_alone", "ours"]
+    assert metrics["dcfm"] != metrics["dcfm_alone"], "a group is worth something, or something is wrong"
     names = {f"{m}@{w}" for m in ("s", "max_e", "max_f", "mae") for w in ("groups", "distractors")}
     assert all(set(found) == names for found in metrics.values())
     assert (root / "out.png").is_file()
     assert not (root / "out.json.work").exists()
     said = capsys.readouterr().out
     assert "groups: 1 items left out" in said
+    assert "± is the smallest that can be seen" in said
     assert "learn from 2 images, test on 4" in said, "the photo that tested groups share must not be learnt from"
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,42 @@ def test_gains_are_differences_to_the_arm_without_the_last_part(tmp_path: Path) 
     found = record.values["base+scl"]["0"]
     assert found["miou_1shot"] == pytest.approx(0.4)
     assert [found[f"gain_1shot{world}"] for world in ("", "@ccp", "@drawn")] == pytest.approx([0.1] * 3)
+
+
+def test_gains_are_paired_by_start_and_say_what_they_can_see(tmp_path: Path) -> None:
+    record = Record.open(options(tmp_path, tmp_path))
+    for arm, values in (("base", (0.2, 0.4, 0.3)), ("base+ours", (0.25, 0.41, 0.36))):
+        runs = {f"miou_1shot#{start}": value for start, value in enumerate(values)}
+        few_shot.add(record, arm, 0, {"drawn": {"miou_1shot": float(np.mean(values)), **runs}})
+    found = record.values["base+ours"]["0"]
+    assert found["gain_1shot"] == pytest.approx(0.04)
+    assert (
+        found["sees_1shot"] == found["sees_1shot@drawn"] == pytest.approx(2 * np.std([5, 1, 6], ddof=1) / 173.2, 1e-3)
+    )
+    assert not any(name.startswith("gain") and "#" in name for name in found)
+
+
+def test_arms_see_and_begin_alike_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every arm from two starts on scenes, at a size that learns nothing."""
+    size = few_shot.Size(24, 24, 1, 1, steps=1, episodes={1: 2, 5: 1}, starts=2)
+    small = {"size": 64, "batch": 2, "width": 8, "encoder": "test_efficientnet", "encoder_weights": "random"}
+    plain = few_shot.settings_of
+
+    def settings_of(*given: Any) -> dict[str, Any]:
+        return {**plain(*given), **small, "episodes": {"held_out": (), "min_share": 0.0}}
+
+    monkeypatch.setattr(few_shot, "settings_of", settings_of)
+    monkeypatch.setattr(few_shot, "PAPER", few_shot.PAPER)
+    tiny = {"model": str(Path(__file__).parents[1] / "data" / "tiny_clip"), "match_side": 64, "text_side": 64}
+    monkeypatch.setitem(few_shot.NETWORKS["base+pi_clip"], "priors", {**few_shot.PAPER, **tiny})
+    world = few_shot.World(
+        "shapes", shapes.SPACE, *[DataConfig(samples=(shapes.write_scenes(tmp_path / "s", 24),))] * 2, {}
+    )
+    runs = {a: few_shot.all_starts(a, world, size, 0, [0], tmp_path) for a in ("base", "base+pi_clip", "base+scl")}
+    for found in runs.values():
+        assert {"miou_1shot", "miou_1shot#0", "miou_1shot#1", "miou_5shot#1", "fbiou_5shot"} <= set(found)
+        assert found["miou_1shot"] == pytest.approx((found["miou_1shot#0"] + found["miou_1shot#1"]) / 2)
+    assert {"missed", "cross_gain"} <= set(runs["base+scl"])
 
 
 @pytest.mark.parametrize("found", [False, True])

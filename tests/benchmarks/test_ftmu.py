@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,19 @@ from PIL import Image
 
 from benchmarks.common import Options, is_train_key, parse_options
 from benchmarks.ftmu import training
-from benchmarks.ftmu.arms import ARMS
-from benchmarks.ftmu.clips import split
+from benchmarks.ftmu.arms import ARMS, FIXED, variety
+from benchmarks.ftmu.clips import Clip, split
+from benchmarks.ftmu.oracle import hindsight
 from benchmarks.ftmu.run import run
+from maskmill.trainers.ftmu.agent import follow
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import TrackConfig
+from maskmill.trainers.ftmu.policies import Constant
+from maskmill.trainers.ftmu.rollout import overlap_with_truth
+from maskmill.trainers.ftmu.state import SharedState
 from maskmill.vision.instances import ProposalConfig
-from tests.trainers.clips import BLUE, RED, draw
+from maskmill.vision.video import MaskCrop
+from tests.trainers.clips import BLUE, RED, ColourSegmenter, draw
 
 NAMES = [f"clip{number}" for number in range(10)]
 TINY = training.Size(
@@ -71,15 +80,57 @@ def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, m
     found = json.loads((data.parent / "found.json").read_text())
     assert set(found["metrics"]) == set(ARMS)
     for arm, metrics in found["metrics"].items():
-        assert {"j", "f", "fps", "update_rate", "whole_rate", "crossing_j", "kept_apart"} <= metrics.keys()
+        assert {
+            "j",
+            "f",
+            "fps",
+            "update_rate",
+            "whole_rate",
+            "action_variety",
+            "crossing_j",
+            "kept_apart",
+        } <= metrics.keys()
         assert 0 <= metrics["j"]["mean"] <= 100
         assert metrics["fps"]["mean"] > 0, arm
     rates = {arm: metrics["whole_rate"]["mean"] for arm, metrics in found["metrics"].items()}
-    assert rates["always_iou"] == 0
-    assert rates["always_appearance"] == 1
+    assert rates["iou_always"] == rates["likeness_never"] == 0
+    assert rates["appearance_never"] == rates["appearance_always"] == 1
+    updates = {arm: metrics["update_rate"]["mean"] for arm, metrics in found["metrics"].items()}
+    assert updates["iou_never"] == updates["likeness_never"] == updates["appearance_never"] == 0
+    variety = {arm: metrics["action_variety"]["mean"] for arm, metrics in found["metrics"].items()}
+    assert all(variety[arm] == 0 for arm in FIXED)
+    j = {arm: metrics["j"]["mean"] for arm, metrics in found["metrics"].items()}
+    assert j["oracle"] >= max(j[arm] for arm in FIXED if not arm.startswith("appearance")) - 1e-6
     assert found["metrics"]["never_update"]["update_rate"]["mean"] == 0
     assert not (data.parent / "found.json.work").exists()
     assert Image.open(data.parent / "found.png").size == (6 * 160, 160)
+
+
+def test_how_much_actions_vary() -> None:
+    assert variety(Counter()) == 0
+    assert variety(Counter({1: 5})) == 0
+    assert variety(Counter({1: 5, 0: 3, 3: 2})) == pytest.approx(0.5)
+
+
+def test_hindsight_beats_every_fixed_rule_where_they_fail() -> None:
+    """A look-alike passes by: overlap drifts onto it when it updates, and loses the target when it never does."""
+    script = [[(20, 10 + 5 * t, 14, RED), (24, 70 - 5 * t, 14, BLUE)] for t in range(10)]
+    frames = [draw(squares) for squares in script]
+    truth = np.stack([(f == RED).all(-1).astype(np.uint8) for f in frames])
+    clip = Clip("passing", frames, truth, (1,))
+    config = TrackConfig(actions="joint", aligned=False)
+    course = hindsight(clip, ColourSegmenter(), config)
+    assert len(course.outcomes) == len(frames) == len(course.actions) + 1
+    fixed = []
+    for action in range(6):
+        detections = ClipDetections(frames, ColourSegmenter())
+        tracks = follow(
+            detections, clip.boxes, Constant(action), SharedState(), TrackConfig(actions="joint", aligned=False)
+        )
+        found = [overlap_with_truth(o[0].mask, MaskCrop.of(truth[t] == 1), None) for t, o in enumerate(tracks)]
+        fixed.append(sum(found[1:]))
+    assert course.total >= max(fixed) - 1e-6
+    assert min(fixed) < course.total
 
 
 @pytest.mark.parametrize("name", ["ftmu", "ftmu_toy"])

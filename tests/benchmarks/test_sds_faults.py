@@ -1,6 +1,7 @@
 """The benchmark of planted faults: its arithmetic, what it plants, and a run on three drawn photos."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,9 @@ from PIL import Image
 
 from benchmarks import sds_faults
 from benchmarks.common import Options
-from benchmarks.sds_faults import Photo, PhotoSet, auroc, both_stages, draw, load_sets, plant, to_table
+from benchmarks.sds_faults import ARMS, Photo, PhotoSet, auroc, draw, load_sets, plant, to_table
 from maskmill.curation.faults import Fault
+from maskmill.curation.sds import SdsConfig
 from maskmill.data_contracts import load_label_space
 
 
@@ -41,11 +43,6 @@ def test_auroc_counts_ties_half() -> None:
     assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
     assert auroc(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.5
     assert auroc(np.array([1.0]), np.array([1.0, 2.0])) == 0.25
-
-
-def test_both_stages_need_no_mask() -> None:
-    found = {"auroc_pcs_best": np.array([0.5, 0.5]), "auroc_asf": np.array([0.2, np.nan])}
-    assert both_stages(found).tolist() == [0.1, 0.5]
 
 
 def test_halves_are_disjoint_and_test_data_is_taken_whole(data: Path) -> None:
@@ -85,16 +82,25 @@ def test_nothing_to_test_is_an_error(tmp_path: Path) -> None:
 
 def test_a_run_writes_every_arm_and_metric(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = str(Path(__file__).parents[1] / "data" / "tiny_clip")
-    for name in ("BEST", "FAITHFUL"):
-        monkeypatch.setattr(sds_faults, name, getattr(sds_faults, name).model_copy(update={"model": tiny}))
+    small = {"model": tiny, "refine": "none", "confidence": 0.0}
+    arms = {name: replace(arm, score=arm.score.model_copy(update=small)) for name, arm in ARMS.items()}
+    monkeypatch.setattr(sds_faults, "ARMS", arms)
     out = data / "out.json"
     flags = ["sds_faults", "--data", str(data), "--test-data", str(data), "--seeds", "0", "--json", str(out)]
     monkeypatch.setattr("sys.argv", flags)
     sds_faults.main()
     metrics = json.loads(out.read_text())["metrics"]
-    assert set(metrics) == {str(fault) for fault in sds_faults.FAULTS}
+    assert set(metrics) == {"release", "mended", "ours"}
     for arm, found in metrics.items():
-        assert set(found) == {"auroc_pcs", "auroc_pcs_best", "auroc_asf", "auroc_sds"}, arm
-    assert metrics["swapped_label"]["auroc_asf"]["mean"] == 1.0
-    assert metrics["shifted_mask"]["auroc_asf"]["mean"] > 0.9
-    assert metrics["shifted_mask"]["auroc_pcs"]["mean"] == 0.5
+        expected = {f"auroc_{fault}" for fault in sds_faults.FAULTS} | {"auroc_image", "auroc_annotation"}
+        assert set(found) == expected | {"kept@horses", "kept_worst_class"}, arm
+        assert found["auroc_swapped_label"]["mean"] == 1.0, arm
+    assert metrics["ours"]["auroc_shifted_mask"]["mean"] > 0.9
+
+
+def test_the_arms_are_the_presets() -> None:
+    assert ARMS["release"].score.perturbation == "channels"
+    assert ARMS["release"].score.crf.image == "wrapped_bgr"
+    assert ARMS["release"].select.pcs_tau == 0.1
+    assert ARMS["mended"].score.perturbation == "tiles"
+    assert ARMS["ours"].score == SdsConfig(labels="prompt")

@@ -14,6 +14,7 @@ from benchmarks.weclip import (
     CAM_SETTINGS,
     DECODER_ARMS,
     DECODER_SETTINGS,
+    RFM_ARMS,
     SHOWN,
     Size,
     World,
@@ -82,8 +83,8 @@ def test_photos_are_split_by_sequence_and_share_their_classes(tmp_path: Path) ->
 
 
 def test_decoders_train_on_a_world_and_appear_in_the_picture(tiny: World, tmp_path: Path) -> None:
-    for supervision in DECODER_ARMS.values():
-        found = decoder_mious(tiny, supervision, SIZE, 0, tmp_path / "work")
+    for arm in DECODER_ARMS:
+        found = decoder_mious(tiny, arm, SIZE, 0, tmp_path / "work")
         assert list(found) == ["miou", "miou_tagged"]
         assert all(0 <= value < 1 for value in found.values())
     rows = picture_rows(tiny, tmp_path / "work")
@@ -93,6 +94,15 @@ def test_decoders_train_on_a_world_and_appear_in_the_picture(tiny: World, tmp_pa
     shown = Image.open(tmp_path / "a.png")
     assert shown.size == (TILE[0] * len(headings), TITLE + TILE[1] * len(rows))
     assert len(np.unique(np.asarray(shown.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_rfm_arms_say_how_good_their_labels_were_on_the_way(tiny: World, tmp_path: Path) -> None:
+    found = decoder_mious(tiny, "rfm_from_step_0", SIZE, 0, tmp_path, RFM_ARMS["rfm_from_step_0"])
+    steps = [name for name in found if name.startswith("label_miou.step_")]
+    assert steps[-1] == f"label_miou.step_{SIZE.steps}"
+    assert found[steps[-1]] == found["label_miou"]
+    unrefined = decoder_mious(tiny, "rfm_none", SIZE, 0, tmp_path, RFM_ARMS["rfm_none"])
+    assert len({unrefined[name] for name in steps}) == 1, "CLIP is frozen: its own labels stay what they are"
 
 
 def test_cost_of_an_arm_is_measured_without_and_with_refinement(monkeypatch: pytest.MonkeyPatch) -> None:

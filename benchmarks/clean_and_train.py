@@ -1,0 +1,164 @@
+"""Does selection pay where labels are faulty? Photos with true masks; a share of the masks is spoilt as annotators and
+pseudo-labelers spoil them; the same small segmenter is trained on what each arm keeps, and tested on clean photos.
+
+Sets: horses, people, CCP, DAVIS objects (as animal, vehicle, person: its sequences are split) and CamVid. Faults, in
+turns: wrong class, mask of another photo, shifted, coarse polygon, object missing, objects merged, on 10, 25 and 50 %
+of the trained photos; and `grabcut`, where all masks are GrabCut's in boxes (CamVid, which has no background, has
+none). Nothing but the mask says what a photo shows.
+
+Arms (what is trained on):
+    all               everything
+    sds_gate          what the default score and selection keep
+    sds_half          the half that ranks best by the default annotation score, after the quarter with the lowest
+                      image scores went
+    random_same_size  as many as sds_gate keeps, by chance
+    oracle            what carries no fault (of GrabCut's masks: those with IoU of at least 0.5)
+    small_loss        what a segmenter, trained for a third of the steps on everything, does not find hard: the lower
+                      of two normal distributions of the losses, everything where one describes them as well
+    confident         our reading of confident learning (Northcutt, Jiang, Chuang, JAIR 2021): a cell is wrong if a
+                      class other than its own, at least as probable as it is on average in cells of its own label, is
+                      the most probable of such; photos are dropped where more than half of a class' cells are wrong.
+                      Probabilities are those of segmenters of three folds
+    cleanlab          the same probabilities through the library cleanlab (segmentation, its own threshold 0.1), where
+                      it is installed
+    cross_fit         what reaches 0.7 of the agreement that is typical of its classes, by scorer `cross_fit`
+Metrics: `miou@10`, `miou@25`, `miou@50`, `miou@grabcut`, mean over the sets of mIoU on clean photos, over the classes
+that they show; `faults_caught`, `clean_kept`, mean over the three rates and the sets (coarse polygons among the
+faults); by set as `miou@25.horses` and so on.
+
+The segmenter is a small network over cells of a frozen ImageNet encoder, whose features are kept beside the JSON file;
+scorer `cross_fit` reads the same features. Settings were chosen on development parts (--dev).
+"""
+
+import importlib.util
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.clean_arms import ARMS, Scene, choose
+from benchmarks.clean_learn import Cells, train_and_test
+from benchmarks.clean_sets import PSEUDO, CleanSet, deal_kinds, grabcut, load_clean_sets, spoil
+from benchmarks.common import Options, Record, parse_options
+from maskmill.curation.cross_fit.features import FrozenFeatures
+from maskmill.data_contracts import Uint8Array, foreground_ids
+
+RATES = (10, 25, 50)
+SOUND_IOU = 0.5  # of a pseudo-label that counts as no fault
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A set under one condition: masks as they are given, and which of them are faulty."""
+
+    masks: list[Uint8Array]
+    faulty: frozenset[int]
+
+
+def conditions(one: CleanSet) -> list[str]:
+    """What a set is measured under."""
+    return [*map(str, RATES), *(PSEUDO if one.space.background_id is not None else ())]
+
+
+def spoil_all(one: CleanSet, truth: Sequence[Uint8Array], condition: str, seed: int) -> Spoilt:
+    """The trained masks of a set under a condition."""
+    if condition in PSEUDO:
+        masks = [grabcut(photo.image(), mask, one.space) for photo, mask in zip(one.trained, truth, strict=True)]
+        bad = {i for i, mask in enumerate(masks) if overlap(truth[i], mask, one) < SOUND_IOU}
+        return Spoilt(masks, frozenset(bad))
+    dealt = deal_kinds(len(truth), int(condition), seed)
+    masks = [spoil(dealt[i], i, truth, one, seed) if i in dealt else mask for i, mask in enumerate(truth)]
+    return Spoilt(masks, frozenset(i for i in dealt if not np.array_equal(masks[i], truth[i])))
+
+
+def overlap(truth: Uint8Array, mask: Uint8Array, one: CleanSet) -> float:
+    """Mean IoU over the classes of the true mask."""
+    ids = foreground_ids(truth, one.space)
+    return float(np.mean([((truth == i) & (mask == i)).sum() / ((truth == i) | (mask == i)).sum() for i in ids]))
+
+
+def measure(scene: Scene, spoilt: Spoilt, tested: Cells, arms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """mIoU of every arm, and what it dropped. Arms that keep the same photos are trained once."""
+    found: dict[str, dict[str, float]] = {}
+    known: dict[frozenset[int], float] = {}
+    everything = range(len(scene.masks))
+    for arm in arms:
+        kept = choose(arm, scene, spoilt.faulty)
+        if kept not in known:
+            known[kept] = train_and_test(scene.cells.of(sorted(kept)), tested, scene.one, scene.steps, scene.seed)
+        found[arm] = {"miou": known[kept], **account(everything, spoilt.faulty, kept)}
+    return found
+
+
+def account(everything: Collection[int], faulty: Collection[int], kept: Collection[int]) -> dict[str, float]:
+    """Share of the faulty that were dropped, and of the sound that were kept."""
+    sound = [i for i in everything if i not in faulty]
+    shares = {"clean_kept": float(np.mean([i in kept for i in sound]))} if sound else {}
+    return shares | ({"faults_caught": float(np.mean([i not in kept for i in faulty]))} if faulty else {})
+
+
+def by_arm(record: Record, seed: int, sets: Sequence[CleanSet], arms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Metrics of every arm from what is on record for `set.condition`, as `arm.metric`."""
+    found: dict[str, dict[str, float]] = {arm: {} for arm in arms}
+    for arm in arms:
+        parts: dict[str, list[float]] = {}
+        for one in sets:
+            for condition in conditions(one):
+                values = record.values[f"{one.name}@{condition}"][str(seed)]
+                parts.setdefault(f"miou@{condition}", []).append(values[f"{arm}.miou"])
+                found[arm][f"miou@{condition}.{one.name}"] = values[f"{arm}.miou"]
+                for name in ("faults_caught", "clean_kept"):
+                    if condition not in PSEUDO and f"{arm}.{name}" in values:
+                        parts.setdefault(name, []).append(values[f"{arm}.{name}"])
+                        found[arm][f"{name}@{condition}.{one.name}"] = values[f"{arm}.{name}"]
+        means = {name: float(np.mean(values)) for name, values in parts.items()}
+        found[arm] = {**means, **found[arm]}
+    return found
+
+
+def arms_here() -> tuple[str, ...]:
+    """All arms that this machine can run; says which it cannot."""
+    if importlib.util.find_spec("cleanlab") is None:
+        print("arm cleanlab is left out: the library cleanlab is not installed", flush=True)
+        return tuple(arm for arm in ARMS if arm != "cleanlab")
+    return ARMS
+
+
+def summary(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The metrics without those by set."""
+    return {arm: {name: value for name, value in own.items() if "." not in name} for arm, own in metrics.items()}
+
+
+def run(options: Options) -> dict[str, object]:
+    """All sets, conditions and arms of all seeds."""
+    torch.set_num_threads(1)
+    record, arms = Record.open(options), arms_here()
+    folder = options.json_path.with_name(options.json_path.name + ".work")
+    sets = load_clean_sets(options)
+    frozen = FrozenFeatures(Scene.judge_options())
+    for one in sets:
+        truth = [mask for photo in one.trained if (mask := photo.mask()) is not None]
+        left = [(c, s) for s in options.seeds for c in conditions(one) if not record.has(f"{one.name}@{c}", s)]
+        cells = Cells.load(folder / f"{one.name}-trained", one.trained, frozen) if left else None
+        tested = Cells.load(folder / f"{one.name}-tested", one.tested, frozen) if left else None
+        for condition, seed in left:
+            assert cells is not None
+            assert tested is not None
+            spoilt = spoil_all(one, truth, condition, seed)
+            scene = Scene.of(one, cells, spoilt.masks, options.budget, seed, folder)
+            found = measure(scene, spoilt, tested, arms)
+            flat = {f"{arm}.{name}": value for arm, own in found.items() for name, value in own.items()}
+            record.add(f"{one.name}@{condition}", seed, flat)
+            words = ", ".join(f"{arm} {own['miou']:.1f}" for arm, own in found.items())
+            print(f"{one.name}@{condition} seed {seed}: {words}", flush=True)
+    for seed in options.seeds:
+        for arm, metrics in by_arm(record, seed, sets, arms).items():
+            record.add(arm, seed, metrics)
+    for name in [name for name in record.values if name not in ARMS]:
+        del record.values[name]
+    return record.finish()
+
+
+if __name__ == "__main__":
+    run(parse_options("clean_and_train", __doc__, has_dev=True))
