@@ -10,9 +10,15 @@ This package is the one that people import and the one that a wheel installs. In
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
-from maskmill import _checkout  # noqa: F401 - one module under one name, also where a checkout is on the path
+from maskmill import (
+    _checkout,  # noqa: F401 - one module under one name, also where a checkout is on the path
+    _cores,
+)
+
+_cores.settle(os.environ)
 
 if TYPE_CHECKING:
     from maskmill.api import plan, run, train

@@ -66,7 +66,7 @@ def train(config: Given | TrainConfig, out: str | PathLike[str], **overrides: An
     Args:
         config: trainer, label_space, data, val, settings: a YAML file, a preset ("train/weclip"), a mapping, or a
             `TrainConfig`.
-        out: local folder: OUT/artefact is what `load_artifact` opens, OUT/evaluation holds metrics and overlays.
+        out: local folder: OUT/artifact is what `load_artifact` opens, OUT/evaluation holds metrics and overlays.
         overrides: as in `run`: `settings={"steps": 400}`, or `settings__steps=400`.
 
     Returns:

@@ -11,7 +11,7 @@ from maskmill.trainers.engine import ArtifactInfo, Prediction, read_artifact, re
 
 
 class Segmenter:
-    """A trained artefact. Weights are read when it first predicts; `predictor` is the trainer's own object."""
+    """A trained artifact. Weights are read when it first predicts; `predictor` is the trainer's own object."""
 
     def __init__(self, path: str, device: str = "auto", metrics: dict[str, Any] | None = None) -> None:
         self.path, self.device = path, device
@@ -74,6 +74,6 @@ def load_artifact(path: str, device: str = "auto") -> Segmenter:
     """Open the folder that a trainer left; `device` is "auto", "cpu", "cuda", "cuda:1" …
 
     Raises:
-        FileNotFoundError: no finished artefact there.
+        FileNotFoundError: no finished artifact there.
     """
     return Segmenter(str(path), device)

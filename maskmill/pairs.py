@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from pydantic import PrivateAttr
 
-from maskmill.curation.base import Scorer, ScorerConfig
+from maskmill.curation.base import Scorer, ScorerConfig, teach
 from maskmill.data_contracts import (
     SAMPLE,
     SCORE,
@@ -37,7 +38,8 @@ def score_pairs(
     score: ScorerConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Score image–mask pairs as stage `score` does; a pair's numbers depend on that pair, `score` and `seed` alone.
+    """Score image–mask pairs as stage `score` does; a pair's numbers depend on that pair, `score` and `seed` alone
+    (of a scorer that learns, such as `cross_fit`, on all the pairs that are given).
 
     Args:
         images: paths (or fsspec URLs), Pillow images, or arrays uint8 (H, W, 3) RGB; also mixed.
@@ -60,14 +62,20 @@ def score_pairs(
     if len(images) != len(masks):
         raise ValueError(f"expected one mask an image, found {len(images)} images and {len(masks)} masks")
     space = as_space(classes)
-    scorer = open_scorer(_scorer_config(score), space)
+    config = _scorer_config(score)
+    scorer = open_scorer(config, space)
     source = _Pairs.of(images, masks)
     entries = list(source.entries())
-    parts = [
-        _scored(entries[start : start + TOGETHER], source, space, scorer, seed)
-        for start in range(0, max(len(entries), 1), TOGETHER)
-    ]
-    return pl.concat(parts)
+    together = [entries[start : start + TOGETHER] for start in range(0, max(len(entries), 1), TOGETHER)]
+    if config.learns:
+        scorer = teach(scorer, (_readable(part, source, space) for part in together), seed)
+    return pl.concat(_scored(part, source, space, scorer, seed) for part in together)
+
+
+def _readable(entries: list[Entry], source: Source, space: LabelSpace) -> pa.Table:
+    """Sample rows of those pairs that can be read."""
+    made = [ingest_entry(entry, source, space) for entry in entries]
+    return SAMPLE.table([row for row in made if not isinstance(row, Problem)])
 
 
 class _Pairs(Source):

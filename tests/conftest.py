@@ -23,6 +23,8 @@ def s3_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     import s3fs
     from moto.server import ThreadedMotoServer
 
+    from maskmill.data_contracts.s3 import PatientS3
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -30,11 +32,14 @@ def s3_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    s3fs.S3FileSystem.clear_instance_cache()
+    kinds = (s3fs.S3FileSystem, PatientS3)
+    for kind in kinds:
+        kind.clear_instance_cache()
     try:
         bucket = f"bucket-{uuid.uuid4().hex}"
         s3fs.S3FileSystem().mkdir(bucket)
         yield bucket
     finally:
-        s3fs.S3FileSystem.clear_instance_cache()
+        for kind in kinds:
+            kind.clear_instance_cache()
         server.stop()

@@ -87,3 +87,46 @@ def test_weights_are_never_unpickled() -> None:
         if path.suffix == ".py" and path != Path(__file__):
             for call in re.findall(r"torch\.load\([^)]*\)", path.read_text()):
                 assert "weights_only=True" in call, f"{path}: {call}"
+
+
+DOORS = {  # what opens a format -> the only modules that may call it
+    r"\byaml\.(safe_|full_|unsafe_)?load\b|SafeLoader": {"data_contracts/texts.py", "starter/"},
+    r"\bfromstring\(|ElementTree\.parse\(|minidom": {"data_contracts/texts.py"},
+    r"\bjson\.loads?\((?!json\.dumps|_json\()": {
+        "data_contracts/texts.py",
+        "pipelines/ingest/spill.py",  # what it wrote itself
+        "pipelines/export/runner.py",  # records of its own export, as large as they are
+        "pipelines/core/lease.py",  # a lock of one line
+        "pipelines/core/index.py",  # a cache of its own
+        "pipelines/cli/server.py",  # answers of the Prefect server
+        "starter/",
+    },
+    r"\bImage\.open\(": {"data_contracts/image_files.py", "starter/"},
+    r"\bimdecode\(|\bimread\(": {"data_contracts/images.py"},
+    r"\bnp\.load\(|\bnumpy\.load\(": {"pipelines/ingest/mask_files.py", "vision/clip/text.py", "starter/"},
+    r"\bpickle\.loads?\(|\btorch\.hub\b|\btorch\.jit\.load\(|joblib|dill\b": {
+        "vision/weights.py"
+    },  # reads and never runs
+}
+ROOMS = (
+    "data_contracts",
+    "vision",
+    "generators",
+    "curation",
+    "trainers",
+    "labelers",
+    "pipelines",
+    "starter",
+    "flows.py",
+)
+
+
+def test_every_format_has_one_door() -> None:
+    for path in tracked_files():
+        place = path.relative_to(ROOT).as_posix()
+        if path.suffix != ".py" or not place.startswith(ROOMS):
+            continue
+        code = re.sub(r'"[^"\n]*"', '""', path.read_text())
+        for call, doors in DOORS.items():
+            if (found := re.search(call, code)) is not None:
+                assert place.startswith(tuple(doors) or ("-",)), f"{place}: {found.group()} beside its door"

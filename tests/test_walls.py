@@ -64,7 +64,7 @@ for command in json.loads(COMMANDS):
     app(command, standalone_mode=False)
 from maskmill.trainers.registry import load_artifact
 import numpy as np
-labels = load_artifact("trained/artefact", "cpu").predict([np.zeros((20, 30, 3), np.uint8)])[0].labels
+labels = load_artifact("trained/artifact", "cpu").predict([np.zeros((20, 30, 3), np.uint8)])[0].labels
 print("predicted", labels.shape)
 """
 
@@ -185,5 +185,5 @@ def test_a_labeler_and_its_command_are_a_file_each_and_one_line(used: Path) -> N
 
 
 def test_a_trainer_is_one_file_and_one_line(used: Path) -> None:
-    assert (used / "trained" / "artefact" / "model.safetensors").is_file()
+    assert (used / "trained" / "artifact" / "model.safetensors").is_file()
     assert "predicted (20, 30)" in (used / "said.txt").read_text()

@@ -21,6 +21,8 @@ import yaml
 
 from tests.prefect_server import running_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("data_contracts", "vision", "generators", "curation", "trainers", "labelers", "pipelines", "starter")
 FOREIGN = (*ROOMS, "configs", "benchmarks", "tests")
@@ -213,7 +215,7 @@ def test_foreign_folders_break_no_command(layout: str, homes: dict[str, Home], r
     train = {"trainer": "supervised", "data": {"samples": "run/samples"}, "settings": settings}
     (taken / "train.yaml").write_text(yaml.safe_dump(train))
     home.run(taken, home.python, "-m", "maskmill", "train", "train.yaml", "--out", "trained")
-    assert (taken / "trained" / "artefact" / "model.safetensors").is_file()
+    assert (taken / "trained" / "artifact" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

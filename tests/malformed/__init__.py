@@ -1,0 +1,1 @@
+"""Input that nobody should have made: hundreds of malformed files, and what is said of each."""
