@@ -107,4 +107,4 @@ def test_a_condition_that_does_not_hold_is_no_error(words: str) -> None:
 
 def test_a_store_that_fails_is_an_error_and_no_lock_of_others() -> None:
     with pytest.raises(OSError, match="reduce your request rate"):
-        Lease(Refusing("SlowDown: reduce your request rate"), "run/.lock", "s3://bucket/run").take()
+        Lease(Refusing("SlowDown: reduce your request rate"), "run/.lock", "s3://bucket/run")._put(IfNoneMatch="*")

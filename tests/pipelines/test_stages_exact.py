@@ -12,6 +12,7 @@ from maskmill.curation.select import SelectConfig, decide
 from maskmill.data_contracts import LabelSpace, bytes_hash, load_label_space
 from maskmill.data_contracts.sums import checked_json
 from maskmill.pipelines.stages.evaluate import evaluation_fault, overlay, overlay_sheet
+from maskmill.pipelines.stages.label import _own_boxes
 from maskmill.pipelines.stages.select import (
     _beside,
     _named,
@@ -145,3 +146,14 @@ def test_names_of_classes_count_for_what_is_done() -> None:
     config = SelectConfig()
     plain, voc = select_stage(config), select_stage(config, load_label_space("voc"))
     assert len({plain.config_hash, voc.config_hash, select_stage(SelectConfig(rho=0.5)).config_hash}) == 3
+
+
+def test_own_boxes_are_those_of_objects_of_which_some_have_no_outline() -> None:
+    box = {"x0": 1.0, "y0": 2.0, "x1": 3.0, "y1": 4.0}
+    plain, drawn = ({"class_id": 1, "box": box, "rle": rle, "crowd": False} for rle in (None, b"x"))
+    crowd = {**plain, "crowd": True}
+    expected = {"class_id": 1, **box}
+    assert _own_boxes({"instances": [plain, crowd]}) == [expected]
+    assert _own_boxes({"instances": [plain, drawn]}) == [expected, expected]
+    assert _own_boxes({"instances": [drawn, crowd]}) is None
+    assert _own_boxes({"instances": None}) is None
