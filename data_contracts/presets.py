@@ -15,8 +15,8 @@ class WithPresets(BaseModel):
     is whole already, and replaces.
 
     `later` holds options that came after results had been hashed, each by the value (as JSON holds it) that says what
-    was done before there were any. In a dump for a hash (context `FOR_HASH`) an option of that value is left out, so
-    that what was finished before stays valid.
+    was done before there were any; a class's own are added to those that it inherits. In a dump for a hash (context
+    `FOR_HASH`) an option of that value is left out, so that what was finished before stays valid.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -27,7 +27,8 @@ class WithPresets(BaseModel):
         dumped: dict[str, Any] = dump(self)
         if not (info.context or {}).get("for_hash"):
             return dumped
-        return {key: value for key, value in dumped.items() if key not in self.later or value != self.later[key]}
+        later = {key: value for kind in type(self).__mro__[::-1] for key, value in vars(kind).get("later", {}).items()}
+        return {key: value for key, value in dumped.items() if key not in later or value != later[key]}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,13 +1,13 @@
 """What every labeler is: a config, and an engine that turns images with weak labels into dense pseudo-labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from maskmill.data_contracts import (
     Instance,
@@ -19,12 +19,37 @@ from maskmill.data_contracts import (
     encode_mask,
     foreground_ids,
 )
+from maskmill.labelers.refiner_options import RefinerConfig
 
 
 class LabelerConfig(WithPresets):
     """Options that a pseudo-label depends on. A labeler's own config inherits from this."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[Mapping[str, Any]] = {"refiner": None}
+
+    refiner: RefinerConfig | None = Field(
+        default=None,
+        description="goes over every mask of this labeler: crf, par, or {kind: promptable, model: FOLDER}; none = "
+        "masks as they are",
+    )
+
+    @model_validator(mode="after")
+    def _outermost_refiner(self) -> "LabelerConfig":
+        for where, inner in _inner_labelers(self):
+            if inner.refiner is not None:
+                raise ValueError(f"{where}.refiner: only the outer labeler's masks are refined; set `refiner` there")
+        return self
+
+
+def _inner_labelers(config: BaseModel, path: str = "") -> Iterator[tuple[str, LabelerConfig]]:
+    """Labelers' options at any depth inside other options, each with where it stands."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, LabelerConfig):
+            yield f"{path}{name}", value
+        elif isinstance(value, BaseModel):
+            yield from _inner_labelers(value, f"{path}{name}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,3 +46,23 @@ def get_labeler(name: str) -> LabelerModule:
         known = ", ".join(sorted(LABELERS))
         raise ValueError(f"labeler {name!r}: expected one of {known}{did_you_mean(name, LABELERS)}")
     return cast(LabelerModule, importlib.import_module(LABELERS[name]))
+
+
+def load_labeler(name: str, config: LabelerConfig, space: LabelSpace) -> Labeler:
+    """The engine of a labeler, behind its refiner where the config names one."""
+    engine = get_labeler(name).load(config, space)
+    if config.refiner is None:
+        return engine
+    from maskmill.labelers.refiner import with_refiner
+
+    return with_refiner(engine, config.refiner, space)
+
+
+def labeler_stamps(name: str, config: LabelerConfig) -> tuple[str, ...]:
+    """What its labels depend on beside config and sample, the refiner's included."""
+    own = get_labeler(name).stamps(config)
+    if config.refiner is None:
+        return own
+    from maskmill.labelers.refiner import refiner_stamps
+
+    return (*own, *refiner_stamps(config.refiner))

@@ -20,11 +20,12 @@ from maskmill.labelers.clip_cam.labeler import load as load_cam
 from maskmill.labelers.detect.labeler import Detector
 from maskmill.labelers.detect.labeler import load as load_detector
 from maskmill.labelers.promptable.config import Config
-from maskmill.labelers.promptable.families import Family, load_family
-from maskmill.labelers.promptable.masks import Answer, Drawn, best_reading, compose, owned, unsure
+from maskmill.labelers.promptable.masks import Answer, Drawn, compose, owned, unsure
 from maskmill.labelers.promptable.prompts import Prompt, calls, item_prompts, map_prompts
 from maskmill.vision.batches import Batches, stacked, thickened
 from maskmill.vision.pretrained import model_folder, pick_device
+from maskmill.vision.promptable import Family, load_family
+from maskmill.vision.promptable.readings import best_reading
 from maskmill.vision.refine import refine_many
 
 GPU_BATCH = 8

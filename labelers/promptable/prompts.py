@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
 from maskmill.labelers.base import LabelItem
-from maskmill.labelers.promptable.families import Call
+from maskmill.vision.promptable import Call
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]

@@ -27,7 +27,7 @@ from maskmill.data_contracts import (
     read_shard,
 )
 from maskmill.data_contracts.labels import AnySpace
-from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler
+from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler, labeler_stamps, load_labeler
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import check_inner
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
@@ -113,7 +113,7 @@ def label_stage(config: LabelConfig) -> Stage:
         "labeler": config.labeler,
         "version": module.VERSION,
         "options": options.model_dump(mode="json", context=FOR_HASH),
-        "stamps": list(module.stamps(options)),
+        "stamps": list(labeler_stamps(config.labeler, options)),
         "space": config.space.fingerprint,
         "weak": config.weak is not None,
         "decisions": config.decisions is not None,
@@ -129,7 +129,8 @@ def open_labeler(name: str, options: LabelerConfig, space: LabelSpace) -> Labele
 @functools.cache
 def _engine(labeler: str, options: str, space: str) -> Labeler:
     module = get_labeler(labeler)
-    return module.load(module.Config.model_validate_json(options), LabelSpace.model_validate_json(space))
+    options_of = module.Config.model_validate_json(options)
+    return load_labeler(labeler, options_of, LabelSpace.model_validate_json(space))
 
 
 def _process(config: LabelConfig, unit: Unit) -> StageResult:

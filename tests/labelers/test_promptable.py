@@ -12,7 +12,7 @@ from PIL import Image
 from maskmill.data_contracts import Reason, check_instances
 from maskmill.labelers import LabelItem, get_labeler
 from maskmill.labelers.promptable import Promptable
-from maskmill.labelers.promptable.families import FAMILIES, Call, family_class
+from maskmill.vision.promptable import FAMILIES, Call, family_class
 from tests.labelers.conformance import LabelerConformance, difference
 from tests.labelers.model_folders import PROMPTABLE
 from tests.trainers import shapes

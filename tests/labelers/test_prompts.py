@@ -12,10 +12,11 @@ from maskmill.data_contracts import IGNORE, check_instances
 from maskmill.labelers import LabelItem
 from maskmill.labelers.detect import Found
 from maskmill.labelers.promptable import Config, Promptable, load
-from maskmill.labelers.promptable.masks import Answer, best_reading, compose, owned, stability, unsure
+from maskmill.labelers.promptable.masks import Answer, compose, owned, unsure
 from maskmill.labelers.promptable.prompts import Prompt, calls, item_prompts, map_prompts, stroke_points
 from maskmill.vision.batches import Batches, stacked, thickened
 from maskmill.vision.pretrained import ModelError, check_family, model_fingerprint, model_folder
+from maskmill.vision.promptable.readings import best_reading, stability
 from tests.labelers.model_folders import owlv2, sam2
 from tests.labelers.test_clip_cam import TINY
 from tests.trainers import shapes

@@ -3,8 +3,8 @@
 import importlib
 from pathlib import Path
 
-from maskmill.labelers.promptable.families.base import Call, Family
 from maskmill.vision.pretrained import Precision, check_family
+from maskmill.vision.promptable.base import Call, Family
 
 FAMILIES = {
     "sam": "sam:Sam",

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from maskmill.labelers.promptable.families.base import PaddedFamily
+from maskmill.vision.promptable.base import PaddedFamily
 
 
 class SamHq(PaddedFamily):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from maskmill.labelers.promptable.families.base import SquareFamily
+from maskmill.vision.promptable.base import SquareFamily
 
 
 class Sam3Tracker(SquareFamily):

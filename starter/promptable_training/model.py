@@ -1,0 +1,95 @@
+"""The starter promptable model as transformers builds it, its backbone's weights, and its forward pass for training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskmill.vision.segmenters import IMAGENET, PACKAGED_ENCODER, build_encoder
+
+SIDE = 320
+WIDTH = 128
+CHANNELS = [320, 112, 40, 24]  # of EfficientNet-Lite0's maps at strides 32, 16, 8, 4
+
+
+def new_model(side: int = SIDE) -> Any:
+    """An EdgeTAM with the packaged ImageNet weights in its backbone, all else at random."""
+    import transformers as tf
+
+    library: Any = tf  # carries no types
+    backbone = {
+        "model_type": "timm_wrapper",
+        "architecture": PACKAGED_ENCODER,
+        "num_classes": 1,
+        "label_names": ["none"],
+        "do_pooling": False,
+        "model_args": {"in_chans": 3, "features_only": True, "out_indices": [1, 2, 3, 4]},
+    }
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": CHANNELS,
+        "backbone_feature_sizes": [[side // 4] * 2, [side // 8] * 2, [side // 16] * 2],
+        "fpn_hidden_size": WIDTH,
+    }
+    decoder = {"hidden_size": WIDTH, "mlp_dim": 4 * WIDTH, "iou_head_hidden_dim": WIDTH, "num_attention_heads": 4}
+    prompts = {"hidden_size": WIDTH, "image_size": side}
+    model = library.EdgeTamModel(
+        library.EdgeTamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    )
+    places = model.prompt_encoder.shared_embedding.positional_embedding
+    model.shared_image_embedding.positional_embedding.copy_(places)  # prompts and image speak of the same places
+    weights = build_encoder(PACKAGED_ENCODER, out_indices=(1, 2, 3, 4)).state_dict()
+    model.vision_encoder.backbone.timm_model.load_state_dict(weights)
+    return model
+
+
+def new_processor(side: int = SIDE) -> Any:
+    """The image processor that belongs to it."""
+    import transformers as tf
+
+    library: Any = tf
+    mean, std = IMAGENET
+    return library.Sam2ImageProcessor(size={"height": side, "width": side}, image_mean=list(mean), image_std=list(std))
+
+
+def trunk_features(model: Any, images: Tensor) -> list[Tensor]:
+    """Maps of the backbone, finest first, of images uint8 (B, S, S, 3)."""
+    mean, std = (torch.tensor(rgb).view(1, 3, 1, 1) for rgb in IMAGENET)
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    found: list[Tensor] = list(model.vision_encoder.backbone(pixels).last_hidden_state)
+    return found
+
+
+def embeddings(model: Any, features: list[Tensor]) -> list[Tensor]:
+    """What the decoder reads, from maps of the backbone: as the library's `get_image_embeddings`, with gradients."""
+    levels, _ = model.vision_encoder.neck([one.permute(0, 2, 3, 1) for one in features])
+    fine, middle, coarse = levels[-3:][::-1]
+    decoder = model.mask_decoder
+    return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + model.no_memory_embedding.view(1, -1, 1, 1)]
+
+
+def decode(model: Any, image: list[Tensor], asked: dict[str, Tensor], *, several: bool) -> tuple[Tensor, Tensor]:
+    """Logits (B, P, M, h, w) of the three readings of each prompt, or of the one answer, and the IoU (B, P, M) that the
+    model expects of each.
+    """
+    sparse, dense = model.prompt_encoder(
+        asked.get("input_points"), asked.get("input_labels"), asked.get("input_boxes"), None
+    )
+    places = model.get_image_wide_positional_embeddings().repeat(len(image[-1]), 1, 1, 1)
+    masks, ious, _, _ = model.mask_decoder(image[-1], places, sparse, dense, several, image[:-1])
+    return masks, ious
+
+
+def write(model: Any, folder: Path) -> int:
+    """The folder that ships: weights in half precision, batch statistics in full. Returns the weights' bytes."""
+    import copy
+
+    half = copy.deepcopy(model).half()
+    for name, buffer in model.named_buffers():
+        if "running_" in name:
+            owner, _, own = name.rpartition(".")
+            setattr(half.get_submodule(owner), own, buffer.detach().clone())
+    half.save_pretrained(folder)
+    new_processor(model.config.prompt_encoder_config.image_size).save_pretrained(folder)
+    return (folder / "model.safetensors").stat().st_size

@@ -1,0 +1,165 @@
+"""One refiner behind any labeler: what it changes, what it leaves, and whose hash it is part of."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskmill.data_contracts import FOR_HASH, IGNORE, Instance, LabelSpace, Reason, check_instances
+from maskmill.labelers import LABELERS, Labeler, LabelItem, PseudoLabel, get_labeler, labeler_stamps
+from maskmill.labelers import refiner as refiners
+from maskmill.labelers.refiner import Refined, with_refiner
+from maskmill.labelers.refiner_options import RefinerConfig
+from maskmill.vision.promptable import load_family
+from maskmill.vision.promptable.ask import ask
+from tests.labelers.model_folders import sam, sam2
+from tests.trainers import shapes
+
+torch.set_num_threads(1)
+SPACE = LabelSpace.from_names(["red", "blue"])
+
+
+class Fixed(Labeler):
+    """Answers what it was given."""
+
+    def __init__(self, *labels: PseudoLabel) -> None:
+        self.labels = labels
+
+    def label(self, items: Any) -> list[PseudoLabel]:
+        return list(self.labels)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("refiner")
+    return {"sam": sam(place / "sam"), "sam2": sam2(place / "sam2")}
+
+
+def square(height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
+    """A red square on green, and its mask."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:30, 14:40] = 1
+    image = np.where(mask[..., None] == 1, np.array([200, 30, 30]), np.array([30, 160, 40])).astype(np.uint8)
+    return image, mask
+
+
+def shrunk(mask: np.ndarray) -> PseudoLabel:
+    """The mask with its right half forgotten, half sure."""
+    own = mask.copy()
+    own[:, 27:] = 0
+    return PseudoLabel(own, np.full(mask.shape, 150, np.uint8), instances=(Instance.of(1, own == 1, score=0.5),))
+
+
+@pytest.mark.parametrize("kind", ["crf", "par"])
+def test_colours_pull_a_mask_to_its_object(kind: str) -> None:
+    image, mask = square()
+    ragged = mask.copy()
+    ragged[12:28, 36:46] = 1  # spills over the edge
+    label = PseudoLabel(ragged, np.full(mask.shape, 160, np.uint8), instances=(Instance.of(1, ragged == 1),))
+    engine = with_refiner(Fixed(label), RefinerConfig.model_validate(kind), SPACE)
+    (found,) = engine.label([LabelItem("a", image)])
+    assert found.mask is not None
+    assert (found.mask != mask).mean() < (ragged != mask).mean() / 4
+    assert check_instances(found.instances, found.mask, SPACE) is None
+    (one,) = found.instances
+    assert one.mask is not None
+    assert np.array_equal(one.mask, found.mask == 1)
+
+
+@pytest.mark.parametrize("family", ["sam", "sam2"])
+def test_an_object_is_what_the_model_says_of_its_box_and_peak(folders: dict[str, Path], family: str) -> None:
+    image, _ = shapes.draw_scene(3, 40, 56)
+    own = square()[1] == 1
+    model = load_family(folders[family], torch.device("cpu"), "fp32")
+    config = RefinerConfig(kind="promptable", model=str(folders[family]), agreement=0)
+    label = PseudoLabel(own.astype(np.uint8), np.full(own.shape, 255, np.uint8))
+    (found,) = with_refiner(Fixed(label), config, SPACE).label([LabelItem("a", image)])
+    y, x = np.nonzero(own)
+    box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
+    peak = np.array([refiners._peak(own)], np.float32)
+    asked = ask(model, image, box, peak)
+    expected = (asked.restored(asked.found[0].logits) > 0).numpy()
+    assert found.mask is not None
+    assert np.array_equal(found.mask == 1, expected)
+    assert expected.any()
+    assert found.instances[0].score == pytest.approx(asked.found[0].score, abs=1e-6)
+    assert found.detail == "1 of 1 objects redrawn"
+
+
+def test_what_the_model_takes_for_something_else_stays(folders: dict[str, Path]) -> None:
+    image, mask = square()
+    label = shrunk(mask)
+    config = RefinerConfig(kind="promptable", model=str(folders["sam2"]), agreement=1)
+    (found,) = with_refiner(Fixed(label), config, SPACE).label([LabelItem("a", image)])
+    assert label.mask is not None
+    assert found.mask is not None
+    assert np.array_equal(found.mask, label.mask)
+    assert found.detail == "0 of 1 objects redrawn"
+    assert [one.score for one in found.instances] == [0.5]
+
+
+def test_undecided_pixels_and_crumbs_stay(folders: dict[str, Path]) -> None:
+    image, mask = square()
+    own = mask.copy()
+    own[0:4] = IGNORE
+    own[38, 2:5] = 2
+    config = RefinerConfig(kind="promptable", model=str(folders["sam2"]), agreement=1)
+    (found,) = with_refiner(Fixed(PseudoLabel(own, np.full(own.shape, 99, np.uint8))), config, SPACE).label(
+        [LabelItem("a", image)]
+    )
+    assert found.mask is not None
+    assert np.array_equal(found.mask, own)
+
+
+@pytest.mark.parametrize("kind", ["crf", "par"])
+def test_an_abstention_and_an_empty_mask_pass(kind: str) -> None:
+    image, mask = square()
+    nothing = PseudoLabel(np.zeros_like(mask), np.full(mask.shape, 255, np.uint8))
+    without = PseudoLabel.abstain(Reason.NO_CLASSES, "none")
+    engine = with_refiner(Fixed(nothing, without), RefinerConfig.model_validate(kind), SPACE)
+    assert engine.label([LabelItem("a", image), LabelItem("b", image)]) == [nothing, without]
+
+
+def test_a_space_without_background_keeps_its_undecided_pixels() -> None:
+    space = LabelSpace.from_names(["red", "blue"]).model_copy(update={"background_id": None})
+    image, mask = square()
+    own = np.where(mask == 1, 1, IGNORE).astype(np.uint8)
+    engine = Refined(Fixed(PseudoLabel(own, np.full(own.shape, 200, np.uint8))), RefinerConfig(kind="crf"), space)
+    (found,) = engine.label([LabelItem("a", image)])
+    assert found.mask is not None
+    assert set(np.unique(found.mask)) == {1, IGNORE}
+
+
+@pytest.mark.parametrize("name", sorted(LABELERS))
+def test_a_labeler_without_a_refiner_hashes_as_before(name: str) -> None:
+    needed = {"model": "m", "artifact": "a", "support": "s", "class_name": "c", "agent": "g"}
+    kind = get_labeler(name).Config
+    given = {
+        key: value for key, value in needed.items() if key in kind.model_fields and kind.model_fields[key].is_required()
+    }
+    config = kind.model_validate(given)
+    assert "refiner" not in config.model_dump(mode="json", context=FOR_HASH)
+    assert "refiner" in config.model_copy(update={"refiner": RefinerConfig(kind="par")}).model_dump(
+        mode="json", context=FOR_HASH
+    )
+
+
+def test_a_refiner_stamps_its_version_and_weights(folders: dict[str, Path]) -> None:
+    config = get_labeler("clip_cam").Config
+    plain = labeler_stamps("clip_cam", config())
+    refined = {"kind": "promptable", "model": str(folders["sam2"])}
+    more = labeler_stamps("clip_cam", config.model_validate({"refiner": refined}))
+    assert more[: len(plain)] == plain
+    assert len(more) == len(plain) + 2
+
+
+def test_a_model_is_asked_for_where_one_is_needed() -> None:
+    with pytest.raises(ValueError, match="expected `model`, a folder or hub id"):
+        RefinerConfig.model_validate("promptable")
+
+
+def test_an_inner_labeler_takes_no_refiner() -> None:
+    with pytest.raises(ValueError, match=r"cam\.refiner: only the outer labeler's masks are refined"):
+        get_labeler("promptable").Config.model_validate({"model": "m", "cam": {"refiner": "crf"}})
