@@ -1,12 +1,14 @@
 """What every scorer is: a config, and an engine that turns Sample rows into Score rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from maskmill.data_contracts import WithPresets
+from maskmill.vision.embed_options import EmbedOptions
 
 
 class ScorerConfig(WithPresets):
@@ -18,7 +20,14 @@ class ScorerConfig(WithPresets):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    later: ClassVar[Mapping[str, Any]] = {"embed": None}
+
     kind: str = Field(description="name of the scorer")
+    embed: EmbedOptions | None = Field(
+        default=None,
+        description="whose embeddings duplicates, balance and leakage are found by: {model: DINOv2, DINOv3, SigLIP or "
+        "open_clip}; none = the scorer's own. The thresholds of dedup are CLIP's: choose them anew",
+    )
 
     @property
     def learns(self) -> bool:

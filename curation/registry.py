@@ -37,3 +37,24 @@ def get_scorer(name: str) -> ScorerModule:
     if name not in SCORERS:
         raise ValueError(f"scorer {name!r}: expected one of {', '.join(sorted(SCORERS))}{did_you_mean(name, SCORERS)}")
     return cast(ScorerModule, importlib.import_module(SCORERS[name]))
+
+
+def load_scorer(config: ScorerConfig, space: LabelSpace) -> Scorer:
+    """The engine of a scorer, with the embeddings of the model that `embed` names."""
+    engine = get_scorer(config.kind).load(config, space)
+    if config.embed is None:
+        return engine
+    from maskmill.curation.embedded import Embedded
+    from maskmill.vision.embedders import load_embedder
+
+    return Embedded(engine, load_embedder(config.embed))
+
+
+def scorer_identity(config: ScorerConfig) -> dict[str, Any]:
+    """All that a score depends on beside sample, seed and label space, the weights behind `embed` included."""
+    own = get_scorer(config.kind).identity(config)
+    if config.embed is None:
+        return own
+    from maskmill.vision.embedders import embed_stamps
+
+    return {**own, "embed": [config.embed.model_dump(mode="json"), *embed_stamps(config.embed)]}

@@ -2,7 +2,14 @@
 
 from maskmill.data_contracts import Instance
 from maskmill.labelers.base import Labeler, LabelerConfig, LabelItem, PseudoLabel
-from maskmill.labelers.registry import LABELERS, LabelerModule, get_labeler, labeler_stamps, load_labeler
+from maskmill.labelers.registry import (
+    LABELERS,
+    LabelerModule,
+    get_labeler,
+    labeler_models,
+    labeler_stamps,
+    load_labeler,
+)
 
 __all__ = [
     "LABELERS",
@@ -13,6 +20,7 @@ __all__ = [
     "LabelerModule",
     "PseudoLabel",
     "get_labeler",
+    "labeler_models",
     "labeler_stamps",
     "load_labeler",
 ]

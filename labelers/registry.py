@@ -6,6 +6,8 @@ from typing import Any, Protocol, cast
 from maskmill.data_contracts import LabelSpace
 from maskmill.data_contracts.words import did_you_mean
 from maskmill.labelers.base import Labeler, LabelerConfig
+from maskmill.vision.model_cards import ModelFacts, model_facts
+from maskmill.vision.pretrained import Precision
 
 LABELERS = {
     "few_shot": "maskmill.labelers.few_shot",
@@ -25,7 +27,8 @@ class LabelerModule(Protocol):
     """What the sub-package of a labeler offers.
 
     `VERSION` rises whenever a change of code changes results. `stamps` names what a label depends on beside config and
-    sample: weights of models, artifacts of trainers. `load` gives the engine.
+    sample: weights of models, artifacts of trainers. `load` gives the engine. One that loads models of other people has
+    `models(config)` as well: each folder or hub id with its precision.
     """
 
     VERSION: int
@@ -66,3 +69,16 @@ def labeler_stamps(name: str, config: LabelerConfig) -> tuple[str, ...]:
     from maskmill.labelers.refiner import refiner_stamps
 
     return (*own, *refiner_stamps(config.refiner))
+
+
+def labeler_models(name: str, config: LabelerConfig) -> list[ModelFacts]:
+    """Licence and weights of the models from elsewhere that this labeler and its refiner load; CLIP is not among them.
+
+    Raises:
+        FileNotFoundError: no such model.
+    """
+    found = getattr(get_labeler(name), "models", None)
+    named: list[tuple[str, Precision]] = [] if found is None else list(found(config))
+    if config.refiner is not None and config.refiner.model is not None:
+        named.append((config.refiner.model, config.refiner.precision))
+    return [model_facts(model, precision) for model, precision in named]

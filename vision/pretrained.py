@@ -19,6 +19,7 @@ from maskmill.vision.model_folders import check_model_folder
 Precision = Literal["fp32", "bf16", "fp16"]
 CONFIG = "config.json"
 READ = ("*.json", "*.txt", "*.safetensors", "*.model")  # of a hub's repository; all that counts in a fingerprint
+CARD = "README.md"  # fetched as well, for its licence
 EXAMPLES = 4
 
 
@@ -43,11 +44,26 @@ def model_folder(model: str) -> Path:
     return path
 
 
+def local_folder(model: str) -> Path | None:
+    """The folder that holds a model on this machine; None for one that would have to be fetched.
+
+    Raises:
+        FileNotFoundError: a path with nothing there.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or path.is_absolute() or model.count("/") != 1 or model.startswith("."):
+        return model_folder(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, CONFIG)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _fetched(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(READ)))
+        return Path(snapshot_download(model, allow_patterns=[*READ, CARD]))
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown, gated
         why = str(error).partition(". ")[0].partition("\n")[0][:200]
         raise FileNotFoundError(

@@ -11,7 +11,7 @@ from maskmill.curation.cross_fit.config import CrossFitConfig
 from maskmill.curation.cross_fit.features import Features
 from maskmill.curation.cross_fit.judge import COLUMNS, CrossFit, Learnt, Opinion, fold_of
 from maskmill.curation.rows import Row, open_pair
-from maskmill.data_contracts import IGNORE, SCORE, ContractError, LabelSpace, Reason, foreground_ids
+from maskmill.data_contracts import FOR_HASH, IGNORE, SCORE, ContractError, LabelSpace, Reason, foreground_ids
 from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 1
@@ -108,7 +108,7 @@ def _unscored(row: Row, reason: Reason, detail: str) -> dict[str, object]:
 def identity(config: CrossFitConfig) -> dict[str, Any]:
     """The options, and the weights of the encoder."""
     stamp = weights_stamp(config.encoder, config.weights)
-    return {"cross_fit": config.model_dump(mode="json"), "weights": stamp}
+    return {"cross_fit": config.model_dump(mode="json", context=FOR_HASH), "weights": stamp}
 
 
 def load(config: CrossFitConfig, space: LabelSpace) -> CrossFitScorer:

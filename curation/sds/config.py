@@ -5,11 +5,12 @@ change no score.
 from dataclasses import asdict, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maskmill.curation.base import ScorerConfig
 from maskmill.curation.cross_fit.config import CrossFitOptions
 from maskmill.curation.sds.asf import IgnorePolicy
+from maskmill.curation.sds.by_boxes_options import ByBoxesOptions
 from maskmill.vision.clip import CamLayer
 from maskmill.vision.crf_options import CrfOptions, crf_backend, laid_over
 
@@ -50,6 +51,7 @@ class SdsConfig(ScorerConfig):
         "perturbation": "tiles",
         "crf": asdict(CRF),
         "judge": "clip",
+        "by_boxes": ByBoxesOptions().model_dump(mode="json"),
         "cross_fit": CrossFitOptions().model_dump(mode="json"),
     }
     preset: Literal["faithful", "mended", "starter"] = Field(
@@ -98,13 +100,17 @@ class SdsConfig(ScorerConfig):
         default=CRF, description="of the dense CRF: backend, image (the release hands it wrapped_bgr), steps, widths"
     )
     confidence: float = Field(default=0.95, ge=0, le=1, description="pseudo-mask pixels below this become 255")
-    judge: Literal["clip", "cross_fit"] = Field(
+    judge: Literal["clip", "cross_fit", "promptable"] = Field(
         default="clip",
-        description="whose mask ASF compares with the annotation: clip, or cross_fit = that of a segmenter that was "
-        "fitted to the other folds of the data set, for classes that CLIP does not know",
+        description="whose mask ASF compares with the annotation: clip; cross_fit = a segmenter fitted to the other "
+        "folds of the data set, for classes that CLIP does not know; promptable = what SAM or its kin draws for the "
+        "boxes of the annotation",
     )
     cross_fit: CrossFitOptions = Field(
         default=CrossFitOptions(), description="with judge cross_fit: that segmenter; other judges do not read it"
+    )
+    by_boxes: ByBoxesOptions = Field(
+        default=ByBoxesOptions(), description="with judge promptable: which model is asked; other judges do not read it"
     )
     ignore_policy: IgnorePolicy = Field(
         default="authors",
@@ -118,6 +124,14 @@ class SdsConfig(ScorerConfig):
     )
     swap_check: bool = Field(default=False, description="let absent classes compete for each annotated region")
     swap_margin: float = Field(default=0.05, ge=0, description="lead in cosine by which an absent class wins a region")
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> "SdsConfig":
+        if self.judge == "promptable" and self.by_boxes.model is None:
+            raise ValueError(
+                "judge promptable: expected `by_boxes.model`, a folder or hub id of SAM or its kin; found none"
+            )
+        return self
 
     @property
     def learns(self) -> bool:

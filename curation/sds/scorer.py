@@ -12,6 +12,7 @@ from maskmill.curation.base import Scorer
 from maskmill.curation.cross_fit.judge import CrossFit, fold_of
 from maskmill.curation.sds.asf import AsfScore
 from maskmill.curation.sds.bare import bare_rate
+from maskmill.curation.sds.by_boxes import agreement
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.fit import shown_at_all
 from maskmill.curation.sds.images import Prepared
@@ -19,6 +20,8 @@ from maskmill.curation.sds.model import Engine, make_engine
 from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import FOR_HASH, LabelSpace
 from maskmill.vision.clip import clip_fingerprint
+from maskmill.vision.pretrained import model_fingerprint, model_folder, pick_device
+from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 3
@@ -42,7 +45,17 @@ class SdsScorer(Scorer):
 
     @property
     def _engine(self) -> Engine:
+        if self._config.judge == "promptable":
+            return replace(self._clip, overlap=self._by_boxes)
         return replace(self._clip, overlap=self._overlap)
+
+    @cached_property
+    def _promptable(self) -> Family:
+        options = self._config.by_boxes
+        return load_family(model_folder(str(options.model)), pick_device(), options.precision)
+
+    def _by_boxes(self, sample: Prepared, seed: int) -> AsfScore:
+        return agreement(self._promptable, sample, self._judge.space, self._config.ignore_policy)
 
     def study(self, samples: pa.Table, seed: int) -> pa.Table:
         return self._judge.study(samples, seed)
@@ -96,6 +109,8 @@ def identity(config: SdsConfig) -> dict[str, Any]:
         found["orders"] = "no identity"
     if config.judge == "cross_fit":
         found["judge weights"] = weights_stamp(config.cross_fit.encoder, config.cross_fit.weights)
+    if config.judge == "promptable":
+        found["judge weights"] = model_fingerprint(str(config.by_boxes.model))
     return found
 
 

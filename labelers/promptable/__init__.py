@@ -1,11 +1,12 @@
 """Masks by a model that is prompted: SAM and its kin, from boxes, points, scribbles, detections or image tags."""
 
+from maskmill.labelers.detect import models as detector_models
 from maskmill.labelers.detect import stamps as detector_stamps
 from maskmill.labelers.promptable.config import Config
 from maskmill.labelers.promptable.labeler import Promptable, load
 from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.crf_options import crf_stamp
-from maskmill.vision.pretrained import model_fingerprint
+from maskmill.vision.pretrained import Precision, model_fingerprint
 
 VERSION = 1
 
@@ -21,4 +22,9 @@ def stamps(config: Config) -> tuple[str, ...]:
     return (model_fingerprint(config.model), clip_fingerprint(cam.model, cam.pretrained, cam.precision), *crf)
 
 
-__all__ = ["VERSION", "Config", "Promptable", "load", "stamps"]
+def models(config: Config) -> list[tuple[str, Precision]]:
+    """Folders or hub ids, each with its precision."""
+    return [(config.model, config.precision)] + ([] if config.detector is None else detector_models(config.detector))
+
+
+__all__ = ["VERSION", "Config", "Promptable", "load", "models", "stamps"]

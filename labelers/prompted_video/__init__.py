@@ -2,7 +2,7 @@
 
 from maskmill.labelers.prompted_video.config import Config
 from maskmill.labelers.prompted_video.labeler import PromptedVideo, load
-from maskmill.vision.pretrained import model_fingerprint
+from maskmill.vision.pretrained import Precision, model_fingerprint
 
 VERSION = 1
 
@@ -12,4 +12,9 @@ def stamps(config: Config) -> tuple[str, ...]:
     return (model_fingerprint(config.model),)
 
 
-__all__ = ["VERSION", "Config", "PromptedVideo", "load", "stamps"]
+def models(config: Config) -> list[tuple[str, Precision]]:
+    """Folders or hub ids, each with its precision."""
+    return [(config.model, config.precision)]
+
+
+__all__ = ["VERSION", "Config", "PromptedVideo", "load", "models", "stamps"]

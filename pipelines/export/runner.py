@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +23,7 @@ from maskmill.data_contracts import (
     read_bytes,
     read_footer,
 )
-from maskmill.data_contracts.secrets import portable, published
+from maskmill.data_contracts.secrets import portable, portable_path, published
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.core.verdicts import SHARD
 from maskmill.pipelines.export.base import Exporter
@@ -201,7 +202,7 @@ def gather_facts(run_dir: str, config: Exporter, summary: Summary, run_config: R
         summary=summary,
         ledger=ledger,
         shards=tuple(entries),
-        lineage=tuple(_lineage(run_dir)),
+        lineage=(*_lineage(run_dir), *_judges(run_config)),
         versions=package_versions(),
         config=own,
         config_hash=config_hash(own),
@@ -226,6 +227,18 @@ def _lineage(run_dir: str) -> list[str]:
             step = f"{footer.stage} (config {footer.config_hash or 'none'})"
             seen[step] = seen.get(step, 0) + 1
     return [f"{step}: {number} shard{'s' if number > 1 else ''}" for step, number in seen.items()]
+
+
+def _judges(run_config: RunJson) -> list[str]:
+    """A model of other people that judged masks, with its licence where its folder is at hand."""
+    score = (run_config or {}).get("score")
+    if not isinstance(score, dict) or score.get("judge") != "promptable":
+        return []
+    from maskmill.vision.model_cards import NOT_STATED, licence_of
+
+    model = str((score.get("by_boxes") or {}).get("model"))
+    licence = licence_of(Path(model)) if Path(model).is_dir() else NOT_STATED
+    return [f"masks judged by {portable_path(model)} (licence {licence})"]
 
 
 def run_export(

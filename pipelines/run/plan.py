@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from maskmill.curation.sds.config import SdsConfig
 from maskmill.data_contracts import read_bytes
 from maskmill.data_contracts.secrets import published
 from maskmill.data_contracts.texts import parse_json
@@ -118,7 +119,32 @@ def _not_here(config: RunConfig, name: str) -> str | None:
 
 
 def resources(config: RunConfig) -> str | None:
-    """What the generator wants of memory and disk, in words; None where nothing is generated, or nobody counted it."""
+    """What the generator and a promptable judge want of memory and disk, in words; None where nothing of the kind is
+    asked for, or nobody counted it.
+    """
+    return "; ".join(words for words in (_of_generator(config), _of_judge(config)) if words) or None
+
+
+def _of_judge(config: RunConfig) -> str | None:
+    """Of the promptable model that draws masks to compare with, where it lies on this machine already."""
+    score = config.score
+    if not isinstance(score, SdsConfig) or score.judge != "promptable":
+        return None
+    from maskmill.vision.model_cards import input_side, memory_bytes, model_facts
+    from maskmill.vision.pretrained import local_folder
+
+    model = str(score.by_boxes.model)
+    if (folder := local_folder(model)) is None:
+        return f"{model} is fetched when the run starts"
+    facts = model_facts(str(folder), score.by_boxes.precision)
+    memory = memory_bytes(facts, input_side(folder))
+    return (
+        f"{model} wants about {memory / 1e9:.1f} GB of memory on its device "
+        f"(weights: {facts.weights_bytes / 1e9:.1f} GB; licence {facts.licence})"
+    )
+
+
+def _of_generator(config: RunConfig) -> str | None:
     if config.generate is None or config.generate.from_masks is not None:
         return None
     from maskmill.generators.loading import local_model

@@ -4,6 +4,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,14 +26,25 @@ from maskmill.data_contracts import (
     list_shards,
     load_label_space,
     read_shard,
+    write_bytes,
 )
 from maskmill.data_contracts.labels import AnySpace
-from maskmill.labelers import Labeler, LabelerConfig, LabelItem, PseudoLabel, get_labeler, labeler_stamps, load_labeler
+from maskmill.labelers import (
+    Labeler,
+    LabelerConfig,
+    LabelItem,
+    PseudoLabel,
+    get_labeler,
+    labeler_models,
+    labeler_stamps,
+    load_labeler,
+)
 from maskmill.pipelines.core.lock import lock
 from maskmill.pipelines.core.settings import check_inner
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit, UnitReport, map_units, run_unit
 
 NAME = "label"
+MODELS = "models.json"
 VERSION = 1
 PIXELS = ["sample_id", "image", "class_ids", "prompt_class_ids", "group", "index", "instances"]
 Row = dict[str, Any]
@@ -205,6 +217,15 @@ def _numbers(rows: list[Row] | None, names: tuple[str, ...]) -> "np.ndarray[Any,
     return np.array([[row[name] for name in names] for row in rows or []], np.float32).reshape(-1, len(names))
 
 
+def write_models(config: LabelConfig, out_dir: str) -> None:
+    """Leave OUT/models.json: of each model from elsewhere name, family, licence and bytes of its weights. Nothing where
+    none is used.
+    """
+    found = [asdict(facts) for facts in labeler_models(config.labeler, config.labeler_config())]
+    if found:
+        write_bytes(f"{out_dir.rstrip('/')}/{MODELS}", (json.dumps(found, indent=2) + "\n").encode())
+
+
 def label_shard(config: LabelConfig, out_dir: str, index: int) -> dict[str, int]:
     """Label the shard of unit `index` unless it is labelled; returns images by reason."""
     return run_unit(label_stage(config), label_units(config, out_dir)[index]).counts
@@ -220,6 +241,7 @@ def label(
     """
     counts: Counter[str] = Counter()
     with lock(out_dir, mark=False):
+        write_models(config, out_dir)
         for report in map_units(label_stage(config), label_units(config, out_dir), workers=workers, progress=progress):
             counts.update(report.counts)
     return dict(counts)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, SerializeAsAny
 
 from maskmill.curation.base import Scorer, ScorerConfig
-from maskmill.curation.registry import SCORERS, get_scorer
+from maskmill.curation.registry import SCORERS, get_scorer, load_scorer, scorer_identity
 from maskmill.data_contracts import LEARNT, SAMPLE, SCORE, LabelSpace, Reason, config_hash, list_shards, read_shard
 from maskmill.pipelines.core.kinds import Kinds
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
@@ -39,7 +39,7 @@ def score_stage(config: ScorerConfig, space: LabelSpace, seed: int, workers: int
 
 
 def _identity(config: ScorerConfig, space: LabelSpace, seed: int) -> str:
-    return config_hash({**get_scorer(config.kind).identity(config), "space": space.fingerprint, "seed": seed})
+    return config_hash({**scorer_identity(config), "space": space.fingerprint, "seed": seed})
 
 
 def score_units(run_dir: str, learns: bool = False) -> list[Unit]:
@@ -88,7 +88,7 @@ def learn_units(run_dir: str) -> list[Unit]:
 
 @functools.cache
 def _cached_scorer(config: ScorerConfig, space_json: str) -> Scorer:
-    return get_scorer(config.kind).load(config, LabelSpace.model_validate_json(space_json))
+    return load_scorer(config, LabelSpace.model_validate_json(space_json))
 
 
 def open_scorer(config: ScorerConfig, space: LabelSpace) -> Scorer:

@@ -94,7 +94,7 @@ def _patch(rng: Rng, pictures: Pictures, side: int) -> Float:
         alpha = patch[..., 3:]
         if rng.random() < 0.15:  # the outline of a thing filled with something else
             return np.concatenate([_filling(rng, pictures, side) * alpha / 255, alpha], axis=2)
-        colour = _recoloured(rng, patch[..., :3] * (255 / np.maximum(alpha, 1)))
+        colour = _recoloured(rng, np.asarray(patch[..., :3] * (255 / np.maximum(alpha, 1)), np.float32))
         return np.concatenate([colour * alpha / 255, alpha], axis=2)
     sharp = 255 * _blob(rng, side).astype(np.float32)
     alpha = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 0.7), np.float32)[..., None]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from maskmill.data_contracts import (
     read_shard,
 )
 from maskmill.pipelines.cli.label import app
+from maskmill.pipelines.run.config import load_run_config
+from maskmill.pipelines.run.plan import resources
 from maskmill.pipelines.stages.label import LabelConfig, label, label_units
 from maskmill.pipelines.weak.boxes import read_boxes
 from tests.labelers.model_folders import owlv2, sam2
@@ -189,3 +192,29 @@ def test_prompts_for_no_photo_are_an_error(place: Path, tmp_path: Path) -> None:
 def test_a_png_with_exif_was_turned(place: Path) -> None:
     data = (place / "photos" / "2.png").read_bytes()
     assert Image.open(io.BytesIO(data)).size == (48, 56), "stored on its side"
+
+
+def test_licence_and_size_of_the_models_are_said_and_kept(place: Path, tmp_path: Path) -> None:
+    """One with a card and one without: both in OUT/labels/models.json, and in what the command says."""
+    model = tmp_path / "model"
+    shutil.copytree(place / "sam2", model)
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Weights\n")
+    told = run(
+        "promptable", "--images", str(place / "photos"), "--model", str(model), "--boxes", str(place / "boxes.csv"),
+        "--set", f'refiner={{"kind": "promptable", "model": "{place / "sam2"}"}}', "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert "licence apache-2.0" in told.replace("\n", " ")
+    first, second = json.loads((tmp_path / "out/labels/models.json").read_text())
+    assert (first["model"], first["family"], first["licence"]) == (str(model), "sam2", "apache-2.0")
+    assert second["licence"] == "not stated"
+    assert first["weights_bytes"] == second["weights_bytes"] > 1000
+
+
+def test_a_plan_names_the_memory_and_the_licence_of_a_judge(place: Path) -> None:
+    asked = {"score.judge": "promptable", "score.by_boxes.model": str(place / "sam2"), "source.root": "/data"}
+    told = resources(load_run_config("folder", asked))
+    assert told is not None
+    assert told.startswith(f"{place / 'sam2'} wants about 0.0 GB of memory")
+    assert "licence not stated" in told
+    away = resources(load_run_config("folder", {**asked, "score.by_boxes.model": "owner/nobody-has-it"}))
+    assert away == "owner/nobody-has-it is fetched when the run starts"

@@ -14,7 +14,7 @@ from maskmill.trainers.engine.device import pick_precision
 from maskmill.trainers.weclip.config import Config
 from maskmill.trainers.weclip.decoder import Decoded, Decoder
 from maskmill.vision.clip import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
-from maskmill.vision.clip.backbone import Precision
+from maskmill.vision.pretrained import Precision
 from maskmill.vision.segmenters import build_encoder, encoder_normalisation
 
 SECOND_STRIDE = 16

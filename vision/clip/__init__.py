@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from maskmill.data_contracts.lazy import lazily
 
 if TYPE_CHECKING:
-    from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures, clip_fingerprint, load_clip
+    from maskmill.vision.clip.backbone import ClipBackbone, DenseFeatures, load_clip
+    from maskmill.vision.clip.opening import clip_fingerprint
     from maskmill.vision.clip.options import CamLayer
     from maskmill.vision.clip.response import (
         ClassResponse,
@@ -42,4 +43,4 @@ __all__ = [
     "with_background",
 ]
 
-__getattr__ = lazily(__name__, "options", "backbone", "text", "response")
+__getattr__ = lazily(__name__, "options", "opening", "backbone", "text", "response")

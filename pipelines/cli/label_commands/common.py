@@ -9,8 +9,9 @@ import typer
 import yaml
 from rich.markup import escape
 
-from maskmill.data_contracts import LabelSpace, load_label_space
+from maskmill.data_contracts import LabelSpace, load_label_space, read_bytes
 from maskmill.data_contracts.sums import Listed
+from maskmill.data_contracts.texts import parse_json
 from maskmill.pipelines.cli.console import result, say, warn
 from maskmill.pipelines.cli.exits import Exit
 from maskmill.pipelines.cli.progress import progress
@@ -67,11 +68,25 @@ def finish(out: str, counts: dict[str, int], space: LabelSpace) -> None:
     """Leave OUT/label_space.yaml and OUT/train.yaml, say what came out and what comes next; see `check_labelled`."""
     write_recipe(out, space)
     say(summary(counts))
+    for words in model_words(out):
+        say(escape(f"by {words}"))
     say(f"masks: [bold]{escape(out)}/masks[/], page: [bold]{escape(out)}/index.html[/]")
     if counts.get("kept"):
         say(escape(f"next, a segmenter trained on them: maskmill train {out}/train.yaml --out {out}/segmenter"))
     result({"out": out, "counts": counts, "page": f"{out}/index.html", "train": f"{out}/train.yaml"})
     check_labelled(counts)
+
+
+def model_words(out: str) -> list[str]:
+    """Name, licence and size of each model from elsewhere that labelled, as OUT/labels/models.json has them."""
+    from maskmill.pipelines.stages.label import MODELS
+    from maskmill.vision.model_cards import ModelFacts
+
+    try:
+        rows = parse_json(read_bytes(f"{out}/labels/{MODELS}"))
+    except FileNotFoundError:
+        return []
+    return [ModelFacts(**row).words for row in rows]
 
 
 def check_labelled(counts: dict[str, int]) -> None:

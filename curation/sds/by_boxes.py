@@ -1,0 +1,60 @@
+"""A promptable model as judge of masks: what it draws for the boxes of a mask's own objects, beside the mask.
+
+It knows no class, so a mask of the right place under the wrong name passes; CLIP's part of SDS looks at names. What it
+sees is whether a mask's borders are those of something: shifted, loose and cut masks have other borders than what lies
+in their boxes.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from maskmill.curation.sds.asf import AsfScore, IgnorePolicy, asf_score
+from maskmill.curation.sds.images import Prepared
+from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.vision.promptable import Family
+from maskmill.vision.promptable.ask import ask
+
+LEAST = 16  # pixels: a smaller part of a class has no box of its own
+MOST = 64  # boxes a sample: the largest parts; the model's cost is an embedding a photo and little a box
+
+
+def agreement(family: Family, sample: Prepared, space: LabelSpace, ignore: IgnorePolicy) -> AsfScore:
+    """Overlap of a sample's mask with what the model draws for the boxes of its connected parts."""
+    assert sample.mask is not None
+    classes, boxes = part_boxes(sample.mask, sample.mask_classes)
+    pseudo = drawn(family, sample.image, classes, boxes, IGNORE if space.background_id is None else space.background_id)
+    if ignore == "exclude":
+        return asf_score(sample.mask, pseudo, sample.mask_classes, ignore)
+    undecided = sample.mask == IGNORE  # the annotator's own: the model has no doubt to be counted
+    return asf_score(sample.mask, np.where(undecided, IGNORE, pseudo).astype(np.uint8), sample.mask_classes, ignore)
+
+
+def part_boxes(mask: Uint8Array, class_ids: tuple[int, ...]) -> tuple[list[int], NDArray[np.float32]]:
+    """Class and box (n, 4) x0, y0, x1, y1 of the connected parts of each class, the largest `MOST`; every class has at
+    least its largest part.
+    """
+    found: list[tuple[int, int, tuple[int, ...]]] = []
+    image_size = mask.size  # ranks the largest part of each class before all others
+    for class_id in class_ids:
+        number, _, stats, _ = cv2.connectedComponentsWithStats((mask == class_id).astype(np.uint8))
+        rows = sorted((tuple(int(v) for v in stats[part]) for part in range(1, number)), key=lambda row: -row[4])
+        found += [
+            (-(image_size + area) if rank == 0 else -area, class_id, (x, y, x + w, y + h))
+            for rank, (x, y, w, h, area) in enumerate(rows)
+            if rank == 0 or area >= LEAST
+        ]
+    chosen = sorted(found)[:MOST]
+    return [class_id for _, class_id, _ in chosen], np.array([box for *_, box in chosen], np.float32).reshape(-1, 4)
+
+
+def drawn(
+    family: Family, image: Uint8Array, classes: list[int], boxes: NDArray[np.float32], background: int
+) -> Uint8Array:
+    """The model's label map uint8 (H, W): a pixel belongs to the best-scored box whose mask holds it."""
+    asked = ask(family, image, boxes)
+    label = np.full(image.shape[:2], background, np.uint8)
+    for position in sorted(range(len(classes)), key=lambda i: (asked.found[i].score, -i)):
+        own = (asked.restored(asked.found[position].logits) > 0).cpu().numpy()
+        label[own] = classes[position]
+    return label
