@@ -1,8 +1,8 @@
 """Options of embeddings by a model of the user's choice. Imports no torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EmbedOptions(BaseModel):
@@ -16,3 +16,8 @@ class EmbedOptions(BaseModel):
     )
     pretrained: str | None = Field(default=None, description="open_clip tag or weight file for a plain open_clip name")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the model's weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, given: Any) -> Any:
+        return {"model": given} if isinstance(given, str) else given

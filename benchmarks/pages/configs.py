@@ -93,7 +93,7 @@ def layout() -> dict[str, Page]:
             "Labelling",
             "`maskmill label shards CONFIG --out DIR`. The labeler's own keys stand under `settings`; commands such as "
             "`maskmill label clip-cam` take them with `--set`.",
-            (Section("Keys of a labelling", LabelConfig), *labelers),
+            (Section("Keys of a labelling", LabelConfig), Section("Keys of every labeler", LabelerConfig), *labelers),
         ),
         "build": Page(
             "Build and evaluate",
