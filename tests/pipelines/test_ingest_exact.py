@@ -12,7 +12,7 @@ from maskmill.pipelines.ingest.coco_draw import Rules, draw_notes
 from maskmill.pipelines.ingest.coco_masks import are_shares, draw_segmentation, is_empty, is_runs
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.masks import MaskRule, as_values
-from maskmill.pipelines.ingest.pair_rule import PairRule, guess_pattern
+from maskmill.pipelines.ingest.pair_rule import PairRule, _edit, guess_pattern
 
 SPACE = LabelSpace.from_names(["cat", "dog"])
 SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]
@@ -250,6 +250,22 @@ def test_a_pattern_is_guessed_from_what_names_have_in_common(
         assert one is not None
         assert two is not None
         assert one.key == two.key
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "edit"),
+    [
+        ("a/img_1", "a/img_2", None),
+        ("a/x_img2", "a/x_seg2", ("end", "img2", "seg2")),
+        ("a/img2_x", "a/seg2_x", ("start", "img", "seg")),
+        ("x_img3", "x_seg2", None),
+        ("a/img_x", "b/seg_x", None),
+    ],
+)
+def test_names_that_differ_in_a_number_are_two_samples(
+    photo: str, mask: str, edit: tuple[str, str, str] | None
+) -> None:
+    assert _edit(photo, mask) == edit
 
 
 # values

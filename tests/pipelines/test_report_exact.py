@@ -36,6 +36,14 @@ def test_an_axis_covers_nearly_all_values_and_every_threshold() -> None:
     assert figures.axis(np.array([0.4, 0.8, np.nan, np.inf]), [cut(float("inf"))]) == pytest.approx((0.401, 0.799))
 
 
+def test_a_histogram_shows_the_thresholds_that_have_both_ends() -> None:
+    kept, rejected = np.array([0.6, 0.7]), np.array([0.1, np.nan])
+    open_ends = [cut(0.2, float("inf")), cut(float("-inf"), 0.3), cut(float("nan"))]
+    found = figures.histogram(kept, rejected, [cut(0.5), *open_ends])
+    assert re.findall(r'class="cut-label"[^>]*>([^<]*)', found) == ["0.5"]
+    assert figures.histogram(np.array([np.nan]), np.array([]), [cut(0.5)]) == ""
+
+
 @pytest.mark.parametrize(
     ("low", "high", "found"),
     [
