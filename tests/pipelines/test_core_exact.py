@@ -1,19 +1,22 @@
 """Of a run's ground floor what no larger test sees: orders, places in lists, which faults count as what."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from pydantic import BaseModel
 
 from maskmill.data_contracts import DECISION, Reason
 from maskmill.pipelines.core.deployment import FOLDER, NotAllowedError, deployed
-from maskmill.pipelines.core.lease import Lease
+from maskmill.pipelines.core.lease import Lease, _supports
 from maskmill.pipelines.core.ledger import Ledger, Rejection, ShardLedger
 from maskmill.pipelines.core.settings import ConfigError, check_settings, put, unset_names
 from maskmill.pipelines.core.stage import Stage, StageResult, Unit
 from maskmill.pipelines.core.step import Again, ShardStep
+from maskmill.pipelines.run.config import RunConfig
 
 
 class Loose(BaseModel):
@@ -87,6 +90,25 @@ def test_bytes_are_looked_at_when_somebody_asks(tmp_path: Path, again: Again, wo
     assert found is None if words is None else str(found).startswith(words)
 
 
+def test_rejects_are_recorded_beside_another_output_and_tried_again_there(tmp_path: Path) -> None:
+    row = {"sample_id": "x", "stage": "made", "kept": True, "reason": Reason.KEPT.value}
+    again = Again(retry=frozenset({"undecodable_image"}))
+    for outputs, expected in ((("a",), None), (("a", "b"), "rejects are tried again (undecodable_image)")):
+        tables = tuple(DECISION.table([row]) for _ in outputs)
+        stage = Stage(
+            "made", 1, (DECISION,) * len(outputs), "c", lambda _, t=tables: StageResult(t, {"undecodable_image": 1})
+        )
+        paths = tuple(str(tmp_path / f"{len(outputs)}{name}.parquet") for name in outputs)
+        step = ShardStep(stage, [Unit((), paths, ("s",))], str(tmp_path), again)
+        step.run(0)
+        assert step.why(0) == expected
+
+
+def test_a_key_that_is_meant_is_named_whole() -> None:
+    with pytest.raises(ConfigError, match=re.escape("selekt: there is no such key; did you mean select.rho?")):
+        check_settings({"run_dir": "runs/x", "name": "x", "selekt": {"rho": 0.5}}, RunConfig, "c")
+
+
 class Refusing:
     """A store that answers a conditional write with an error."""
 
@@ -108,3 +130,9 @@ def test_a_condition_that_does_not_hold_is_no_error(words: str) -> None:
 def test_a_store_that_fails_is_an_error_and_no_lock_of_others() -> None:
     with pytest.raises(OSError, match="reduce your request rate"):
         Lease(Refusing("SlowDown: reduce your request rate"), "run/.lock", "s3://bucket/run")._put(IfNoneMatch="*")
+
+
+def test_stores_that_know_conditional_writes() -> None:
+    assert _supports(type("S3", (), {"protocol": ("s3", "s3a")}))
+    assert not _supports(fsspec.filesystem("memory"))
+    assert not _supports(type("Other", (), {"protocol": "gcs"}))

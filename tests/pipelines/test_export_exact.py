@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from maskmill.pipelines.export.coco import CocoExport, annotate, category_id, re
 from maskmill.pipelines.export.facts import EXAMPLES, Summary
 from maskmill.pipelines.export.markers import Marker, drop_stale, marker_fault, read_marker, replace, sweep_export
 from maskmill.pipelines.export.sample import ExportSample, path_table, png_note, portable_image
-from maskmill.pipelines.export.voc import encode_objects, label_map
+from maskmill.pipelines.export.voc import VocExport, encode_objects, label_map
 from maskmill.pipelines.export.yolo import YoloExport
 
 SPACE = LabelSpace.model_validate(
@@ -324,3 +325,32 @@ def test_leftovers_of_an_export_are_swept(tmp_path: Path) -> None:
     assert sweep_export(str(tmp_path)) == 3
     assert sweep_export(str(tmp_path / "nowhere")) == 0
     assert sweep_export("memory://x") == 0
+
+
+def test_a_tolerance_of_half_a_pixel_thins_and_one_of_a_quarter_does_not() -> None:
+    y, x = np.mgrid[:30, :30]
+    disc = (y - 14.3) ** 2 + (x - 15.1) ** 2 < 150
+    exact = yolo.polygon(disc)
+    assert yolo.polygon(disc, 0.25).tolist() == exact.tolist()
+    assert len(yolo.polygon(disc, 0.5, 0.5)) < len(exact)
+    assert len(yolo.polygon(disc, 1.0, 0.5)) < len(yolo.polygon(disc, 0.51, 0.5))
+
+
+def test_train_and_val_alone_have_a_list_of_both() -> None:
+    exporter = VocExport(splits={"train": 0.5, "val": 0.5})
+    records = exporter.shard([sample(drawing(), i, split) for i, split in (("a", "train"), ("b", "val"))], SPACE, "0")
+    files = exporter.finish(records.records, SPACE, None)  # type: ignore[arg-type]
+    (both,) = (data for path, data in files.items() if path.endswith("/trainval.txt"))
+    assert both == b"a\nb\n"
+
+
+def test_files_of_a_store_are_looked_at_when_somebody_asks() -> None:
+    root = "memory://marked"
+    replace(root, "shard-00000", {f"f{i}": b"x" for i in range(20)}, Marker(fingerprint="f", files=[]))
+    replace(root, "shard-00000", {"f0": b"y"}, Marker(fingerprint="g", files=[]))
+    marker = read_marker(root, "shard-00000")
+    assert marker is not None
+    assert marker.stale == sorted(f"f{i}" for i in range(1, 20))
+    fsspec.filesystem("memory").rm_file("/marked/f0")
+    assert marker_fault(root, "shard-00000", marker) is None
+    assert marker_fault(root, "shard-00000", marker, thorough=True) == "damaged: f0 is gone"

@@ -227,3 +227,34 @@ def test_three_photos_in_which_nothing_fits_are_a_sign(
 ) -> None:
     (tmp_path / alarms.FIT).write_text(json.dumps({"photos": photos, "share": share, "classes": ["cat"]}))
     assert [alarm.kind for alarm in alarms._misfit(str(tmp_path))] == (["misfit"] if alarmed else [])
+
+
+def test_thresholds_of_strata_are_a_range_and_the_number_must_be_the_scores() -> None:
+    rows = decided(("low_asf", 0.3, 0.4, 0.2), ("low_asf", 0.3, 0.4, 0.1)).with_columns(
+        threshold=pl.Series([0.6, 0.5], dtype=pl.Float32)
+    )
+    (found,) = scores.thresholds(rows)["asf"]
+    assert (found.low, found.high) == pytest.approx((0.5, 0.6))
+    off = rows.with_columns(score=pl.Series([0.2003, 0.1], dtype=pl.Float32))  # by more than a ten-thousandth of it
+    assert scores.thresholds(off) == {}
+
+
+def test_a_figure_tells_kept_from_rejected_and_a_slider_begins_where_nothing_is_lost() -> None:
+    rows = decided(*[("kept", 0.1, 0.2, 0.9)] * 3, ("low_asf", 0.3, 0.4, 0.2)).with_columns(
+        h_orig=pl.Series([0.1, 0.2, 0.3, 0.4], dtype=pl.Float32)
+    )
+    figure = {one.column: one for one in scores.score_figures(rows)}
+    assert sorted(re.findall(r"<title>(.*?)</title>", figure["asf"].svg)) == ["1 rejected", "3 kept"]
+    entropy, images = figure["h_orig"].slider, figure["image_score"].slider
+    assert entropy is not None
+    assert images is not None
+    assert (entropy["start"], images["start"]) == (scores.STEPS, 0)
+    assert entropy["stay"][-1] == images["total"] - 1 == 3
+
+
+def test_of_lost_classes_the_largest_is_told_first() -> None:
+    class Rows:
+        rows = table(*[(1, 0.5, False)] * 3, *[(2, 0.5, False)] * 5)
+
+    found = list(alarms._lost_classes(ledger(0, {1: 3, 2: 5}, {}), Rows(), SPACE))  # type: ignore[arg-type]
+    assert [one.message.split(" is lost")[0] for one in found] == ["class dog", "class cat"]
