@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,18 @@ def test_bytes_are_looked_at_when_somebody_asks(tmp_path: Path, again: Again, wo
     assert found is None if words is None else str(found).startswith(words)
 
 
+def made(result: StageResult, unit: Unit) -> StageResult:
+    """What a stage of this name gives for any unit."""
+    return result
+
+
 def test_rejects_are_recorded_beside_another_output_and_tried_again_there(tmp_path: Path) -> None:
     row = {"sample_id": "x", "stage": "made", "kept": True, "reason": Reason.KEPT.value}
     again = Again(retry=frozenset({"undecodable_image"}))
     for outputs, expected in ((("a",), None), (("a", "b"), "rejects are tried again (undecodable_image)")):
         tables = tuple(DECISION.table([row]) for _ in outputs)
-        stage = Stage(
-            "made", 1, (DECISION,) * len(outputs), "c", lambda _, t=tables: StageResult(t, {"undecodable_image": 1})
-        )
+        result = StageResult(tables, {"undecodable_image": 1})
+        stage = Stage("made", 1, (DECISION,) * len(outputs), "c", partial(made, result))
         paths = tuple(str(tmp_path / f"{len(outputs)}{name}.parquet") for name in outputs)
         step = ShardStep(stage, [Unit((), paths, ("s",))], str(tmp_path), again)
         step.run(0)

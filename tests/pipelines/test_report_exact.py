@@ -127,9 +127,9 @@ def decided(*rows: tuple[str, float | None, float | None, float | None]) -> pl.D
 def test_a_threshold_belongs_to_the_score_that_decided() -> None:
     rows = decided(("kept", 0.1, 0.2, 0.9), ("low_asf", 0.3, 0.4, 0.2), ("low_asf", 0.3, 0.4, 0.1))
     assert scores.thresholds(rows) == {"asf": [Threshold("low_asf", 0.5, 0.5)]}
-    near = rows.with_columns(score=pl.col("score") * np.float32(1.0001))
+    near = rows.with_columns(score=pl.col("score") * 1.0001)
     assert "asf" in scores.thresholds(near)
-    far = rows.with_columns(score=pl.col("score") * np.float32(1.01))
+    far = rows.with_columns(score=pl.col("score") * 1.01)
     assert scores.thresholds(far) == {}
 
 
