@@ -22,6 +22,7 @@ Arms (what is trained on):
     cleanlab          the same probabilities through the library cleanlab (segmentation, its own threshold 0.1), where
                       it is installed
     cross_fit         what reaches 0.7 of the agreement that is typical of its classes, by scorer `cross_fit`
+An arm that would keep no photo at all is trained on everything, and its dropped photos are counted as they are.
 Metrics: `miou@10`, `miou@25`, `miou@50`, `miou@grabcut`, mean over the sets of mIoU on clean photos, over the classes
 that they show; `faults_caught`, `clean_kept`, mean over the three rates and the sets (coarse polygons among the
 faults); by set as `miou@25.horses` and so on.
@@ -79,15 +80,18 @@ def overlap(truth: Uint8Array, mask: Uint8Array, one: CleanSet) -> float:
 
 
 def measure(scene: Scene, spoilt: Spoilt, tested: Cells, arms: Sequence[str]) -> dict[str, dict[str, float]]:
-    """mIoU of every arm, and what it dropped. Arms that keep the same photos are trained once."""
+    """mIoU of every arm, and what it dropped. Arms that keep the same photos are trained once. Whoever is told to drop
+    every photo drops none: such an arm is trained on everything.
+    """
     found: dict[str, dict[str, float]] = {}
     known: dict[frozenset[int], float] = {}
     everything = range(len(scene.masks))
     for arm in arms:
         kept = choose(arm, scene, spoilt.faulty)
-        if kept not in known:
-            known[kept] = train_and_test(scene.cells.of(sorted(kept)), tested, scene.one, scene.steps, scene.seed)
-        found[arm] = {"miou": known[kept], **account(everything, spoilt.faulty, kept)}
+        learnt = kept or frozenset(everything)
+        if learnt not in known:
+            known[learnt] = train_and_test(scene.cells.of(sorted(learnt)), tested, scene.one, scene.steps, scene.seed)
+        found[arm] = {"miou": known[learnt], **account(everything, spoilt.faulty, kept)}
     return found
 
 

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.clean_and_train import account, by_arm, conditions, overlap
+from benchmarks import clean_and_train
+from benchmarks.clean_and_train import Spoilt, account, by_arm, conditions, overlap
 from benchmarks.clean_arms import at_random, confident, losses
 from benchmarks.clean_learn import Cells, miou, train
 from benchmarks.clean_sets import (
@@ -221,6 +223,25 @@ def test_accounts_and_means_over_sets(tmp_path: Path) -> None:
     assert found["faults_caught"] == pytest.approx(0.2)
     assert found["miou@25.made"] == 10
     assert found["faults_caught@25.other"] == pytest.approx(0.3)
+
+
+def test_who_is_told_to_drop_all_drops_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, masks = clean_set(tmp_path)
+    own, _ = cells()
+    scene = SimpleNamespace(masks=masks, cells=own, one=one, steps=1, seed=0)
+    kept = {"all": frozenset(range(6)), "cleanlab": frozenset(), "oracle": frozenset({2, 1})}
+    trained: list[int] = []
+
+    def learnt(some: Cells, *_: object) -> float:
+        trained.append(len(some.masks))
+        return float(len(some.masks))
+
+    monkeypatch.setattr(clean_and_train, "choose", lambda arm, *_: kept[arm])
+    monkeypatch.setattr(clean_and_train, "train_and_test", learnt)
+    found = clean_and_train.measure(scene, Spoilt(masks, frozenset({0})), own, tuple(kept))  # type: ignore[arg-type]
+    assert found["cleanlab"] == {"miou": 6.0, "clean_kept": 0.0, "faults_caught": 1.0}
+    assert found["oracle"] == {"miou": 2.0, "clean_kept": 0.4, "faults_caught": 1.0}
+    assert trained == [6, 2]
 
 
 def test_the_picture_shows_gains_over_everything(tmp_path: Path) -> None:
