@@ -1,6 +1,7 @@
 """Pipelines by name: a folder, a hub id, or `starter`; and a fingerprint of the files that their results depend on."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from maskmill.generators.config import PracticalConfig
+from maskmill.vision.device import AUTO
+from maskmill.vision.device import pick_device as pick_any
 from maskmill.vision.model_folders import check_model_folder
 from maskmill.vision.starter import starter_path
 
@@ -85,14 +88,11 @@ def torch_dtype(name: str, device: str) -> Any:
 
 
 def pick_device(device: str) -> str:
-    """`auto` is cuda, else mps, else cpu."""
+    """As `vision.device.pick_device`; `auto` is Apple's GPU too, where there is one and the environment is silent."""
     import torch
 
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    apple = device == "auto" and AUTO not in os.environ and torch.backends.mps.is_available()
+    return "mps" if apple else str(pick_any(device))
 
 
 def load_pipeline(

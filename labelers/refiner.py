@@ -14,7 +14,8 @@ from maskmill.labelers.promptable.masks import Answer, compose, owned
 from maskmill.labelers.refiner_options import RefinerConfig
 from maskmill.vision.crf_options import crf_stamp
 from maskmill.vision.pretrained import model_fingerprint as fingerprint
-from maskmill.vision.pretrained import model_folder, pick_device
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.promptable.ask import ask
 from maskmill.vision.refine import par, refine_many

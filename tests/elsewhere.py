@@ -5,6 +5,7 @@ An operation on tensors of both devices fails as it would with a GPU. `with else
 """
 
 import importlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+
+from maskmill.vision.device import AUTO
 
 ADAM = importlib.import_module("torch.optim.adam")
 DEVICE = torch.device("meta")
@@ -89,11 +92,22 @@ class Numbers(TorchFunctionMode):
         if func is torch.Tensor.new_tensor:
             like, values = args
             return torch.tensor(values, dtype=options.pop("dtype", like.dtype)).to(options.pop("device", like.device))
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            args = (args[0], listed(args[1]), *args[2:])
         if func is torch.Tensor.tolist:
             return func(args[0].cpu())
         if func in (torch.where, torch.Tensor.where):
             args = tuple(torch.tensor(a) if isinstance(a, int | float) else a for a in args)
         return func(*args, **options)
+
+
+def listed(index: Any) -> Any:
+    """An index whose lists of Python are tensors here: below the dispatcher their numbers would be lost."""
+    if isinstance(index, tuple):
+        return tuple(listed(one) for one in index)
+    if not isinstance(index, list) or not all(isinstance(one, int) for one in index):
+        return index
+    return torch.tensor(index, dtype=torch.bool if index and isinstance(index[0], bool) else torch.long)
 
 
 class Mode(TorchDispatchMode):
@@ -103,7 +117,7 @@ class Mode(TorchDispatchMode):
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Inside, `meta` is the second device."""
+    """Inside, `meta` is the second device, and the one that `auto` finds."""
     before, submit = torch.__future__.get_swap_module_params_on_conversion(), ThreadPoolExecutor.submit
 
     def there_too(pool: ThreadPoolExecutor, work: Any, *args: Any, **options: Any) -> Any:
@@ -120,6 +134,9 @@ def elsewhere() -> Iterator[None]:
     def mixed(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[Any]:
         return nullcontext() if device_type == "meta" else autocast(device_type, *args, **options)
 
+    def ungraded(on: bool) -> AbstractContextManager[Any]:
+        return torch.no_grad() if on else nullcontext()
+
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (
@@ -127,6 +144,8 @@ def elsewhere() -> Iterator[None]:
             Numbers(),
             mock.patch.object(ThreadPoolExecutor, "submit", there_too),
             mock.patch.object(torch, "autocast", mixed),
+            mock.patch.object(torch._C, "_InferenceMode", ungraded),  # its tensors would bypass the dispatcher
+            mock.patch.dict(os.environ, {AUTO: DEVICE.type}),
             mock.patch.object(ADAM, "_device_dtype_check_for_fused", return_value=None),
         ):
             yield

@@ -159,13 +159,6 @@ def load_part(name: str, folder: Path) -> Any:
         return library_class(name).from_pretrained(str(folder), local_files_only=True)
 
 
-def pick_device() -> Any:
-    """A GPU where there is one."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No bars for what loads in a moment, and no advice that depends on the installed release. Errors still show."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from maskmill.curation.cross_fit.config import CrossFitOptions
 from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.vision.device import pick_device
 from maskmill.vision.segmenters import build_encoder, encoder_normalisation
 
 Features = NDArray[np.float32]
@@ -30,7 +31,7 @@ class FrozenFeatures:
     """An encoder that learns nothing. Images go through it one by one: a kernel may round otherwise in a batch."""
 
     def __init__(self, options: CrossFitOptions) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = str(pick_device())
         self._side = options.side
         encoder = build_encoder(options.encoder, options.weights, out_indices=STAGES)
         self._encoder = encoder.to(self.device).eval().requires_grad_(False)

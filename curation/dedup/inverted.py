@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskmill.vision.device import pick_device
+
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -31,7 +33,7 @@ def inverted_lists(queries: Float32, base: Float32, least: float, probes: int) -
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device()
     centres, middle = _centres(base, list_count(len(base)))
     near = _nearest(centres, queries, middle, min(probes, centres.ntotal))
     home = near[:, :1] if queries is base else _nearest(centres, base, middle, 1)

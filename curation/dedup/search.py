@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from maskmill.curation.dedup.config import DedupConfig, backend_for
 from maskmill.curation.dedup.inverted import inverted_lists
+from maskmill.vision.device import pick_device
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -90,7 +91,7 @@ def _exact(queries: Float32, base: Float32, least: float, config: DedupConfig) -
     """Blocked matrix products in torch, on the GPU where there is one."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device()
     right = torch.from_numpy(base).to(device).T
     for start in range(0, len(queries), BLOCK):
         left = torch.from_numpy(queries[start : start + BLOCK]).to(device)

@@ -29,6 +29,7 @@ from maskmill.vision.clip import (
     load_clip,
     run_tail,
 )
+from maskmill.vision.device import pick_device
 
 GPU_MICRO_BATCH = 16
 
@@ -82,8 +83,7 @@ def make_engine(
     Raises:
         ValueError: an `image_side` that does not divide into (tiles of) whole patches.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = backbone or load_clip(config.model, config.pretrained, device, config.precision)
+    backbone = backbone or load_clip(config.model, config.pretrained, str(pick_device()), config.precision)
     side, multiple = config.image_side, _multiple(config, backbone)
     if side is not None and side % multiple:
         raise ValueError(

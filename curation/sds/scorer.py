@@ -20,7 +20,8 @@ from maskmill.curation.sds.model import Engine, make_engine
 from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import FOR_HASH, LabelSpace
 from maskmill.vision.clip import clip_fingerprint
-from maskmill.vision.pretrained import model_fingerprint, model_folder, pick_device
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_fingerprint, model_folder
 from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.segmenters import weights_stamp
 

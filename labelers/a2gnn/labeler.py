@@ -34,6 +34,7 @@ from maskmill.labelers.clip_cam import ClipCam
 from maskmill.labelers.clip_cam import load as load_cam
 from maskmill.trainers.affinity import ImageGraph
 from maskmill.trainers.registry import load_artifact
+from maskmill.vision.device import pick_device
 from maskmill.vision.refine import refine_many
 
 logger = logging.getLogger("maskmill.label")
@@ -220,7 +221,7 @@ def load(config: Config, space: LabelSpace) -> A2gnn:
     """
     if space.background_id is None:
         raise ValueError(f"label space {space.name}: a2gnn needs a background id, found none. Fix: set background_id")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     if config.affinity is None:
         return A2gnn(config, space, space.background_id, PlainGraphs.load(config, device), device)
     predictor = load_artifact(config.affinity, str(device))

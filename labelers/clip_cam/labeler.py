@@ -27,6 +27,7 @@ from maskmill.vision.clip import (
     clip_response,
     load_clip,
 )
+from maskmill.vision.device import pick_device
 from maskmill.vision.refine import par, refine_many
 
 Float32 = NDArray[np.float32]
@@ -158,8 +159,7 @@ class ClipCam(Labeler):
 
 def load(config: Config, space: LabelSpace) -> ClipCam:
     """Load model and texts; on a GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = load_clip(config.model, config.pretrained, device, config.precision)
+    backbone = load_clip(config.model, config.pretrained, str(pick_device()), config.precision)
     bank = build_text_bank(space, backbone, config.templates, synonyms=config.synonyms)
     batch = config.batch or (GPU_BATCH if backbone.device.type == "cuda" else 1)
     return ClipCam(config, space, backbone, bank, batch)

@@ -14,8 +14,9 @@ from maskmill.data_contracts import IGNORE, LabelSpace, Reason
 from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.co_saliency.config import Config
 from maskmill.trainers.dcfm.predict import GroupMap, GroupPredictor
-from maskmill.trainers.engine import pick_device, read_artifact
+from maskmill.trainers.engine import read_artifact
 from maskmill.trainers.registry import get_trainer
+from maskmill.vision.device import pick_device
 from maskmill.vision.refine import par, refine_many
 
 TRAINER = "dcfm"

@@ -17,7 +17,8 @@ from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.detect.config import Config
 from maskmill.labelers.detect.families import Family, Text, load_family
 from maskmill.vision.batches import Batches, stacked, thickened
-from maskmill.vision.pretrained import model_folder, pick_device
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_folder
 
 GPU_BATCH = 4
 MOST_THIN = 16  # times that one side may be longer than the other; no model was trained on more

@@ -14,7 +14,7 @@ class Config(LabelerConfig):
     support: str = Field(description="folder with images/ and masks/ of the same stems; a mask is the class where > 0")
     class_name: str = Field(description="name of the class; in the label space or new to it")
     artifact: str | None = Field(default=None, description="folder that the trainer few_shot left")
-    device: str = Field(default="cpu", description="of the trained network")
+    device: str = Field(default="auto", description="auto (cuda where there is one), cpu, cuda or cuda:N")
     priors: PriorConfig = Field(default=PriorConfig(), description="how the training-free maps are computed")
     visual: float = Field(default=0.8, ge=0, le=1, description="weight of VVP; the rest is VTP with PIR")
     threshold: float | None = Field(

@@ -21,6 +21,7 @@ from maskmill.trainers.engine import resize_image
 from maskmill.trainers.few_shot.predict import FewShotPredictor, Supports
 from maskmill.trainers.few_shot.priors import ClipPriors, ClipView
 from maskmill.trainers.registry import load_artifact
+from maskmill.vision.device import pick_device
 from maskmill.vision.refine import par
 
 Float32 = NDArray[np.float32]
@@ -49,7 +50,8 @@ class PriorEngine(Engine):
     def __init__(self, config: Config, space: LabelSpace, supports: Sequence[Exemplar]) -> None:
         self.config = config
         text = next((c.text for c in space.classes if c.name == config.class_name), config.class_name)
-        self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts)
+        device = str(pick_device(config.device))
+        self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts, device=device)
         self.shots = [(self.priors.encode(s.image, s.mask, text=False), s.mask) for s in supports]
         self.threshold = config.threshold or best_threshold(self._peaked, supports, self.shots)
 

@@ -23,7 +23,8 @@ from maskmill.labelers.promptable.config import Config
 from maskmill.labelers.promptable.masks import Answer, Drawn, compose, owned, unsure
 from maskmill.labelers.promptable.prompts import Prompt, calls, item_prompts, map_prompts
 from maskmill.vision.batches import Batches, stacked, thickened
-from maskmill.vision.pretrained import model_folder, pick_device
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.promptable.readings import best_reading
 from maskmill.vision.refine import refine_many

@@ -14,7 +14,8 @@ from maskmill.labelers.promptable.masks import Answer, compose
 from maskmill.labelers.promptable.prompts import Prompt, item_prompts
 from maskmill.labelers.prompted_video.config import Config
 from maskmill.labelers.prompted_video.sessions import Session, VideoModel, load_video_model, restore
-from maskmill.vision.pretrained import model_folder, pick_device
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_folder
 
 NOTHING = "expected a box, a point or a stroke of a class in a frame of the clip, found none"
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from maskmill.data_contracts import PSEUDO_LABEL, LabelSpace, decode_mask
 from maskmill.labelers import Labeler, LabelItem, PseudoLabel, get_labeler
+from tests.elsewhere import elsewhere
 from tests.trainers import shapes
 
 
@@ -18,6 +19,7 @@ class LabelerConformance:
     settings: ClassVar[dict[str, Any]] = {}
     space: ClassVar[LabelSpace] = shapes.SPACE
     tolerance: ClassVar[float] = 0.0  # share of pixels that companions may move, where batches round differently
+    moved: ClassVar[float] = 0.02  # share of pixels that another device may move
 
     def item(self, number: int, height: int = 48, width: int = 56) -> LabelItem:
         """One image with its weak label."""
@@ -50,6 +52,13 @@ class LabelerConformance:
         for a, b, c in zip(together, backwards, alone, strict=True):
             assert difference(a, b) <= self.tolerance
             assert difference(a, c) <= self.tolerance
+
+    def test_labels_on_a_second_device(self, engine: Labeler) -> None:
+        """All that meets lies on one device, which the labeler finds by itself; the label is that of the first."""
+        item, config = self.item(0), getattr(engine, "config")  # noqa: B009  (every engine has its own)
+        with elsewhere():
+            there = get_labeler(self.name).load(config, self.space).label([item])[0]
+        assert difference(engine.label([item])[0], there) <= self.moved
 
     def test_nothing_in_nothing_out(self, engine: Labeler) -> None:
         assert engine.label([]) == []

@@ -36,6 +36,7 @@ class TestTimmTower(LabelerConformance):
     name = "clip_cam"
     settings: ClassVar = {**TINY, "model": str(DATA / "tiny_clip_timm"), "refine": "none", "batch": 2}
     tolerance: ClassVar = 0.02
+    moved: ClassVar = 1.0  # its random weights give nearly flat maps, and min-max stretches the last bits
 
 
 def engine(space: LabelSpace = shapes.SPACE, **settings: Any) -> ClipCam:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         shuffled,
     )
     from maskmill.trainers.engine.config import Fit, PredictConfig, Runtime, TrainerConfig
-    from maskmill.trainers.engine.device import evaluating, pick_device, pick_precision, widened
+    from maskmill.trainers.engine.device import evaluating, pick_precision, widened
     from maskmill.trainers.engine.initial import initialise
     from maskmill.trainers.engine.job import Job
     from maskmill.trainers.engine.loop import Loop
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from maskmill.trainers.engine.remembered import Remembered
     from maskmill.trainers.engine.samples import DataConfig, Example, Info, Samples
     from maskmill.trainers.engine.segmenter import check_crops, describe_segmenter, load_segmenter, segmenter_groups
+    from maskmill.vision.device import pick_device
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -8,23 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskmill.trainers.engine.config import TrainerConfig
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is cuda where there is one, else cpu; anything else is taken as torch's name of the device.
-
-    Raises:
-        ValueError: no such device, or a GPU that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 …") from error
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(f"device {name!r}: torch finds {count} GPUs here; auto takes what there is, cpu always works")
-    return device
+from maskmill.vision.device import pick_device
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:

@@ -70,7 +70,7 @@ class Agent:
     @cached_property
     def encoder(self) -> StateEncoder:
         """Makes the agent's states."""
-        return build_encoder(self.config.state, self.config.trunk, self.config.trunk_weights)
+        return build_encoder(self.config.state, self.config.trunk, self.config.trunk_weights, self.device)
 
     def track(self, frames: Sequence[Uint8Array], boxes: Boxes) -> Iterator[list[Outcome]]:
         """One list of outcomes a frame, the first frame included."""

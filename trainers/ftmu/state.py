@@ -138,6 +138,7 @@ class PatchState:
 
     def __init__(self, trunk: nn.Module, mean: Sequence[float], std: Sequence[float], width: int) -> None:
         self.trunk, self.width = trunk.eval().requires_grad_(False), 2 * width
+        self._device = next(trunk.parameters()).device
         self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
         self._templates: WeakKeyDictionary[Template, Float32] = WeakKeyDictionary()
 
@@ -160,7 +161,8 @@ class PatchState:
         patch = state_patch(image, shown).astype(np.float32) / 255
         pixels = ((patch - self._mean) / self._std).transpose(2, 0, 1)[None]
         with torch.inference_mode():
-            features: Float32 = self.trunk(torch.from_numpy(np.ascontiguousarray(pixels)))[0].float().numpy()
+            found = self.trunk(torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device))
+            features: Float32 = found[0].float().cpu().numpy()
         return features
 
 
@@ -178,12 +180,12 @@ def state_patch(image: Uint8Array, shown: NDArray[np.bool_]) -> Uint8Array:
     return np.asarray(black.resize((PATCH, PATCH), Image.Resampling.BILINEAR), np.uint8)
 
 
-def build_encoder(state: str, trunk: str, weights: str) -> StateEncoder:
-    """`shared`, or `patches` over a timm model."""
-    return SharedState() if state == "shared" else _patch_state(trunk, weights)
+def build_encoder(state: str, trunk: str, weights: str, device: str = "cpu") -> StateEncoder:
+    """`shared`, or `patches` over a timm model that lies on the device."""
+    return SharedState() if state == "shared" else _patch_state(trunk, weights, device)
 
 
-def _patch_state(name: str, weights: str) -> PatchState:
+def _patch_state(name: str, weights: str, device: str) -> PatchState:
     import timm
 
     from maskmill.vision.segmenters import has_packaged_weights, packaged_state
@@ -198,7 +200,7 @@ def _patch_state(name: str, weights: str) -> PatchState:
     elif weights not in ("hub", "auto", "random"):
         _load_all(trunk, read_state(weights), f"trunk_weights {weights}, {name}")
     mean, std = encoder_normalisation(name)
-    return PatchState(trunk, mean, std, int(trunk.num_features))
+    return PatchState(trunk.to(device), mean, std, int(trunk.num_features))
 
 
 def _load_all(trunk: Any, weights: dict[str, Any], where: str) -> None:

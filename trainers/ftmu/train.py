@@ -121,7 +121,7 @@ def train(config: Config, job: Job) -> str:
     """Train on the clips of `job.data`: every id of their masks is one object. Returns the artifact's folder."""
     device = str(pick_device(config.runtime.device))
     segmenter = open_segmenter(config.segmenter, config.segmenter_weights, device)
-    encoder = build_encoder(config.state, config.trunk, config.trunk_weights)
+    encoder = build_encoder(config.state, config.trunk, config.trunk_weights, device)
     data, background = job.data.with_masks(), job.space.background_id
     clips = open_clips(data, segmenter, background)
     torch.manual_seed(config.seed)
