@@ -17,6 +17,7 @@ TRAINERS = {
     "affinity": "maskmill.trainers.affinity",
     "dcfm": "maskmill.trainers.dcfm",
     "ftmu": "maskmill.trainers.ftmu",
+    "mask_rcnn": "maskmill.trainers.mask_rcnn",
     "proposals": "maskmill.trainers.proposals",
     "dfr": "maskmill.trainers.dfr",
     "scwssod": "maskmill.trainers.scwssod",

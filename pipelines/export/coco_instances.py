@@ -16,8 +16,8 @@ Row = dict[str, Any]
 def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
     """The COCO document of all instances in `labels` (PSEUDO_LABEL shards) of the photos in `samples` (SAMPLE shards).
 
-    Masks are run-length codes; `box` keeps the box that the instance was made from, `bbox` is the mask's own. Objects
-    without a pixel are left out.
+    Masks are run-length codes; `box` keeps the box that the instance was made from, `bbox` is the mask's own; `score`
+    stands where there is one. Objects without a pixel are left out.
     """
     found: dict[str, list[Row]] = {}
     for path in list_shards(labels):
@@ -36,7 +36,9 @@ def coco_instances(samples: str, labels: str, space: LabelSpace) -> Row:
                 one = Instance.read(instance, row["height"], row["width"])
                 if (pixels := one.mask) is not None and pixels.any():
                     note = region_annotation(pixels, category_id(space, one.class_id), int(one.crowd))
-                    annotations.append({"id": len(annotations) + 1, "image_id": number, "box": list(one.box), **note})
+                    score = {} if one.score is None else {"score": one.score}
+                    place = {"id": len(annotations) + 1, "image_id": number, "box": list(one.box)}
+                    annotations.append({**place, **note, **score})
     categories = [{"id": category_id(space, i), "name": space.by_id[i].name, "supercategory": ""} for i in space.ids]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 

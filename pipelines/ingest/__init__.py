@@ -16,6 +16,8 @@ SOURCES: Kinds[Source] = Kinds(
         "voc": "maskmill.pipelines.ingest.voc:VocSource",
         "cityscapes": "maskmill.pipelines.ingest.cityscapes:CityscapesSource",
         "davis": "maskmill.pipelines.ingest.davis:DavisSource",
+        "segtrack": "maskmill.pipelines.ingest.object_clips:SegTrackSource",
+        "youtube_objects": "maskmill.pipelines.ingest.object_clips:YoutubeObjectsSource",
         "coco": "maskmill.pipelines.ingest.coco:CocoSource",
         "hf_parquet": "maskmill.pipelines.ingest.hf_parquet:HfParquetSource",
         "webdataset": "maskmill.pipelines.ingest.webdataset:WebDatasetSource",

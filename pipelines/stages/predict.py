@@ -1,7 +1,7 @@
 """A trained artifact over a folder of photos: a mask, a confidence map and an overlay for each."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.data_contracts import (
     ContractError,
+    Instance,
     LabelSpace,
     Uint8Array,
     decode_image,
@@ -28,6 +29,7 @@ from maskmill.trainers.registry import load_artifact
 from maskmill.vision.crf_options import CrfOptions
 
 BATCH = 8
+Photo = tuple[str, int, int, tuple[Instance, ...]]  # name, height, width, objects
 VOC_SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
@@ -69,8 +71,9 @@ def predict_photos(
     """Predict every photo under `images`, in the order of their names.
 
     Writes OUT/masks/STEM.png (class ids in the space's palette), OUT/confidence/STEM.png (255 = certain),
-    OUT/overlays/STEM.png, OUT/classes.json, OUT/predictions.json, and their hashes in OUT/sums.json. Photos that cannot
-    be read are listed in predictions.json.
+    OUT/overlays/STEM.png, OUT/classes.json, OUT/predictions.json, and their hashes in OUT/sums.json; of artifacts that
+    tell objects apart also OUT/instances.json (COCO, with scores). Photos that cannot be read are listed in
+    predictions.json.
 
     Raises:
         FileNotFoundError: no artifact, or no such folder. ValueError: no photo in it, or an artifact of another kind.
@@ -85,13 +88,16 @@ def predict_photos(
     if not entries:
         raise ValueError(f"{images}: expected photos, found none")
     done: list[Predicted] = []
+    objects: list[Photo] = []
     with working(out), Listed(out) as files:
         for batch in _batches(iter(entries)):
-            done += _predict(predictor, artifact, batch, images, files, space, options or PredictOptions())
+            done += _predict(predictor, artifact, batch, images, files, space, options or PredictOptions(), objects)
             if progress is not None:
                 progress(len(done))
         files.write("classes.json", _json({c.id: c.name for c in space.classes}))
         files.write("predictions.json", _json([vars(one) for one in done]))
+        if objects:
+            files.write("instances.json", _json(objects_document(objects, space)))
     return done
 
 
@@ -108,6 +114,7 @@ def _predict(
     files: Listed,
     space: LabelSpace,
     options: PredictOptions,
+    objects: list[Photo],
 ) -> Iterator[Predicted]:
     source = FolderSource(root=images, images="", masks=None)
     pixels: dict[str, Uint8Array] = {}
@@ -124,8 +131,28 @@ def _predict(
         files.write(f"{options.masks}/{stem}.png", encode_mask(labels, space.palette))
         files.write(f"confidence/{stem}.png", encode_mask(found.confidence))
         files.write(f"overlays/{stem}.png", encode_image(overlay(pixels[name], labels, space)))
+        if hasattr(found, "instances"):
+            objects.append((name, labels.shape[0], labels.shape[1], found.instances))
         present = (c.name for c in space.classes if (labels == c.id).any())
         yield Predicted(name, tuple(present))
+
+
+def objects_document(photos: Sequence[Photo], space: LabelSpace) -> dict[str, Any]:
+    """Objects with their scores as COCO has them; masks are compressed run lengths, category ids the space's own."""
+    notes: list[dict[str, Any]] = []
+    for number, (_, height, width, objects) in enumerate(photos, start=1):
+        for one in objects:
+            if one.runs is not None:
+                x0, y0, x1, y1 = one.box
+                place = {"id": len(notes) + 1, "image_id": number, "category_id": one.class_id, "iscrowd": 0}
+                area = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": one.runs.area, "score": one.score}
+                notes.append({**place, **area, "segmentation": {"size": [height, width], "counts": one.runs.text}})
+    images = [
+        {"id": number, "file_name": name, "height": height, "width": width}
+        for number, (name, height, width, _) in enumerate(photos, start=1)
+    ]
+    categories = [{"id": c.id, "name": c.name} for c in space.classes]
+    return {"images": images, "annotations": notes, "categories": categories}
 
 
 def _ask(predictor: Any, artifact: str, images: list[Uint8Array], options: PredictOptions) -> list[Any]:
