@@ -13,8 +13,8 @@ from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.promptable.masks import Answer, compose, owned
 from maskmill.labelers.refiner_options import RefinerConfig
 from maskmill.vision.crf_options import crf_stamp
-from maskmill.vision.pretrained import model_fingerprint as fingerprint
 from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_fingerprint as fingerprint
 from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.promptable.ask import ask
