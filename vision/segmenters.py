@@ -112,6 +112,8 @@ def build_encoder(
     """
     import timm
 
+    import maskmill.vision.resnet38  # noqa: F401  (registers it with timm)
+
     _check_encoder(name, own=False)
     options: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     if output_stride != 32:
@@ -202,6 +204,7 @@ def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
     Raises:
         WeightsError: the encoder needs a weight that `state` has not, or has in another shape.
     """
+    from maskmill.vision.resnet38 import own_name as resnet38_name
     from maskmill.vision.weights import fitted
 
     known = encoder.state_dict()
@@ -210,6 +213,7 @@ def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
     def own_name(key: str) -> str:
         if deep and (head := next((head for head in DEEP_STEM if key.startswith(head)), None)):
             return DEEP_STEM[head] + key.removeprefix(head)
+        key = resnet38_name(key)
         flat = NUMBERED.sub(r"\1_\2.", key)
         return flat if key not in known and flat in known else key
 

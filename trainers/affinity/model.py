@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import maskmill.vision.resnet38  # noqa: F401  (registers it with timm)
 from maskmill.trainers.affinity.pairs import feature_distance, pairs_inside, to_window
 from maskmill.vision.segmenters import build_encoder
 
@@ -99,9 +100,14 @@ class AffinityNet(nn.Module):
         self.encoder.requires_grad_(not frozen)
 
     def train(self, mode: bool = True) -> "AffinityNet":
-        """As usual, but for the encoder's batch norms, which keep their statistics."""
+        """As usual, but for the encoder's batch norms, which keep their statistics. Whole channels are still dropped
+        where the encoder does so (ResNet38).
+        """
         super().train(mode)
         self.encoder.eval()
+        for part in self.encoder.modules():
+            if isinstance(part, nn.Dropout2d):
+                part.train(mode and not self.frozen)
         return self
 
     def encode(self, images: Tensor) -> list[Tensor]:
