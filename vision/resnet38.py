@@ -90,6 +90,8 @@ class ResNet38(nn.Module):
     are non-negative and lie at stride 8 with 8, 16 and 64 times `stem` channels.
     """
 
+    b5: Block  # named by `setattr` below
+
     def __init__(self, out_indices: Sequence[int] = (0, 1, 2, 3, 4), stem: int | None = None) -> None:
         super().__init__()
         stem = stem or STEM
