@@ -17,6 +17,7 @@ from PIL import Image
 
 from maskmill.data_contracts import Uint8Array
 from maskmill.vision.batches import thickened
+from maskmill.vision.device import pick_device
 from maskmill.vision.embed_options import EmbedOptions
 from maskmill.vision.pretrained import (
     CONFIG,
@@ -26,7 +27,6 @@ from maskmill.vision.pretrained import (
     load_part,
     model_fingerprint,
     model_folder,
-    pick_device,
 )
 
 Vector = NDArray[np.float32]
