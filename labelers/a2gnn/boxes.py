@@ -1,6 +1,6 @@
 """Boxes as whole pixels, and the rules that a label made from boxes keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,10 +77,14 @@ def empty_boxes(mask: Uint8Array, boxes: Sequence[PixelBox]) -> int:
     return sum(not (mask[box.at] == box.class_id).any() for box in boxes)
 
 
-def clamp(shares: Float32, class_ids: Sequence[int], boxes: Sequence[PixelBox]) -> Float32:
-    """Shares (K, H, W), background first, without any class outside its boxes; they sum to 1 again."""
+def clamp(shares: Float32, class_ids: Sequence[int], boxes: Sequence[PixelBox], free: Collection[int] = ()) -> Float32:
+    """Shares (K, H, W), background first, without any class but those of `free` outside its boxes; they sum to 1
+    again.
+    """
     out = shares.copy()
     for channel, class_id in enumerate(class_ids, start=1):
+        if class_id in free:
+            continue
         out[channel][~allowed_area(class_id, boxes, (shares.shape[1], shares.shape[2]))] = 0
     lost = out.sum(axis=0) <= 1e-7
     out[0][lost] = 1

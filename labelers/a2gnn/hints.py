@@ -5,6 +5,7 @@ superpixels, and how, is not documented: see `vision.superpixels`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,15 @@ def point_seeds(item: LabelItem, radius: int) -> Uint8Array:
         closer = (distance <= radius) & (distance < nearest)
         labels[closer], nearest[closer] = int(class_id), distance[closer]
     return labels
+
+
+def with_given(seeds: Seeds, item: LabelItem, radius: int) -> Seeds:
+    """Seeds of boxes with what was drawn beside them laid over: strokes, and discs around points. People win."""
+    given = point_seeds(item, radius)
+    if item.scribble is not None:
+        given = np.where(item.scribble != IGNORE, item.scribble, given)
+    labels = np.where(given != IGNORE, given, seeds.labels)
+    return replace(seeds, labels=labels)
 
 
 def other_seeds(

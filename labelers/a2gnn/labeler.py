@@ -21,7 +21,7 @@ from maskmill.data_contracts.rle import Runs
 from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
 from maskmill.labelers.a2gnn.config import Config
 from maskmill.labelers.a2gnn.graphs import PlainGraphs
-from maskmill.labelers.a2gnn.hints import other_seeds
+from maskmill.labelers.a2gnn.hints import other_seeds, with_given
 from maskmill.labelers.a2gnn.instances import box_instances
 from maskmill.labelers.a2gnn.problem import make_problem
 from maskmill.labelers.a2gnn.reseed import reseed
@@ -80,36 +80,43 @@ class A2gnn(Labeler):
         elif boxes:
             maps = self._maps(item, class_ids) if self.config.seeds.fusion != "grabcut" else None
             seeds = box_seeds(item, boxes, maps, class_ids, self.background_id, self.config.seeds)
+            seeds = with_given(seeds, item, self.config.seeds.point_radius)
         else:
             ground = item.scribble is not None and bool((item.scribble == self.background_id).any())
             maps = None if ground else self._maps(item, class_ids)
             seeds = other_seeds(item, maps, class_ids, self.background_id, self.config.seeds)
-        return Task(item, boxes, class_ids, class_ids if self.config.mask_absent_classes else self.space.ids, seeds)
+        beside = bool(boxes) and not self.config.seeds.ready
+        free: frozenset[int] = frozenset(class_ids) - {box.class_id for box in boxes} if beside else frozenset()
+        channel_ids = class_ids if self.config.mask_absent_classes else self.space.ids
+        return Task(item, boxes, class_ids, channel_ids, seeds, free)
 
     def _left_out(self, items: Sequence[LabelItem]) -> None:
-        """Say which hints boxes make superfluous: silence would let people believe that they count."""
-        boxed = [item for item in items if len(item.boxes)]
-        drawn = [item for item in boxed if item.scribble is not None and (item.scribble != IGNORE).any()]
-        kinds = {
-            "scribbles": 0 if self.config.seeds.ready else len(drawn),
-            "points": sum(len(item.points) > 0 for item in boxed),
-            "tags": sum(bool(set(item.class_ids) - {int(row[0]) for row in item.boxes}) for item in boxed),
-        }
-        if found := [f"{kind} of {number} images" for kind, number in kinds.items() if number]:
+        """Say which hints do not count: silence would let people believe that they do."""
+        alone = [item for item in items if len(item.boxes) and set(item.class_ids) - self._named(item)]
+        ready = [item for item in items if self.config.seeds.ready and len(item.boxes) and item.scribble is not None]
+        pointed = sum(len(item.points) > 0 for item in ready)
+        if alone:
             logger.warning(
-                "%s are not used: these images have boxes, and boxes decide alone; leave the boxes out to use them",
-                ", ".join(found),
+                "tags of %d images are not used: they name classes that no box, stroke or point there has; tags alone "
+                "count where an image has no boxes",
+                len(alone),
             )
+        if pointed:
+            logger.warning("points of %d images are not used: their seeds are ready-made", pointed)
+
+    def _named(self, item: LabelItem) -> set[int]:
+        """Classes that boxes, strokes and points name."""
+        drawn = [] if item.scribble is None else foreground_ids(item.scribble, self.space)
+        return {*drawn, *(int(row[0]) for row in item.points), *(int(row[0]) for row in item.boxes)}
 
     def _class_ids(self, item: LabelItem, boxes: Sequence[PixelBox]) -> tuple[int, ...]:
-        """Classes of the boxes, and of ready-made seeds beside them; without boxes, of scribble, points and tags
-        together.
-        """
-        drawn = [] if item.scribble is None else foreground_ids(item.scribble, self.space)
-        if boxes:
-            return tuple(sorted({box.class_id for box in boxes} | set(drawn if self.config.seeds.ready else [])))
-        found = {*drawn, *(int(row[0]) for row in item.points), *item.class_ids}
-        return tuple(sorted(i for i in found if i in self.space.by_id))
+        """Classes of boxes, strokes (or ready-made seeds) and points; without boxes, of tags as well."""
+        if boxes and self.config.seeds.ready:
+            drawn = [] if item.scribble is None else foreground_ids(item.scribble, self.space)
+            return tuple(sorted({box.class_id for box in boxes} | set(drawn)))
+        beside = {int(row[0]) for row in item.points} | ({b.class_id for b in boxes} if boxes else set(item.class_ids))
+        beside |= set() if item.scribble is None else set(foreground_ids(item.scribble, self.space))
+        return tuple(sorted(i for i in beside if i in self.space.by_id))
 
     @functools.cached_property
     def _cam(self) -> ClipCam:
@@ -178,7 +185,7 @@ class A2gnn(Labeler):
             shares[channels] += self.config.prior_weight * view.prior
             shares /= 1 + self.config.prior_weight
         if self.config.clamp_to_boxes and task.boxes:
-            shares = clamp(shares, task.channel_ids, task.boxes)
+            shares = clamp(shares, task.channel_ids, task.boxes, task.free)
         return shares
 
     def finish(self, task: Task, shares: Float32, unrefined: Float32) -> PseudoLabel:
@@ -188,7 +195,7 @@ class A2gnn(Labeler):
         both apart far better.
         """
         if self.config.clamp_to_boxes and task.boxes:
-            shares = clamp(shares, task.channel_ids, task.boxes)
+            shares = clamp(shares, task.channel_ids, task.boxes, task.free)
         ids = np.array([self.background_id, *task.channel_ids], np.uint8)
         mask: Uint8Array = ids[shares.argmax(axis=0)]
         if self.config.ensure_box_nonempty and task.boxes:
@@ -207,10 +214,12 @@ class A2gnn(Labeler):
         if not self.config.instances:
             return ()
         areas = box_instances(mask, task.boxes, task.seeds.claims)
-        return tuple(
+        boxed = [
             Instance(box.class_id, (box.x0, box.y0, box.x1, box.y1), Runs.of(area))
             for box, area in zip(task.boxes, areas, strict=True)
-        )
+        ]
+        unboxed = [Instance.of(i, mask == i) for i in sorted(task.free) if (mask == i).any()]
+        return (*boxed, *unboxed)
 
 
 def load(config: Config, space: LabelSpace) -> A2gnn:

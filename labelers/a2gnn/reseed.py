@@ -11,6 +11,7 @@ from maskmill.data_contracts import IGNORE, Uint8Array
 from maskmill.labelers.a2gnn.boxes import PixelBox, clamp
 from maskmill.labelers.a2gnn.cam_seeds import Confident
 from maskmill.labelers.a2gnn.config import Config
+from maskmill.labelers.a2gnn.hints import with_given
 from maskmill.labelers.a2gnn.priors import fill_boxes
 from maskmill.labelers.a2gnn.seeds import fuse
 from maskmill.labelers.a2gnn.view import View, to_size
@@ -46,6 +47,7 @@ def reseed(view: View, config: Config, background_id: int) -> View:
             unsure = doubtful[box.at] & np.isin(fused.labels[box.at], (background_id, box.class_id))
             fused.labels[box.at][unsure] = IGNORE
     seeds = replace(fused, plain=task.seeds.plain, weak=task.seeds.weak)
+    seeds = with_given(seeds, task.item, config.seeds.point_radius)
     return replace(view, task=replace(task, seeds=seeds))
 
 
@@ -63,7 +65,9 @@ def prior_maps(view: View, config: Config, background_id: int) -> Float32:
     scaled = [(1 + task.class_ids.index(b.class_id), b.scaled(factors[0], factors[1], grid)) for b in task.boxes]
     corners = [(channel, b.y0, b.x0, b.y1, b.x1) for channel, b in scaled]
     shares = fill_boxes(logits[0].numpy(), corners, config.prior_fill)
-    return clamp(to_size(torch.from_numpy(shares), view.image, (size[0], size[1])), task.class_ids, task.boxes)
+    return clamp(
+        to_size(torch.from_numpy(shares), view.image, (size[0], size[1])), task.class_ids, task.boxes, task.free
+    )
 
 
 def _box_claim(labels: Uint8Array, box: PixelBox) -> NDArray[np.bool_]:

@@ -27,6 +27,7 @@ class Task:
     class_ids: tuple[int, ...]  # shown in the image, ascending
     channel_ids: tuple[int, ...]  # of the channels after the background's
     seeds: Seeds
+    free: frozenset[int] = frozenset()  # classes beside boxes that strokes or points alone name: no box holds them
 
 
 @dataclass(frozen=True, eq=False)

@@ -331,6 +331,7 @@ RELEASED: dict[str, Any] = {  # constants of train_infer_A2GNN_box.py, …_other
     "attention": "tile",
     "tile": 4,
     "batch": 8,
+    "refiner": None,
     "crf": {
         "iterations": 10,
         "gaussian_sxy": 2,

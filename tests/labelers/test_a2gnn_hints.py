@@ -1,6 +1,7 @@
 """Hints that are no boxes, as the release takes them: points beside class maps, strokes in superpixels, ready seeds."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,46 @@ def test_ready_seeds_are_taken_beside_boxes_and_others_are_named(caplog: pytest.
     with caplog.at_level(logging.WARNING, "maskmill.label"):
         ready = engine(output="seeds", seeds={**FAST["seeds"], "ready": True}).label([given])[0]
         assert "not used" not in caplog.text
-        plain = engine(output="seeds").label([given])[0]
-        assert "scribbles of 1 images are not used" in caplog.text
+        pointed_too = replace(given, points=np.array([[1, 4, 4]], np.float32), class_ids=(3,))
+        engine(output="seeds", seeds={**FAST["seeds"], "ready": True}).label([pointed_too])
+        assert "points of 1 images are not used" in caplog.text
     np.testing.assert_array_equal(ready.mask, seeds)
-    assert plain.mask is not None
-    assert not np.array_equal(plain.mask, seeds)
     task = engine(seeds={**FAST["seeds"], "ready": True}).task(given)
     assert task is not None
     assert set(task.class_ids) == {int(row[0]) for row in item.boxes} | set(np.unique(mask).tolist()) - {0, IGNORE}
+
+
+def test_strokes_and_points_beside_boxes_count(caplog: pytest.LogCaptureFixture) -> None:
+    """What is drawn wins over the boxes' seeds, and names classes that no box has; only tags cannot."""
+    item, _ = boxed(0)  # class 1 in a box
+    box = item.boxes[0]
+    strokes = np.full(item.image.shape[:2], IGNORE, np.uint8)
+    strokes[int(box[2] + box[4]) // 2, int(box[1] + box[3]) // 2] = 0
+    strokes[1:17, 1:17] = 2
+    points = np.array([[3, 50, 40]], np.float32)
+    given = replace(item, scribble=strokes, points=points, class_ids=(1, 2, 3))
+    found, plain = engine(output="seeds").label([given, item])
+    assert found.mask is not None
+    assert plain.mask is not None
+    drawn = strokes != IGNORE
+    np.testing.assert_array_equal(found.mask[drawn], strokes[drawn])
+    assert found.mask[40, 50] == 3
+    moved = found.mask != plain.mask
+    assert not (moved & ~drawn & (found.mask != 3)).any()
+    task = engine().task(given)
+    assert task is not None
+    assert (task.class_ids, task.free) == ((1, 2, 3), frozenset({2, 3}))
+    label = engine(steps=(80, 0), hidden=32, dropout=0.0, crf=None).label([given])[0]
+    assert label.mask is not None
+    assert (label.mask[1:17, 1:17] == 2).mean() > 0.3, "no box holds class 2 back"
+    row = label.row("a", "a2gnn", "1", shapes.SPACE)
+    assert row["detail"] is None
+    assert {one["class_id"] for one in row["instances"]} == set(np.unique(label.mask).tolist()) - {0}
+    with caplog.at_level(logging.WARNING, "maskmill.label"):
+        engine(output="seeds").label([given, item])
+        assert "not used" not in caplog.text
+        engine(output="seeds").label([replace(item, class_ids=(1, 2))])
+        assert "tags of 1 images are not used" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["points", "tags"])
