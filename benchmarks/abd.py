@@ -4,7 +4,8 @@ Needs acdc/ (cardiac MRI slices as PNG). Patients are split by a fixed hash into
 its three labelled patients. All arms take the same number of steps with the same batches of labelled slices; they
 differ in nothing but the host and its switches.
 Arms: `supervised` (the labelled patients alone), `ct` (Cross Teaching, both networks on one view), `ct+strong` (network
-2 on a strong view), `ct+strong+R` and `ct+strong+I` (one displacement each), `ct+abd` (both); `bcp`, `bcp+two_students`
+2 on a strong view), `ct+strong+R` and `ct+strong+I` (one displacement each), `ct+abd` (both), `ct+strong+R_organs` and
+`ct+abd_organs` (candidates among the patches in which the lending network finds an organ); `bcp`, `bcp+two_students`
 (one a view), `bcp+abd` (as released: ABD-R alone); `fully_supervised` (all learnt patients with their masks). Four
 candidates as published. Networks of one name begin with the same weights in all arms of a host.
 Slices wider than high are turned upright, and of each predicted scan the largest blob counts, in all arms alike.
@@ -12,7 +13,8 @@ Metrics, per volume at native size: `dice`, `hd95_mm` (MONAI's 95 % Hausdorff di
 (share of organs that were not found, which have no distance), `displacement_share` (of the time of a training step),
 `gain_dice` (over the arm without the last part; `ct+abd` over `ct+strong`).
 ACDC's PNG files hold no spacing: 1.5 mm in plane and 10 mm between slices, its usual protocol, are taken.
-Writes a picture of tested slices beside the JSON file.
+Writes a picture of tested slices beside the JSON file. `--dev` leaves the tested patients alone: it learns from the
+training part of the learnt ones, measures their development part, and runs the arms that differ in what ABD-R lends.
 """
 
 import io
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.common import Options, Record, is_train_key, parse_options, part_of
 from maskmill.data_contracts import SAMPLE, LabelSpace, list_shards, load_label_space, read_shard, write_bytes
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.ingest import ingest_stage, ingest_units
@@ -50,11 +52,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "ct+strong+R": {"host": "cross_teaching", "displace_labelled": False},
     "ct+strong+I": {"host": "cross_teaching", "displace_unlabelled": False},
     "ct+abd": {"host": "cross_teaching"},
+    "ct+strong+R_organs": {"host": "cross_teaching", "displace_labelled": False, "lend": "organs"},
+    "ct+abd_organs": {"host": "cross_teaching", "lend": "organs"},
     "bcp": {"host": "bcp", **PLAIN},
     "bcp+two_students": {"host": "bcp", **PLAIN, "strong_view": True},
     "bcp+abd": {"host": "bcp", "displace_labelled": False},
     "fully_supervised": {"host": "supervised", **PLAIN},
 }
+#: What `--dev` measures, on patients of the learnt part: which patches ABD-R may choose from.
+CHOICES = ("supervised", "ct+strong", "ct+strong+R", "ct+strong+R_organs", "ct+abd", "ct+abd_organs")
 #: What each arm adds to.
 WITHOUT = {
     "ct": "supervised",
@@ -62,6 +68,8 @@ WITHOUT = {
     "ct+strong+R": "ct+strong",
     "ct+strong+I": "ct+strong",
     "ct+abd": "ct+strong",
+    "ct+strong+R_organs": "ct+strong",
+    "ct+abd_organs": "ct+strong",
     "bcp": "supervised",
     "bcp+two_students": "bcp",
     "bcp+abd": "bcp+two_students",
@@ -103,16 +111,20 @@ def run(options: Options) -> None:
     learnt = ingest(options.data, space, work / "data")
     tested = learnt if options.tested == options.data else ingest(options.tested, space, work / "test-data")
     patients = patients_of(learnt)
-    if options.test_data is None:
+    test_names = tuple(patients_of(tested))
+    if options.dev:
+        test_names = tuple(name for name in patients if part_of(name) == "dev")
+        patients = {name: ids for name, ids in patients.items() if part_of(name) == "train"}
+    elif options.test_data is None:
         patients = {name: ids for name, ids in patients.items() if is_train_key(name)}
-    test_names = tuple(n for n in patients_of(tested) if options.test_data is not None or not is_train_key(n))
+        test_names = tuple(name for name in test_names if not is_train_key(name))
     if len(patients) <= LABELLED or not test_names:
         raise ValueError(
             f"{options.data}/acdc: expected more than {LABELLED} patients to learn from and one to test, found "
             f"{len(patients)} and {len(test_names)}; give a larger folder, or --test-data"
         )
     for seed in options.seeds:
-        for arm in (arm for arm in ARMS if not record.has(arm, seed)):
+        for arm in (arm for arm in (CHOICES if options.dev else ARMS) if not record.has(arm, seed)):
             begun = time.perf_counter()
             artifact = train_arm(arm, seed, options, patients, learnt, space, work)
             found = measure(arm, artifact, tested, test_names, options)
@@ -122,6 +134,9 @@ def run(options: Options) -> None:
             said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
             print(f"seed {seed}: {arm}: {said} ({time.perf_counter() - begun:.0f} s)", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
+    if options.dev:
+        shutil.rmtree(work, ignore_errors=True)
+        return
     picture = options.json_path.with_suffix(".png")
     write_bytes(str(picture), draw(work, options.seeds[0], tested, test_names, space))
     print(f"picture: {picture}")
@@ -279,4 +294,4 @@ def draw(work: Path, seed: int, tested: str, names: tuple[str, ...], space: Labe
 
 
 if __name__ == "__main__":
-    run(parse_options("abd", __doc__))
+    run(parse_options("abd", __doc__, has_dev=True))

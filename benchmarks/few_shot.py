@@ -77,7 +77,6 @@ WITHOUT = {arm: "base" for arm in NETWORKS if arm != "base"}
 PRIORS = ("prior_plain", "vvp_paper", "vvp_ours", "vtp", "vtp+pir")
 PAIRED = ("miou_1shot", "miou_5shot")
 FOLDS = 4
-SHOTS = (1, 5)
 SCENE_SIDE = 160
 NOT_GARMENTS = ("background", "skin", "hair")
 #: Words that CLIP reads for the coarse classes, which are names of groups.
@@ -122,8 +121,16 @@ class World:
     episodes: dict[str, Any]
 
 
-def drawn_world(size: Size, folder: Path) -> World:
-    """Scenes of known styles to learn from, of an unseen one to test on. Images with a held-out class are left out."""
+def drawn_world(
+    size: Size,
+    folder: Path,
+    known: tuple[str, ...] = KNOWN_STYLES,
+    unseen: tuple[str, ...] = UNSEEN_STYLES,
+    first: int = 1_000_000,
+) -> World:
+    """Scenes of known styles to learn from, of an unseen one to test on, numbered from `first`. Images with a held-out
+    class are left out.
+    """
     voc = load_label_space("voc")
     space = voc.model_copy(update={"classes": tuple(c for c in voc.classes if c.name in DRAWN_CLASSES)})
 
@@ -136,10 +143,9 @@ def drawn_world(size: Size, folder: Path) -> World:
             scene = render_scene(config, number)
             yield sample_row(encode_image(scene.image), scene.mask, space)
 
-    first = 1_000_000
-    data = as_data(rows(KNOWN_STYLES, range(size.scenes)), folder / "drawn-train")
+    data = as_data(rows(known, range(size.scenes)), folder / "drawn-train")
     test = DataConfig(
-        samples=(write_rows(rows(UNSEEN_STYLES, range(first, first + size.tested_scenes)), folder / "drawn-test"),)
+        samples=(write_rows(rows(unseen, range(first, first + size.tested_scenes)), folder / "drawn-test"),)
     )
     return World("drawn", space, data, test, {"drop_held_out": True, "min_share": 0.01})
 
@@ -152,6 +158,11 @@ def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
     if options.test_data is None:
         learnt = [photo for photo in learnt if is_train_key(photo.key)]
         tested = [photo for photo in tested if not is_train_key(photo.key)]
+    return photo_world(learnt, tested, size, folder)
+
+
+def photo_world(learnt: Sequence["Photo"], tested: Sequence["Photo"], size: Size, folder: Path) -> World | None:
+    """The world of these photos; None where one side has none."""
     if not learnt or not tested:
         print("ccp: no photos there; drawn scenes only", flush=True)
         return None
@@ -261,12 +272,19 @@ def network_scores(
     arm: str, world: World, size: Size, seed: int, fold: int, start: int, folder: Path
 ) -> dict[str, float]:
     """Train an arm on a fold's base classes from one start; its metrics on the held-out ones."""
-    settings = {**settings_of(world, size, seed, fold), "start_seed": 1000 * seed + start, **NETWORKS[arm]}
+    return trained_scores(NETWORKS[arm], world, size, seed, fold, start, folder)
+
+
+def trained_scores(
+    own: dict[str, Any], world: World, size: Size, seed: int, fold: int, start: int, folder: Path
+) -> dict[str, float]:
+    """The same of a network with settings of its `own`."""
+    settings = {**settings_of(world, size, seed, fold), "start_seed": 1000 * seed + start, **own}
     config = TrainConfig(trainer="few_shot", label_space=world.space, data=world.data, settings=settings)
     artifact = train(config, str(folder / "run"), str(folder / "artifact"))
     predictor, samples = load_artifact(artifact), Samples.open(world.test, str(folder / "cache"))
     found: dict[str, float] = {}
-    for shots in SHOTS:
+    for shots in size.episodes:
         episodes = tested_episodes(world, samples, size, predictor.net.config, shots)
         classes = sorted({e.class_id for e in episodes})
         scores = {fusion: metrics.compute(classes) for fusion, metrics in predictor.evaluate(samples, episodes).items()}
@@ -292,7 +310,7 @@ def self_guidance(predictor: FewShotPredictor, samples: Samples, episodes: Seque
         mask = shot.grid_mask[None]
         with evaluating(net):
             features = net.down_support(shot.features.middle[None])
-            own, guided = masked_mean(features, mask), guide(net.decoder, features, mask)
+            own, guided = masked_mean(features, mask), guide(net.decoder, features, mask, net.config.split)
             second = second_look(net.decoder, features, guided, net.config.inter_scale_source)
         looks = [decoded.logits.argmax(dim=1) for decoded in (guided.first, second)]
         ious = [float(mask_iou(look, mask[:, 0].long(), "foreground")) for look in looks]

@@ -98,6 +98,7 @@ class Config(TrainerConfig):
         "paste_edge": True,
         "halves_apart": False,
         "test_zoom": "smooth",
+        "lend": "any",
     }
     preset: Literal["faithful", "faithful_3", "faithful_bcp", "faithful_bcp_3", "starter"] = Field(
         default="starter",
@@ -129,6 +130,11 @@ class Config(TrainerConfig):
     displace_labelled: bool = Field(default=True, description="ABD-I")
     grid: int = Field(default=4, ge=2, description="patches along a side")
     candidates: int = Field(default=4, ge=1, description="confident patches that ABD-R chooses from")
+    lend: Literal["any", "organs"] = Field(
+        default="any",
+        description="ABD-R: candidates are any patches, as published, or those in which the lending network finds an "
+        "organ",
+    )
     coin: float = Field(default=0.0, ge=0, le=1, description="chance that ABD-R takes the most confident patch instead")
     inverse_probability: float = Field(default=0.5, ge=0, le=1, description="chance that ABD-I acts on an image")
     inverse_weight: float = Field(default=1.0, ge=0, description="weight of ABD-I's loss (λ_I)")

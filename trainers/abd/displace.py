@@ -69,10 +69,26 @@ def divergence(target: Tensor, candidates: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reliable(logits_weak: Tensor, logits_strong: Tensor, grid: int, candidates: int, nearest: Tensor | None) -> Move:
+def shows_organ(logits: Tensor, grid: int, background: int) -> Tensor:
+    """Which patches hold a pixel that the network takes for anything but background: bool (B, N)."""
+    return patch_means((logits.argmax(1, keepdim=True) != background).float(), grid)[..., 0] > 0
+
+
+@torch.no_grad()
+def reliable(
+    logits_weak: Tensor,
+    logits_strong: Tensor,
+    grid: int,
+    candidates: int,
+    nearest: Tensor | None,
+    organs: int | None = None,
+) -> Move:
     """ABD-R: the least confident patch of a view gives way to one of the other view's `candidates` most confident
     patches, the one that looks most like it (least KL). `nearest` bool (B,), None = all: where false, the most
     confident patch is taken instead, as the BCP host does by a coin.
+
+    `organs`: id of the background; then only patches in which the lending network finds something else are candidates,
+    its own least confident one left out, and all patches where it finds nothing. None = any patch, as published.
 
     Raises:
         ValueError: more candidates than patches; with as many, the patch that gives way could be chosen itself.
@@ -84,21 +100,37 @@ def reliable(logits_weak: Tensor, logits_strong: Tensor, grid: int, candidates: 
         )
     z_weak, z_strong = semantics(logits_weak, grid), semantics(logits_strong, grid)
     weak_to, strong_to = lowest(weak), lowest(strong)
+    weak_may = strong_may = torch.ones_like(weak, dtype=torch.bool)
+    if organs is not None:
+        weak_may = _lendable(logits_weak, grid, organs, weak_to)
+        strong_may = _lendable(logits_strong, grid, organs, strong_to)
     return Move(
         weak_to=weak_to,
-        weak_from=_match(z_weak, weak_to, z_strong, highest(strong, candidates), nearest),
+        weak_from=_match(z_weak, weak_to, z_strong, strong, strong_may, candidates, nearest),
         strong_to=strong_to,
-        strong_from=_match(z_strong, strong_to, z_weak, highest(weak, candidates), nearest),
+        strong_from=_match(z_strong, strong_to, z_weak, weak, weak_may, candidates, nearest),
         acts=torch.ones_like(weak_to, dtype=torch.bool),
     )
 
 
-def _match(own: Tensor, target: Tensor, other: Tensor, top: Tensor, nearest: Tensor | None) -> Tensor:
-    """For each image the number of the candidate in `top` (B, k) that resembles patch `target` (B,) most."""
+def _lendable(logits: Tensor, grid: int, background: int, least: Tensor) -> Tensor:
+    """Bool (B, N): the patches with organ but for number `least` (B,); all of an image that has none."""
+    may = shows_organ(logits, grid, background).scatter(1, least[:, None], False)
+    return may | ~may.any(1, keepdim=True)
+
+
+def _match(
+    own: Tensor, target: Tensor, other: Tensor, sure: Tensor, may: Tensor, candidates: int, nearest: Tensor | None
+) -> Tensor:
+    """For each image the number of the patch that resembles patch `target` (B,) most, of the `candidates` with the
+    highest `sure` (B, N) among those that `may` (B, N) be lent.
+    """
+    top = highest(sure.masked_fill(~may, -1.0), candidates)
     wide = (-1, -1, own.shape[-1])
     uncertain = own.gather(1, target[:, None, None].expand(wide))
     found = other.gather(1, top[..., None].expand(wide))
-    best = top.gather(1, lowest(divergence(uncertain, found))[:, None])[:, 0]
+    gaps = divergence(uncertain, found).masked_fill(~may.gather(1, top), float("inf"))
+    best = top.gather(1, lowest(gaps)[:, None])[:, 0]
     return best if nearest is None else torch.where(nearest, best, top[:, 0])
 
 

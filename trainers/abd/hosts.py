@@ -113,7 +113,8 @@ def unlabelled_loss(
     nearest = None
     if config.coin > 0:
         nearest = torch.from_numpy(rng.random(len(weak)) >= config.coin).to(weak.device)
-    move = reliable(weak, strong, config.grid, config.candidates, nearest)
+    organs = background if config.lend == "organs" else None
+    move = reliable(weak, strong, config.grid, config.candidates, nearest, organs)
     images = displace(views["weak"], views["strong"], move, config.grid)
     out_1, out_2 = first(images), second(images)
     loss = cross_pseudo_loss(out_1, out_2) + cross_pseudo_loss(out_2, out_1)

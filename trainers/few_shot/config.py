@@ -9,7 +9,7 @@ from maskmill.trainers.engine.config import Schedule
 from maskmill.trainers.few_shot.canvas import TestFit
 from maskmill.trainers.few_shot.episodes import PI_CLIP_SEEDS, SCL_SEEDS, EpisodeConfig
 from maskmill.trainers.few_shot.priors import PriorConfig
-from maskmill.trainers.few_shot.scl import CrossIou, InterScale
+from maskmill.trainers.few_shot.scl import CrossIou, InterScale, Split
 
 _RELEASES: dict[str, Any] = {
     "encoder": "resnet50s",  # the stem of three convolutions
@@ -112,6 +112,9 @@ class Config(TrainerConfig):
         "mask_stage": False,
         "start": "drawn",
         "start_seed": None,
+        "split": "hard",
+        "support_detached": False,
+        "support_from": 0.0,
     }
     preset: Literal["starter", "scl", "scl_coco", "pi_clip", "pi_clip_coco"] = Field(
         default="starter",
@@ -192,6 +195,18 @@ class Config(TrainerConfig):
         default="current",
         description="scl: what finer levels of an example's second pass take over: of the same pass (current), or "
         "of the first (initial, the release)",
+    )
+    split: Split = Field(
+        default="hard",
+        description="scl: an example's object is split by what its first segmentation finds (hard, the release), or "
+        "each cell counts in both vectors by its probability (soft)",
+    )
+    support_detached: bool = Field(
+        default=False,
+        description="scl: an example's losses teach its own merge and reduction alone, not what the query shares",
+    )
+    support_from: float = Field(
+        default=0.0, ge=0, lt=1, description="scl: share of the run after which an example's losses begin"
     )
     through_grid: bool = Field(
         default=False,

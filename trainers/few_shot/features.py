@@ -43,7 +43,7 @@ class TextView:
     @property
     def nbytes(self) -> int:
         dense = self.view.dense
-        return _bytes(self.view.blocks, *(() if dense is None else (dense.last_input, dense.attention)))
+        return _bytes(self.view.blocks, self.view.deep, *(() if dense is None else (dense.last_input, dense.attention)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +166,8 @@ class Featurizer:
             levels = self._levels(image, mask)
         if self.clip is not None and self.config.priors.mask_image:
             view = TextView(self.clip.encode(image, mask, text=False), {})
+        elif self.clip is not None and self.config.priors.product_blocks and view is not None:
+            view = TextView(self.clip.cut_out(view.view, image, mask), {})
         grid_mask = self.grid_mask(mask, levels.middle.shape[1:])
         if self.config.mask_stage:
             levels = Levels(levels.middle, self._last_stage(levels.middle, grid_mask))

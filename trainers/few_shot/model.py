@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from maskmill.trainers.few_shot.base import Decoded, HdmnetDecoder, MatchingDecoder, PyramidDecoder, masked_mean
 from maskmill.trainers.few_shot.config import Config
-from maskmill.trainers.few_shot.scl import guide, second_look, support_scores
+from maskmill.trainers.few_shot.scl import guide, own_merge_alone, second_look, support_scores
 
 Vectors = tuple[Tensor, Tensor]  # primary and auxiliary
 
@@ -67,10 +67,11 @@ class FewShotNet(nn.Module):
 
     def self_guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> SelfGuided:
         """SCL with one support, for training."""
-        decoder = self._pyramid()
+        decoder, config = self._pyramid(), self.config
         support = self.down_support(supports[:, 0])
-        guided = guide(decoder, support, masks[:, 0])
-        second = second_look(decoder, support, guided, self.config.inter_scale_source)
+        look = own_merge_alone(decoder) if config.support_detached else decoder
+        guided = guide(look, support, masks[:, 0], config.split)
+        second = second_look(look, support, guided, config.inter_scale_source)
         return SelfGuided(decoder(self.down_query(query), guided.vectors, priors), guided.first, second)
 
     @torch.no_grad()
@@ -80,9 +81,10 @@ class FewShotNet(nn.Module):
         """
         config, features = self.config, self.down_support(supports)
         if len(supports) == 1:
-            return torch.ones(1, device=supports.device), guide(self._pyramid(), features, masks).vectors
+            alone = guide(self._pyramid(), features, masks, config.split)
+            return torch.ones(1, device=supports.device), alone.vectors
         scores, guides = support_scores(
-            self._pyramid(), features, masks, targets, config.cross_iou, config.inter_scale_source
+            self._pyramid(), features, masks, targets, config.cross_iou, config.inter_scale_source, config.split
         )
         return scores, guides.vectors
 

@@ -103,14 +103,14 @@ def optimizer_groups(net: FewShotNet, config: Config) -> list[ParamGroup]:
     ]
 
 
-def episode_loss(net: FewShotNet, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of a batch of episodes, and what is worth writing down."""
+def episode_loss(net: FewShotNet, batch: Batch, config: Config, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of a batch of episodes in a step, and what is worth writing down."""
     inputs = (batch["query"], batch["supports"], batch["masks"], batch["priors"])
     target = batch["query_target"]
     if config.scl:
         out = net.self_guided(*inputs)
         weights = {
-            "support_weight": config.support_weight,
+            "support_weight": config.support_weight if step >= config.support_from * config.steps else 0.0,
             "inner_weight": config.inner_weight,
             "object_weight": config.object_weight,
             "support_object_weight": config.support_object_weight,
@@ -148,9 +148,9 @@ def train(config: Config, job: Job) -> str:
     score = None if job.val is None else functools.partial(measure, predictor, job.val.with_masks(), config)
 
     net.train()
-    for _, batch in loop:
+    for step, batch in loop:
         with loop.autocast():
-            loss, notes = episode_loss(net, batch, config)
+            loss, notes = episode_loss(net, batch, config, step)
         loop.update(loss)
         loop.log(loss=loss, **notes)
         loop.evaluate(score)

@@ -7,7 +7,7 @@ attention.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,12 +30,14 @@ Float32 = NDArray[np.float32]
 @dataclass(frozen=True, eq=False)
 class ClipView:
     """One image as the frozen CLIP sees it: `blocks` (L, D, h, w), the outputs that are matched; `dense` (one image,
-    with attention) for class maps, None for an image that is only a support; `photo` (H, W), the size of its photo.
+    with attention) for class maps, None for an image that is only a support; `photo` (H, W), the size of its photo;
+    `deep` (P, D, h, w), the blocks of `product_blocks`, of an example with its object cut out.
     """
 
     blocks: Tensor
     dense: DenseFeatures | None
     photo: tuple[int, ...] = ()
+    deep: Tensor | None = None
 
 
 class ClipPriors:
@@ -127,10 +129,23 @@ class ClipPriors:
         count = config.n_attention if text else 0
         shared = text and self._one_input and not (config.mask_image and mask is not None)
         dense = self.backbone.encode(pixels[None], count if shared else 0, block_outputs=True)
-        blocks = self._blocks(dense)
+        blocks, deep = self._blocks(dense, config.match_blocks), self._deep(dense)
         if not text:
-            return ClipView(blocks, None, photo)
-        return ClipView(blocks, _light(dense) if shared else self._text_view(image, photo), photo)
+            return ClipView(blocks, None, photo, deep)
+        return ClipView(blocks, _light(dense) if shared else self._text_view(image, photo), photo, deep)
+
+    def cut_out(self, view: ClipView, image: Uint8Array, mask: Uint8Array) -> ClipView:
+        """The view of an example (H, W, 3) whose `deep` blocks see nothing but its object: mask (H, W) of 1 there."""
+        config = self.config
+        fitted = _fit(image, config.match_side, config.match_fit, self.backbone.patch)
+        object_ = resize_nearest((mask == 1).astype(np.uint8), fitted.shape[:2])
+        pixels = self._normalised(fitted, config.match_normalisation)
+        dense = self.backbone.encode((pixels * torch.from_numpy(object_).to(pixels))[None], 0, block_outputs=True)
+        return replace(view, deep=self._deep(dense))
+
+    def _deep(self, dense: DenseFeatures) -> Tensor | None:
+        count = self.config.product_blocks
+        return self._blocks(dense, tuple(range(-1, -1 - count, -1))) if count else None
 
     @property
     def _one_input(self) -> bool:
@@ -158,17 +173,18 @@ class ClipPriors:
         return (rgb[0].float() / 255 - mean) / std
 
     @torch.no_grad()
-    def _blocks(self, dense: DenseFeatures) -> Tensor:
-        """Residual-stream outputs of `match_blocks`, patch tokens only, before any final norm: (L, D, h, w)."""
+    def _blocks(self, dense: DenseFeatures, chosen: tuple[int, ...]) -> Tensor:
+        """Residual-stream outputs of the `chosen` blocks, patch tokens only, before any final norm: (L, D, h, w)."""
         last = self.backbone.last_output(self.backbone.last_norm(dense.last_input), dense.last_input)
         outputs = [*dense.block_outputs, last]
-        if max(-b if b < 0 else b + 1 for b in self.config.match_blocks) > len(outputs):
-            raise ValueError(f"match_blocks: expected among {len(outputs)} blocks, found {self.config.match_blocks}")
-        maps = [outputs[b][0, dense.prefix :].T.reshape(-1, *dense.grid) for b in self.config.match_blocks]
+        if max(-b if b < 0 else b + 1 for b in chosen) > len(outputs):
+            raise ValueError(f"match_blocks, product_blocks: expected among {len(outputs)} blocks, found {chosen}")
+        maps = [outputs[b][0, dense.prefix :].T.reshape(-1, *dense.grid) for b in chosen]
         return torch.stack(maps).float()
 
     def vvp(self, query: ClipView, supports: Sequence[tuple[ClipView, Uint8Array]]) -> Tensor:
-        """Visual-visual prior (L, h, w) on the query's grid; (L * K, h, w) with `shots: concat`, K maps a block.
+        """Visual-visual prior (L, h, w) on the query's grid; (L * K, h, w) with `shots: concat`, K maps a block. With
+        `product_blocks` the product is the last of L.
 
         `supports` as (view, mask (H, W) of 1 = object).
         """
@@ -191,6 +207,11 @@ class ClipPriors:
                 maps.append(contrast_match(q, s, weights, centre=config.centre, **options))  # type: ignore[arg-type]
             else:
                 maps.append(masked_match(q, s, weights))
+        if query.deep is not None and support.deep is not None:
+            object_cells = torch.from_numpy(resize_nearest(object_, (grid[0], grid[1]))).to(query.blocks).flatten()
+            pairs = zip(query.deep.flatten(2), support.deep.flatten(2), strict=True)
+            alone = torch.stack([masked_match(q, s, object_cells) for q, s in pairs]).mean(dim=0)
+            maps.append(torch.stack(maps).mean(dim=0) * alone)
         return torch.stack(maps).view(-1, *size)
 
     def cam(self, query: ClipView, class_id: int, labels: Sequence[int] | None = None) -> Tensor:

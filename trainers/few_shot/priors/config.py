@@ -74,7 +74,13 @@ class PriorConfig(WithPresets):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar = PRESETS
-    later: ClassVar = {"text_source": "photo", "through_photo": False, "words": {}, "box_peak": 255}
+    later: ClassVar = {
+        "text_source": "photo",
+        "through_photo": False,
+        "words": {},
+        "box_peak": 255,
+        "product_blocks": 0,
+    }
     preset: Literal["faithful", "faithful_coco", "starter"] = Field(
         default="starter",
         description="values for all that is not given: faithful, faithful_coco = the release of PI-CLIP on PASCAL and "
@@ -107,6 +113,12 @@ class PriorConfig(WithPresets):
         default=0.1, gt=0, description="softness of that comparison, in units of the cosine"
     )
     neighbours: int = Field(default=8, ge=1, description="best matches that are averaged; published: 1")
+    product_blocks: int = Field(
+        default=0,
+        ge=0,
+        description="one more map: the one above times the best match of the cut-out object, averaged over so many "
+        "last blocks; 0 = none",
+    )
     shots: Literal["mean", "concat"] = Field(
         default="mean",
         description="maps of K examples: their mean (one network for any K), or K channels a block (concat)",
@@ -175,4 +187,4 @@ class PriorConfig(WithPresets):
 
     def channels(self, shots: int) -> int:
         """Channels of VVP for so many supports."""
-        return len(self.match_blocks) * (shots if self.shots == "concat" else 1)
+        return (len(self.match_blocks) + (self.product_blocks > 0)) * (shots if self.shots == "concat" else 1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from maskmill.data_contracts import IGNORE
 from maskmill.trainers.few_shot.base import Decoded, PyramidDecoder
-from maskmill.trainers.few_shot.scl.guided import Guide, InterScale, guide
+from maskmill.trainers.few_shot.scl.guided import Guide, InterScale, Split, guide
 
 logger = logging.getLogger("maskmill.few_shot")
 
@@ -38,14 +38,20 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def support_scores(
-    decoder: PyramidDecoder, features: Tensor, masks: Tensor, targets: Tensor, kind: CrossIou, inter_scale: InterScale
+    decoder: PyramidDecoder,
+    features: Tensor,
+    masks: Tensor,
+    targets: Tensor,
+    kind: CrossIou,
+    inter_scale: InterScale,
+    split: Split = "hard",
 ) -> tuple[Tensor, Guide]:
     """U (K,) of one support set, and its guides: features (K, C, h, w), masks (K, 1, h, w), targets (K, H, W).
 
     U^k = mean over all supports j (k among them) of IoU(D(F^j; vectors of k), M^j), at the size of the targets; 0 for a
     support whose object vanishes at the grid.
     """
-    guides = guide(decoder, features, masks)
+    guides = guide(decoder, features, masks, split)
     levels = guides.first.levels if inter_scale == "initial" else None
     scores = []
     for k in range(len(features)):
