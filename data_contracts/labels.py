@@ -203,7 +203,7 @@ AnySpace = Annotated[LabelSpace | str, BeforeValidator(named_classes)]
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:
-    """A built-in space (voc, coco, camvid, acdc, foreground, objects), or a YAML file of the same layout or with a list
+    """A built-in space (voc, coco, camvid, acdc, promise12, foreground, objects), or a YAML file of the same layout or with a list
     of names.
 
     Raises:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TRAINERS = {
     "abd": "maskmill.trainers.abd",
     "few_shot": "maskmill.trainers.few_shot",
+    "base_learner": "maskmill.trainers.few_shot.learner",
     "affinity": "maskmill.trainers.affinity",
     "dcfm": "maskmill.trainers.dcfm",
     "ftmu": "maskmill.trainers.ftmu",
@@ -27,6 +28,7 @@ TRAINERS = {
 
 
 IMPORTS = {
+    "base_learner": "maskmill.trainers.few_shot.learner.released",
     "dcfm": "maskmill.trainers.dcfm.released",
     "few_shot": "maskmill.trainers.few_shot.released",
     "scwssod": "maskmill.trainers.scwssod.released",

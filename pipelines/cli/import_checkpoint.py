@@ -14,7 +14,10 @@ from maskmill.pipelines.stages.import_checkpoint import import_checkpoint
 def import_released(
     method: Annotated[
         str,
-        typer.Argument(metavar="METHOD", help="trainer whose release left the file: dcfm, few_shot, scwssod or weclip"),
+        typer.Argument(
+            metavar="METHOD",
+            help="trainer whose release left the file: base_learner, dcfm, few_shot, scwssod or weclip",
+        ),
     ],
     file: Annotated[str, typer.Argument(metavar="FILE", help="its checkpoint: .pth, .pt or .safetensors")],
     out: Annotated[str, typer.Option(help="where the artifact goes")],

@@ -35,6 +35,7 @@ SOURCES: Kinds[Source] = Kinds(
         "drawn_groups": "maskmill.pipelines.ingest.drawn_groups:DrawnGroupsSource",
         "h5": "maskmill.pipelines.ingest.volumes_h5:H5Source",
         "nifti": "maskmill.pipelines.ingest.volumes_nifti:NiftiSource",
+        "mhd": "maskmill.pipelines.ingest.volumes_mhd:MhdSource",
         "nnunet": "maskmill.pipelines.ingest.nnunet:NnunetSource",
         "slices": "maskmill.pipelines.ingest.volumes_slices:SliceSource",
     },

@@ -18,6 +18,8 @@ ADVICE = {
     ".heic": "`pip install pillow-heif`, and it is read",
     ".heif": "`pip install pillow-heif`, and it is read",
     ".nii": "volumes: set source.kind: nifti",
+    ".mhd": "volumes: set source.kind: mhd",
+    ".mha": "volumes: set source.kind: mhd",
     ".h5": "volumes: set source.kind: h5",
     ".dvc": "a pointer: fetch the files with `dvc pull`",
     ".npz": "save the array as .npy, or as PNG",
@@ -28,8 +30,6 @@ ADVICE = {
     ".xcf": "save it as PNG",
     ".dcm": "convert it to .nii.gz, e.g. with dcm2niix",
     ".nrrd": "convert it to .nii.gz, e.g. with SimpleITK's ReadImage and WriteImage",
-    ".mha": "convert it to .nii.gz, e.g. with SimpleITK's ReadImage and WriteImage",
-    ".mhd": "convert it to .nii.gz, e.g. with SimpleITK's ReadImage and WriteImage",
     ".mp4": "frames of a video: set source.kind: video",
 }
 

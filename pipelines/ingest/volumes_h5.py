@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -40,7 +41,12 @@ class H5Source(VolumeSource):
 
     kind: Literal["h5"] = Field(default="h5", description="kind of the source")
     version: ClassVar[int] = 2
+    later: ClassVar[frozenset[str]] = VolumeSource.later | {"include"}
     folder: str = Field(default="", description="folder under the root that is searched; empty = all of it")
+    include: str = Field(
+        default="",
+        description="regular expression that the paths (without suffix) of the wanted files match; empty = all",
+    )
     image: str = Field(default="image", min_length=1, description="name of the dataset with the image")
     label: str | None = Field(
         default="label", min_length=1, description="name of the dataset with the label; null = images without masks"
@@ -54,6 +60,8 @@ class H5Source(VolumeSource):
         root = self.open_root()
         for file in root.walk(self.folder, SUFFIXES):
             stem = without_suffix(file.path)
+            if not re.search(self.include, stem):
+                continue
             try:
                 depth, axis = (None, 0) if file.problem else self._depth(root, file)
             except ContractError as error:

@@ -260,6 +260,8 @@ SHARED = {
     "frozen_depthwise": False,
     "partner_lr_factor": 1.0,
     "test_zoom": "nearest",
+    "lend": "any",
+    "keep_best": True,
 }
 CROSS_TEACHING = {
     **SHARED,
@@ -306,7 +308,7 @@ BCP = {
 }
 UNET = {"architecture": "ssl4mis_unet", "weights": "random"}
 NETWORKS = {
-    "cross_teaching": (UNET, {"architecture": "unet", "encoder": "mit_b2", "weights": "hub"}),
+    "cross_teaching": (UNET, {"architecture": "swin_unet", "weights": "hub"}),
     "bcp": (UNET, UNET),
 }
 ADAMS = {"betas", "warmup_factor"}
@@ -331,6 +333,20 @@ def test_presets_as_whole_tables(recipe: dict[str, Any]) -> None:
     differ = {key: value for key, value in three.items() if value != config.model_dump()[key]}
     patients = ("patient038", "patient050", "patient099")
     assert differ == {"preset": f"{recipe['preset']}_3", "labelled_groups": patients}
+
+
+def test_promise12_as_its_scripts_have_it() -> None:
+    """As Cross Teaching but for lambda (1 throughout), the hole in the label alone, and cases."""
+    plain, own = (Config(preset=name).model_dump() for name in ("faithful", "faithful_promise12"))
+    differ = {key: value for key, value in own.items() if value != plain[key]}
+    assert differ == {
+        "preset": "faithful_promise12",
+        "labelled_groups": ("Case00", "Case01", "Case02", "Case03", "Case04", "Case05", "Case06"),
+        "inverse_weight": 1.0,
+        "inverse_share": 1.0,
+        "cutout_image": False,
+    }
+    assert own["eval_every"] == 200, "steps between validations, in all released trainers"
 
 
 def test_patients_of_the_released_lists() -> None:

@@ -176,6 +176,8 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "object_weight": 1.0,
     "target_stride": 1,
     "cached": False,
+    "base_learner": None,  # the artifact of a fold's own; recipes name it
+    "gram_shots": "pi_clip",
 }
 PRIORS = {
     "preset": "faithful",
@@ -203,6 +205,7 @@ PRIORS = {
     "box_threshold": 0.4,
     "box_peak": 254,
     "edge_fix": False,
+    "product_blocks": 0,
 }
 EPISODES = {
     "folds": 4,
@@ -225,7 +228,14 @@ NOT_USED = {
     "start_seed",
 }  # sgd's, and what changes no result here
 NOT_USED |= {"scales", "prior_gain", "mask_stage", "through_grid", "inter_scale_source"}  # pfenet's
-NOT_USED |= {"support_weight", "cross_iou", "support_object_weight"}  # SCL's
+NOT_USED |= {
+    "support_weight",
+    "cross_iou",
+    "support_object_weight",
+    "split",
+    "support_detached",
+    "support_from",
+}  # SCL's
 NO_RESULT = {"eval_every", "runtime"}
 
 

@@ -244,6 +244,10 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "support_object_weight": 1.0,
     "target_stride": 1,
     "cached": False,
+    "split": "hard",
+    "support_detached": False,
+    "support_from": 0.0,
+    "base_learner": None,
 }
 EPISODES = {
     "folds": 4,
@@ -264,6 +268,7 @@ NOT_USED = {
     "cache_mb",
     "start",
     "start_seed",
+    "gram_shots",
 }  # adam's, CLIP's, and what changes no result here
 NO_RESULT = {"eval_every", "runtime"}
 

@@ -77,9 +77,9 @@ def test_stray_files_come_last_and_move_no_shard(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_nothing_that_is_read_says_what_lies_there_and_what_is_read(tmp_path: Path) -> None:
-    for name in ("a.nrrd", "a.mha", "b.dcm"):
+    for name in ("a.nrrd", "c.nrrd", "b.dcm"):
         put(tmp_path / "set" / name, "x")
-    with pytest.raises(ValueError, match=r"3 files lie there.*a\.mha.*\.nii.*dcm2niix|3 files.*\.nii"):
+    with pytest.raises(ValueError, match=r"3 files lie there.*nrrd.*nii.*dcm2niix|3 files.*\.nii"):
         ingest_units(NiftiSource(root=str(tmp_path / "set")), str(tmp_path / "run"))
 
 

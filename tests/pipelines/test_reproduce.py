@@ -110,6 +110,48 @@ def pascal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def coco20i(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO 2014: two classes a fold, seven photos of the first and two of the second, the same in both splits."""
+    root = tmp_path_factory.mktemp("coco20i")
+    space = load_label_space("coco")
+    ids = [c for fold in range(4) for c in [fold + 1] * 7 + [fold + 5] * 2]
+    square = [[10, 10, 40, 10, 40, 40, 10, 40]]
+    for split in ("train2014", "val2014"):
+        images, notes = [], []
+        for number, class_id in enumerate(ids):
+            name = f"COCO_{split}_{number:012d}.jpg"
+            (root / split).mkdir(exist_ok=True)
+            Image.fromarray(picture(name, *SIDES)).save(root / split / name)
+            images.append({"id": number, "file_name": name, "height": SIDES[0], "width": SIDES[1]})
+            own = {"id": number, "image_id": number, "category_id": class_id, "iscrowd": 0, "segmentation": square}
+            notes.append({**own, "area": 900, "bbox": [10, 10, 30, 30]})
+        categories = [{"id": i, "name": space.by_id[i].name} for i in sorted(set(ids))]
+        whole = {"images": images, "annotations": notes, "categories": categories}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(whole))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scl-coco20i", "pi-clip-coco20i"])
+def test_coco20i_over_four_folds(name: str, coco20i: Path, clip: str, tmp_path: Path) -> None:
+    """Interleaved folds; a row a fold, shots and class."""
+    given = {"data": str(coco20i), **OTHERS[name]}
+    recipe = load_recipe(name, {**given, "clip": clip} if name == "pi-clip-coco20i" else given, str(tmp_path))
+    found = reproduce(recipe)
+    space = load_label_space("coco")
+    for fold in range(4):
+        assert set(found[f"f{fold}_one"]["iou"]) == {space.by_id[i].name for i in (fold + 1, fold + 5)}
+        assert set(found[f"f{fold}_five"]["iou"]) == {space.by_id[fold + 1].name}, "too few photos of the other"
+    rows = {row["row"]: row["ours"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    assert {row.removesuffix(", 1-shot") for row in rows if row.removesuffix(", 1-shot") in space.names} == set(
+        space.names
+    )
+    assert rows["truck, 1-shot"] is None
+    assert rows["bicycle, 1-shot"] == 100 * found["f1_one"]["iou"]["bicycle"]
+
+
+@pytest.fixture(scope="module")
 def acdc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Slices of all labelled and of two other patients, volumes of two tested ones and of a learnt one."""
     root = tmp_path_factory.mktemp("acdc")
@@ -125,9 +167,28 @@ def acdc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for patient in (*LABELLED[7], "patient005", "patient006"):
         name = f"{patient}_frame01"
         write(root / "data" / "slices" / f"{name}_slice_1.h5", [name])
-    for patient in ("patient001", "patient007", "patient099"):
+    for patient in ("patient001", "patient007", "patient002", "patient099"):
         write(root / "data" / f"{patient}_frame01.h5", [f"{patient} {i}" for i in range(3)])
     return root
+
+
+def test_promise12_over_cases(tmp_path: Path) -> None:
+    """Seven labelled cases and one that is not, one to validate and two to test."""
+    itk: Any = pytest.importorskip("SimpleITK")
+    for number in (*range(8), 35, 40, 41):
+        stack = np.stack([picture(f"{number} {i}", 24, 20)[..., 0] for i in range(2)]).astype(np.int16)
+        label = np.stack([(bars((1,), 24, 20) == 1).astype(np.uint8)] * 2)
+        for suffix, values in (("", stack), ("_segmentation", label)):
+            itk.WriteImage(itk.GetImageFromArray(values), str(tmp_path / f"Case{number:02d}{suffix}.mhd"))
+    recipe = load_recipe("abd-promise12", {"data": str(tmp_path), **OTHERS["abd-promise12"]}, str(tmp_path / "out"))
+    found = reproduce(recipe)
+    assert found["ct_7"]["volumes"] == 2
+    rows = {row["row"]: row["ours"] for row in json.loads((tmp_path / "out" / "table.json").read_text())["rows"]}
+    assert rows["ABD (Cross Teaching), 7 cases, Dice"] == 100 * found["ct_7"]["dice"]
+    metrics = json.loads((tmp_path / "out" / "ct_7" / "artifact" / "metrics.json").read_text())
+    assert 0 <= metrics["dice"] <= 1
+    assert metrics["labelled"] == 14
+    assert metrics["unlabelled"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +252,15 @@ PI_CLIP = {
     for f in range(4)
     for shots in ("one", "five")
     for key, value in {**FEW_SHOT, "priors.model": TINY, "priors.match_side": 64}.items()
+} | {
+    f"steps.f{f}_base.config.settings.{key}": value
+    for f in range(4)
+    for key, value in {**QUICK, "augment": {"size": 65}, "encoder": "resnet10t", "width": 16}.items()
+}
+SWIN = {"size": 32, "width": 12, "heads": [1, 2, 4, 8], "window": 4}
+PROMISE12 = {
+    f"steps.ct_7_train.config.settings.{key}": value
+    for key, value in {**QUICK, "unlabelled_batch": 2, "partner.options": SWIN}.items()
 }
 ABD = {
     f"steps.{host}_{k}_train.config.settings.{key}": value
@@ -199,7 +269,7 @@ ABD = {
     for key, value in {
         **QUICK,
         "unlabelled_batch": 2,
-        **({"partner.encoder": "mit_b0"} if host == "ct" else {}),
+        **({"partner.options": SWIN} if host == "ct" else {}),
     }.items()
 }
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -213,7 +283,10 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 OTHERS: dict[str, dict[str, Any]] = {
     "scl-pascal5i": {**SCL, "weights": "random"},
     "pi-clip-pascal5i": {**PI_CLIP, "weights": "random"},
+    "scl-coco20i": {**SCL, "weights": "random"},
+    "pi-clip-coco20i": {**PI_CLIP, "weights": "random"},
     "abd-acdc": {**ABD, "partner": "random"},
+    "abd-promise12": {**PROMISE12, "partner": "random"},
 }
 
 

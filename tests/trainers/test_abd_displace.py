@@ -100,6 +100,36 @@ def test_reliable_fills_the_least_confident_patch_with_the_nearest_of_the_best(s
         assert torch.equal(move.strong_from, scores[0].argmax(1))
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_organs_are_lent_where_there_are_any(seed: int, k: int) -> None:
+    """Candidates: the surest of the patches in which the lender finds an organ, but its own least sure; all patches
+    where it finds none.
+    """
+    weak, strong = logits_pair(seed)
+    weak[:, 0] += 2.5
+    strong[:, 0] += 2.5
+    strong[2, 0] += 100  # nothing but background
+    move = reliable(weak, strong, GRID, k, None, 0)
+    free = reliable(weak, strong, GRID, k, None)
+    assert torch.equal(move.weak_to, free.weak_to)
+    assert torch.equal(move.strong_to, free.strong_to)
+    assert move.weak_from[2] == free.weak_from[2]
+    for lender, least, own, to, start in (
+        (strong, move.strong_to, weak, move.weak_to, move.weak_from),
+        (weak, move.weak_to, strong, move.strong_to, move.strong_from),
+    ):
+        sure, z, mine = confidence(lender, GRID), semantics(lender, GRID), semantics(own, GRID)
+        for image in range(3):
+            labels = lender[image].argmax(0)
+            may = [n for n in range(PATCHES) if (patch(labels, n) != 0).any() and n != least[image]]
+            may = may or list(range(PATCHES))
+            top = sorted(may, key=lambda n: -float(sure[image, n]))[:k]
+            u = mine[image, to[image]]
+            gaps = {c: float((u.exp() * (u - z[image, c])).sum()) for c in top}
+            assert int(start[image]) == min(gaps, key=lambda c: gaps[c])
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 10_000))
 def test_inverse_overwrites_only_the_most_confident_patch_by_the_least(seed: int) -> None:

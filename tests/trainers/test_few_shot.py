@@ -60,7 +60,8 @@ class FewShotConformance(TrainerConformance):
 
 
 class TestSclWithPriors(FewShotConformance):
-    settings: ClassVar = {**SMALL, "scl": True, "prior": "pi_clip"}
+    priors: ClassVar = {**PRIORS, "product_blocks": 2}
+    settings: ClassVar = {**SMALL, "scl": True, "prior": "pi_clip", "priors": priors}
 
 
 def run(folder: Path, data: DataConfig, val: DataConfig | None = None, **settings: Any) -> str:

@@ -54,6 +54,32 @@ def test_an_image_matches_itself_perfectly() -> None:
     torch.testing.assert_close(vvp, torch.ones(2, 4, 4), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("shots", ["mean", "concat"])
+def test_the_product_is_the_contrast_times_the_match_of_what_was_cut_out(shots: str) -> None:
+    """Its own channel, last; the example's background is black for the match, and for that alone."""
+    plain, more = priors(shots=shots), priors(shots=shots, product_blocks=2)
+    image, mask = shapes.draw_scene(0, 64, 64)
+    object_ = (mask == mask[(mask > 0) & (mask < 255)][0]).astype(np.uint8)
+    query = more.encode(shapes.draw_scene(1, 64, 64)[0])
+    view = more.encode(image)
+    cut = more.cut_out(view, image, object_)
+    alone = priors(mask_image=True, product_blocks=2).encode(image, object_, text=False)
+    torch.testing.assert_close(cut.deep, alone.deep)
+    assert cut.blocks is view.blocks
+    assert cut.deep is not None
+    assert query.deep is not None
+    assert view.deep is not None
+    assert not torch.allclose(cut.deep, view.deep)
+    found, contrast = more.vvp(query, [(cut, object_)]), plain.vvp(query, [(view, object_)])
+    torch.testing.assert_close(found[:-1], contrast)
+    cells = torch.from_numpy(resize_nearest(object_, cut.deep.shape[2:])).float().flatten()
+    pairs = zip(query.deep.flatten(2), cut.deep.flatten(2), strict=True)
+    match = torch.stack([masked_match(q, s, cells) for q, s in pairs]).mean(dim=0).view(found.shape[1:])
+    torch.testing.assert_close(found[-1], contrast.mean(dim=0) * match)
+    assert more.config.channels(3) == plain.config.channels(3) + (3 if shots == "concat" else 1)
+    assert len(more.vvp(query, [(cut, object_)] * 3)) == more.config.channels(3)
+
+
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_the_match_is_bounded_and_blind_to_order_and_scale(seed: int, factor: float) -> None:
     query, support = noise(8, 12, seed=seed), noise(8, 20, seed=seed + 1)

@@ -17,12 +17,15 @@ from maskmill.trainers.few_shot.scl import (
     decoded_loss,
     guide,
     mask_iou,
+    own_merge_alone,
     scl_loss,
     second_look,
+    soft_split,
     split_object,
     support_scores,
     weighted_sum,
 )
+from maskmill.trainers.few_shot.train import episode_loss
 
 torch.set_num_threads(1)
 
@@ -140,6 +143,68 @@ def test_no_gradient_flows_from_the_query_into_the_split() -> None:
     guided.first.logits.retain_grad()
     decoded_loss(d(noise(1, 8, 8, 8, seed=4), guided.vectors, noise(1, 1, 8, 8)), disc(1)[:, 0].long()).backward()
     assert guided.first.logits.grad is None or guided.first.logits.grad.eq(0).all()
+
+
+def test_a_soft_split_weighs_every_cell_of_the_object() -> None:
+    """p F / p and (1 - p) F / (1 - p) over the object; sure predictions split it as the hard one does."""
+    mask, logits = disc(1), noise(1, 2, 8, 8)
+    found, missed = soft_split(mask, logits)
+    torch.testing.assert_close(found + missed, mask)
+    torch.testing.assert_close(found, mask * logits.softmax(dim=1)[:, 1:])
+    sure = soft_split(mask, 1e4 * logits)
+    torch.testing.assert_close(torch.cat(sure), torch.cat(split_object(mask, logits.argmax(dim=1, keepdim=True))))
+    d, features = decoder(), noise(1, 8, 8, 8)
+    soft = guide(d, features, mask, "soft")
+    share = mask * soft.first.logits.softmax(dim=1)[:, 1:]
+    torch.testing.assert_close(soft.primary, masked_mean(features, share))
+    torch.testing.assert_close(soft.auxiliary, masked_mean(features, mask - share))
+    with_loss = decoded_loss(d(noise(1, 8, 8, 8, seed=4), soft.vectors, noise(1, 1, 8, 8)), mask[:, 0].long())
+    soft.first.logits.retain_grad()
+    with_loss.backward()  # type: ignore[no-untyped-call]
+    assert soft.first.logits.grad is None or soft.first.logits.grad.eq(0).all()
+
+
+def test_every_way_asks_for_the_same_split() -> None:
+    query, supports, masks, priors, targets = support_set(2)
+    hard, soft = net(), net(split="soft")
+    soft.load_state_dict(hard.state_dict())
+    for shots in (1, 2):
+        hard_v, soft_v = (n.guides(supports[:shots], masks[:shots], targets[:shots])[1] for n in (hard, soft))
+        expected = guide(soft._pyramid(), soft.down_support(supports[:shots]), masks[:shots], "soft").vectors
+        torch.testing.assert_close(soft_v, expected)
+        assert not torch.allclose(hard_v[0], soft_v[0])
+    one = (query, supports[None, :1], masks[None, :1], priors[:1])
+    assert not torch.allclose(hard.self_guided(*one).query.logits, soft.self_guided(*one).query.logits)
+
+
+def test_detached_supports_teach_their_own_merge_alone() -> None:
+    query, supports, masks, priors, _ = support_set(1)
+    model = net(support_detached=True)
+    free = net()
+    free.load_state_dict(model.state_dict())
+    out = model.self_guided(query, supports[None], masks[None], priors)
+    torch.testing.assert_close(
+        out.second.logits, free.self_guided(query, supports[None], masks[None], priors).second.logits
+    )
+    (decoded_loss(out.first, masks[:, 0].long()) + decoded_loss(out.second, masks[:, 0].long())).backward()  # type: ignore[no-untyped-call]
+    touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name.partition(".")[0] for name in touched if "decoder" not in name} == {"down_support"}
+    assert {name.split(".")[1] for name in touched if "decoder" in name} == {"support_merge"}
+    d, features = decoder(), noise(1, 8, 8, 8)
+    torch.testing.assert_close(
+        guide(own_merge_alone(d), features, disc(1)).first.logits, guide(d, features, disc(1)).first.logits
+    )
+
+
+def test_support_losses_may_begin_late() -> None:
+    query, supports, masks, priors, targets = support_set(1)
+    model = net(support_from=2 / 3, steps=6)
+    batch = {"query": query, "supports": supports[None], "masks": masks[None], "priors": priors}
+    batch |= {"query_target": targets, "support_target": targets[None]}
+    losses = [float(episode_loss(model, batch, model.config, step)[0].detach()) for step in range(6)]
+    assert losses[0] == losses[3] < losses[4] == losses[5]
+    always = float(episode_loss(model, batch, model.config.model_copy(update={"support_from": 0.0}), 0)[0].detach())
+    assert always == losses[4]
 
 
 def test_the_inter_scale_source_matters_from_the_second_scale_on() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from maskmill.trainers.abd.config import Config
 from maskmill.trainers.abd.hosts import Networks
+from maskmill.trainers.abd.swin_unet import SWIN_UNET, SwinUnet, load_swin
 from maskmill.trainers.abd.unet import RELEASED, ReleasedUnet
 from maskmill.trainers.engine import Rgb, check_crops
 from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
@@ -41,9 +42,13 @@ def hold(config: Config, first: nn.Module | None, second: nn.Module | None) -> N
 
 
 def rebuild(config: SegmenterConfig, classes: int) -> nn.Module:
-    """The segmenter of a config, trimmed, or the release's own U-Net."""
+    """The segmenter of a config, trimmed, or one of the release's own: its U-Net and Swin-Unet."""
     if config.architecture == RELEASED:
         return ReleasedUnet(classes, **config.options)
+    if config.architecture == SWIN_UNET:
+        swin = SwinUnet(classes, **config.options)
+        load_swin(swin, config.weights)
+        return swin
     return trim(build_segmenter(config, classes))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from maskmill.trainers.abd.best import BEST, Keeper
 from maskmill.trainers.abd.config import Config
 from maskmill.trainers.abd.hosts import (
     Networks,
@@ -73,10 +74,18 @@ def train(config: Config, job: Job) -> str:
         sources["unlabelled"] = DecodedSource(unlabelled, view(with_mask=False), config.unlabelled_batch, config.seed)
 
     modules = {name: module for name, module in vars(networks).items() if module is not None}
+    keeper = None
+    if config.keep_best and job.val is not None:
+        keeper = Keeper(networks.first, lambda network: make_optimizer(config, param_groups(network)))
+        modules[BEST], optimizers[BEST] = keeper.network, keeper.optimizer
     loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers)
     predict = predict_config(config, networks)
     predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device, zoom=config.test_zoom)
-    score = None if job.val is None else functools.partial(evaluate, predictor.labels, job.val, job.space)
+    score: Callable[[], dict[str, Any]] | None = None
+    if job.val is not None and keeper is not None:
+        score = functools.partial(keeper.score, loop, optimizers["first"], predictor, job.val, job.space)
+    elif job.val is not None:
+        score = functools.partial(evaluate, predictor.labels, job.val, job.space)
     host = step_of(config, networks, loop, background)
 
     for module in modules.values():
@@ -85,6 +94,8 @@ def train(config: Config, job: Job) -> str:
     hold(config, networks.teacher, None)
     for step, batch in loop:
         if config.host == "bcp" and step == config.pretrain_steps:
+            if keeper is not None:
+                keeper.give_back(loop, optimizers["first"])
             begin_self_training(config, networks, optimizers)
         with loop.autocast():
             terms = host(step, batch)
@@ -94,11 +105,13 @@ def train(config: Config, job: Job) -> str:
         loop.log(loss=terms.loss, **terms.notes)
         loop.evaluate(score)
 
+    if keeper is not None:
+        keeper.give_back(loop)
     groups = sorted({info.group for info in labelled.infos if info.group is not None})
     return save_artifact(
         job,
         config,
-        modules={name: module for name, module in modules.items() if name != "teacher"},
+        modules={name: module for name, module in modules.items() if name not in ("teacher", BEST)},
         model={
             "classes": classes,
             "first": _fresh(config.network),
@@ -176,7 +189,8 @@ def predict_config(config: Config, networks: Networks) -> PredictConfig:
 def _active(config: Config, step: int) -> tuple[str, ...]:
     """Optimisers of this step: in the first phase of BCP a student that will be copied over stands still."""
     copied = config.host == "bcp" and config.students == "same"
-    return ("first",) if copied and step < config.pretrain_steps else ()
+    alone = not config.two_networks or (copied and step < config.pretrain_steps)
+    return ("first",) if alone else ("first", "second")
 
 
 def begin_self_training(config: Config, networks: Networks, optimizers: dict[str, Optimizer]) -> None:

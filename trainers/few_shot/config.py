@@ -1,100 +1,17 @@
 """Settings of `few_shot`. The presets are the two releases; the field defaults, `starter`, fit small machines."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from maskmill.trainers.engine import AugmentConfig, TrainerConfig
 from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.few_shot.base import GramShots
 from maskmill.trainers.few_shot.canvas import TestFit
-from maskmill.trainers.few_shot.episodes import PI_CLIP_SEEDS, SCL_SEEDS, EpisodeConfig
+from maskmill.trainers.few_shot.episodes import EpisodeConfig
+from maskmill.trainers.few_shot.presets import PRESETS
 from maskmill.trainers.few_shot.priors import PriorConfig
 from maskmill.trainers.few_shot.scl import CrossIou, InterScale, Split
-
-_RELEASES: dict[str, Any] = {
-    "encoder": "resnet50s",  # the stem of three convolutions
-    "encoder_weights": "hub",
-    "released_dilation": True,
-    "size": 473,
-    "canvas_logits": True,
-    "dropout": 0.5,
-    "width": 256,
-    "scale_levels": False,
-    "area_masks": False,
-    "target_stride": 1,
-    "object_weight": 1.0,
-    "support_weight": 1.0,
-    "prior_gain": 1.0,
-    "cached": False,
-    "schedule": "poly",
-    "precision": "fp32",
-    "seed": 321,
-}
-SCL: dict[str, Any] = {
-    **_RELEASES,
-    "base": "pfenet",
-    "prior": "plain",
-    "mask_stage": True,
-    "scl": True,
-    "scales": (60, 30, 15, 8),
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "lr": 0.0025,
-    "lr_parity": 10.0,
-    "batch": 4,
-    "steps": 200 * 5_953 // 4,
-    "inter_scale_source": "initial",
-    "through_grid": True,
-    "test_fit": "corner",
-    "augment": AugmentConfig(size=473, fit="native", scale=(0.9, 1.1), rotate=10.0, flip=0.5, blur=0.5),
-    "episodes": EpisodeConfig(min_pixels=2_048, min_share=0.0, drop_held_out=False, pick="raw"),
-    "test_episodes": 5_000,
-    "test_seeds": SCL_SEEDS,
-}
-SCL_COCO: dict[str, Any] = {
-    **SCL,
-    "encoder": "resnet101s",
-    "size": 641,
-    "scales": (1.0, 0.5, 0.25, 0.125),
-    "lr": 0.005,
-    "batch": 8,
-    "steps": 50 * 82_081 // 8,
-    "augment": AugmentConfig(size=641, fit="native", scale=(0.8, 1.25), rotate=10.0, flip=0.5, blur=0.5),
-    "episodes": EpisodeConfig(split="interleaved", min_pixels=2_048, min_share=0.0, drop_held_out=False, pick="raw"),
-    "test_episodes": 20_000,
-}
-PI_CLIP: dict[str, Any] = {
-    **_RELEASES,
-    "base": "hdmnet_released",
-    "prior": "pi_clip",
-    "priors": PriorConfig(preset="faithful"),
-    "mask_support": True,
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
-    "lr": 1e-4,
-    "lr_parity": 10.0,
-    "batch": 8,
-    "steps": 30 * 5_953 // 8,
-    "augment": AugmentConfig(size=473, fit="squash", scale=(1.0, 1.0), rotate=10.0, flip=0.5, blur=0.5),
-    "episodes": EpisodeConfig(min_pixels=2_048, min_share=0.0, drop_held_out=True, pick="raw"),
-    "test_episodes": 1_000,
-    "test_seeds": PI_CLIP_SEEDS,
-}
-PI_CLIP_COCO: dict[str, Any] = {
-    **PI_CLIP,
-    "priors": PriorConfig(preset="faithful_coco"),
-    "steps": 30 * 82_081 // 8,
-    "episodes": EpisodeConfig(split="interleaved", min_pixels=2_048, min_share=0.0, drop_held_out=True, pick="raw"),
-    "test_episodes": 5_000,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "starter": {},
-    "scl": SCL,
-    "scl_coco": SCL_COCO,
-    "pi_clip": PI_CLIP,
-    "pi_clip_coco": PI_CLIP_COCO,
-}
 
 
 class Config(TrainerConfig):
@@ -115,6 +32,8 @@ class Config(TrainerConfig):
         "split": "hard",
         "support_detached": False,
         "support_from": 0.0,
+        "base_learner": None,
+        "gram_shots": "bam",
     }
     preset: Literal["starter", "scl", "scl_coco", "pi_clip", "pi_clip_coco"] = Field(
         default="starter",
@@ -146,6 +65,16 @@ class Config(TrainerConfig):
         default="auto",
         description="first weights of the encoder: auto (those of the package, else random), random, hub, or a "
         "safetensors file",
+    )
+    base_learner: str | None = Field(
+        default=None,
+        description="artifact of trainer base_learner: its encoder takes the place of encoder_weights, and what it "
+        "finds of the base classes becomes background (BAM, PI-CLIP)",
+    )
+    gram_shots: GramShots = Field(
+        default="bam",
+        description="base_learner: how several examples' distances to the query are weighed: by a small network that "
+        "is trained (bam), or as in PI-CLIP's release, where it is not",
     )
     output_stride: Literal[8, 16, 32] = Field(default=8, description="pixels of the image a cell of the features")
     released_dilation: bool = Field(
@@ -267,6 +196,15 @@ class Config(TrainerConfig):
             raise ValueError(
                 f"test_shots: priors.shots: concat makes a network for {self.shots} example(s) alone, found test_shots "
                 f"{self.test_shots}; set test_shots: {self.shots}, or priors: {{shots: mean}}"
+            )
+        if self.base_learner is not None and self.scl:
+            raise ValueError(
+                "base_learner: merges with a network that is not SCL's; set scl: false, or no base_learner"
+            )
+        if self.base_learner is not None and self.test_shots != self.shots:
+            raise ValueError(
+                f"test_shots: with base_learner a network is for {self.shots} example(s) alone, found test_shots "
+                f"{self.test_shots}; set test_shots: {self.shots}"
             )
         if self.cached and self.augment is not None:
             raise ValueError("cached: frozen features are those of whole images; set cached: false, or augment: null")

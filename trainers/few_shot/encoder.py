@@ -6,24 +6,35 @@ from typing import Any
 import torch
 
 from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.known import read_known
 from maskmill.vision.segmenters import build_encoder
 
 
 def encoder_of(config: Config, device: str) -> tuple[Any, list[int]]:
     """The frozen encoder of a config, one a process, and the channels of its levels."""
     weights, stride = config.encoder_weights, config.output_stride
-    return _encoder(config.encoder, weights, stride, config.released_dilation, device)
+    return _encoder(config.encoder, weights, stride, config.released_dilation, config.base_learner, device)
 
 
 @functools.cache
-def _encoder(name: str, weights: str, stride: int, dilated: bool, device: str) -> tuple[Any, list[int]]:
+def _encoder(
+    name: str, weights: str, stride: int, dilated: bool, learner: str | None, device: str
+) -> tuple[Any, list[int]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights, where there are no others, must be the same in every process
-        encoder: Any = build_encoder(name, weights, output_stride=stride)
-    if dilated:
-        dilate(encoder)
+        encoder = fresh_encoder(name, weights if learner is None else "random", stride, dilated)
+    if learner is not None:
+        read_known(learner).into(encoder)
     encoder = encoder.eval().requires_grad_(False).to(device)
     return encoder, list(encoder.feature_info.channels())
+
+
+def fresh_encoder(name: str, weights: str, stride: int, dilated: bool) -> Any:
+    """An encoder to be trained or frozen, its blocks dilated as released where `dilated`."""
+    encoder = build_encoder(name, weights, output_stride=stride)
+    if dilated:
+        dilate(encoder)
+    return encoder
 
 
 def dilate(encoder: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.data_contracts import IGNORE, sample_seed
+from maskmill.data_contracts import IGNORE, LabelSpace, sample_seed
 from maskmill.trainers.engine import Remembered, Samples, shuffled
 
 logger = logging.getLogger("maskmill.few_shot")
@@ -80,6 +80,22 @@ def split_classes(ids: Sequence[int], folds: int, split: str = "blocks") -> tupl
         return tuple(tuple(ordered[fold::folds]) for fold in range(folds))
     ends = [len(ordered) * fold // folds for fold in range(folds + 1)]
     return tuple(tuple(ordered[a:b]) for a, b in itertools.pairwise(ends))
+
+
+def held_out(space: LabelSpace, config: EpisodeConfig) -> tuple[int, ...]:
+    """Class ids that training must not learn.
+
+    Raises:
+        ValueError: a fold that does not exist, or a name that the space lacks.
+    """
+    if config.held_out is not None:
+        try:
+            return tuple(sorted(space.find(name).id for name in config.held_out))
+        except KeyError as error:
+            raise ValueError(f"held_out: {error.args[0]}") from None
+    if config.fold >= config.folds:
+        raise ValueError(f"fold: expected 0..{config.folds - 1}, found {config.fold}")
+    return split_classes(space.ids, config.folds, config.split)[config.fold]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from maskmill.trainers.engine import normalise, resize_image
 from maskmill.trainers.few_shot.base import resize
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.encoder import encoder_of
+from maskmill.trainers.few_shot.known import read_known
 from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
 from maskmill.vision.segmenters import encoder_normalisation
 
@@ -136,11 +137,15 @@ class Featurizer:
         if config.mask_stage and not hasattr(self.encoder, "layer4"):
             raise ValueError(f"mask_stage: expected a ResNet of timm's, found {config.encoder}; set mask_stage: false")
         self.mean, self.std = encoder_normalisation(config.encoder)
+        self.finer = self.channels - self._third
+        self.known = None if config.base_learner is None else read_known(config.base_learner)
+        self._head = None if self.known is None else self.known.head(channels[-1], device)
         self.clip = None
         if config.prior == "pi_clip":
             self.clip = ClipPriors(config.priors, names, base, surroundings, str(device))
         fields = ("encoder", "encoder_weights", "output_stride", "released_dilation", "size", "scale_levels")
-        self._encoder_space = config_hash({name: getattr(config, name) for name in fields})
+        frozen = {name: getattr(config, name) for name in fields}
+        self._encoder_space = config_hash(frozen if self.known is None else {**frozen, "learner": self.known.stamp})
         self._clip_space = config_hash(config.priors)
         matched = ("prior", "base", "mask_support", "mask_stage", "area_masks", "binary_masks")
         spaces: dict[str, Any] = {"encoder": self._encoder_space, "clip": self._clip_space}
@@ -178,6 +183,17 @@ class Featurizer:
         """A ResNet's last stage on the object alone: the third stage's part of `middle` times the mask, (D, h', w')."""
         third: Tensor = middle[-self._third :] * grid_mask
         return self.encoder.layer4(third[None])[0]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def base_logits(self, query: Features) -> Tensor:
+        """What the base learner finds in an image, (1 + base classes, h', w').
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._head is None:
+            raise ValueError("base_logits: expected a base learner, found none; set base_learner")
+        return self._head(query.high[None])[0]  # type: ignore[no-any-return]
 
     def _kept(self, space: str, key: str | None, make: Callable[[], Kept]) -> Kept:
         if key is None or not self.config.cached:

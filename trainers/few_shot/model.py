@@ -1,11 +1,19 @@
 """The trained part: reduced features, a decoder, and the ways from supports to a query's logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from maskmill.trainers.few_shot.base import Decoded, HdmnetDecoder, MatchingDecoder, PyramidDecoder, masked_mean
+from maskmill.trainers.few_shot.base import (
+    Decoded,
+    Ensemble,
+    HdmnetDecoder,
+    MatchingDecoder,
+    PyramidDecoder,
+    gram_distance,
+    masked_mean,
+)
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.scl import guide, own_merge_alone, second_look, support_scores
 
@@ -22,16 +30,17 @@ class SelfGuided:
 
 
 class FewShotNet(nn.Module):
-    """Frozen features in, logits out. `channels` of the features, `priors` maps.
+    """Frozen features in, logits out. `channels` of the features, the first `finer` of the finer level; `priors` maps.
 
     Shapes: query (B, C, h, w); supports (B, K, C, h, w); masks (B, K, 1, h, w); priors (B, P, h, w).
     """
 
     decoder: PyramidDecoder | MatchingDecoder | HdmnetDecoder
 
-    def __init__(self, config: Config, channels: int, priors: int) -> None:
+    def __init__(self, config: Config, channels: int, priors: int, finer: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.finer = config, finer
+        self.ensemble = Ensemble(config.shots, config.gram_shots) if config.base_learner is not None else None
         self.down_query = self._reduce(channels)
         self.down_support = self._reduce(channels)
         if config.base == "pfenet":
@@ -54,8 +63,18 @@ class FewShotNet(nn.Module):
         conv = nn.Conv2d(channels, self.config.width, 1, bias=False)
         return nn.Sequential(conv, nn.ReLU(inplace=True), nn.Dropout2d(self.config.dropout))
 
-    def forward(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> Decoded:
-        """The base network: prototypes of all supports are averaged."""
+    def forward(
+        self,
+        query: Tensor,
+        supports: Tensor,
+        masks: Tensor,
+        priors: Tensor,
+        base: Tensor | None = None,
+        left_out: Tensor | None = None,
+    ) -> Decoded:
+        """The base network: prototypes of all supports are averaged. With a base learner also its logits `base`
+        (B, 1 + classes, h, w) and the channels `left_out` int64 (B,) of the classes asked for, 0 = it knows none.
+        """
         shots = [self.down_support(s) for s in supports.unbind(1)]
         kept = list(masks.unbind(1))
         prototype = torch.stack([masked_mean(s, m) for s, m in zip(shots, kept, strict=True)]).mean(dim=0)
@@ -63,7 +82,10 @@ class FewShotNet(nn.Module):
             decoded: Decoded = self.decoder(self.down_query(query), shots, kept, prototype, priors)
         else:
             decoded = self.decoder(self.down_query(query), (prototype,) * self.decoder.slots, priors)
-        return decoded
+        if self.ensemble is None or base is None:
+            return decoded
+        distances = gram_distance(query[:, : self.finer], supports[:, :, : self.finer])
+        return replace(decoded, final=self.ensemble(decoded.logits, base, distances, left_out))
 
     def self_guided(self, query: Tensor, supports: Tensor, masks: Tensor, priors: Tensor) -> SelfGuided:
         """SCL with one support, for training."""

@@ -108,7 +108,7 @@ class FewShotPredictor:
             if supports.vectors is None:
                 maps, masks = supports.stacked
                 priors = self._priors(query, shots, supports, labels)[None]
-                logits = self.net(middle, maps[None], masks[None], priors).logits
+                logits = self.net(middle, maps[None], masks[None], priors, *self._learnt(query, supports)).answer
                 return dict.fromkeys(fusions, logits)
             priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
             apart = self.net.guided(middle, supports.vectors, priors)
@@ -116,6 +116,14 @@ class FewShotPredictor:
             return dict.fromkeys(fusions, apart)
         weights = {"cross": supports.scores.to(apart.device), "mean": torch.ones(len(shots), device=apart.device)}
         return {fusion: weighted_sum(apart, weights[fusion])[None] for fusion in fusions}
+
+    def _learnt(self, query: Features, supports: Supports) -> tuple[Tensor | None, Tensor | None]:
+        """The base learner's logits of a query, and the class asked for where it knows that one."""
+        known = self.featurizer.known
+        if known is None:
+            return None, None
+        base = self.featurizer.base_logits(query)[None]
+        return base, torch.tensor([known.place(supports.class_id)], device=base.device)
 
     def _priors(
         self, query: Features, shots: Sequence[Shot], supports: Supports, labels: Sequence[int] | None

@@ -36,6 +36,7 @@ class EpisodeSource:
     """Batches of episodes as a pure function of the step. Pixels of `hidden` classes are neither object nor background.
 
     Keys: `query` (B, C, h, w), `supports` (B, K, C, h, w), `masks` (B, K, 1, h, w), `priors` (B, P, h, w),
+    with a base learner `base` (B, 1 + classes, h', w') and `left_out` int64 (B,), the asked class' channel there;
     `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`; S is the config's target size.
     """
 
@@ -66,7 +67,12 @@ class EpisodeSource:
         # Frozen features of a mirrored image are taken as the mirrored features: exact but for the borders.
         flips = rng.random(1 + len(shots)) < (0.5 if self.config.augment is None else 0.0)
         parts = [(shot, target, flip) for (shot, target), flip in zip(shown, flips[1:], strict=True)]
+        learnt = {}
+        if (learner := self.featurizer.known) is not None:
+            base = _flip(self.featurizer.base_logits(query), flips[0])
+            learnt = {"base": base, "left_out": torch.tensor(learner.place(episode.class_id))}
         return {
+            **learnt,
             "query": _flip(query.middle, flips[0]),
             "priors": _flip(priors, flips[0]),
             "query_target": _flip(view.target, flips[0]),

@@ -16,14 +16,15 @@ from maskmill.trainers.few_shot.base import PyramidDecoder
 
 @torch.no_grad()
 def start_by_name(net: nn.Module, seed: int) -> None:
-    """Give every convolution and linear layer of `net` weights uniform within 1 / sqrt(fan-in), by name and seed.
+    """Give every convolution and linear layer of `net` weights uniform within 1 / sqrt(fan-in), by name and seed; those
+    of an ensemble, which begins by merging nothing, stay.
 
     A second vector's weights in PFENet's merges: both vectors begin with half of the one's weights, so that a network
     that is shown the same vector twice begins as the one that is shown it once.
     """
     decoder = getattr(net, "decoder", None)
     for name, layer in net.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not name.startswith("ensemble."):
             if isinstance(decoder, PyramidDecoder) and "_merge." in name:
                 layer.weight.copy_(_merge(layer.weight, name, decoder, seed))
             else:

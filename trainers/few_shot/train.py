@@ -28,8 +28,9 @@ from maskmill.trainers.few_shot.base import (
     released_distillation,
 )
 from maskmill.trainers.few_shot.config import Config
-from maskmill.trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, split_classes
+from maskmill.trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, held_out
 from maskmill.trainers.few_shot.features import Featurizer
+from maskmill.trainers.few_shot.known import ENCODER, read_known
 from maskmill.trainers.few_shot.model import FewShotNet
 from maskmill.trainers.few_shot.predict import FewShotPredictor
 from maskmill.trainers.few_shot.scl import cross_entropy, decoded_loss, scl_loss
@@ -45,23 +46,9 @@ LOOKED_AT = 8  # episodes that a finished network is tried on
 def stamps(config: Config) -> tuple[str, ...]:
     """The frozen weights."""
     encoder = weights_stamp(config.encoder, config.encoder_weights)
+    if config.base_learner is not None:
+        encoder = read_known(config.base_learner).stamp
     return (encoder, config.priors.stamp) if config.prior == "pi_clip" else (encoder,)
-
-
-def held_out(space: LabelSpace, config: EpisodeConfig) -> tuple[int, ...]:
-    """Class ids that training must not learn.
-
-    Raises:
-        ValueError: a fold that does not exist, or a name that the space lacks.
-    """
-    if config.held_out is not None:
-        try:
-            return tuple(sorted(space.find(name).id for name in config.held_out))
-        except KeyError as error:
-            raise ValueError(f"held_out: {error.args[0]}") from None
-    if config.fold >= config.folds:
-        raise ValueError(f"fold: expected 0..{config.folds - 1}, found {config.fold}")
-    return split_classes(space.ids, config.folds, config.split)[config.fold]
 
 
 def training_episodes(samples: Samples, space: LabelSpace, config: Config) -> Episodes:
@@ -88,6 +75,8 @@ def featurizer_of(config: Config, space: LabelSpace, device: torch.device) -> Fe
     novel = held_out(space, config.episodes)
     names = {c.id: config.priors.words.get(c.name, c.text) for c in space.classes}
     base = [i for i in space.ids if i not in novel]
+    if config.base_learner is not None:
+        read_known(config.base_learner).check(config.model_dump(include=set(ENCODER)), novel)
     return Featurizer(config, names, base, space.background_prompts, device)
 
 
@@ -121,13 +110,15 @@ def episode_loss(net: FewShotNet, batch: Batch, config: Config, step: int = 0) -
             "query": cross_entropy(out.query.logits, target),
             "support": cross_entropy(out.first.logits, shown),
         }
-    decoded = net(*inputs)
+    decoded = net(*inputs, batch.get("base"), batch.get("left_out"))
     loss = decoded_loss(decoded, target, config.inner_weight, config.object_weight)
     if isinstance(net.decoder, MatchingDecoder):
         loss = loss + distillation_loss(decoded.correlations, target)
     if isinstance(net.decoder, HdmnetDecoder):
         loss = loss + released_distillation(decoded.correlations, target)
-    return loss, {"query": cross_entropy(decoded.logits, target)}
+    if decoded.final is not None:
+        loss = loss + cross_entropy(decoded.final, target, config.object_weight)
+    return loss, {"query": cross_entropy(decoded.answer, target)}
 
 
 def train(config: Config, job: Job) -> str:
@@ -137,7 +128,7 @@ def train(config: Config, job: Job) -> str:
     featurizer = featurizer_of(config, job.space, device)
     episodes = training_episodes(samples, job.space, config)
     torch.manual_seed(config.seed)
-    net = FewShotNet(config, featurizer.channels, config.prior_channels)
+    net = FewShotNet(config, featurizer.channels, config.prior_channels, featurizer.finer)
     if config.start == "by_name":
         start_by_name(net, config.seed if config.start_seed is None else config.start_seed)
     optimizer = make_optimizer(config, optimizer_groups(net, config))
@@ -215,6 +206,7 @@ def load(artifact: Artifact, device: torch.device) -> FewShotPredictor:
             f"{artifact.path}: trained on frozen weights {info.model['stamps']}, found {found}; put the same weights "
             "in their place, or train again"
         )
-    net = FewShotNet(config, info.model["channels"], info.model["priors"])
+    featurizer = featurizer_of(config, info.label_space, device)
+    net = FewShotNet(config, info.model["channels"], info.model["priors"], featurizer.finer)
     artifact.load(net=net)
-    return FewShotPredictor(net, featurizer_of(config, info.label_space, device), info.label_space)
+    return FewShotPredictor(net, featurizer, info.label_space)

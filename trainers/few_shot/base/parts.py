@@ -14,13 +14,19 @@ EPSILON = 5e-4  # added to areas, as released
 class Decoded:
     """`logits` (B, 2, h, w). `inner`: logits of each scale, (B, 2, h', w'), for auxiliary losses. `levels`: features
     of each scale, which a second pass may take as its inter-scale input. `correlations`: maps (B, h', w'), coarse to
-    fine, of a matching decoder.
+    fine, of a matching decoder. `final`: scores (B, 2, h, w) of an ensemble.
     """
 
     logits: Tensor
     inner: tuple[Tensor, ...] = ()
     levels: tuple[Tensor, ...] = ()
     correlations: tuple[Tensor, ...] = ()
+    final: Tensor | None = None
+
+    @property
+    def answer(self) -> Tensor:
+        """What decides: the ensemble's scores where there is one, else the logits."""
+        return self.logits if self.final is None else self.final
 
 
 def resize(maps: Tensor, grid: Grid) -> Tensor:

@@ -207,7 +207,7 @@ class ClipPriors:
                 maps.append(contrast_match(q, s, weights, centre=config.centre, **options))  # type: ignore[arg-type]
             else:
                 maps.append(masked_match(q, s, weights))
-        if query.deep is not None and support.deep is not None:
+        if config.product_blocks and query.deep is not None and support.deep is not None:
             object_cells = torch.from_numpy(resize_nearest(object_, (grid[0], grid[1]))).to(query.blocks).flatten()
             pairs = zip(query.deep.flatten(2), support.deep.flatten(2), strict=True)
             alone = torch.stack([masked_match(q, s, object_cells) for q, s in pairs]).mean(dim=0)
