@@ -98,17 +98,16 @@ def run(options: Options) -> None:
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     worlds = worlds_of(options, size, work)
-    for seed in options.seeds:
+    for seed in (seed for seed in options.seeds if not all(record.has(name, seed) for name in PRIORS)):
         fold = seed % FOLDS
-        if not all(record.has(name, seed) for name in PRIORS):
-            maps = {world.name: prior_scores(world, size, seed, fold, work / "cache" / world.name) for world in worlds}
-            for name in PRIORS:
-                by_world = {f"ap@{world}": scores[name] for world, scores in maps.items()}
-                _add(record, name, seed, {"ap": float(np.mean(list(by_world.values()))), **by_world})
+        maps = {world.name: prior_scores(world, size, seed, fold, work / "cache" / world.name) for world in worlds}
+        for name in PRIORS:
+            by_world = {f"ap@{world}": scores[name] for world, scores in maps.items()}
+            _add(record, name, seed, {"ap": float(np.mean(list(by_world.values()))), **by_world})
+    for seed in options.seeds:
         for arm in (arm for arm in NETWORKS if not record.has(arm, seed)):
-            _add(record, arm, seed, network_scores(arm, worlds, size, seed, work))
-            if arm != "base":
-                _add(record, arm, seed, gains(record, arm, seed))
+            found = network_scores(arm, worlds, size, seed, work)
+            _add(record, arm, seed, found if arm == "base" else gains(found, record.values["base"][str(seed)]))
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)
 
@@ -129,9 +128,8 @@ def network_scores(arm: str, worlds: list[World], size: Size, seed: int, work: P
     return found
 
 
-def gains(record: Record, arm: str, seed: int) -> dict[str, float]:
-    """All metrics of an arm with its gains over `base`, start by start, and what they can see."""
-    own, other = record.values[arm][str(seed)], record.values["base"][str(seed)]
+def gains(own: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """All metrics of an arm with its gains over the `other`, start by start, and what they can see."""
     differ = {name.replace("miou", "gain"): own[name] - other[name] for name in other if name.startswith("miou")}
     return {**own, **{name: value for name, value in differ.items() if "#" not in name}, **smallest_seen(differ)}
 

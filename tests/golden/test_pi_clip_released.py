@@ -178,6 +178,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "cached": False,
     "base_learner": None,  # the artifact of a fold's own; recipes name it
     "gram_shots": "pi_clip",
+    "canvas_masks": True,
 }
 PRIORS = {
     "preset": "faithful",

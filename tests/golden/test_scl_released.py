@@ -248,6 +248,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "support_detached": False,
     "support_from": 0.0,
     "base_learner": None,
+    "canvas_masks": False,
 }
 EPISODES = {
     "folds": 4,

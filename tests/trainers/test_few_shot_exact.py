@@ -16,11 +16,12 @@ from maskmill.trainers.few_shot.base import MatchingDecoder, PyramidDecoder, dis
 from maskmill.trainers.few_shot.base.hdmnet import Matching
 from maskmill.trainers.few_shot.model import FewShotNet
 from maskmill.trainers.few_shot.predict import FewShotPredictor
-from maskmill.trainers.few_shot.priors import refine
+from maskmill.trainers.few_shot.priors import refine, resize_nearest
 from maskmill.trainers.few_shot.source import EpisodeSource
 from maskmill.trainers.few_shot.train import featurizer_of, measure, training_episodes
+from maskmill.trainers.registry import load_artifact
 from tests.trainers import shapes
-from tests.trainers.test_few_shot import run
+from tests.trainers.test_few_shot import run, support
 from tests.trainers.test_few_shot_scl import disc, noise
 
 torch.set_num_threads(1)
@@ -236,3 +237,34 @@ def test_random_views_have_their_colours(tmp_path: Path, scenes: DataConfig) -> 
         source = EpisodeSource(samples, training_episodes(samples, shapes.SPACE, config), made)
         queries.append(source.item(source.episodes.episode(0))["query"])
     assert not torch.allclose(*queries)
+
+
+def test_masks_from_the_canvas_reach_matching(tmp_path: Path, scenes: DataConfig) -> None:
+    """Nearest neighbour from the canvas to the stages, in training and at test time."""
+    given: dict[str, Any] = {"base": "hdmnet_released", "prior": "plain", "width": 16, "shots": 2, "test_shots": 2}
+    path = run(tmp_path, scenes, canvas_masks=True, **given)
+    predictor = load_artifact(path, "cpu")
+    decoder, seen = predictor.net.decoder, []
+    match = decoder.match
+    decoder.match = lambda merged, shown, masks, priors: (seen.append(masks), match(merged, shown, masks, priors))[1]
+    pairs = [support(2), support(5)]
+    shown = predictor.supports(pairs, "blue bar")
+    predictor.predict([shapes.draw_scene(3)[0]], shown)
+    side = predictor.featurizer.config.size
+    for found, (_, mask) in zip(seen[0], pairs, strict=True):
+        wanted = resize_nearest((mask == 1).astype(np.uint8), (side, side))
+        assert torch.equal(found, torch.from_numpy(wanted).float()[None, None])
+    assert shown.shots[0].mask.shape == (side, side)
+    config = predictor.net.config
+    samples = Samples.open(scenes, str(tmp_path))
+    source = EpisodeSource(samples, training_episodes(samples, shapes.SPACE, config), predictor.featurizer)
+    batch = source(0)
+    assert batch["canvases"].shape == (config.batch, 2, 1, side, side)
+    target = (batch["support_target"] == 1).float()
+    at_target = torch.nn.functional.interpolate(batch["canvases"][:, :, 0], target.shape[-2:], mode="nearest")
+    assert float((at_target != target).float().mean()) < 0.05, "flipped as its image"
+    seen.clear()
+    module.episode_loss(predictor.net, batch, config)
+    assert torch.equal(torch.stack(seen[0], dim=1), batch["canvases"])
+    with pytest.raises(ValueError, match="canvas_masks: is for base: hdmnet_released"):
+        Config(canvas_masks=True)

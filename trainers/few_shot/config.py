@@ -34,6 +34,7 @@ class Config(TrainerConfig):
         "support_from": 0.0,
         "base_learner": None,
         "gram_shots": "bam",
+        "canvas_masks": False,
     }
     preset: Literal["starter", "scl", "scl_coco", "pi_clip", "pi_clip_coco"] = Field(
         default="starter",
@@ -101,6 +102,11 @@ class Config(TrainerConfig):
         description="plain prior: an example's object is cut out before the last stage of a ResNet as well (PFENet)",
     )
     area_masks: bool = Field(default=True, description="masks reach the grid as area shares, not by exact pixels")
+    canvas_masks: bool = Field(
+        default=False,
+        description="base hdmnet_released: masks are brought to the canvas first, and from there to CLIP's grid and "
+        "the stages by nearest neighbour, as released",
+    )
     binary_masks: bool = Field(default=True, description="threshold them there")
 
     base: Literal["pfenet", "hdmnet", "hdmnet_released"] = Field(
@@ -206,6 +212,8 @@ class Config(TrainerConfig):
                 f"test_shots: with base_learner a network is for {self.shots} example(s) alone, found test_shots "
                 f"{self.test_shots}; set test_shots: {self.shots}"
             )
+        if self.canvas_masks and self.base != "hdmnet_released":
+            raise ValueError(f"canvas_masks: is for base: hdmnet_released, found {self.base}; set canvas_masks: false")
         if self.cached and self.augment is not None:
             raise ValueError("cached: frozen features are those of whole images; set cached: false, or augment: null")
         if self.augment is not None and self.augment.size != self.size:

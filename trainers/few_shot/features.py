@@ -77,11 +77,18 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """A support: its features, its mask (H, W) of 0, 1, 255 at the image's own size, and at the network's grid."""
+    """A support: its features, its mask (H, W) of 0, 1, 255 at the image's own size (`canvas_masks`: at the canvas'),
+    and at the network's grid.
+    """
 
     features: Features
     mask: Uint8Array
     grid_mask: Tensor  # (1, h, w)
+
+    @property
+    def object_mask(self) -> Tensor:
+        """1 on the object, float32 (1, H, W), on the device of the features."""
+        return torch.from_numpy((self.mask == 1).astype(np.float32))[None].to(self.grid_mask.device)
 
 
 Kept = TypeVar("Kept", Levels, TextView, Maps)
@@ -165,6 +172,8 @@ class Featurizer:
 
     def shot(self, image: Uint8Array, mask: Uint8Array, key: str | None = None) -> Shot:
         """A support (H, W, 3) with its mask (H, W) of 0, 1, 255; one `key` and class always come with one mask."""
+        if self.config.canvas_masks:
+            mask = resize_nearest(mask, (self.config.size, self.config.size))
         features = self.image(image, key)
         levels, view = features.levels, features.clip
         if self.config.mask_support:

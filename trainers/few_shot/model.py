@@ -71,15 +71,19 @@ class FewShotNet(nn.Module):
         priors: Tensor,
         base: Tensor | None = None,
         left_out: Tensor | None = None,
+        canvases: Tensor | None = None,
     ) -> Decoded:
         """The base network: prototypes of all supports are averaged. With a base learner also its logits `base`
         (B, 1 + classes, h, w) and the channels `left_out` int64 (B,) of the classes asked for, 0 = it knows none.
+        `canvases` (B, K, 1, H, W): masks that HDMNet's stages are matched by, in place of the grid's.
         """
         shots = [self.down_support(s) for s in supports.unbind(1)]
         kept = list(masks.unbind(1))
         prototype = torch.stack([masked_mean(s, m) for s, m in zip(shots, kept, strict=True)]).mean(dim=0)
         if not isinstance(self.decoder, PyramidDecoder):
-            decoded: Decoded = self.decoder(self.down_query(query), shots, kept, prototype, priors)
+            given = (self.down_query(query), shots, kept, prototype, priors)
+            finest = {} if canvases is None else {"canvases": list(canvases.unbind(1))}
+            decoded: Decoded = self.decoder(*given, **finest)
         else:
             decoded = self.decoder(self.down_query(query), (prototype,) * self.decoder.slots, priors)
         if self.ensemble is None or base is None:

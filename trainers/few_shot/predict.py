@@ -108,7 +108,8 @@ class FewShotPredictor:
             if supports.vectors is None:
                 maps, masks = supports.stacked
                 priors = self._priors(query, shots, supports, labels)[None]
-                logits = self.net(middle, maps[None], masks[None], priors, *self._learnt(query, supports)).answer
+                more = (*self._learnt(query, supports), self._canvases(shots))
+                logits = self.net(middle, maps[None], masks[None], priors, *more).answer
                 return dict.fromkeys(fusions, logits)
             priors = torch.stack([self._priors(query, (s,), supports, labels) for s in shots])
             apart = self.net.guided(middle, supports.vectors, priors)
@@ -116,6 +117,12 @@ class FewShotPredictor:
             return dict.fromkeys(fusions, apart)
         weights = {"cross": supports.scores.to(apart.device), "mean": torch.ones(len(shots), device=apart.device)}
         return {fusion: weighted_sum(apart, weights[fusion])[None] for fusion in fusions}
+
+    def _canvases(self, shots: Sequence[Shot]) -> Tensor | None:
+        """Masks (1, K, 1, H, W) that HDMNet's stages are matched by, where the config wants the canvas'."""
+        if not self.featurizer.config.canvas_masks:
+            return None
+        return torch.stack([shot.object_mask for shot in shots])[None]
 
     def _learnt(self, query: Features, supports: Supports) -> tuple[Tensor | None, Tensor | None]:
         """The base learner's logits of a query, and the class asked for where it knows that one."""

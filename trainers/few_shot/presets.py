@@ -65,6 +65,7 @@ PI_CLIP: dict[str, Any] = {
     "prior": "pi_clip",
     "priors": PriorConfig(preset="faithful"),
     "mask_support": True,
+    "canvas_masks": True,
     "gram_shots": "pi_clip",
     "optimizer": "adamw",
     "weight_decay": 0.01,

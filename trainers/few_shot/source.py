@@ -36,6 +36,7 @@ class EpisodeSource:
     """Batches of episodes as a pure function of the step. Pixels of `hidden` classes are neither object nor background.
 
     Keys: `query` (B, C, h, w), `supports` (B, K, C, h, w), `masks` (B, K, 1, h, w), `priors` (B, P, h, w),
+    with `canvas_masks` `canvases` (B, K, 1, S', S'), S' the canvas;
     with a base learner `base` (B, 1 + classes, h', w') and `left_out` int64 (B,), the asked class' channel there;
     `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`; S is the config's target size.
     """
@@ -68,9 +69,11 @@ class EpisodeSource:
         flips = rng.random(1 + len(shots)) < (0.5 if self.config.augment is None else 0.0)
         parts = [(shot, target, flip) for (shot, target), flip in zip(shown, flips[1:], strict=True)]
         learnt = {}
+        if self.config.canvas_masks:
+            learnt["canvases"] = torch.stack([_flip(shot.object_mask, flip) for shot, _, flip in parts])
         if (learner := self.featurizer.known) is not None:
             base = _flip(self.featurizer.base_logits(query), flips[0])
-            learnt = {"base": base, "left_out": torch.tensor(learner.place(episode.class_id))}
+            learnt |= {"base": base, "left_out": torch.tensor(learner.place(episode.class_id))}
         return {
             **learnt,
             "query": _flip(query.middle, flips[0]),

@@ -110,7 +110,7 @@ def episode_loss(net: FewShotNet, batch: Batch, config: Config, step: int = 0) -
             "query": cross_entropy(out.query.logits, target),
             "support": cross_entropy(out.first.logits, shown),
         }
-    decoded = net(*inputs, batch.get("base"), batch.get("left_out"))
+    decoded = net(*inputs, batch.get("base"), batch.get("left_out"), batch.get("canvases"))
     loss = decoded_loss(decoded, target, config.inner_weight, config.object_weight)
     if isinstance(net.decoder, MatchingDecoder):
         loss = loss + distillation_loss(decoded.correlations, target)

@@ -144,15 +144,23 @@ class HdmnetDecoder(nn.Module):
         return self
 
     def forward(
-        self, query: Tensor, supports: Sequence[Tensor], masks: Sequence[Tensor], prototype: Tensor, priors: Tensor
+        self,
+        query: Tensor,
+        supports: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        prototype: Tensor,
+        priors: Tensor,
+        canvases: Sequence[Tensor] | None = None,
     ) -> Decoded:
-        """`supports` and `masks` (B, C, h, w), (B, 1, h, w) for each shot; `priors` (B, P, h, w), P may be 0."""
+        """`supports` and `masks` (B, C, h, w), (B, 1, h, w) for each shot; `priors` (B, P, h, w), P may be 0.
+        `canvases` (B, 1, H, W): masks that the stages take by nearest neighbour, in place of `masks`.
+        """
         grid = (query.shape[2], query.shape[3])
         tiled = prototype.expand(-1, -1, *grid)
         merged = self.query_merge(torch.cat([query, tiled, PRIOR_GAIN * priors], dim=1))
         own = [masked_mean(s, m).expand_as(s) for s, m in zip(supports, masks, strict=True)]
         shown = [self.support_merge(torch.cat([s, mean], dim=1)) for s, mean in zip(supports, own, strict=True)]
-        return self.match(merged, shown, masks, priors)
+        return self.match(merged, shown, masks if canvases is None else canvases, priors)
 
     def match(self, merged: Tensor, shown: Sequence[Tensor], masks: Sequence[Tensor], priors: Tensor) -> Decoded:
         """From the merges on: (B, width, h, w) of the query and of each shot."""
