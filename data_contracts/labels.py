@@ -203,8 +203,8 @@ AnySpace = Annotated[LabelSpace | str, BeforeValidator(named_classes)]
 
 
 def load_label_space(name_or_path: str) -> LabelSpace:
-    """A built-in space (voc, coco, camvid, acdc, promise12, foreground, objects), or a YAML file of the same layout or with a list
-    of names.
+    """A built-in space (voc, coco, camvid, acdc, promise12, foreground, objects), or a YAML file of the same layout or
+    with a list of names.
 
     Raises:
         FileNotFoundError: neither; lists the built-in names.
