@@ -142,13 +142,14 @@ def _report(folder: Path) -> dict[str, float]:
 def _opening(folder: Path) -> dict[str, float]:
     """All that tasks of a flow spend beside their shards: each finds its step, and that its shards are there."""
     import flows
+    from maskmill.pipelines.core.step import groups_of
     from maskmill.pipelines.run.run import passes, save_config
 
     config = _config(folder)
     path, tasks = save_config(config), 0
     for name in (name for steps in passes(config) for name in steps):
         total = flows.opened_step(path, name, "opening").count()
-        for start, count in zip(*flows.groups_of(total), strict=True):
+        for start, count in zip(*groups_of(total), strict=True):
             step = flows.opened_step(path, name, "opening")
             assert all(step.why(index) is None for index in range(start, start + count))
             tasks += 1

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flows
+from maskmill.pipelines.core.step import groups_of
 
 SIZES = (10**6, 10**8, 10**9)
 SHARD = 2_000
@@ -44,7 +44,7 @@ def plan(samples: int, measured: Mapping[str, Mapping[str, float]], images_per_g
     shards = -(-samples // SHARD)
     out: dict[str, float] = {
         "shards of 2,000": shards,
-        "tasks of a step": len(flows.groups_of(shards)[0]),
+        "tasks of a step": len(groups_of(shards)[0]),
         "storage, TB": samples * (PHOTO + MASK + ROW + EMBEDDING) / 1e12,
     }
     for arm in ("ingest", "score"):

@@ -31,13 +31,18 @@ add_retryable_error(aiohttp.ClientError)  # an answer's end may also be missing 
 
 
 class PatientS3(S3FileSystem):  # type: ignore[misc]  # it has no types
-    """s3fs as above. `config_kwargs` of a user's fsspec config win."""
+    """s3fs as above. `config_kwargs` of a user's fsspec config win.
+
+    Listings are not cached: another machine may have written since, and whoever caches them must ask for it
+    (`use_listings_cache`).
+    """
 
     retries = ROUNDS
 
     def __init__(self, *args: Any, config_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         patience = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}}
-        super().__init__(*args, config_kwargs={**patience, **(config_kwargs or {})}, **kwargs)
+        given = {"use_listings_cache": False, **kwargs}
+        super().__init__(*args, config_kwargs={**patience, **(config_kwargs or {})}, **given)
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
         with self._named(f"{kwargs.get('Bucket', '')}/{kwargs.get('Key', '')}"):

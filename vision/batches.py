@@ -19,10 +19,12 @@ R = TypeVar("R")
 
 
 class Batches:
-    """How many images pass through a model at once; `size` is halved for good where memory runs out."""
+    """How many images pass through a model at once; `size` is halved for good where memory runs out. `fix`: what else
+    helps.
+    """
 
-    def __init__(self, size: int, model: str) -> None:
-        self.size, self._model = size, model
+    def __init__(self, size: int, model: str, fix: str = "fewer prompts a call, or take a smaller model") -> None:
+        self.size, self._model, self._fix = size, model, fix
 
     def run(self, items: Sequence[T], call: Callable[[Sequence[T], int], Sequence[R]]) -> list[R]:
         """What `call(part, size)` gives for parts of at most `size` items, end to end.
@@ -48,8 +50,7 @@ class Batches:
 
     def _halve(self, size: int, full: str) -> None:
         if size == 1:
-            fix = "set precision: bf16, fewer prompts a call, or take a smaller model"
-            raise MemoryError(f"{self._model}: one image does not fit; {fix}: {full}")
+            raise MemoryError(f"{self._model}: one image does not fit; set precision: bf16, {self._fix}: {full}")
         self.size = min(self.size, size // 2)
         logger.warning("%s: memory ran out; %d images at a time from here on", self._model, self.size)
 

@@ -1,6 +1,7 @@
 """What the model alone could do: images a second through one plain forward, to hold the rate of scoring against."""
 
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
@@ -16,6 +17,7 @@ def bare_rate(samples: pa.Table, engine: Engine) -> float | None:
     """Images a second that the engine's model embeds, in batches as scoring has them, nothing else done: the size is
     that of the first sample that can be read. None where none can.
     """
+    engine = replace(engine, micro_batch=engine.batches.size)
     rows = samples.select(COLUMNS).slice(0, engine.micro_batch).to_pylist()
     found = (prepare(row, engine.config, engine.space, engine.multiple) for row in rows)
     first = next((sample for sample in found if isinstance(sample, Prepared)), None)

@@ -7,6 +7,7 @@ to the bit.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.images import Prepared
 from maskmill.curation.sds.pcs import Readings, draw_orders, entropy, image_scores, perturb
 from maskmill.data_contracts import LabelSpace
+from maskmill.vision.batches import Batches
 from maskmill.vision.clip import (
     ClipBackbone,
     DenseFeatures,
@@ -36,8 +38,9 @@ GPU_MICRO_BATCH = 16
 
 @dataclass(frozen=True)
 class Engine:
-    """What scoring needs besides the samples, loaded once. `micro_batch`: images per forward. `overlap`: who judges
-    masks in CLIP's place, by a sample with a mask and the seed; None = CLIP.
+    """What scoring needs besides the samples, loaded once. `micro_batch`: images per forward; `batches` halves it where
+    the device's memory runs out. `overlap`: who judges masks in CLIP's place, by a sample with a mask and the seed;
+    None = CLIP.
     """
 
     backbone: ClipBackbone
@@ -46,6 +49,11 @@ class Engine:
     space: LabelSpace
     micro_batch: int
     overlap: Callable[[Prepared, int], AsfScore] | None = None
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The batches that fit, as far as is known by now."""
+        return Batches(self.micro_batch, self.config.model, "a lower image_side, or take a smaller model")
 
     @property
     def scale(self) -> float:
@@ -121,20 +129,21 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
         mixed_log_p=torch.stack([engine.bank.log_probabilities(e, allowed, engine.scale) for e in mixed]),
         own=allowed & engine.bank.is_class,
     )
-    scores = image_scores(config.image_score, readings)
-    wanted = [s.mask is not None and _passes(float(scores[i]), config.asf_gate) for i, s in enumerate(samples)]
+    scores, gaps = image_scores(config.image_score, readings).tolist(), readings.gaps.tolist()  # one wait for a GPU
+    wanted = [s.mask is not None and _passes(scores[i], config.asf_gate) for i, s in enumerate(samples)]
     maps = _no_maps(wanted)
     if engine.overlap is None:
         maps = _class_maps(samples, wanted, dense, tail, engine)
     swaps = swapped_classes(samples, dense, engine) if config.swap_check else [None] * len(samples)
-    h_orig, h_mix = entropy(readings.log_p), entropy(readings.mixed_log_p).mean(dim=0)
+    h_orig, h_mix = entropy(readings.log_p).tolist(), entropy(readings.mixed_log_p).mean(dim=0).tolist()
+    vectors = embeddings.cpu().numpy()
     return [
         Reading(
-            h_orig=float(h_orig[i]),
-            h_mix=float(h_mix[i]),
-            pcs=float(readings.gaps[i]),
-            image_score=float(scores[i]),
-            embedding=embeddings[i].cpu().numpy(),
+            h_orig=h_orig[i],
+            h_mix=h_mix[i],
+            pcs=gaps[i],
+            image_score=scores[i],
+            embedding=vectors[i],
             maps=maps[i],
             swap_class_id=swaps[i],
         )
@@ -146,7 +155,9 @@ def batch_of(pixels: Sequence[Tensor], engine: Engine) -> Tensor:
     """Stack, pad with black images to `micro_batch`, normalise."""
     stack = torch.zeros(engine.micro_batch, *pixels[0].shape, dtype=torch.uint8)
     stack[: len(pixels)] = torch.stack(list(pixels))
-    return engine.backbone.normalise(stack.to(engine.backbone.device))
+    device = engine.backbone.device
+    pinned = stack.pin_memory() if device.type == "cuda" else stack
+    return engine.backbone.normalise(pinned.to(device, non_blocking=True))
 
 
 def _mixed_embeddings(samples: Sequence[Prepared], images: Tensor, engine: Engine, seed: int) -> Tensor:
@@ -190,7 +201,9 @@ def _class_maps(
         layer=engine.config.cam_layer,
         tail=tail,
     )
-    return [response.of(i).cpu().numpy() if wants else None for i, wants in enumerate(wanted)]
+    maps = response.spread.cpu().numpy()
+    owners = np.array(response.pair_image, int)
+    return [maps[np.flatnonzero(owners == i)] if wants else None for i, wants in enumerate(wanted)]
 
 
 def swapped_classes(samples: Sequence[Prepared], dense: DenseFeatures, engine: Engine) -> list[int | None]:

@@ -7,7 +7,7 @@ ASF behind it in another (dense CRFs in worker processes).
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -101,11 +101,13 @@ def _read_batch(batch: Sequence[Prepared | Unscored], engine: Engine, seed: int)
         if isinstance(sample, Prepared):
             by_size[tuple(sample.pixels.shape)].append(index)
     readings: dict[int, Reading] = {}
+
+    def read(some: Sequence[Prepared], size: int) -> list[Reading]:
+        return read_samples(some, replace(engine, micro_batch=size), seed)
+
     for indices in by_size.values():
-        for start in range(0, len(indices), engine.micro_batch):
-            part = indices[start : start + engine.micro_batch]
-            group = [s for i in part if isinstance(s := batch[i], Prepared)]
-            readings.update(zip(part, read_samples(group, engine, seed), strict=True))
+        group = [s for i in indices if isinstance(s := batch[i], Prepared)]
+        readings.update(zip(indices, engine.batches.run(group, read), strict=True))
     return [Draft(s, readings[i]) if isinstance(s, Prepared) else s for i, s in enumerate(batch)]
 
 

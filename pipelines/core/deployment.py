@@ -7,6 +7,7 @@ MASKMILL_CONFIGS; only configs and label spaces in there, and presets, are read.
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,6 +42,11 @@ def discreet(body: Callable[Given, Result]) -> Callable[Given, Result]:
             return body(*args, **kwargs)
 
     return wrapped
+
+
+def slug(*words: str) -> str:
+    """Words as the key of an artifact: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import fsspec
+
 from maskmill.data_contracts.storage import guarded
 
 RENEW = 30.0  # seconds between renewals
 STALE = 300.0  # seconds without a renewal after which the holder counts as dead
 logger = logging.getLogger("maskmill")
-_held: set[str] = set()  # nonces of this process's leases
+_held: dict[str, str] = {}  # nonces of this process's leases, and their objects
 
 
 class RunLockedError(OSError):
@@ -67,6 +69,42 @@ def lease(fs: Any, path: str, folder: str) -> Iterator[None]:
         mine.release()
 
 
+def fence(folder: str) -> str | None:
+    """What writers in other processes must know to write into a folder that this process holds by a lease; None where
+    it holds none.
+    """
+    place = _object(fsspec.core.url_to_fs(folder)[1])
+    return next((nonce for nonce, path in list(_held.items()) if path == place), None)
+
+
+@contextmanager
+def fenced(folder: str, nonce: str | None) -> Iterator[None]:
+    """Inside, each write below `folder` first looks whether the process that gave this `fence` still holds it.
+
+    Raises (from a write inside):
+        LockLostError: it does not; what it asked for is not written any more.
+    """
+    if nonce is None:
+        yield
+        return
+    fs, target = fsspec.core.url_to_fs(folder)
+
+    def check() -> None:
+        try:
+            who = json.loads(fs.cat_file(_object(target)))
+        except FileNotFoundError:
+            raise LockLostError(folder, "the lock (object .lock) was removed") from None
+        if who.get("nonce") != nonce:
+            raise LockLostError(folder, f"{_Holder(who)} took it over")
+
+    with guarded(folder, check):
+        yield
+
+
+def _object(target: str) -> str:
+    return f"{target.rstrip('/')}/.lock"
+
+
 class Lease:
     """The object, as far as this process knows it: what it wrote there, and the etag that this got."""
 
@@ -89,7 +127,7 @@ class Lease:
             if not (gone and self._put(**condition)) and not self._is_mine(self._holder()):
                 hint = f"; should that machine be gone, it is free {STALE:.0f} s after its last sign"
                 raise RunLockedError(self._folder, str(holder), hint)
-        _held.add(self._me["nonce"])
+        _held[self._me["nonce"]] = self._path
 
     def check(self) -> None:
         """Ask the store whether the object is still this process's; one request.
@@ -118,7 +156,7 @@ class Lease:
 
     def release(self) -> None:
         """Remove the object where it is still this process's."""
-        _held.discard(self._me["nonce"])
+        _held.pop(self._me["nonce"], None)
         try:
             if self._is_mine(self._holder()):
                 self._fs.rm_file(self._path)

@@ -10,9 +10,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts import sweep_tree, where_writable
 from maskmill.data_contracts.storage import guarded
-from maskmill.pipelines.core.lease import LockLostError, RunLockedError, lease
+from maskmill.pipelines.core.lease import LockLostError, RunLockedError, fence, fenced, lease
 
-__all__ = ["LockLostError", "RunLockedError", "lock", "working"]
+__all__ = ["LockLostError", "RunLockedError", "fence", "fenced", "lock", "working"]
 
 
 @contextmanager

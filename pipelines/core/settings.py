@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from maskmill.data_contracts import merge, write_if_changed
+from maskmill.data_contracts import merge, read_bytes, write_if_changed
 from maskmill.data_contracts.secrets import credentials_at, expand, published
 from maskmill.data_contracts.sums import CHECK, checked_json
 from maskmill.data_contracts.texts import TextError, parse_yaml
@@ -88,6 +88,8 @@ def read_settings(config: str | Mapping[str, Any], kind: str = "", above: tuple[
         raw = dict(config)
         parent = raw.pop("extends", None)
         return raw if parent is None else merge(read_settings(str(parent), kind, above), raw)
+    if "://" in config:
+        return _from_store(config)
     found = find_config(config, kind)
     if str(found.resolve()) in above:
         names = " → ".join(Path(path).name for path in (*above, str(found)))
@@ -99,6 +101,22 @@ def read_settings(config: str | Mapping[str, Any], kind: str = "", above: tuple[
     if "extends" in raw and (beside := found.parent / str(raw["extends"])).is_file():
         raw["extends"] = str(beside)
     return read_settings(raw, kind, (*above, str(found.resolve())))
+
+
+def _from_store(url: str) -> dict[str, Any]:
+    """The keys of a config that a run left in an object store.
+
+    Raises:
+        ConfigError: no such object, or no mapping of keys in it.
+    """
+    check_offered(Path(url), CONFIGS)
+    try:
+        raw = expand(read_yaml(read_bytes(url).decode(), url))
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{url}: expected the config of a run; {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{url}: expected a mapping of config keys, found {type(raw).__name__}")
+    return {key: value for key, value in raw.items() if key != CHECK}
 
 
 def _text_of(path: Path) -> str:

@@ -26,6 +26,14 @@ class Again:
 
 
 NOTHING = Again()
+TASKS = 256  # of a step at most
+
+
+def groups_of(total: int) -> tuple[list[int], list[int]]:
+    """Shards cut into a few hundred tasks, for a server keeps each for ever: where each begins, how many it has."""
+    size = max(1, -(-total // TASKS))
+    starts = list(range(0, total, size))
+    return starts, [min(size, total - start) for start in starts]
 
 
 def asked(recheck: bool, retry: Iterable[str] | None, replace: bool = False) -> Again:

@@ -51,7 +51,7 @@ CARD_VERSION = 2  # of card, manifest and index files: shards stay when it rises
 NAME = "maskmill dataset"
 RunJson = dict[str, Any] | None  # the resolved config of the run, as plain JSON values
 NO_RESULT = frozenset(
-    {"run_dir", "workers", "crf_workers", "limits", "quarantine", "export", "report"}
+    {"run_dir", "workers", "crf_workers", "ray", "limits", "quarantine", "export", "report"}
 )  # keys of a run config that shape no kept sample
 
 logger = logging.getLogger("maskmill.export")

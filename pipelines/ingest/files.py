@@ -50,7 +50,8 @@ class Root:
     def __init__(self, url: str, follow_links: bool = False) -> None:
         self.url = redact(url)  # for messages
         self.follow_links = follow_links
-        self.fs, base = fsspec.core.url_to_fs(url)
+        listed = {"use_listings_cache": True} if url.startswith(("s3://", "s3a://")) else {}  # sizes for all at once
+        self.fs, base = fsspec.core.url_to_fs(url, **listed)
         self.base = base.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         self.fs.invalidate_cache()  # object stores cache their listings for the life of the process

@@ -26,7 +26,7 @@ from maskmill.pipelines.stages.downstream import downstream_results
 
 VERSION = 5
 NO_RESULT = frozenset(
-    {"run_dir", "workers", "crf_workers", "limits"}
+    {"run_dir", "workers", "crf_workers", "ray", "limits"}
 )  # keys of a run config that change nothing that the report shows
 STAMP = re.compile(rb'<meta name="maskmill-fingerprint" content="([0-9a-f]+)">')
 

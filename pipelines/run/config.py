@@ -26,6 +26,7 @@ from maskmill.pipelines.core.settings import ConfigError, load_settings
 from maskmill.pipelines.export import ExportConfig
 from maskmill.pipelines.ingest import SOURCES, SourceConfig
 from maskmill.pipelines.report import ReportConfig
+from maskmill.pipelines.run.cluster import RayConfig
 from maskmill.pipelines.run.limits import LimitsConfig
 from maskmill.pipelines.run.rounds import GenerateConfig
 from maskmill.pipelines.stages.downstream import DownstreamConfig
@@ -65,6 +66,9 @@ class RunConfig(BaseModel):
     crf_workers: int | None = Field(
         default=None, ge=1, le=1024, description="processes for dense CRFs; none = one, beside a GPU one a core"
     )
+    ray: RayConfig | None = Field(
+        default=None, description="Ray cluster that flows map shards over; none = threads of one process"
+    )
     source: SourceConfig | None = Field(default=None, description="pairs that exist: where to ingest them from")
     generate: GenerateConfig | None = Field(default=None, description="pairs to make: with what, and how many")
     score: ScoreConfig = Field(default=SdsConfig(), description="how samples are scored")
@@ -87,7 +91,7 @@ class RunConfig(BaseModel):
     def _without_empty_stages(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Runs that leave the newer keys alone keep the hashes that they have always had."""
         dumped: dict[str, Any] = dump(self)
-        later = ("stages", "quarantine", "crf_workers")
+        later = ("stages", "quarantine", "crf_workers", "ray")
         return {key: value for key, value in dumped.items() if key not in later or value}
 
     @model_validator(mode="before")

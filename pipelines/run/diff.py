@@ -14,7 +14,7 @@ from maskmill.pipelines.core.verdicts import Verdict, honoured
 from maskmill.pipelines.report.data import Change, changes, load_tables
 from maskmill.pipelines.report.words import label
 
-ALONE = frozenset({"run_dir", "workers", CHECK})  # keys that change no sample
+ALONE = frozenset({"run_dir", "workers", "ray", CHECK})  # keys that change no sample
 SHOWN = 3
 
 

@@ -17,7 +17,7 @@ def _crf(config: RunConfig) -> dict[str, str]:
     return {}
 
 
-NOT_TOLD = {"run_dir", "workers", "crf_workers", "limits", "quarantine"}  # keys that change nothing in the data
+NOT_TOLD = {"run_dir", "workers", "crf_workers", "ray", "limits", "quarantine"}  # keys that change nothing in the data
 
 
 def manifest_of(config: RunConfig, ledger: Ledger) -> Manifest:

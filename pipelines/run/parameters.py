@@ -27,6 +27,7 @@ class CurateParameters(BaseModel):
     def changes(self) -> dict[str, Any]:
         """All fields as dotted keys; what is empty changes nothing."""
         named: dict[str, Any] = {"run_dir": self.run_dir, "source.root": self.source_root, "workers": self.workers}
+        named |= {"ray.address": self.ray_address}
         named |= {"select.rho": self.rho, "select.near_duplicates": self.near_duplicates}
         named |= {"select.min_score": self.min_score, "label_space": self.classes or None}
         return {**{key: value for key, value in named.items() if value is not None}, **self.overrides}

@@ -87,11 +87,24 @@ def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
         job = plan_job(config, run_dir, out_dir)
         if is_finished(out_dir, job.fingerprint):
             logger.info("%s: already trained with this config on this data", out_dir)
+        elif (settings := config.trainer_config()).processes > 1:
+            from maskmill.trainers.engine.team import train_together
+
+            train_together(settings.processes, settings.runtime.device, _train_here, config, run_dir, out_dir)
         else:
-            settings = config.trainer_config().with_steps(len(job.data), len(job.data.groups))
-            device = settings.runtime.device
-            looked = replace(job, look=lambda artifact: look_at(artifact, job.data, device))
-            get_trainer(config.trainer).train(settings, looked)
+            _train(config, job)
         with where_writable(), suppress(FileNotFoundError):
             os.unlink(os.path.join(job.run_dir, "checkpoint.safetensors"))
     return out_dir
+
+
+def _train_here(config: TrainConfig, run_dir: str, out_dir: str) -> None:
+    """One of several processes; the one that started them holds the folders."""
+    _train(config, plan_job(config, run_dir, out_dir))
+
+
+def _train(config: TrainConfig, job: Job) -> None:
+    settings = config.trainer_config().with_steps(len(job.data), len(job.data.groups))
+    device = settings.runtime.device
+    looked = replace(job, look=lambda artifact: look_at(artifact, job.data, device))
+    get_trainer(config.trainer).train(settings, looked)

@@ -1,6 +1,7 @@
 """Scoring a table: one row a sample, to the bit the same in any company, and a reason for what cannot be scored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from maskmill.curation.cross_fit import CrossFitOptions
 from maskmill.curation.sds import SdsConfig, SdsScorer, make_engine
+from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import (
     FOR_HASH,
     SAMPLE,
@@ -63,6 +65,27 @@ def test_scores_do_not_depend_on_companions_in_a_padded_forward(order: list[int]
     options = {"labels": "prompt", "micro_batch": 4}
     alone = pa.concat_tables([score(SAMPLES.slice(i, 1), **options) for i in order])
     assert score(SAMPLES.take(order), batch_size=batch_size, **options).equals(alone)
+
+
+def test_forwards_are_halved_for_good_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(config(labels="prompt"), SPACE, load_clip(TINY), micro_batch=4)
+    tried: list[int] = []
+    encode = engine.backbone.encode
+
+    def full(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        tried.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("full")
+        return encode(images, *args, **kwargs)
+
+    monkeypatch.setattr(engine.backbone, "encode", full)
+    found = score_rows(SAMPLES, engine, 0)
+    assert found.equals(score(SAMPLES, labels="prompt", micro_batch=2)), "as if it had been so many from the start"
+    assert (tried[0], set(tried[1:])) == (4, {2})
+    assert engine.batches.size == 2
+    monkeypatch.setattr(engine.backbone, "encode", lambda *_, **__: full(torch.zeros(3, 3, 8, 8)))
+    with pytest.raises(MemoryError, match="one image does not fit; set precision: bf16, a lower image_side"):
+        score_rows(SAMPLES, engine, 0)
 
 
 @pytest.mark.parametrize("model", ["tiny_clip_timm", "tiny_clip_conv"])

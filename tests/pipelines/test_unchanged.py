@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import flows
 from maskmill.data_contracts import list_shards, read_footer
 from maskmill.data_contracts.known import SETTLED_NS, Known, file_stamp
 from maskmill.pipelines.core import index, ledger
 from maskmill.pipelines.core.ledger import build_ledger, keep_ledger
 from maskmill.pipelines.core.stage import Unit
+from maskmill.pipelines.core.step import TASKS, groups_of
 from maskmill.pipelines.ingest import ingest_stage, unchanged
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.unchanged import note_listing, tree_stamp, units_of
@@ -142,9 +142,9 @@ def test_an_entry_of_another_stamp_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("total", [0, 1, 255, 256, 257, 1563, 100_000])
 def test_a_flow_makes_a_few_hundred_tasks_at_most(total: int) -> None:
-    starts, counts = flows.groups_of(total)
-    assert len(starts) <= flows.TASKS
+    starts, counts = groups_of(total)
+    assert len(starts) <= TASKS
     assert [one for start, count in zip(starts, counts, strict=True) for one in range(start, start + count)] == list(
         range(total)
     )
-    assert total > flows.TASKS or counts == [1] * total
+    assert total > TASKS or counts == [1] * total

@@ -24,6 +24,7 @@ from maskmill.trainers.engine import DataConfig, Loop, read_artifact
 from maskmill.trainers.registry import load_artifact
 from tests.elsewhere import elsewhere
 from tests.trainers import shapes
+from tests.trainers.two_processes import noted, train_by
 
 STEPS, KILLED_AT, SAVE_EVERY = 4, 3, 2
 
@@ -155,6 +156,26 @@ class TrainerConformance:
             train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artifact"))
             predictor = load_artifact(str(tmp_path / "artifact"), "meta")
             self.check_prediction(predictor, [shapes.draw_scene(50)[0]])
+
+    @pytest.mark.slow
+    def test_two_processes_train_as_one(self, data: DataConfig, tmp_path: Path) -> None:
+        """They end with the same weights, and have gone through the batches of one process with twice the steps, each
+        through every second; the first loss is that process's, and the log has the mean of both.
+        """
+        config = self.run_config(data)
+        two, one = tmp_path / "two", tmp_path / "one"
+        together = train_by(2, config, two)
+        train_by(1, config.model_copy(update={"settings": {**config.settings, "steps": 2 * STEPS}}), one)
+        assert same_weights(*(torch.load(two / f"weights-{rank}.pt") for rank in (0, 1)))
+        seen = [noted(two, "seen", rank) for rank in (0, 1)]
+        assert [batch for pair in zip(*seen, strict=True) for batch in pair] == noted(one, "seen", 0)
+        losses = [noted(two, "loss", rank) for rank in (0, 1)]
+        assert losses[0][0] == noted(one, "loss", 0)[0]
+        lines = [json.loads(line) for line in (two / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["loss"] for line in lines] == pytest.approx(np.mean(losses, axis=0))
+        tensors = read_artifact(together).tensors
+        assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+        assert tensors.keys() == read_artifact(str(one / "artifact")).tensors.keys()
 
     def test_finished_run_is_skipped(
         self, trained: Path, data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

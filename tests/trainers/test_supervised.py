@@ -17,6 +17,7 @@ from maskmill.trainers.registry import get_trainer, load_artifact
 from maskmill.trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
 from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
+from tests.trainers.two_processes import train_by
 
 SMALL = {"architecture": "fpn", "options": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}}
 
@@ -55,6 +56,25 @@ def test_overfits_four_scenes_and_evaluates(tmp_path: Path) -> None:
         EvaluateConfig(artifact=path, data=data, predict=tiled, overlays=0), str(tmp_path / "tiled")
     )
     assert float(str(again["miou"])) > 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_well_as_one(tmp_path: Path) -> None:
+    """Two of `batch: 2` against one of `batch: 4`: the same samples at the same steps."""
+    data = DataConfig(samples=(shapes.write_scenes(tmp_path / "samples", 4),))
+    settings = {
+        "segmenter": {"architecture": "unet", "options": {"decoder_channels": [32, 24, 16, 16, 8]}},
+        "augment": {"size": 48, "flip": 0.0},
+        **{"steps": 48, "lr": 6e-3, "eval_every": 24, "runtime": {"threads": 1, "progress": False, "device": "cpu"}},
+    }
+    found = {}
+    for processes in (1, 2):
+        wanted = {**settings, "batch": 4 // processes}
+        config = TrainConfig(label_space=shapes.SPACE, data=data, val=data, settings=wanted)
+        train_by(processes, config, tmp_path / str(processes))
+        found[processes] = json.loads((tmp_path / str(processes) / "artifact" / "metrics.json").read_text())["miou"]
+    assert found[1] > 0.75
+    assert found[2] == pytest.approx(found[1], abs=0.1)
 
 
 def test_pseudo_labels_replace_truth_and_low_confidence_is_ignored(tmp_path: Path) -> None:

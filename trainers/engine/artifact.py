@@ -18,6 +18,7 @@ from maskmill.trainers.engine.batches import IMAGENET_MEAN, IMAGENET_STD, Rgb
 from maskmill.trainers.engine.checkpoint import load_modules, module_tensors, pack_tensors
 from maskmill.trainers.engine.config import PredictConfig, TrainerConfig
 from maskmill.trainers.engine.job import Job
+from maskmill.trainers.engine.team import Team
 
 EARLIER = "artefact"  # what the folder was called before it was `artifact`; such folders are still found
 VERSIONED = ("maskmill", "torch", "timm", "segmentation_models_pytorch", "open_clip_torch", "numpy")
@@ -70,8 +71,10 @@ def save_artifact(
     predict: PredictConfig | None = None,
 ) -> str:
     """Write the folder, config.json last: it names the hash of the weights, so a folder cut off half way is never
-    taken for finished.
+    taken for finished. Of several processes that train as one, the first writes it.
     """
+    if not Team.here().writes:
+        return job.out_dir
     weights = pack_tensors(module_tensors(modules))
     info = ArtifactInfo(
         trainer=job.trainer,

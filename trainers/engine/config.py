@@ -37,7 +37,7 @@ class TrainerConfig(WithPresets):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    later: ClassVar[Mapping[str, Any]] = {"epochs": None}
+    later: ClassVar[Mapping[str, Any]] = {"epochs": None, "processes": 1}
 
     seed: int = Field(default=0, description="of first weights, order of samples and augmentation")
     steps: int = Field(default=1000, ge=1, description="optimiser steps of the whole training")
@@ -45,6 +45,12 @@ class TrainerConfig(WithPresets):
         default=None, gt=0, description="passes over the samples, in place of `steps`; null = as many steps as `steps`"
     )
     batch: int = Field(default=8, ge=1, description="samples a step")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="processes that train as one, each on a GPU of its own where there are any; `batch` is for each",
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="which optimiser")
     lr: float = Field(default=1e-3, gt=0, description="highest learning rate, reached after warm-up")
     weight_decay: float = Field(default=0.01, ge=0, description="of the optimiser")
@@ -95,7 +101,7 @@ class TrainerConfig(WithPresets):
         if self.epochs is None:
             return self
         units = self.units(samples, groups)
-        steps = max(1, math.ceil(round(self.epochs * units / self.batch, 9)))
+        steps = max(1, math.ceil(round(self.epochs * units / (self.batch * self.processes), 9)))
         if self.warmup_steps >= steps and self.warmup_steps > 0:
             found = f"{self.epochs:g} epochs over {units} samples in batches of {self.batch} are {steps} steps"
             raise ValueError(

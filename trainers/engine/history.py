@@ -14,16 +14,21 @@ Record = dict[str, Any]
 
 
 class MetricsLog:
-    """metrics.jsonl of one run folder. Going on at step n drops the lines of later steps, so none appears twice."""
+    """metrics.jsonl of one run folder. Going on at step n drops the lines of later steps, so none appears twice.
+    `write` False: it is another process's file.
+    """
 
-    def __init__(self, path: str, start: int) -> None:
-        self.path = path
-        self.records = [r for r in read_log(path) if r["step"] < start]
-        write_bytes(path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
+    def __init__(self, path: str, start: int, *, write: bool = True) -> None:
+        self.path, self._write = path, write
+        self.records = [r for r in read_log(path) if r["step"] < start] if write else []
+        if write:
+            write_bytes(path, "".join(json.dumps(r) + "\n" for r in self.records).encode())
 
     def write(self, record: Record) -> None:
         """Append one line and hand it to the system at once."""
         self.records.append(record)
+        if not self._write:
+            return
         with naming(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
 

@@ -33,6 +33,7 @@ from maskmill.trainers.engine.health import still_loss
 from maskmill.trainers.engine.history import MetricsLog, draw_curves
 from maskmill.trainers.engine.job import Job
 from maskmill.trainers.engine.optim import lr_factor, set_lr
+from maskmill.trainers.engine.team import Team
 
 logger = logging.getLogger("maskmill.train")
 
@@ -44,7 +45,8 @@ class Loop:
     `modules` and `optimizers` (each by name) hold everything that training changes, and nothing else: frozen encoders
     stay out, an EMA teacher belongs in. Before each step torch, `random` and `loop.rng` are seeded by (seed, step),
     so a step depends on the state of modules, optimisers and `memory`, and on its number. `memory` is a dict of JSON
-    values that the checkpoint carries.
+    values that the checkpoint carries. Of several processes that train as one (`Team`) each has batches of its own;
+    they share gradients, and the first writes.
     `schedule` replaces the configured learning-rate factor.
 
     Raises (while iterating):
@@ -62,7 +64,9 @@ class Loop:
         memory: dict[str, Any] | None = None,
         schedule: Callable[[int], float] | None = None,
     ) -> None:
-        self.config, self.source, self.modules, self.optimizers = config, source, modules, optimizers
+        self.team = Team.here()
+        self.config, self.modules, self.optimizers = config, modules, optimizers
+        self.source = self.team.share(source)
         self.device, self.dtype = devices.prepare(config)
         for module in modules.values():
             module.to(self.device)
@@ -77,7 +81,12 @@ class Loop:
         self._progress = found or Progress(job.fingerprint, memory=memory or {})
         if found and found.scaler:
             self._scaler.load_state_dict(found.scaler)
-        self._log = MetricsLog(os.path.join(job.run_dir, "metrics.jsonl"), self.step)
+        if (first := self.team.from_first(lambda: self.step)) != self.step:
+            raise RuntimeError(
+                f"{self._checkpoint}: process 0 found step {first}, process {self.team.rank} {self.step}"
+            )
+        log = os.path.join(job.run_dir, "metrics.jsonl")
+        self._log = MetricsLog(log, self.step, write=self.team.writes)
         self._pending: list[tuple[int, dict[str, Tensor | float], list[str]]] = []
         self._wall = self._inside = self._aside = 0.0  # seconds of this process: all, in the loop's body, in evaluation
         self._images_here = 0
@@ -119,11 +128,12 @@ class Loop:
                 self._wall = time.perf_counter() - begun
                 bar.update(task, completed=self.step, note=self.speed())
         self._flush()
-        if self._images_here and self.config.runtime.progress:
+        if self._images_here and self.config.runtime.progress and self.team.writes:
             Console(stderr=True).print(f"trained {self.step} steps: {self.speed()}")
 
     def _begin_step(self) -> None:
-        seed = sample_seed(self.config.seed, str(self.step), "step")
+        rank = self.team.rank
+        seed = sample_seed(self.config.seed, str(self.step), f"step of process {rank}" if rank else "step")
         torch.manual_seed(seed)
         random.seed(seed)
         self.rng = np.random.default_rng(seed)
@@ -144,10 +154,15 @@ class Loop:
         """Mixed precision where the run has it."""
         return devices.autocast(self.device, self.dtype)
 
-    def update(self, loss: Tensor, *names: str) -> None:
-        """Backward, clip, step and zero the gradients of the optimisers named (all of them by default)."""
+    def update(self, loss: Tensor | None, *names: str) -> None:
+        """Backward, clip, step and zero the gradients of the optimisers named (all of them by default). None: this
+        batch teaches nothing, though those of other processes may.
+        """
         chosen = [self.optimizers[name] for name in names] or list(self.optimizers.values())
-        torch.autograd.backward(self._scaler.scale(loss))
+        if loss is not None:
+            torch.autograd.backward(self._scaler.scale(loss))
+        if not self.team.mean_gradients(p for o in chosen for g in o.param_groups for p in g["params"]):
+            return
         for optimizer in chosen:
             self._scaler.unscale_(optimizer)
         if self.config.grad_clip is not None:
@@ -168,14 +183,15 @@ class Loop:
         if score is None or not self.eval_due:
             return
         begun = time.perf_counter()
-        metrics = score()
+        self.team.mean_statistics(self.modules)
+        metrics = self.team.from_first(score)
         self._aside += time.perf_counter() - begun
         self.history.append({"step": self.step, **metrics})
         logger.info("step %d: %s", self.step + 1, {k: v for k, v in metrics.items() if isinstance(v, (int, float))})
 
     def _flush(self) -> None:
-        for step, values, samples in self._pending:
-            numbers = {name: float(value) for name, value in values.items()}
+        records = self.team.means([{name: float(v) for name, v in one.items()} for _, one, _ in self._pending])
+        for (step, _, samples), numbers in zip(self._pending, records, strict=True):
             if wrong := [name for name, number in numbers.items() if not math.isfinite(number)]:
                 raise FloatingPointError(
                     f"step {step}: {', '.join(wrong)} is not finite (samples {samples[:8]}); "
@@ -187,6 +203,9 @@ class Loop:
 
     def save(self) -> None:
         """Write the checkpoint now; only sensible between steps."""
+        self.team.mean_statistics(self.modules)
+        if not self.team.writes:
+            return
         self._progress.scaler = self._scaler.state_dict()
         save_checkpoint(self._checkpoint, self._progress, self.modules, self.optimizers)
 
@@ -219,7 +238,8 @@ class Loop:
     def _bar(self) -> Bar:
         console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-        return Bar(*columns, console=console, disable=not (self.config.runtime.progress and console.is_terminal))
+        wanted = self.config.runtime.progress and console.is_terminal and self.team.writes
+        return Bar(*columns, console=console, disable=not wanted)
 
 
 def count_images(batch: Batch) -> int:

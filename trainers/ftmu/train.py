@@ -143,7 +143,9 @@ def train(config: Config, job: Job) -> str:
         walked = explore(actor, make_episodes(clips, batch["episodes"]), encoder, config, loop.rng)
         frames = max(len(walked.j), 1)
         rates = {"j": sum(walked.j) / frames, "updates": walked.update_rate, "whole": walked.whole / frames}
-        if any(path.states for path in walked.trajectories):  # else nothing was found that could be decided on
+        if not any(path.states for path in walked.trajectories):  # nothing was found that could be decided on
+            loop.update(None)
+        else:
             total, parts = losses(actor, critic, walked, config)
             loop.update(total)
             rates = {"loss": float(total.detach()), **{k: float(v.detach()) for k, v in parts.items()}, **rates}
