@@ -34,7 +34,7 @@ def check_mask(mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False
             found,
             f"add the class to the label space, or map it with ingest's `remap`, e.g. {{{strangers[0]}: ignore}}",
         )
-    if not allow_empty and not foreground_ids(mask, space):
+    if not allow_empty and not any(int(i) in space.by_id for i in np.flatnonzero(counts)):
         return Problem(
             Reason.EMPTY_FOREGROUND,
             "at least one foreground pixel",

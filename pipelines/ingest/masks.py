@@ -76,7 +76,7 @@ class MaskRule:
         return Labels(mask)
 
     def _from_values(self, found: LabelFile, values: Values, where: str, any_value: bool) -> Labels:
-        small = values.size == 0 or (values.min() >= 0 and values.max() <= IGNORE)
+        small = values.dtype == np.uint8 or values.size == 0 or (values.min() >= 0 and values.max() <= IGNORE)
         present = np.flatnonzero(histogram(values)) if small else np.unique(values)
         used = [int(v) for v in present]
         problem = (
@@ -88,10 +88,12 @@ class MaskRule:
         if strangers := [v for v, i in ids.items() if i is None]:
             raise ContractError(where, self._high(strangers, values))
         known = {v: i for v, i in ids.items() if i is not None}
-        if small:
+        if values.dtype == np.uint8 and all(v == i for v, i in known.items()):
+            mask: Uint8Array = np.array(values, np.uint8)
+        elif small:
             table = np.zeros(256, np.uint8)
             table[list(known)] = list(known.values())
-            mask: Uint8Array = looked_up(table, values)
+            mask = looked_up(table, values)
         else:
             table, mask = np.array(list(known.values()), np.uint8), np.empty(values.shape, np.uint8)
             for rows in blocks(values):

@@ -151,7 +151,8 @@ def train_together(processes: int, device: str, work: Callable[..., object], *ar
         port = probe.getsockname()[1]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",") if gpus else []
     given = (processes, port, visible, work, arguments)
-    torch.multiprocessing.start_processes(_member, given, nprocs=processes, start_method=Team.start_method)
+    start: Any = torch.multiprocessing
+    start.start_processes(_member, given, nprocs=processes, start_method=Team.start_method)
 
 
 def _member(
