@@ -87,15 +87,23 @@ def train(config: TrainConfig, run_dir: str, out_dir: str) -> str:
         job = plan_job(config, run_dir, out_dir)
         if is_finished(out_dir, job.fingerprint):
             logger.info("%s: already trained with this config on this data", out_dir)
-        elif (settings := config.trainer_config()).processes > 1:
-            from maskmill.trainers.engine.team import train_together
-
-            train_together(settings.processes, settings.runtime.device, _train_here, config, run_dir, out_dir)
         else:
-            _train(config, job)
+            _start(config, job)
         with where_writable(), suppress(FileNotFoundError):
             os.unlink(os.path.join(job.run_dir, "checkpoint.safetensors"))
     return out_dir
+
+
+def _start(config: TrainConfig, job: Job) -> None:
+    """Train in this process, or in several that it starts."""
+    from maskmill.trainers.engine.team import train_together, warn_of_spare
+
+    settings = config.trainer_config()
+    warn_of_spare(settings.processes, settings.runtime.device)
+    if settings.processes == 1:
+        _train(config, job)
+    else:
+        train_together(settings.processes, settings.runtime.device, _train_here, config, job.run_dir, job.out_dir)
 
 
 def _train_here(config: TrainConfig, run_dir: str, out_dir: str) -> None:

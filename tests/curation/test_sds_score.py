@@ -187,6 +187,8 @@ def test_a_space_without_background_is_scored() -> None:
 
 
 RELEASED = {  # the method as released: constants of its scripts, by our names
+    "embed": None,
+    "by_boxes": {"model": None, "precision": "fp32"},
     "preset": "faithful",
     "model": "starter",  # the one thing that a preset leaves to the run: configs/sds-faithful.yaml names ViT-B/16
     "pretrained": None,

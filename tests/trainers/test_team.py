@@ -51,6 +51,15 @@ def test_an_epoch_is_shared_among_processes() -> None:
     assert TrainerConfig(processes=2).fingerprint != TrainerConfig().fingerprint
 
 
+def test_gpus_that_stay_idle_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    module.warn_of_spare(4, "auto")
+    module.warn_of_spare(1, "cpu")
+    assert caplog.text == ""
+    module.warn_of_spare(1, "auto")
+    assert "3 of 4 GPUs stay unused; settings.processes: 4 trains on all" in caplog.text
+
+
 def test_each_process_needs_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"cuda:1.*expected auto, cpu or cuda with processes: 2"):

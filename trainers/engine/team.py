@@ -2,6 +2,7 @@
 carries gradients and numbers between them (gloo on CPUs, NCCL on GPUs).
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskmill.trainers.engine.batches import Batch, Source
+
+logger = logging.getLogger("maskmill.train")
 
 T = TypeVar("T")
 MEMBERS = "MASKMILL_TRAINING_PROCESSES"  # set in processes that `train_together` started
@@ -153,6 +156,13 @@ def train_together(processes: int, device: str, work: Callable[..., object], *ar
     given = (processes, port, visible, work, arguments)
     start: Any = torch.multiprocessing
     start.start_processes(_member, given, nprocs=processes, start_method=Team.start_method)
+
+
+def warn_of_spare(processes: int, device: str) -> None:
+    """Say so where GPUs of this machine would stay idle."""
+    gpus = torch.cuda.device_count()
+    if gpus > processes and device != "cpu":
+        logger.warning("%d of %d GPUs stay unused; settings.processes: %d trains on all", gpus - processes, gpus, gpus)
 
 
 def _member(
