@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
 from maskmill.pipelines.stages.train import TrainConfig, train
@@ -166,7 +167,7 @@ class TrainerConformance:
         two, one = tmp_path / "two", tmp_path / "one"
         together = train_by(2, config, two)
         train_by(1, config.model_copy(update={"settings": {**config.settings, "steps": 2 * STEPS}}), one)
-        assert same_weights(*(torch.load(two / f"weights-{rank}.pt") for rank in (0, 1)))
+        assert same_weights(*(load_file(two / f"weights-{rank}.safetensors") for rank in (0, 1)))
         seen = [noted(two, "seen", rank) for rank in (0, 1)]
         assert [batch for pair in zip(*seen, strict=True) for batch in pair] == noted(one, "seen", 0)
         losses = [noted(two, "loss", rank) for rank in (0, 1)]

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import Loop
+from maskmill.trainers.engine.checkpoint import pack_tensors
 from maskmill.trainers.engine.team import Team
 
 
@@ -31,7 +30,7 @@ def note(folder: Path) -> None:
     def whole(self: Loop) -> Any:
         yield from iterate(self)
         tensors = {f"{name}/{key}": t for name, m in self.modules.items() for key, t in m.state_dict().items()}
-        torch.save(tensors, folder / f"weights-{self.team.rank}.pt")
+        (folder / f"weights-{self.team.rank}.safetensors").write_bytes(pack_tensors(tensors))
 
     Loop._end_step, Loop.__iter__, Loop.log = end_step, whole, told  # type: ignore[method-assign]
 
