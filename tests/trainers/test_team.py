@@ -55,7 +55,10 @@ def test_gpus_that_stay_idle_are_told(monkeypatch: pytest.MonkeyPatch, caplog: p
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     module.warn_of_spare(4, "auto")
     module.warn_of_spare(1, "cpu")
+    monkeypatch.setenv("MASKMILL_DEVICE", "cpu")
+    module.warn_of_spare(1, "auto")
     assert caplog.text == ""
+    monkeypatch.delenv("MASKMILL_DEVICE")
     module.warn_of_spare(1, "auto")
     assert "3 of 4 GPUs stay unused; settings.processes: 4 trains on all" in caplog.text
 

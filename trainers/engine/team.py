@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskmill.trainers.engine.batches import Batch, Source
+from maskmill.vision.device import AUTO
 
 logger = logging.getLogger("maskmill.train")
 
@@ -141,6 +142,7 @@ def train_together(processes: int, device: str, work: Callable[..., object], *ar
         ValueError: one device is named for all, or there are fewer GPUs than processes.
         ProcessRaisedException: one of them failed; the others are ended. Holds what it said.
     """
+    device = os.environ.get(AUTO, device) if device == "auto" else device
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(
@@ -161,7 +163,7 @@ def train_together(processes: int, device: str, work: Callable[..., object], *ar
 def warn_of_spare(processes: int, device: str) -> None:
     """Say so where GPUs of this machine would stay idle."""
     gpus = torch.cuda.device_count()
-    if gpus > processes and device != "cpu":
+    if gpus > processes and "cpu" not in (device, os.environ.get(AUTO)):
         logger.warning("%d of %d GPUs stay unused; settings.processes: %d trains on all", gpus - processes, gpus, gpus)
 
 
