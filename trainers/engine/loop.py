@@ -184,7 +184,8 @@ class Loop:
             return
         begun = time.perf_counter()
         self.team.mean_statistics(self.modules)
-        metrics = self.team.from_first(score)
+        own = score()  # in every process: what it keeps as the best, all must keep
+        metrics = self.team.from_first(lambda: own)
         self._aside += time.perf_counter() - begun
         self.history.append({"step": self.step, **metrics})
         logger.info("step %d: %s", self.step + 1, {k: v for k, v in metrics.items() if isinstance(v, (int, float))})

@@ -21,7 +21,7 @@ logger = logging.getLogger("maskmill.train")
 
 T = TypeVar("T")
 MEMBERS = "MASKMILL_TRAINING_PROCESSES"  # set in processes that `train_together` started
-PATIENCE = timedelta(hours=12)  # the others wait while the first evaluates
+PATIENCE = timedelta(hours=12)  # one may evaluate on a machine that is busier
 BUCKET = 1 << 24  # gradients that travel at once
 
 
