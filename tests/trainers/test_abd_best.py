@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from maskmill.pipelines.stages.train import TrainConfig, train
-from maskmill.trainers.abd import best
+from maskmill.trainers.abd import Config, best
 from maskmill.trainers.abd.best import Keeper, volume_dice
+from maskmill.trainers.abd.train import _active
 from maskmill.trainers.engine import DataConfig, Loop, Samples, read_artifact
 from tests.trainers import shapes
 from tests.trainers.conformance import KilledError
@@ -159,3 +160,14 @@ def test_without_validation_it_is_the_last(tmp_path: Path, scenes: DataConfig) -
     settings = {**SETTINGS, "host": "cross_teaching", "pretrain_share": 0.0, "steps": 1, "runtime": runtime}
     config = TrainConfig(trainer="abd", label_space=shapes.SPACE, data=scenes, settings=settings)
     assert read_artifact(train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))).tensors
+
+
+def test_which_optimisers_step() -> None:
+    """The copy of the best never does; a student that will be copied over stands still in the first phase."""
+    both, one = ("first", "second"), ("first",)
+    bcp = Config.model_validate(SETTINGS)
+    assert [_active(bcp, step) for step in (0, 2, 3, 5)] == [one, one, both, both]
+    crossed = Config.model_validate({**SETTINGS, "host": "cross_teaching", "pretrain_share": 0.5})
+    assert [_active(crossed, step) for step in (0, 5)] == [both, both]
+    alone = Config.model_validate({**SETTINGS, "host": "supervised", "pretrain_share": 0.0})
+    assert _active(alone, 0) == one

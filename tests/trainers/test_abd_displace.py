@@ -107,8 +107,8 @@ def test_organs_are_lent_where_there_are_any(seed: int, k: int) -> None:
     where it finds none.
     """
     weak, strong = logits_pair(seed)
-    weak[:, 0] += 2.5
-    strong[:, 0] += 2.5
+    weak[:, 0] += 8.0
+    strong[:, 0] += 8.0
     strong[2, 0] += 100  # nothing but background
     move = reliable(weak, strong, GRID, k, None, 0)
     free = reliable(weak, strong, GRID, k, None)

@@ -100,10 +100,21 @@ def test_few_shot_takes_its_encoder_and_leaves_out_the_asked_class(
     featurizer = featurizer_of(config, shapes.SPACE, torch.device("cpu"))
     samples = Samples.open(scenes, str(tmp_path))
     episodes = training_episodes(samples, shapes.SPACE, config)
-    batch = EpisodeSource(samples, episodes, featurizer)(0)
+    source = EpisodeSource(samples, episodes, featurizer)
+    batch = source(0)
     asked = [episodes.episode(number).class_id for number in range(2)]
     assert batch["left_out"].tolist() == [read_known(learner).place(i) for i in asked]
     assert batch["base"].shape[1] == 1 + len(KNOWN)
+    turned = set()
+    for number in range(8):
+        episode = episodes.episode(number)
+        item, shown = source.item(episode), samples.example(samples.ids.index(episode.query))
+        seen = featurizer.image(shown.image)
+        turns = not torch.equal(item["query"], seen.middle)
+        base = featurizer.base_logits(seen)
+        torch.testing.assert_close(item["base"], base.flip(-1) if turns else base)
+        turned.add(turns)
+    assert turned == {False, True}, "the base learner's map is mirrored with its query"
     net = build(config, featurizer.channels, featurizer.finer).eval()
     decoded = net(*(batch[key] for key in ("query", "supports", "masks", "priors", "base", "left_out")))
     assert decoded.final is not None
