@@ -41,7 +41,7 @@ def draw(metrics: Mapping[str, Any], out: Path) -> None:
     """Write the picture."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.0), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8.6, 4.0), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="#bbbbbb", linewidth=1)
     for arm, (colour, marker) in LINES.items():
@@ -55,7 +55,7 @@ def draw(metrics: Mapping[str, Any], out: Path) -> None:
     axes.set_xlabel("faulty labels, % of the trained photos")
     axes.set_ylabel("mIoU on clean photos minus that of `all`, points")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, metadata={"Software": None})
 
