@@ -109,6 +109,15 @@ def is_train_key(key: str, tenths: int = TRAIN_TENTHS) -> bool:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 10 < tenths
 
 
+def role_of(key: str, *, dev: bool = False) -> Literal["learn", "tested", "left"]:
+    """What a benchmark of trainings does with a key: `is_train_key` is learnt from, the rest tested. With `dev` five
+    tenths are learnt from and two tested, all of them keys that may be tuned on; the rest is left alone.
+    """
+    if not dev:
+        return "learn" if is_train_key(key) else "tested"
+    return "learn" if is_train_key(key, 5) else "tested" if is_train_key(key) else "left"
+
+
 Part = Literal["train", "dev", "test"]
 
 

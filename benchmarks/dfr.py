@@ -1,13 +1,17 @@
 """Classes from scribbles: partial cross-entropy, + the static kernel (Gated CRF), + DFR, and true masks.
 
-Arms: `partial_ce`, `static`, `dfr` (our reading of the paper: no code of it is public), `ours` (the same with a kernel
-divided by its mean mass), `sum` (colours or features in place of both), `fully_supervised`. All share encoder, decoder,
-first weights, order of samples, crops, schedule and steps; settings that no arm names are those of `preset: faithful`
-but for the network and what fits a CPU.
+Arms: `partial_ce`, `static`, `dfr` (our reading of the paper: no code of it is public), `dilated` (`static` in a window
+that reaches 8 cells), `ours` (that with a head whose calibrated affinity stands beside colours once both together tell
+strokes apart better than colours alone), `fully_supervised`. All share encoder, decoder, first weights, order of
+samples, crops, schedule and steps; settings that no arm names are those of `preset: faithful` but for the network and
+what fits a CPU.
 Metrics: `dice` on ACDC with its real scribbles (and `dice_rv`, `dice_myo`, `dice_lv`): 3D Dice of a class in a volume,
-mean over the volumes of patients that training never saw, mean over the classes; `miou@ccp` on Clothing Co-Parsing
-(coarse classes) with scribbles simulated from the masks, tested on photos that training never saw. A set that is not
-in the folder is said and left out.
+mean over the volumes of patients that training never saw, mean over the classes; `boundary_f` of the same slices;
+`affinity_auc` and `colour_auc`, how well head and colours tell pairs at true borders; `ratio_kernel` and
+`ratio_colour`, mean weight on pairs of strokes of one class by that on different ones; `miou@ccp` on Clothing
+Co-Parsing (coarse classes) with scribbles simulated from the masks, tested on photos that training never saw. A set
+that is not in the folder is said and left out. Below the table stands mIoU over the steps, also drawn beside the JSON
+file.
 """
 
 import functools
@@ -23,25 +27,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.common import Options, Record, parse_options, role_of
+from benchmarks.curves import Curves
 from benchmarks.paired import Units
 from benchmarks.scribble_sets import Scribbled, write_sets
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, decode_image, decode_mask, load_label_space
+from maskmill.data_contracts.sums import read_json
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.dfr.config import PRESETS
+from maskmill.trainers.dfr.measures import boundary_f
 from maskmill.trainers.engine import SegmentationMetrics
+from maskmill.trainers.engine.history import read_log
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.scribbles import simulate_scribble
 from maskmill.vision.segmenters import PACKAGED_ENCODER
 
+DILATED: dict[str, Any] = {"dilations": (1, 2, 4, 8), "xy_sigma_cells": 6.0}
 ARMS: dict[str, dict[str, Any]] = {
     "partial_ce": {"reg_weight": 0.0, "fc_weight": 0.0},
     "static": {"kernel": "static", "fc_weight": 0.0},
     "dfr": {},
-    "ours": {"mass_normalised": True, "reg_weight": 0.5},
-    "sum": {"kernel": "sum"},
+    "dilated": {"kernel": "static", "fc_weight": 0.0, **DILATED},
+    "ours": {"kernel": "sum", "calibrated": True, **DILATED},
     "fully_supervised": {"supervision": "masks"},
 }
+WORDS = {"miou": "mIoU of some slices", "boundary_f": "boundary F of the same"}
 ACDC_NAMES = {"dice_rv": 1, "dice_myo": 2, "dice_lv": 3}
 Listed = tuple[str, Callable[[], Scribbled]]  # a key, and how to read the picture
 STEM = re.compile(r"(?P<patient>.+)_frame(?P<frame>\d+)_slice_(?P<slice>\d+)$")
@@ -55,9 +65,10 @@ class Size:
     ccp_steps: int
     ccp_train: int
     ccp_test: int
+    watched: int  # slices that are measured on the way
 
 
-SIZES = {"small": Size(300, 0, 300, 60), "full": Size(1200, 800, 500, 200)}
+SIZES = {"small": Size(300, 0, 300, 60, 40), "full": Size(1200, 800, 500, 200, 60)}
 # The same for all arms. Window and colours were chosen for the static kernel, on training patients alone.
 SHARED: dict[str, Any] = {
     **{key: value for key, value in PRESETS["faithful"].items() if key not in ("segmenter", "augment")},
@@ -173,8 +184,9 @@ def _split(
     if options.test_data is not None:
         train, test = everything, list(read(options.test_data))
     else:
-        train = [entry for entry in everything if is_train_key(entry[0])]
-        test = [entry for entry in everything if not is_train_key(entry[0])]
+        train, test = (
+            [e for e in everything if role_of(e[0], dev=options.dev) == role] for role in ("learn", "tested")
+        )
     if not train or not test:
         print(f"{name}: nothing to train on or to test; left out", flush=True)
         return (), ()
@@ -220,21 +232,35 @@ def score(world: World, artifact: str) -> tuple[dict[str, float], list[float]]:
     for picture, labels in predict(artifact, world.test):
         volumes[picture.volume].append((labels, picture.mask))
     each = {name: volume_dice(volumes, class_id) for name, class_id in ACDC_NAMES.items()}
-    return {"dice": float(np.nanmean(list(each.values()))), **each}, dice_by_volume(volumes)
+    ids = list(ACDC_NAMES.values())
+    borders = [boundary_f(labels, mask, ids) for slices in volumes.values() for labels, mask in slices]
+    found = {"dice": float(np.nanmean(list(each.values()))), **each, "boundary_f": float(np.nanmean(borders))}
+    return found, dice_by_volume(volumes)
 
 
-def train_arm(world: World, arm: dict[str, Any], seed: int, folder: Path) -> str:
-    """Train one arm; a run that was cut off goes on from its checkpoint."""
+def affinities(folder: Path) -> dict[str, float]:
+    """What an arm's training measured of its kernels: AUC at true borders after the last step, ratios near its end."""
+    last = read_json(f"{folder}/artifact/metrics.json")
+    found = {name: float(last[name]) for name in ("affinity_auc", "colour_auc") if name in last}
+    for record in read_log(f"{folder}/run/metrics.jsonl"):
+        found |= {name: float(record[name]) for name in ("ratio_kernel", "ratio_colour") if name in record}
+    return found
+
+
+def train_arm(world: World, arm: dict[str, Any], seed: int, folder: Path, watched: int) -> str:
+    """Train one arm, measuring some tested pictures on the way; a run that was cut off goes on from its checkpoint."""
     drawn, dense = write_sets(world.train, world.space, folder.parent / "data")
+    _, seen = write_sets(world.test[:: max(1, len(world.test) // watched)], world.space, folder.parent / "watched")
     settings = {
         **SHARED,
         **world.settings,
+        "eval_every": max(1, world.settings["steps"] // 6),
         **arm,
         "seed": seed,
         "runtime": {"save_every": 50, "progress": False},
     }
     data = dense if arm.get("supervision") == "masks" else drawn
-    config = TrainConfig(trainer="dfr", label_space=world.space, data=data, settings=settings)
+    config = TrainConfig(trainer="dfr", label_space=world.space, data=data, val=seen, settings=settings)
     return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
@@ -243,24 +269,29 @@ def run(options: Options) -> None:
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     worlds = [w for w in (acdc_world(options, size), ccp_world(options, size)) if w is not None]
-    units = Units(work / "units")
+    units, curves = Units(work / "units"), Curves(work / "curves")
     for seed in options.seeds:
         for arm, settings in ARMS.items():
             if record.has(arm, seed):
                 continue
             found: dict[str, float] = {}
             for world in worlds:
-                artifact = train_arm(world, settings, seed, work / world.name / f"{arm} {seed}")
+                folder = work / world.name / f"{arm} {seed}"
+                artifact = train_arm(world, settings, seed, folder, size.watched)
                 metrics, each = score(world, artifact)
                 found |= metrics
                 if each:
+                    found |= affinities(folder)
                     units.add(arm, seed, {"dice": each})
+                    curves.add(arm, seed, artifact)
             record.add(arm, seed, found)
             print(f"seed {seed}: {arm} {found}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     print(units.table(list(ARMS), "static", ["dice"], options.seeds))
+    print(curves.table(list(ARMS), "miou", options.seeds))
+    curves.draw(list(ARMS), WORDS, options.seeds, options.json_path.with_suffix(".png"))
     shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    run(parse_options("dfr", __doc__))
+    run(parse_options("dfr", __doc__, has_dev=True))

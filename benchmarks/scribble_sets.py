@@ -1,7 +1,7 @@
 """What the benchmarks on scribbles share: pictures with a scribble and a true mask, and their shards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.shards import Row, sample_row, write_rows
@@ -14,7 +14,8 @@ from maskmill.data_contracts import (
     foreground_ids,
     shard_name,
 )
-from maskmill.trainers.engine import DataConfig
+from maskmill.trainers.engine import DataConfig, resize_image
+from maskmill.vision.scribbles import resize_scribble
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,22 @@ class Scribbled:
     mask: Uint8Array  # 255 = not judged
     scribble: Uint8Array  # 255 = not drawn
     volume: str = ""
+
+
+def smaller(picture: Scribbled, side: int) -> Scribbled:
+    """The picture with its longer side at most `side` pixels: what is shrunk to a small crop anyway is decoded and
+    shrunk once, not in every step of every arm. Strokes keep every cell that they touch.
+    """
+    height, width = picture.mask.shape
+    if max(height, width) <= side:
+        return picture
+    height, width = (max(1, round(one * side / max(height, width))) for one in (height, width))
+    return replace(
+        picture,
+        image=resize_image(picture.image, height, width),
+        mask=resize_scribble(picture.mask, height, width, "nearest"),
+        scribble=resize_scribble(picture.scribble, height, width, "any"),
+    )
 
 
 def write_sets(pictures: Sequence[Scribbled], space: LabelSpace, folder: Path) -> tuple[DataConfig, DataConfig]:

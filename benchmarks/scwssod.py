@@ -5,6 +5,8 @@ Arms of the paper's method on a small encoder (`preset: faithful` but for encode
 `cat` (`lsc+ssc` with GCPANet's concatenation, the paper's own control) and `scwssod` (with AGGM: the paper's method).
 `ours` is the starter: another loss on strokes, coherence on all heads, gates that begin at 1, frozen norms on the small
 pass, a ramp. `fully_supervised` has true masks. All share first weights, order of samples, crops, schedule and steps.
+At this size the deepest level of the small pass is one cell: batch norms keep its statistics out of those that are
+stored (`ssc_norm: own`). Below the table stands MAE over the steps; S and MAE are drawn beside the JSON file.
 Metrics by pysodmetrics, on photos of horses, people and DAVIS frames that training never saw, scribbles simulated:
 `max_f`, `mean_e`, `s`, `mae`; and `…@grabcut` on the photos with real user strokes, which nothing was trained on: the
 strokes are laid over the raw map, as the labeler does. A set that is not in the folder is said and left out.
@@ -21,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
+from benchmarks.common import Options, Record, parse_options, role_of
+from benchmarks.curves import Curves
 from benchmarks.paired import Units
-from benchmarks.scribble_sets import Scribbled, write_sets
+from benchmarks.scribble_sets import Scribbled, smaller, write_sets
 from maskmill.data_contracts import IGNORE, Uint8Array, decode_image, decode_mask, load_label_space
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.registry import load_artifact
@@ -61,7 +64,10 @@ SETTINGS: dict[str, Any] = {
     **SMALL_WINDOW,
     "augment": {"size": 96, "fit": "squash", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
     "precision": "fp32",
+    "ssc_norm": "own",
 }
+STORED = 160  # longer side of the photos that crops of 96 px are taken from
+WORDS = {"s": "S", "mae": "MAE"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,13 @@ class Size:
     steps: int
     frames: int  # of a sequence
     tested: int  # photos
+    watched: int  # photos that are measured on the way
 
 
-SIZES = {"small": Size(steps=400, frames=4, tested=120), "full": Size(steps=1500, frames=12, tested=300)}
+SIZES = {
+    "small": Size(steps=300, frames=4, tested=120, watched=40),
+    "full": Size(steps=1500, frames=12, tested=300, watched=60),
+}
 FOREGROUND = load_label_space("foreground")
 
 
@@ -123,8 +133,9 @@ def split(options: Options, size: Size) -> tuple[list[Scribbled], list[Scribbled
     if options.test_data is not None:
         train, test = everything, list(photos(options.test_data, size))
     else:
-        train = [p for p in everything if is_train_key(p.key)]
-        test = [p for p in everything if not is_train_key(p.key)]
+        train, test = (
+            [p for p in everything if role_of(p.key, dev=options.dev) == role] for role in ("learn", "tested")
+        )
     order = np.random.default_rng(6).permutation(len(test))[: size.tested]  # the same photos for every seed and arm
     return train, [test[i] for i in sorted(order)], list(real_strokes(options.tested))
 
@@ -175,13 +186,22 @@ def score(artifact: str, pictures: Sequence[Scribbled], *, lay_strokes: bool) ->
     return metrics
 
 
-def train_arm(pictures: Sequence[Scribbled], arm: dict[str, Any], steps: int, seed: int, folder: Path) -> str:
-    """Train one arm; a run that was cut off goes on from its checkpoint."""
-    drawn, dense = write_sets(pictures, FOREGROUND, folder.parent / "data")
+def train_arm(
+    learnt: Sequence[Scribbled],
+    watched: Sequence[Scribbled],
+    arm: dict[str, Any],
+    steps: int,
+    seed: int,
+    folder: Path,
+) -> str:
+    """Train one arm, measuring `watched` on the way; a run that was cut off goes on from its checkpoint."""
+    drawn, dense = write_sets([smaller(p, STORED) for p in learnt], FOREGROUND, folder.parent / "data")
+    _, seen = write_sets(watched, FOREGROUND, folder.parent / "watched")
     runtime = {"save_every": 50, "progress": False}
-    settings = {**SETTINGS, "steps": steps, **arm, "seed": seed, "runtime": runtime}
+    every = {"eval_every": max(1, steps // 6)}
+    settings = {**SETTINGS, "steps": steps, **every, **arm, "seed": seed, "runtime": runtime}
     data = dense if arm.get("supervision") == "masks" else drawn
-    config = TrainConfig(trainer="scwssod", label_space=FOREGROUND, data=data, settings=settings)
+    config = TrainConfig(trainer="scwssod", label_space=FOREGROUND, data=data, val=seen, settings=settings)
     return train(config, str(folder / "run"), str(folder / "artifact"))
 
 
@@ -190,12 +210,13 @@ def run(options: Options) -> None:
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
     learnt, tested, real = split(options, size)
-    units = Units(work / "units")
+    units, curves = Units(work / "units"), Curves(work / "curves")
     for seed in options.seeds:
         for arm, settings in ARMS.items():
             if record.has(arm, seed):
                 continue
-            artifact = train_arm(learnt, settings, size.steps, seed, work / f"{arm} {seed}")
+            artifact = train_arm(learnt, tested[: size.watched], settings, size.steps, seed, work / f"{arm} {seed}")
+            curves.add(arm, seed, artifact)
             measured = score(artifact, tested, lay_strokes=False)
             found = measured.results()
             if real:
@@ -205,8 +226,10 @@ def run(options: Options) -> None:
             print(f"seed {seed}: {arm} {found}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     print(units.table(list(ARMS), "lsc+ssc", ["s", "mae"], options.seeds))
+    print(curves.table(list(ARMS), "mae", options.seeds))
+    curves.draw(list(ARMS), WORDS, options.seeds, options.json_path.with_suffix(".png"))
     shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    run(parse_options("scwssod", __doc__))
+    run(parse_options("scwssod", __doc__, has_dev=True))

@@ -31,7 +31,9 @@ TESTED = [name for name in map(str, range(20)) if not is_train_key(name)][:2]
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four groups of two photos; the first photo is in all of them, and one group lacks a file."""
-    monkeypatch.setitem(bench.SIZES, "small", bench.Size(2, 2, 2, 2, TINY))
+    monkeypatch.setitem(bench.SIZES, "small", bench.Size(2, 2, 2, 2, TINY, 1))
+    monkeypatch.setitem(bench.SMALL, "consensus_size", 32)
+    monkeypatch.setitem(bench.SMALL, "consensus_layers", ("blocks.4",))
     monkeypatch.setattr(bench, "SCENE_SIDE", 32)
     rng = np.random.default_rng(0)
     folder = tmp_path / "data" / "set"
@@ -46,6 +48,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"image": f"set/{name}.png", "mask": f"set/{name}_mask.png", "values": [4]}
 
     groups = [{"name": n, "items": [item(0), item(i + 1)]} for i, n in enumerate([*TRAINED, *TESTED])]
+    groups[-1]["source"] = "ccp"  # type: ignore[assignment]
     groups[0]["items"] = [*groups[0]["items"], item("gone")]  # type: ignore[misc]
     (tmp_path / "data" / "co_groups").mkdir()
     (tmp_path / "data" / "co_groups" / "groups.json").write_text(json.dumps({"groups": groups}))
@@ -60,11 +63,14 @@ def options(root: Path, data: str = "data", test_data: Path | None = None) -> Op
 def test_arms_and_metrics_carry_the_issues_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.run(options(root))
     metrics = json.loads((root / "out.json").read_text())["metrics"]
-    assert list(metrics) == ["plain", "dpg", "dpg+scl", "dcfm_alone", "dcfm", "ours_alone", "ours"]
+    assert list(metrics) == ["plain", "ours", "dpg", "dpg+scl", "dcfm", "dcfm_alone"]
     assert metrics["dcfm"] != metrics["dcfm_alone"], "a group is worth something, or something is wrong"
-    names = {f"{m}@{w}" for m in ("s", "max_e", "max_f", "mae") for w in ("groups", "distractors")}
+    assert metrics["ours"] != metrics["plain"]
+    worlds = ("groups", "garments", "distractors", "seen")
+    names = {f"{m}@{w}" for m in ("s", "max_e", "max_f", "mae") for w in worlds}
     assert all(set(found) == names for found in metrics.values())
     assert (root / "out.png").is_file()
+    assert (root / "out.curves.png").is_file()
     assert not (root / "out.json.work").exists()
     said = capsys.readouterr().out
     assert "groups: 1 items left out" in said
@@ -77,8 +83,9 @@ def test_with_test_data_all_of_data_may_be_learnt_from(root: Path, capsys: pytes
     (root / "data").rename(other)
     world = bench.build_world(options(root, "empty", other), bench.SIZES["small"], root / "work")
     assert "no co_groups/groups.json there" in capsys.readouterr().out
-    assert len(world.tested["groups"].ids or ()) == 8
+    assert len(world.tested["groups"].ids or ()) == 6
+    assert len(world.tested["garments"].ids or ()) == 2
     assert len(world.train) == 4, "drawn groups alone are left to learn from"
     world = bench.build_world(options(root, "other", root / "empty"), bench.SIZES["small"], root / "again")
-    assert set(world.tested) == {"distractors"}
+    assert set(world.tested) == {"distractors", "seen"}
     assert len(world.train) == 4 + 8

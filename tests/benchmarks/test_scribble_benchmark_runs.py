@@ -9,9 +9,11 @@ import torch
 
 import benchmarks.dfr as dfr
 import benchmarks.scwssod as scwssod
-from benchmarks.common import Options, is_train_key
+from benchmarks.common import Options, is_train_key, role_of
+from benchmarks.curves import Curves
 from benchmarks.paired import Units
-from maskmill.data_contracts import encode_image, encode_mask
+from benchmarks.scribble_sets import Scribbled, smaller
+from maskmill.data_contracts import decode_image, encode_image, encode_mask
 from maskmill.trainers.dfr.config import PRESETS
 
 torch.set_num_threads(1)
@@ -46,16 +48,23 @@ def acdc(root: Path) -> Path:
 def test_dfr_has_its_arms_and_says_what_it_could_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(dfr.SIZES, "small", dfr.Size(1, 0, 4, 4))
+    monkeypatch.setitem(dfr.SIZES, "small", dfr.Size(1, 0, 4, 4, 2))
     monkeypatch.setattr(dfr, "SIDE", 32)
     monkeypatch.setitem(dfr.SHARED, "batch", 2)
     monkeypatch.setitem(dfr.SHARED, "warmup_steps", 0)
     monkeypatch.setitem(dfr.SHARED, "segmenter", {**dfr.SHARED["segmenter"], "weights": "random"})
     dfr.run(options(acdc(tmp_path / "data"), "dfr"))
     metrics = json.loads((tmp_path / "dfr.json").read_text())["metrics"]
-    assert list(metrics) == ["partial_ce", "static", "dfr", "ours", "sum", "fully_supervised"]
-    assert set(metrics["dfr"]) == {"dice", "dice_rv", "dice_myo", "dice_lv"}
-    assert "differences to static, paired by unit" in capsys.readouterr().out
+    assert list(metrics) == ["partial_ce", "static", "dfr", "dilated", "ours", "fully_supervised"]
+    measured = {"dice", "dice_rv", "dice_myo", "dice_lv", "boundary_f", "colour_auc"}
+    assert set(metrics["static"]) == measured
+    assert set(metrics["dfr"]) == measured | {"affinity_auc"}
+    assert set(metrics["ours"]) == measured | {"affinity_auc", "ratio_kernel", "ratio_colour"}
+    said = capsys.readouterr().out
+    assert "differences to static, paired by unit" in said
+    assert "miou over the steps" in said
+    assert "ours: 1: 0." in said
+    assert (tmp_path / "dfr.png").is_file()
     assert not (tmp_path / "dfr.json.work").exists()
 
 
@@ -67,7 +76,8 @@ def test_the_arms_are_what_their_names_say() -> None:
     assert dfr.ARMS["dfr"] == scwssod.ARMS["scwssod"] == {}
     assert scwssod.ARMS["cat"] == {"fusion": "cat"}
     assert scwssod.ARMS["ours"] == {"preset": "starter"}
-    assert not {"gate", "fusion", "pce", "ramp", "ssc_norm", "lsc_heads"} & set(scwssod.SETTINGS)
+    assert scwssod.SETTINGS["ssc_norm"] == "own"
+    assert not {"gate", "fusion", "pce", "ramp", "lsc_heads"} & set(scwssod.SETTINGS)
 
 
 def photos(root: Path) -> Path:
@@ -89,7 +99,7 @@ def photos(root: Path) -> Path:
 def test_scwssod_has_its_arms_and_says_what_it_could_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(scwssod.SIZES, "small", scwssod.Size(1, 1, 3))
+    monkeypatch.setitem(scwssod.SIZES, "small", scwssod.Size(1, 1, 3, 2))
     monkeypatch.setitem(scwssod.SETTINGS, "batch", 2)
     monkeypatch.setitem(scwssod.SETTINGS, "width", 8)
     monkeypatch.setitem(scwssod.SETTINGS, "encoder_weights", "random")
@@ -101,6 +111,45 @@ def test_scwssod_has_its_arms_and_says_what_it_could_see(
     said = capsys.readouterr().out
     assert "differences to lsc+ssc, paired by unit" in said
     assert "scwssod: s " in said
+    assert "mae over the steps" in said
+    assert (tmp_path / "scwssod.png").is_file()
+
+
+def test_pictures_are_shrunk_once_and_strokes_stay() -> None:
+    scribble = np.full((100, 200), 255, np.uint8)
+    scribble[50, 20:180] = 1
+    mask = np.zeros((100, 200), np.uint8)
+    mask[40:60] = 1
+    picture = Scribbled("a", np.zeros((100, 200, 3), np.uint8), mask, scribble, "v")
+    small = smaller(picture, 50)
+    assert small.image.shape == (25, 50, 3)
+    assert small.mask.shape == small.scribble.shape == (25, 50)
+    assert int((small.scribble == 1).sum()) == 40
+    assert set(np.unique(small.mask)) == {0, 1}
+    assert (small.key, small.volume) == ("a", "v")
+    assert smaller(picture, 200) is picture
+
+
+def test_development_parts_hold_nothing_that_is_tested() -> None:
+    keys = [f"key {n}" for n in range(300)]
+    roles = {key: (role_of(key), role_of(key, dev=True)) for key in keys}
+    assert set(roles.values()) == {("learn", "learn"), ("learn", "tested"), ("tested", "left")}
+    assert 0.4 < np.mean([dev == "learn" for _, dev in roles.values()]) < 0.6
+
+
+def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "curves")
+    for seed, last in ((0, 0.4), (1, 0.6)):
+        folder = tmp_path / f"artifact {seed}"
+        folder.mkdir()
+        history = [{"step": 9, "mae": 0.8, "classes": ["a"]}, {"step": 19, "mae": last}]
+        (folder / "metrics.json").write_text(json.dumps({"history": history}))
+        curves.add("a/b", seed, str(folder))
+    assert curves.mean("a/b", "mae", (0, 1)) == [(10, 0.8), (20, 0.5)]
+    assert curves.mean("a/b", "mae", (1,)) == [(10, 0.8), (20, 0.6)]
+    assert curves.table(["a/b", "gone"], "mae", (0, 1)).splitlines()[1:] == ["a/b: 10: 0.800, 20: 0.500"]
+    curves.draw(["a/b"], {"mae": "MAE"}, (0, 1), tmp_path / "curve.png")
+    assert decode_image((tmp_path / "curve.png").read_bytes(), "curve").shape[0] > 200
 
 
 def test_differences_are_paired(tmp_path: Path) -> None:

@@ -237,9 +237,16 @@ RECIPE = {  # constants of the release's scripts, by our names
     "scl_weight": 0.1,
     "response_weight": 0.0,
     "test_resize": "maps",
+    "consensus_weight": 0.0,
 }
 NOT_USED = {"steps", "momentum", "nesterov", "poly_power", "warmup_factor", "lr_floor"}  # epochs, Adam, constant rate
-NO_RESULT = {"eval_every", "runtime"}
+NO_RESULT = {
+    "eval_every",
+    "runtime",
+    "consensus_size",
+    "consensus_layers",
+    "consensus_threshold",
+}  # the consensus has no weight
 
 
 def test_the_preset_as_a_whole_table() -> None:

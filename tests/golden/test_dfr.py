@@ -106,6 +106,8 @@ READING = {  # our reading: DFR's own values are not known
     "target_start": 0.1,
     "target_threshold": 0.9,
     "grid_labels": "drawn",
+    "calibrated": False,
+    "dilations": (),
 }
 NOT_USED = {"momentum", "nesterov", "poly_power", "static_share", "deep_share", "mask_dice"}
 NO_RESULT = {"eval_every", "runtime", "seed"}

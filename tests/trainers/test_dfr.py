@@ -61,12 +61,12 @@ class TestDfr(TrainerConformance):
 
 
 def rule(combination: Any, **changes: Any) -> KernelRule:
-    return KernelRule(**{"combination": combination, "radius": 3, "xy_sigma": 6.0, "colour_sigma": 0.1, **changes})
+    return KernelRule(**{"combination": combination, "window": 3, "xy_sigma": 6.0, "colour_sigma": 0.1, **changes})
 
 
 def kernel_of(made: KernelRule, image: Tensor, embedding: Tensor | None = None) -> Tensor:
     """The kernel of an image and an embedding, valid everywhere."""
-    distances = None if embedding is None else feature_distances(embedding, made.radius)
+    distances = None if embedding is None else feature_distances(embedding, made.window)
     return made(made.static(image), distances, everywhere(image))
 
 
@@ -276,7 +276,7 @@ def test_labels_follow_features_where_colours_mislead() -> None:
 
     def iou(combination: Any, weight: float) -> float:
         logits = torch.zeros(1, 2, 16, 16).requires_grad_()
-        kernel = kernel_of(rule(combination, radius=2), colours, embedding)
+        kernel = kernel_of(rule(combination, window=2), colours, embedding)
         optimizer = torch.optim.SGD([logits], lr=0.1, momentum=0.9)
         for _ in range(60):
             energy = potts_energy(logits.softmax(dim=1), kernel, 2, 1.0)

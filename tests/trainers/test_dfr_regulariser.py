@@ -85,8 +85,8 @@ def test_the_energy_is_divided_by_the_cells_that_count(energy: str, function: An
     p = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(3)).softmax(dim=1)
     pairs = regulariser.pairs(grid, embedding)
     found, mass = regulariser.smooth_labels(p, grid, pairs)
-    assert pairs.distances is not None
-    kernel = regulariser.kernel(pairs.colour, pairs.distances, grid.valid)
+    colour, distances = pairs.within(RADIUS)
+    kernel = regulariser.kernel(colour, distances, grid.valid)
     assert float(found) == pytest.approx(float(function(p, kernel, RADIUS, torch.tensor(60.0))), rel=1e-6)
     assert float(mass) == pytest.approx(2 * float(kernel.sum()) / 60, rel=1e-6)
 

@@ -14,6 +14,7 @@ from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import AugmentConfig, DataConfig, Samples, lr_factor, sample_rng
 from maskmill.trainers.scribbles import ScribbleView, balanced_pce, scribbled
 from maskmill.trainers.scwssod import Config
+from maskmill.trainers.scwssod.config import SmallNorm
 from maskmill.trainers.scwssod.losses import (
     coherence,
     coherence_kernel,
@@ -208,15 +209,20 @@ def test_dense_supervision_is_plain_cross_entropy() -> None:
     assert dense_ce(z, torch.full((1, 4, 4), IGNORE)).item() == 0.0
 
 
-def test_frozen_norms_leave_running_statistics_alone() -> None:
+@pytest.mark.parametrize(("how", "moves", "whose"), [("frozen", 0, 0), ("own", 0, 1), ("shared", 1, 1)])
+def test_norms_of_the_small_pass(how: SmallNorm, moves: int, whose: int) -> None:
+    """`frozen` uses the stored statistics, `own` and `shared` those of the pass; `shared` alone stores them."""
     norm = nn.BatchNorm2d(3)
-    model = nn.Sequential(norm)
-    for how, moves in (("frozen", False), ("shared", True)):
-        before = torch.as_tensor(norm.running_mean).clone()
-        with _norms(model, how):
-            model(torch.randn(4, 3, 5, 5) + 3)
-        assert bool((torch.as_tensor(norm.running_mean) != before).any()) == moves
-        assert norm.training
+    model = nn.Sequential(norm, nn.BatchNorm2d(3, track_running_stats=False))
+    images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) + 3
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    with _norms(model, how):
+        mean = float(norm(images).mean().detach())
+    assert mean == pytest.approx(0 if whose else float(images.mean()), abs=1e-4)
+    state = norm.state_dict()
+    assert all(torch.equal(state[key], before[key]) != moves for key in ("running_mean", "running_var"))
+    assert all(module.training for module in model)
+    assert [module.track_running_stats for module in model if isinstance(module, nn.BatchNorm2d)] == [True, False]
 
 
 # --- schedule, labels, settings

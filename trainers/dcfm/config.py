@@ -51,7 +51,14 @@ class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`. `batch` counts groups."""
 
     presets: ClassVar = PRESETS
-    later: ClassVar = {**TrainerConfig.later, "test_resize": "logits"}
+    later: ClassVar = {
+        **TrainerConfig.later,
+        "test_resize": "logits",
+        "consensus_weight": 0.0,
+        "consensus_threshold": 0.5,
+        "consensus_size": 320,
+        "consensus_layers": ["blocks.4", "blocks.5", "blocks.6"],
+    }
     preset: Literal["starter", "faithful"] = Field(
         default="starter",
         description="values for all that is not given: faithful = the release, starter = for small encoders and "
@@ -109,6 +116,22 @@ class Config(TrainerConfig):
     enhancement: Literal["raw", "normalised"] = Field(
         default="normalised",
         description="rows of the rank-weighted attention: raw (the release, up to 10^6), or normalised to sum 1",
+    )
+
+    consensus_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="when groups are predicted: maps are multiplied by sigmoid(weight (votes - threshold)), votes by a "
+        "frozen copy of the first encoder (ours; nothing of it is trained); 0 = off",
+    )
+    consensus_threshold: float = Field(
+        default=0.5, description="votes above which a cell counts as shared; they have mean 0 and deviation 1 an image"
+    )
+    consensus_size: int = Field(default=320, ge=32, description="side at which that encoder sees an image, in pixels")
+    consensus_layers: tuple[str, ...] = Field(
+        default=("blocks.4", "blocks.5", "blocks.6"),
+        min_length=1,
+        description="names of its modules whose outputs are compared",
     )
 
     scl_weight: float = Field(default=0.1, ge=0, description="weight of the self-contrastive loss")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from maskmill.data_contracts import LabelSpace, Uint8Array
 from maskmill.trainers.dcfm.config import Enlarge
+from maskmill.trainers.dcfm.consensus import Consensus
 from maskmill.trainers.dcfm.model import Dcfm
 from maskmill.trainers.dcfm.prototypes import agreement
 from maskmill.trainers.engine import (
@@ -34,7 +35,7 @@ class GroupMap:
     """Result for one image of a group, at its own size."""
 
     logits: NDArray[np.float32]  # (H, W), of the object
-    agreement: float  # mean cosine of its seed with the others' seeds: low = does not belong; 1 in plain saliency
+    agreement: float  # mean cosine of its seed with the others' seeds: low = does not belong; 1 without any
 
     @property
     def saliency(self) -> NDArray[np.float32]:
@@ -47,7 +48,7 @@ class GroupPredictor:
     encoder and decoder, so that neither other groups nor memory shape a result.
 
     `resize`: what is enlarged to an image's own size: `logits`, or `maps` (the release: the sigmoid of the logits at
-    the network's size, corners on corners).
+    the network's size, corners on corners). `consensus`: votes on what is shared.
     """
 
     def __init__(
@@ -60,10 +61,13 @@ class GroupPredictor:
         device: torch.device,
         *,
         resize: Enlarge = "logits",
+        consensus: Consensus | None = None,
     ) -> None:
         self.model, self.space, self.mean, self.std = model, space, mean, std
-        self.config, self.device, self.resize = config, device, resize
-        model.to(device).to(memory_format=torch.channels_last)
+        self.config, self.device, self.resize, self.consensus = config, device, resize, consensus
+        for network in (model, consensus):
+            if network is not None:
+                network.to(device).to(memory_format=torch.channels_last)
 
     def predict_group(self, images: Sequence[Uint8Array], config: PredictConfig | None = None) -> list[GroupMap]:
         """The maps of one group of images uint8 (H, W, 3).
@@ -76,8 +80,10 @@ class GroupPredictor:
         if not images:
             return []
         with evaluating(self.model):
-            inputs = [self._input(image, config) for image in images]
+            inputs = [self._input(image, config.size) for image in images]
             logits, agree = self._logits(inputs, config.batch)
+            if self.consensus is not None and len(images) > 1:
+                logits, agree = self._agreed(self.consensus, images, logits, config.batch)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         if self.resize == "maps":
             net = inputs[0].shape[1], inputs[0].shape[2]
@@ -86,9 +92,20 @@ class GroupPredictor:
             maps = [_enlarge(one, size) for one, size in zip(logits, sizes, strict=True)]
         return [GroupMap(one, float(a)) for one, a in zip(maps, agree, strict=True)]
 
-    def _input(self, image: Uint8Array, config: PredictConfig) -> Tensor:
-        """All images of a group take one size: both sides `config.size`, the aspect is lost."""
-        height, width = fitted_size(image.shape[0], image.shape[1], "squash", config.size)
+    def _agreed(
+        self, consensus: Consensus, images: Sequence[Uint8Array], logits: Tensor, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, 1, h, w) of what is salient and shared, and each image's agreement (N,)."""
+        features = []
+        for start in range(0, len(images), batch):
+            inputs = [self._input(image, consensus.size) for image in images[start : start + batch]]
+            features.append(consensus.encode(torch.stack(inputs).to(self.device)))
+        votes, agree = consensus.votes(torch.cat(features), logits.sigmoid())
+        return consensus.shared(logits, votes), agree
+
+    def _input(self, image: Uint8Array, size: int) -> Tensor:
+        """All images of a group take one size: both sides `size`, the aspect is lost."""
+        height, width = fitted_size(image.shape[0], image.shape[1], "squash", size)
         fitted = image if image.shape[:2] == (height, width) else resize_image(image, height, width)
         return normalise(fitted, self.mean, self.std)
 

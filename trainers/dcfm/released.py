@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskmill.data_contracts import LabelSpace
 from maskmill.trainers.dcfm.config import Config
+from maskmill.trainers.dcfm.consensus import consensus_of
 from maskmill.trainers.dcfm.model import Dcfm
 from maskmill.trainers.dcfm.train import artifact_of
 from maskmill.vision.weights import fitted
@@ -57,4 +58,4 @@ def released_artifact(state: Mapping[str, Tensor], where: str, config: Config, s
     """
     model = Dcfm(config.model_copy(update={"encoder_weights": "random"}))
     model.load_state_dict(fitted(model.state_dict(), state, where, rename=own_name, spare=SPARE))
-    return artifact_of(model, config)
+    return artifact_of(model, config, consensus_of(config))

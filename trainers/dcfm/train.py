@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.trainers.dcfm.config import Config
+from maskmill.trainers.dcfm.consensus import Consensus, consensus_of
 from maskmill.trainers.dcfm.losses import deep_loss, soft_iou
 from maskmill.trainers.dcfm.model import Dcfm, Output
 from maskmill.trainers.dcfm.predict import GroupPredictor, score_groups
@@ -50,10 +51,10 @@ def train(config: Config, job: Job) -> str:
     view = SegmentationView(config.augment, mean, std, 256)
     source = GroupSource(job.data.with_masks(), view, config.batch, config.members, config.seed)
     loop = Loop(config, job, source, modules={"model": model}, optimizers={"main": optimizer})
-    described = artifact_of(model, config)
-    predictor = GroupPredictor(
-        model, job.space, mean, std, described["predict"], loop.device, resize=config.test_resize
-    )
+    consensus = consensus_of(config)
+    described = artifact_of(model, config, consensus)
+    where = (described["predict"], loop.device)
+    predictor = GroupPredictor(model, job.space, mean, std, *where, resize=config.test_resize, consensus=consensus)
     score = None if job.val is None else functools.partial(score_groups, predictor, job.val)
 
     model.train()
@@ -70,11 +71,12 @@ def train(config: Config, job: Job) -> str:
     return save_artifact(job, config, metrics=loop.metrics, curves=loop.curves(), **described)
 
 
-def artifact_of(model: Dcfm, config: Config) -> dict[str, Any]:
+def artifact_of(model: Dcfm, config: Config, consensus: Consensus | None = None) -> dict[str, Any]:
     """What the artifact of a trained network holds: arguments of `save_artifact`."""
     mean, std = encoder_normalisation(config.encoder)
     predict = PredictConfig(fit="squash", size=config.augment.size)
-    return {"modules": {"model": model}, "model": {}, "mean": mean, "std": std, "predict": predict}
+    modules = {"model": model, **({} if consensus is None else {"consensus": consensus})}
+    return {"modules": modules, "model": {}, "mean": mean, "std": std, "predict": predict}
 
 
 def optimised(model: Dcfm, encoder_factor: float) -> list[ParamGroup]:
@@ -117,6 +119,7 @@ def load(artifact: Artifact, device: torch.device) -> GroupPredictor:
     info = artifact.info
     config = Config.model_validate({**info.config, "encoder_weights": "random"})
     model = Dcfm(config)
-    artifact.load(model=model)
-    resize = config.test_resize
-    return GroupPredictor(model, info.label_space, info.mean, info.std, info.predict, device, resize=resize)
+    consensus = consensus_of(config)
+    artifact.load(model=model, **({} if consensus is None else {"consensus": consensus}))
+    how = (info.mean, info.std, info.predict, device)
+    return GroupPredictor(model, info.label_space, *how, resize=config.test_resize, consensus=consensus)

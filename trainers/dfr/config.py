@@ -8,6 +8,7 @@ from maskmill.trainers.dfr.kernel import Combination
 from maskmill.trainers.engine import AugmentConfig
 from maskmill.trainers.scribbles import ScribbleConfig
 from maskmill.vision.segmenters import SegmenterConfig
+from maskmill.vision.windows import Window, half_offsets
 
 PRESETS: dict[str, dict[str, Any]] = {
     "starter": {},
@@ -50,6 +51,7 @@ class Config(ScribbleConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
     presets: ClassVar = PRESETS
+    later: ClassVar = {**ScribbleConfig.later, "calibrated": False, "dilations": []}
     preset: Literal["starter", "faithful"] = Field(
         default="starter",
         description="values for all that is not given: faithful = our reading of the paper, starter = for a CPU",
@@ -82,6 +84,16 @@ class Config(ScribbleConfig):
     )
     loss_stride: int = Field(default=4, ge=1, description="network pixels a cell of the loss grid, a side")
     radius: int = Field(default=5, ge=1, description="of the regulariser's window, in cells")
+    dilations: tuple[int, ...] = Field(
+        default=(),
+        description="in place of that window the eight neighbours at each of these distances, e.g. 1, 2, 4, 8; empty = "
+        "the window",
+    )
+    calibrated: bool = Field(
+        default=False,
+        description="learned affinity as sigmoid(g (t - d)), g and t fitted on pairs of drawn cells (ours); used once "
+        "it tells classes apart better than colours, the static kernel until then",
+    )
     gamma: float = Field(default=1.0, ge=0, description="exponent of the learned affinity; 0 = it has no say")
     static_share: float = Field(default=0.5, ge=0, description="with kernel: sum: weight of position and colour")
     deep_share: float = Field(default=0.5, ge=0, description="with kernel: sum: weight of the learned affinity")
@@ -126,11 +138,22 @@ class Config(ScribbleConfig):
 
     @model_validator(mode="after")
     def _head_where_needed(self) -> "Config":
+        half_offsets(self.window)
         if self.reg_weight > 0 and self.kernel != "static" and self.fc_weight == 0 and self.supervision == "scribbles":
             raise ValueError(
                 f"kernel {self.kernel!r} needs the feature consistency head; set fc_weight above 0, or kernel: static"
             )
+        if self.calibrated and (self.kernel == "static" or self.fc_weight == 0):
+            raise ValueError(
+                f"calibrated: expected a kernel that follows the head, found kernel {self.kernel!r} and fc_weight "
+                f"{self.fc_weight:g}; set kernel: product or sum, and fc_weight above 0"
+            )
         return self
+
+    @property
+    def window(self) -> Window:
+        """Of the regulariser."""
+        return self.dilations or self.radius
 
     @property
     def uses_head(self) -> bool:

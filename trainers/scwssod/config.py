@@ -12,6 +12,7 @@ from maskmill.vision.scribbles.maps import Resize
 from maskmill.vision.segmenters import Rgb, encoder_normalisation
 
 Normalisation = Literal["encoder", "duts"]
+SmallNorm = Literal["shared", "own", "frozen"]
 DUTS = (  # mean and deviation of the release's loader, here in [0, 1]
     (124.55 / 255, 118.90 / 255, 102.94 / 255),
     (56.77 / 255, 55.97 / 255, 57.50 / 255),
@@ -132,8 +133,10 @@ class Config(ScribbleConfig):
         le=1,
         description="share of structural similarity (SSIM) in the consistency; the rest is the absolute difference",
     )
-    ssc_norm: Literal["shared", "frozen"] = Field(
-        default="frozen", description="shared: the small pass moves BatchNorm's statistics too; frozen: it does not"
+    ssc_norm: SmallNorm = Field(
+        default="frozen",
+        description="BatchNorm in the small pass: shared = by its own statistics, which also move the stored ones (the "
+        "release); own = by its own, stored ones stay; frozen = by the stored ones",
     )
 
     @property

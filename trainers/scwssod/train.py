@@ -23,7 +23,7 @@ from maskmill.trainers.engine import (
 )
 from maskmill.trainers.engine.saliency import SaliencyMetrics, to_map
 from maskmill.trainers.scribbles import ScribbleRun, balanced_pce
-from maskmill.trainers.scwssod.config import Config
+from maskmill.trainers.scwssod.config import Config, SmallNorm
 from maskmill.trainers.scwssod.losses import (
     coherence,
     coherence_kernel,
@@ -167,16 +167,17 @@ def _watched(config: Config) -> bool:
 
 
 @contextlib.contextmanager
-def _norms(model: nn.Module, how: str) -> Iterator[None]:
-    """With `frozen`, BatchNorm uses its running statistics inside and leaves them alone."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and how == "frozen"]
+def _norms(model: nn.Module, how: SmallNorm) -> Iterator[None]:
+    """Inside, BatchNorm leaves its running statistics alone: with `frozen` it uses them, with `own` the batch's."""
+    found = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.track_running_stats]
+    norms = [] if how == "shared" else found
     for norm in norms:
-        norm.eval()
+        norm.training, norm.track_running_stats = how == "own", how == "frozen"
     try:
         yield
     finally:
         for norm in norms:
-            norm.train()
+            norm.training = norm.track_running_stats = True
 
 
 def load(artifact: Artifact, device: torch.device) -> SegmentationPredictor:
