@@ -242,6 +242,7 @@ RECIPE = {  # constants of the release's scripts, by our names
 NOT_USED = {"steps", "momentum", "nesterov", "poly_power", "warmup_factor", "lr_floor"}  # epochs, Adam, constant rate
 NO_RESULT = {
     "eval_every",
+    "processes",
     "runtime",
     "consensus_size",
     "consensus_layers",

@@ -110,7 +110,7 @@ READING = {  # our reading: DFR's own values are not known
     "dilations": (),
 }
 NOT_USED = {"momentum", "nesterov", "poly_power", "static_share", "deep_share", "mask_dice"}
-NO_RESULT = {"eval_every", "runtime", "seed"}
+NO_RESULT = {"eval_every", "processes", "runtime", "seed"}
 
 
 def test_the_reading_as_a_whole_table() -> None:
