@@ -2,46 +2,41 @@
 
 Arms: `cam` (Grad-CAM of the starter CLIP), `cam+affinity`, `cam+affinity+par`, `cam+affinity+crf`: labels of the tested
 images from their tags, without training. `weclip`: a decoder trained on tags alone, tested without tags;
-`fully_supervised`: the same decoder and schedule, trained on the true masks. What RFM does: `rfm_none` (labels never
-refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the paper's), both from half of the steps on,
-`rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a crop are left out of its labels).
+`fully_supervised`: the same decoder and schedule, trained on the true masks. `weclip+tags`: beside it a head learns
+from CLIP's embedding what the tags are, and moves the logits at test time; `weclip+maps`: and CLIP's class maps, of the
+tags that the image is told or found to have, have half a say; both at the labels' input side.
+What RFM does: `rfm_none` (labels never refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the
+paper's), both from half of the steps on, `rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a
+crop are left out of its labels).
 Metrics: `miou@drawn`, trained on scenes of known styles and tested on a style that training never saw; `miou@photos`,
 DAVIS frames (the class is in the sequence's name) and horses, tested on sequences and stems that training never saw, in
 classes that both parts have. `miou_tagged@…`, of the decoders: told the tags of the tested images, as `cam` is.
+`miou_crf@…` and `miou_tagged_crf@…`, of `weclip+…`: after the dense CRF, as `cam+affinity+crf` is.
 `label_miou@…`, of the RFM arms: of the labels that training would make for the tested images after its last step, told
 their tags, and after a third of the steps more each (`label_miou@drawn.step_50`, …).
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import Options, Record, is_train_key, parse_options, take_turns
+from benchmarks.common import Options, Record, parse_options
 from benchmarks.pictures.weclip import row, write_picture
 from benchmarks.shards import sample_row, write_rows
-from maskmill.data_contracts import (
-    LabelSpace,
-    Uint8Array,
-    decode_image,
-    decode_mask,
-    encode_image,
-    foreground_ids,
-    load_label_space,
-)
+from benchmarks.tag_worlds import SIZES, Pair, Size, World, drawn_world, photo_world
+from maskmill.data_contracts import LabelSpace, Uint8Array, encode_image, foreground_ids
 from maskmill.labelers import LabelItem
 from maskmill.labelers.clip_cam import ClipCam
 from maskmill.labelers.clip_cam import Config as CamConfig
 from maskmill.labelers.clip_cam import load as load_cam
-from maskmill.pipelines.run.config import load_run_config
 from maskmill.pipelines.stages.train import TrainConfig, train
-from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
-from maskmill.trainers.engine import DataConfig, SegmentationMetrics, read_artifact
+from maskmill.trainers.engine import DataConfig, SegmentationMetrics, read_artifact, with_crf
 from maskmill.trainers.registry import load_artifact
+from maskmill.trainers.weclip.predict import WeclipPredictor
 
 CAM_ARMS: dict[str, dict[str, Any]] = {
     "cam": {"affinity": False, "refine": "none"},
@@ -58,111 +53,20 @@ RFM_ARMS: dict[str, dict[str, Any]] = {
     "rfm_from_step_0": {"filter": "absolute", "rfm_start": 0},
     "rfm_presence_gate": {"filter": "absolute", "presence_gate": 0.05},
 }
+#: Options of what joins the decoder's answer with CLIP's own at test time.
+JOINED_ARMS: dict[str, dict[str, Any]] = {
+    "weclip+tags": {"tag_weight": 1.0, "test_tags": 1.0, "test_crf": True},
+    "weclip+maps": {"tag_weight": 1.0, "test_tags": 1.0, "test_maps": 0.5, "test_crf": True},
+}
 LABELS_LOOKED_AT = 3  # times in a training
+TRAINED_ARMS = (*DECODER_ARMS, *JOINED_ARMS, *RFM_ARMS)
 #: Options of all `cam` arms, and of both decoders, chosen on known styles and on the training part of the photos.
 CAM_SETTINGS: dict[str, dict[str, Any]] = {"drawn": {"image_side": 320}, "photos": {"image_side": 512}}
 DECODER_SETTINGS: dict[str, dict[str, Any]] = {
     "drawn": {},
     "photos": {"augment": {"size": 192, "scale": (1.0, 1.5)}, "test_size": 384},
 }
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything a budget allows."""
-
-    scenes: int
-    tested_scenes: int
-    frames: int  # of a sequence
-    horses: int
-    tested_photos: int
-    steps: int
-
-
-SIZES = {
-    "small": Size(scenes=720, tested_scenes=60, frames=6, horses=48, tested_photos=60, steps=150),
-    "full": Size(scenes=2000, tested_scenes=240, frames=25, horses=120, tested_photos=240, steps=600),
-}
-SCENE_SIDE = 160
 SHOWN = 4  # tested images of each world in the picture
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """An image and its true mask in the ids of its world's label space."""
-
-    image: Uint8Array
-    mask: Uint8Array
-
-
-@dataclass(frozen=True, eq=False)
-class World:
-    """What is trained on and what is tested, in one label space."""
-
-    name: str
-    space: LabelSpace
-    train: tuple[Pair, ...]
-    test: tuple[Pair, ...]
-
-
-def drawn_world(size: Size, seed: int) -> World:
-    """Known styles to learn from, an unseen one to test on."""
-
-    def scenes(styles: tuple[str, ...], count: int, offset: int) -> tuple[Pair, ...]:
-        config = SceneConfig(size=SCENE_SIDE, styles=styles, max_objects=2, seed=seed)
-        return tuple(Pair(s.image, s.mask) for s in (render_scene(config, offset + i) for i in range(count)))
-
-    test = scenes(UNSEEN_STYLES, size.tested_scenes, 1_000_000)
-    return World("drawn", load_label_space("voc"), scenes(KNOWN_STYLES, size.scenes, 0), test)
-
-
-def photo_world(options: Options, size: Size, seed: int) -> World:
-    """DAVIS and horses, halved by sequence and stem; with --test-data all of --data is learnt from."""
-    config = load_run_config("davis")
-    names: dict[str, str] = config.model_dump()["source"]["names_by_group"]
-    train = [] if options.data is None else list(_photos(options.data, names, size))
-    test = train if options.tested == options.data else list(_photos(options.tested, names, size))
-    if options.test_data is None:
-        train = [photo for photo in train if is_train_key(photo.key)]
-        test = [photo for photo in test if not is_train_key(photo.key)]
-    shared = {photo.name for photo in train} & {photo.name for photo in test}
-    chosen = _spread([photo for photo in test if photo.name in shared], size.tested_photos, seed)
-    learnt = [photo for photo in train if photo.name in shared]
-    space = config.space
-    return World("photos", space, tuple(p.load(space) for p in learnt), tuple(p.load(space) for p in chosen))
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo of one class. `key` keeps frames of a sequence on one side of the split."""
-
-    key: str
-    name: str
-    image: Path
-    mask: Path
-
-    def load(self, space: LabelSpace) -> Pair:
-        image = decode_image(self.image.read_bytes(), str(self.image))
-        binary = decode_mask(self.mask.read_bytes(), str(self.mask)) > 0
-        return Pair(image, (binary * space.find(self.name).id).astype(np.uint8))
-
-
-def _photos(root: Path | None, names: dict[str, str], size: Size) -> Iterable[Photo]:
-    if root is None:
-        raise FileNotFoundError("weclip: expected --data DIR with davis/ and weizmann_horses/")
-    for folder in sorted(root.glob("davis/JPEGImages/*")):
-        frames = sorted(folder.glob("*.jpg")) if folder.name in names else []
-        for path in frames[:: max(1, -(-len(frames) // size.frames))]:
-            mask = root / "davis" / "Annotations" / folder.name / f"{path.stem}.png"
-            yield Photo(folder.name, names[folder.name], path, mask)
-    horses = root / "weizmann_horses"
-    for path in sorted(horses.glob("images/*.jpg"))[: size.horses]:
-        yield Photo(path.stem, "horse", path, horses / "masks" / f"{path.stem}.png")
-
-
-def _spread(photos: Sequence[Photo], count: int, seed: int) -> list[Photo]:
-    """At most `count` photos in a seeded order in which classes take turns."""
-    return take_turns(photos, lambda photo: photo.name, count, [seed, 4])
 
 
 def load_labelers(world: World) -> dict[str, ClipCam]:
@@ -194,16 +98,16 @@ def cam_mious(world: World) -> dict[str, float]:
     return {arm: float(one.compute()["miou"]) for arm, one in metrics.items()}
 
 
-def decoder_mious(
-    world: World, arm: str, size: Size, seed: int, folder: Path, options: dict[str, Any] | None = None
-) -> dict[str, float]:
+def decoder_mious(world: World, arm: str, size: Size, seed: int, folder: Path) -> dict[str, float]:
     """`miou` of the trained decoder on the tested images, and `miou_tagged`, where it may choose among an image's tags
-    only, as the `cam` arms do; with `options` of WeCLIP, `label_miou` and its curve, too. A run that was cut off goes
-    on from its checkpoint.
+    only, as the `cam` arms do; both after the CRF as well where the arm wants that, and `label_miou` and its curve of
+    an RFM arm. A run that was cut off goes on from its checkpoint.
     """
+    rfm, joined = RFM_ARMS.get(arm), JOINED_ARMS.get(arm)
     data = DataConfig(samples=(_shards(world.train, world.space, folder / "train"),))
     test = DataConfig(samples=(_shards(world.test, world.space, folder / "test"),))
-    curve = {} if options is None else {"measure_labels": True, "eval_every": -(-size.steps // LABELS_LOOKED_AT)}
+    curve = {} if rfm is None else {"measure_labels": True, "eval_every": -(-size.steps // LABELS_LOOKED_AT)}
+    large = {} if joined is None else {"test_size": CAM_SETTINGS[world.name]["image_side"]}
     settings = {
         "supervision": DECODER_ARMS.get(arm, "tags"),
         "seed": seed,
@@ -211,21 +115,30 @@ def decoder_mious(
         "runtime": {"save_every": 20, "progress": False},
         **DECODER_SETTINGS[world.name],
         **curve,
-        **(options or {}),
+        **large,
+        **(rfm or joined or {}),
     }
     config = TrainConfig(trainer="weclip", label_space=world.space, data=data, val=test, settings=settings)
     artifact = train(config, str(folder / arm / "run"), str(_artifact(folder, arm)))
-    predictor, tagged = load_artifact(artifact, "auto"), SegmentationMetrics(world.space)
-    for pair in world.test:
-        ids = np.array([world.space.background_id, *foreground_ids(pair.mask, world.space)])
-        logits = predictor.predict([pair.image])[0].logits
-        tagged.update(ids[logits[ids].argmax(axis=0)].astype(np.uint8), pair.mask)
     metrics = read_artifact(artifact).metrics
-    found = {"miou": float(metrics["miou"]), "miou_tagged": float(tagged.compute()["miou"])}
-    if options is None:
+    found: dict[str, float] = {name: float(metrics[name]) for name in ("miou", "miou_crf") if name in metrics}
+    found |= tagged_mious(load_artifact(artifact, "auto"), world, crf=joined is not None)
+    if rfm is None:
         return found
     seen = {f"label_miou.step_{one['step'] + 1}": float(one["label_miou"]) for one in metrics["history"]}
     return {**found, "label_miou": float(metrics["label_miou"]), **seen}
+
+
+def tagged_mious(predictor: WeclipPredictor, world: World, *, crf: bool) -> dict[str, float]:
+    """mIoU on the tested images where each image's tags are told: `miou_tagged`, and `miou_tagged_crf` with a CRF."""
+    names = ("miou_tagged", "miou_tagged_crf") if crf else ("miou_tagged",)
+    metrics = {name: SegmentationMetrics(world.space) for name in names}
+    for pair in world.test:
+        found = predictor.predict_told([pair.image], [foreground_ids(pair.mask, world.space)])
+        metrics["miou_tagged"].update(found[0].labels, pair.mask)
+        if crf:
+            metrics["miou_tagged_crf"].update(with_crf(found, [pair.image], predictor.crf)[0].labels, pair.mask)
+    return {name: float(one.compute()["miou"]) for name, one in metrics.items()}
 
 
 def _artifact(folder: Path, arm: str) -> Path:
@@ -256,14 +169,13 @@ def run(options: Options) -> None:
     for seed in options.seeds:
         worlds = [drawn_world(size, seed), photo_world(options, size, seed)]
         folders = {world.name: work / f"{seed}" / world.name for world in worlds}
-        missing = [arm for arm in (*CAM_ARMS, *DECODER_ARMS, *RFM_ARMS) if not record.has(arm, seed)]
+        missing = [arm for arm in (*CAM_ARMS, *TRAINED_ARMS) if not record.has(arm, seed)]
         if set(missing) & set(CAM_ARMS):
             labelled = {world.name: cam_mious(world) for world in worlds}
             for arm in CAM_ARMS:
                 add(record, arm, seed, {name: {"miou": by_arm[arm]} for name, by_arm in labelled.items()})
-        for arm in (arm for arm in (*DECODER_ARMS, *RFM_ARMS) if arm in missing):
-            own = RFM_ARMS.get(arm)
-            found = {w.name: decoder_mious(w, arm, size, seed, folders[w.name], own) for w in worlds}
+        for arm in (arm for arm in TRAINED_ARMS if arm in missing):
+            found = {w.name: decoder_mious(w, arm, size, seed, folders[w.name]) for w in worlds}
             add(record, arm, seed, found)
         if seed == options.seeds[0]:
             headings = ["image", "truth", *CAM_ARMS, *DECODER_ARMS]

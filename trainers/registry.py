@@ -32,6 +32,7 @@ IMPORTS = {
     "dcfm": "maskmill.trainers.dcfm.released",
     "few_shot": "maskmill.trainers.few_shot.released",
     "scwssod": "maskmill.trainers.scwssod.released",
+    "supervised": "maskmill.trainers.supervised.released",
     "weclip": "maskmill.trainers.weclip.released",
 }
 """Modules that turn a release's own checkpoint into what an artifact holds."""

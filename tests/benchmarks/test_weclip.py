@@ -9,21 +9,20 @@ from PIL import Image
 from benchmarks import label_cost
 from benchmarks.common import Options, is_train_key
 from benchmarks.pictures.weclip import TILE, TITLE, write_picture
+from benchmarks.tag_worlds import Size, World, drawn_world, photo_world
 from benchmarks.weclip import (
     CAM_ARMS,
     CAM_SETTINGS,
     DECODER_ARMS,
     DECODER_SETTINGS,
+    JOINED_ARMS,
     RFM_ARMS,
     SHOWN,
-    Size,
-    World,
+    TRAINED_ARMS,
     cam_masks,
     cam_mious,
     decoder_mious,
-    drawn_world,
     load_labelers,
-    photo_world,
     picture_rows,
 )
 from maskmill.data_contracts import encode_image, encode_mask, foreground_ids
@@ -96,12 +95,20 @@ def test_decoders_train_on_a_world_and_appear_in_the_picture(tiny: World, tmp_pa
     assert len(np.unique(np.asarray(shown.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
+def test_joined_arms_are_also_measured_after_the_crf(tiny: World, tmp_path: Path) -> None:
+    for arm in JOINED_ARMS:
+        found = decoder_mious(tiny, arm, SIZE, 0, tmp_path)
+        assert list(found) == ["miou", "miou_crf", "miou_tagged", "miou_tagged_crf"]
+        assert all(0 <= value < 1 for value in found.values())
+    assert set(TRAINED_ARMS) == {*DECODER_ARMS, *JOINED_ARMS, *RFM_ARMS}
+
+
 def test_rfm_arms_say_how_good_their_labels_were_on_the_way(tiny: World, tmp_path: Path) -> None:
-    found = decoder_mious(tiny, "rfm_from_step_0", SIZE, 0, tmp_path, RFM_ARMS["rfm_from_step_0"])
+    found = decoder_mious(tiny, "rfm_from_step_0", SIZE, 0, tmp_path)
     steps = [name for name in found if name.startswith("label_miou.step_")]
     assert steps[-1] == f"label_miou.step_{SIZE.steps}"
     assert found[steps[-1]] == found["label_miou"]
-    unrefined = decoder_mious(tiny, "rfm_none", SIZE, 0, tmp_path, RFM_ARMS["rfm_none"])
+    unrefined = decoder_mious(tiny, "rfm_none", SIZE, 0, tmp_path)
     assert len({unrefined[name] for name in steps}) == 1, "CLIP is frozen: its own labels stay what they are"
 
 

@@ -56,6 +56,7 @@ RELEASED = {  # constants of generate_cams_voc12.py and eval_cam_with_crf.py, by
     "rounding": "up",
     "temperature": None,
     "cam_layer": "norm",
+    "contrast": 0.0,  # ours
     "affinity": True,
     "n_attention": 8,
     "box_threshold": None,  # the label space's: VOC 0.4, COCO 0.7

@@ -14,7 +14,7 @@ from maskmill.data_contracts import LabelSpace, load_label_space
 from maskmill.labelers import LabelItem
 from maskmill.labelers.clip_cam import ClipCam, Config, labeler, load
 from maskmill.labelers.clip_cam.labeler import decide, with_background
-from maskmill.vision.clip import ClipBackbone, DenseFeatures, box_masks
+from maskmill.vision.clip import ClipBackbone, DenseFeatures, box_masks, clip_response
 from maskmill.vision.crf_options import CrfOptions
 from maskmill.vision.refine import par
 from tests.trainers import shapes
@@ -98,7 +98,7 @@ def test_a_forward_always_holds_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_option_reaches_the_class_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[dict[str, Any]] = []
-    response = labeler.clip_response
+    response = clip_response
 
     def watched(*args: Any, **options: Any) -> Any:
         found.append(options)
@@ -106,12 +106,14 @@ def test_each_option_reaches_the_class_maps(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(labeler, "clip_response", watched)
     image = engine().resize(shapes.draw_scene(0, 64, 64)[0])[None]
-    given = {"box_threshold": 0.65, "edge_fix": True, "cam_layer": "output", "temperature": 0.25}
+    given: dict[str, Any] = {"box_threshold": 0.65, "edge_fix": True, "cam_layer": "output", "temperature": 0.25}
+    given["contrast"] = 0.125
     engine(**given).class_maps(image, [(1,)])
     engine(edge_fix=False, cam_layer="norm", temperature=None).class_maps(image, [(1,)])
     first, second = found
     assert (first["box_threshold"], first["edge_fix"], first["layer"], first["scale"]) == (0.65, True, "output", 4.0)
     assert (second["box_threshold"], second["edge_fix"], second["layer"]) == (0.4, False, "norm")
+    assert (first["contrast"], second["contrast"]) == (0.125, 0.0)
     assert second["scale"] == engine().backbone.logit_scale
     raw = engine(affinity=False).class_maps(image, [(1, 2)])[1][0]
     assert not np.allclose(raw, engine().class_maps(image, [(1, 2)])[1][0], atol=1e-2)
@@ -170,7 +172,7 @@ def test_large_images_are_refined_at_their_shape_shrunk(monkeypatch: pytest.Monk
     image = shapes.draw_scene(2, 96, 128)[0]
     (label,) = built.label([LabelItem("a", image, class_ids=(1,))])
     assert seen == [(48, 64, 3)]
-    small = cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA).astype(np.uint8)
     shown = built.class_maps(built.resize(image)[None], [(1,)])[1][0]
     shares = refine(built, [small], [with_background(shown, (48, 64), built.config)])[0]
     full = np.stack([cv2.resize(s, (128, 96), interpolation=cv2.INTER_LINEAR) for s in shares])

@@ -23,7 +23,8 @@ TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 SIDES = (64, 80)
 IDS = ((8,), (3, 15), (12,), (8, 12))
 QUICK = {"steps": 1, "batch": 2, "augment": {"size": 32}, "runtime": {"progress": False, "threads": 1, "device": "cpu"}}
-SMALL_NET = {"segmenter": {"architecture": "fpn", "encoder": "tf_efficientnet_lite0", "weights": "random"}}
+NARROW = {"encoder": "resnet10t", "weights": "random", "options": {"width": 8}}
+SMALL_NET = {"segmenter": {"architecture": "deeplabv3_mmseg", **NARROW}}
 OWN_CRF = {"backend": "mean_field"}
 
 

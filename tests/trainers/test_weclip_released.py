@@ -74,6 +74,6 @@ def test_another_clip_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_methods_without_released_checkpoints_are_named() -> None:
-    assert known_methods() == "base_learner, dcfm, few_shot, scwssod, weclip"
-    with pytest.raises(ValueError, match="expected one of base_learner, dcfm, few_shot, scwssod, weclip"):
+    assert known_methods() == "base_learner, dcfm, few_shot, scwssod, supervised, weclip"
+    with pytest.raises(ValueError, match="expected one of base_learner, dcfm, few_shot, scwssod, supervised, weclip"):
         import_checkpoint("abd", "x.pth", "out", shapes.SPACE, {})

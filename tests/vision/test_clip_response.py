@@ -20,6 +20,7 @@ from maskmill.vision.clip import (
     clip_response,
     load_clip,
     min_max,
+    patch_maps,
     run_tail,
     spread,
     with_background,
@@ -233,3 +234,22 @@ def test_affinity_is_three_rounds_of_columns_then_rows() -> None:
         wanted = wanted / wanted.sum(dim=0)
         wanted = wanted / wanted.sum(dim=1, keepdim=True)
     torch.testing.assert_close(attention_affinity(attention)[0], (wanted + wanted.T) / 2, atol=1e-9, rtol=1e-9)
+
+
+def test_patches_answer_by_themselves(backbone: ClipBackbone, bank: TextBank, dense: DenseFeatures) -> None:
+    """One pair after another, in any order of images; mixed into the class maps before they are spread."""
+    allowed, images, classes = bank.allowed(LABELS), [2, 1, 2], [13, 12, 1]
+    found = patch_maps(backbone, dense, images, bank.rows(classes), bank, allowed, 20.0)
+    for place, (image, class_id) in enumerate(zip(images, classes, strict=True)):
+        embeddings = backbone.patch_embeddings(dense.last_input[image : image + 1])[0]
+        rows = bank.rows(LABELS[image]) + list(range(20, 45))
+        p = (20.0 * embeddings @ bank.matrix[rows].T).softmax(dim=-1)[:, LABELS[image].index(class_id)]
+        torch.testing.assert_close(found[place], min_max(p.reshape(1, *dense.grid))[0], atol=1e-4, rtol=0)
+    given = {"scale": 20.0, "box_threshold": None}
+    plain = clip_response(backbone, dense, bank, LABELS, **given)  # type: ignore[arg-type]
+    mixed = clip_response(backbone, dense, bank, LABELS, contrast=0.25, **given)  # type: ignore[arg-type]
+    all_patches = patch_maps(
+        backbone, dense, plain.pair_image, bank.rows(plain.pair_class), bank, bank.allowed(LABELS), 20.0
+    )
+    torch.testing.assert_close(mixed.cams, 0.75 * plain.cams + 0.25 * all_patches, atol=1e-4, rtol=0)
+    assert not torch.allclose(mixed.spread, plain.spread, atol=1e-3)

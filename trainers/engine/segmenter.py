@@ -14,10 +14,10 @@ from maskmill.vision.segmenters import SegmenterConfig, build_segmenter
 
 def check_crops(model: Any, size: int, who: str) -> None:
     """Raise ValueError where an smp network cannot take crops of `size`; `who` names it in the message."""
-    if isinstance(model, LibrarySegmenter):
+    if isinstance(model, LibrarySegmenter) or not model.requires_divisible_input_shape:
         return  # takes any
     stride = model.encoder.output_stride
-    if model.requires_divisible_input_shape and size % stride:
+    if size % stride:
         raise ValueError(
             f"augment.size: expected a multiple of {stride} for {who}, found {size}; take {size + -size % stride}"
         )

@@ -1,7 +1,7 @@
 """Supervised segmentation, top to bottom: settings, model, data, loop, artifact."""
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from maskmill.trainers.engine import (
     segmenter_groups,
 )
 from maskmill.trainers.supervised.losses import Balance, class_weights, cross_entropy, dice_loss
+from maskmill.vision.released_deeplab import ReleasedDeepLab
 from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, segmenter_normalisation, segmenter_stamp
 
 VERSION = 2
@@ -31,6 +32,7 @@ VERSION = 2
 class Config(TrainerConfig):
     """Settings of `supervised`."""
 
+    later: ClassVar = {**TrainerConfig.later, "auxiliary": 0.0}
     segmenter: SegmenterConfig = Field(default=SegmenterConfig(), description="network that is trained")
     augment: AugmentConfig = Field(
         default=AugmentConfig(scale=(0.75, 1.5), brightness=0.2, contrast=0.2, saturation=0.2),
@@ -47,6 +49,11 @@ class Config(TrainerConfig):
         default="sqrt", description="weight of a class in the loss: none = 1; sqrt, median = the rarer, the higher"
     )
     dice: float = Field(default=0.0, ge=0, description="weight of the Dice loss beside cross-entropy")
+    auxiliary: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the loss of an auxiliary head, which deeplabv3_mmseg has; 0 = not used",
+    )
     min_confidence: float = Field(
         default=0.0, ge=0, le=1, description="pseudo-label pixels with less confidence, as a share, are ignored"
     )
@@ -63,8 +70,9 @@ def train(config: Config, job: Job) -> str:
     mean, std = segmenter_normalisation(config.segmenter)
 
     torch.manual_seed(config.seed)
-    model = build_segmenter(config.segmenter, classes)
+    model: Any = build_segmenter(config.segmenter, classes)
     check_crops(model, config.augment.size, config.segmenter.architecture)
+    check_auxiliary(config, model)
     encoder: Any = model.encoder
     frozen = config.encoder_lr_factor == 0
     encoder.requires_grad_(not frozen)
@@ -89,8 +97,10 @@ def train(config: Config, job: Job) -> str:
         if pseudo:
             target = target.masked_fill(batch["confidence"] < config.min_confidence, 255)
         with loop.autocast():
-            logits = model(batch["image"])
+            logits, beside = model.with_auxiliary(batch["image"]) if config.auxiliary else (model(batch["image"]), None)
         loss = cross_entropy(logits, target, weights)
+        if beside is not None:
+            loss = loss + config.auxiliary * cross_entropy(beside, target, weights)
         if config.dice:
             loss = loss + config.dice * dice_loss(logits, target)
         loop.update(loss)
@@ -108,3 +118,12 @@ def train(config: Config, job: Job) -> str:
         std=std,
         predict=predict,
     )
+
+
+def check_auxiliary(config: Config, model: Any) -> None:
+    """Raise ValueError where an auxiliary head is to be trained and the network has none."""
+    if config.auxiliary and not isinstance(model, ReleasedDeepLab):
+        raise ValueError(
+            f"auxiliary: expected a network with an auxiliary head, found {config.segmenter.architecture}; set "
+            "segmenter.architecture=deeplabv3_mmseg, or auxiliary=0"
+        )

@@ -65,7 +65,15 @@ class Config(TrainerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`, for small models and machines."""
 
     presets: ClassVar = PRESETS
-    later: ClassVar = {**TrainerConfig.later, "test_resize": "pixels", "measure_labels": False, "crf": asdict(TEST_CRF)}
+    later: ClassVar = {
+        **TrainerConfig.later,
+        "test_resize": "pixels",
+        "measure_labels": False,
+        "crf": asdict(TEST_CRF),
+        "tag_weight": 0.0,
+        "test_tags": 0.0,
+        "test_maps": 0.0,
+    }
     preset: Literal["faithful", "faithful_coco", "starter"] = Field(
         default="starter",
         description="values for all that is not given: faithful (VOC) and faithful_coco are the release's, starter "
@@ -162,6 +170,12 @@ class Config(TrainerConfig):
     affinity_loss: AffinityLoss = Field(
         default="linear", description="linear (the release), or bce (as printed in the paper)"
     )
+    tag_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the loss of an image-level head, which learns from CLIP's embedding of a crop what its "
+        "tags are and begins as CLIP's own answer; 0 = no head",
+    )
 
     test_size: int = Field(default=256, ge=16, description="long side of the input for prediction, in pixels")
     test_scales: tuple[float, ...] = Field(
@@ -172,6 +186,19 @@ class Config(TrainerConfig):
         default="pixels",
         description="pixels: each scale from the image, without aliasing; input: the normalised image, then its scales "
         "from that, bilinearly, sides cut to whole pixels (release)",
+    )
+    test_tags: float = Field(
+        default=0.0,
+        ge=0,
+        description="how much of the logarithm of each class's probability, by that head or else by CLIP's texts, is "
+        "added to its logits; 0 = none",
+    )
+    test_maps: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share that CLIP's class maps, of the classes that the image is told or found to show, have in the "
+        "answer; 0 = the decoder alone",
     )
     measure_labels: bool = Field(
         default=False,

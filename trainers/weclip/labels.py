@@ -10,7 +10,7 @@ from maskmill.data_contracts import LabelSpace
 from maskmill.trainers.weclip.config import Config
 from maskmill.trainers.weclip.model import Weclip
 from maskmill.trainers.weclip.refine import PLAIN_MAPS, plain_attention, pseudo_labels, refined_attention
-from maskmill.vision.clip import DenseFeatures, TextBank, attention_affinity, clip_response
+from maskmill.vision.clip import ClassResponse, DenseFeatures, TextBank, attention_affinity, clip_response
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,7 @@ class PseudoLabeler:
         `affinity`: logits (B, n, n) of A_f; None = before the kick-in.
         """
         config = self.config
-        kept = None
-        if affinity is None:
-            attention = plain_attention(dense.block_attention)
-        else:
-            attention, kept = refined_attention(dense.block_attention, affinity, config.candidates, config.filter)
-        response = clip_response(
-            self.model.backbone,
-            dense,
-            self.bank,
-            self._present(dense, tags),
-            scale=self._scale,
-            box_threshold=config.box_threshold or self.space.cam_box_threshold,
-            edge_fix=config.edge_fix,
-            affinity=attention_affinity(attention),
-            layer=config.cam_layer,
-        )
+        response, kept = self.maps(dense, self._present(dense, tags), affinity)
         labels = pseudo_labels(
             response.spread,
             response.pair_image,
@@ -64,8 +49,32 @@ class PseudoLabeler:
         )
         return labels, kept
 
+    def maps(
+        self, dense: DenseFeatures, shown: Sequence[Sequence[int]], affinity: Tensor | None
+    ) -> tuple[ClassResponse, Tensor | None]:
+        """Class maps of the classes of each image before PAR, and the maps that RFM kept. `affinity` as above."""
+        config = self.config
+        kept = None
+        if affinity is None:
+            attention = plain_attention(dense.block_attention)
+        else:
+            attention, kept = refined_attention(dense.block_attention, affinity, config.candidates, config.filter)
+        response = clip_response(
+            self.model.backbone,
+            dense,
+            self.bank,
+            shown,
+            scale=self.scale,
+            box_threshold=config.box_threshold or self.space.cam_box_threshold,
+            edge_fix=config.edge_fix,
+            affinity=attention_affinity(attention),
+            layer=config.cam_layer,
+        )
+        return response, kept
+
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """Factor from cosine to logit."""
         temperature = self.config.temperature
         return self.model.backbone.logit_scale if temperature is None else 1 / temperature
 
@@ -75,7 +84,7 @@ class PseudoLabeler:
             return [list(ids) for ids in tags]
         with torch.no_grad():
             scores = self.model.backbone.tail(dense.last_input)
-            p = self.bank.log_probabilities(scores, self.bank.allowed(tags), self._scale).exp()
+            p = self.bank.log_probabilities(scores, self.bank.allowed(tags), self.scale).exp()
         rows = [self.bank.rows(ids) for ids in tags]
         gate = self.config.presence_gate
         return [

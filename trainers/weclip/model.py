@@ -1,7 +1,8 @@
 """The frozen encoders and the decoder as one network from normalised images to logits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +69,19 @@ class SecondEncoder:
             return maps[:, :, :rows, :columns].float()
 
 
+class Joined(Protocol):
+    """What joins the decoder's answer with others, see `trainers.weclip.tags`."""
+
+    @property
+    def n_attention(self) -> int: ...
+
+    def __call__(self, dense: DenseFeatures, decoded: Decoded, told: Sequence[Sequence[int]] | None) -> Tensor: ...
+
+
 class Weclip(nn.Module):
-    """Frozen CLIP (and second encoder) under a trainable decoder; `state_dict` holds the decoder alone."""
+    """Frozen CLIP (and second encoder) under a trainable decoder; `state_dict` holds the decoder, and where there is
+    one the head that finds `tags`. A `witness` has its say in what `forward` answers.
+    """
 
     def __init__(self, config: Config, classes: int, device: torch.device) -> None:
         super().__init__()
@@ -82,6 +94,8 @@ class Weclip(nn.Module):
         levels = max(self.backbone.n_blocks - 1, 1)
         second = None if self.extra is None else self.extra.width
         self.decoder = Decoder(levels, self.backbone.tower.width, classes, second).to(device)
+        self.tags: nn.Module | None = None
+        self.witness: Joined | None = None
 
     def encode(self, images: Tensor, n_attention: int = 0) -> DenseFeatures:
         """Frozen features of normalised images (B, 3, H, W), with the last attention maps where asked for."""
@@ -97,9 +111,16 @@ class Weclip(nn.Module):
         decoded: Decoded = self.decoder([x[:, dense.prefix :] for x in outputs], dense.grid, second)
         return decoded
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C, h, w) on the token grid."""
-        return self.decode(self.encode(images), images).logits
+    @property
+    def modules_by_name(self) -> dict[str, nn.Module]:
+        """What is trained."""
+        return {"decoder": self.decoder} if self.tags is None else {"decoder": self.decoder, "tags": self.tags}
+
+    def forward(self, images: Tensor, told: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Logits (B, C, h, w) on the token grid; `told`: what the images show, for a witness to know."""
+        dense = self.encode(images, 0 if self.witness is None else self.witness.n_attention)
+        decoded = self.decode(dense, images)
+        return decoded.logits if self.witness is None else self.witness(dense, decoded, told)
 
 
 def predict_config(config: Config) -> PredictConfig:
@@ -112,7 +133,7 @@ def predict_config(config: Config) -> PredictConfig:
 def artifact_of(model: Weclip, config: Config, space: LabelSpace) -> dict[str, Any]:
     """What an artifact holds of a trained model: arguments of `save_artifact`."""
     return {
-        "modules": {"decoder": model.decoder},
+        "modules": model.modules_by_name,
         "model": {"classes": max(space.size, 2), "clip": clip_fingerprint(config.model, config.pretrained)},
         "mean": model.normalisation.mean,
         "std": model.normalisation.std,

@@ -9,10 +9,13 @@ from torch.nn import functional as F
 
 from maskmill.data_contracts import Uint8Array
 from maskmill.trainers.engine import PredictConfig, Prediction, SegmentationPredictor, normalise, with_crf
+from maskmill.trainers.engine.device import evaluating
+from maskmill.trainers.engine.predict import check_images
 from maskmill.trainers.weclip.config import TEST_CRF
 from maskmill.vision.crf_options import CrfOptions
 
 Resize = Literal["pixels", "input"]
+NEVER = -1e4  # a logit of what an image is known not to show; finite, so that it may be interpolated
 
 
 class WeclipPredictor(SegmentationPredictor):
@@ -32,16 +35,33 @@ class WeclipPredictor(SegmentationPredictor):
         config = config or self.config
         return super().predict(images, config.model_copy(update={"batch": 1}) if self.resize == "input" else config)
 
-    def _logits(self, images: Sequence[Uint8Array], config: PredictConfig) -> Tensor:
+    def predict_told(self, images: Sequence[Uint8Array], tags: Sequence[Sequence[int]]) -> list[Prediction]:
+        """As `predict`, for images whose classes are known: no other can win, besides the background."""
+        check_images(images)
+        found = []
+        with evaluating(self.model):
+            for image, own in zip(images, tags, strict=True):
+                logits = self._logits([image], self.config, [own])
+                known = [*own] if self.space.background_id is None else [self.space.background_id, *own]
+                others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+                others[known] = False
+                logits = logits.masked_fill(others[:, None, None], NEVER)
+                full = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
+                found.append(Prediction(full[0].cpu().numpy()))
+        return found
+
+    def _logits(
+        self, images: Sequence[Uint8Array], config: PredictConfig, told: Sequence[Sequence[int]] | None = None
+    ) -> Tensor:
         """Mean logits (B, C, h, w): over each flip pair, resized to the first scale's token grid, over scales."""
         if config.window is not None:
             return super()._logits(images, config)
         total: Tensor | None = None
         for scale in config.scales:
             inputs = self._inputs(images, config, scale).to(self.device)
-            logits = self.model(inputs).float()
+            logits = self.model(inputs, told).float()
             if config.flip:
-                logits = (logits + self.model(inputs.flip(-1)).float().flip(-1)) / 2
+                logits = (logits + self.model(inputs.flip(-1), told).float().flip(-1)) / 2
             if total is None:
                 total = logits
             else:

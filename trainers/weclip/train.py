@@ -34,6 +34,7 @@ from maskmill.trainers.weclip.labels import PseudoLabeler
 from maskmill.trainers.weclip.losses import affinity_loss, segmentation_loss
 from maskmill.trainers.weclip.model import Weclip, artifact_of, predict_config
 from maskmill.trainers.weclip.predict import WeclipPredictor
+from maskmill.trainers.weclip.tags import call_witness, tag_loss
 from maskmill.trainers.weclip.views import ViewStore
 from maskmill.vision.clip import build_text_bank, clip_fingerprint
 from maskmill.vision.crf_options import crf_backend
@@ -88,18 +89,20 @@ def train(config: Config, job: Job) -> str:
     torch.manual_seed(config.seed)
     model = Weclip(config, max(space.size, 2), pick_device(config.runtime.device))
     decoder = model.decoder
-    optimizer = make_optimizer(config, param_groups(decoder))
+    bank = build_text_bank(space, model.backbone, config.templates, synonyms=config.synonyms)
+    labeler = PseudoLabeler(model, bank, space, config)
+    call_witness(model, labeler)
+    trained = model.modules_by_name
+    optimizer = make_optimizer(config, [group for module in trained.values() for group in param_groups(module)])
 
     supervised = config.supervision == "masks"
     data = job.data.with_masks() if supervised else tagged(job.data)
     source = SampleSource(data, CropView(config, with_mask=supervised), config.batch, config.seed)
-    loop = Loop(config, job, source, modules={"decoder": decoder}, optimizers={"main": optimizer})
+    loop = Loop(config, job, source, modules=trained, optimizers={"main": optimizer})
 
     mean, std = model.normalisation.mean, model.normalisation.std
     recipe: dict[str, Any] = {"config": predict_config(config), "resize": config.test_resize, "crf": config.crf}
     predictor = WeclipPredictor(model, space, mean, std, device=loop.device, **recipe)
-    bank = build_text_bank(space, model.backbone, config.templates, synonyms=config.synonyms)
-    labeler = PseudoLabeler(model, bank, space, config)
 
     def score() -> dict[str, Any]:
         assert job.val is not None
@@ -135,6 +138,11 @@ def train(config: Config, job: Job) -> str:
         segmentation = segmentation_loss(decoded.logits, labels, background, config.loss_stride)
         alike = affinity_loss(affinity, labels, dense.grid, config.affinity_loss)
         loss = segmentation + config.affinity_weight * alike
+        if model.tags is not None:
+            with torch.no_grad():
+                seen = model.backbone.tail(dense.last_input)
+            notes["tags"] = tag_loss(model.tags(seen), [bank.rows(ids) for ids in batch["tags"]])
+            loss = loss + config.tag_weight * notes["tags"]
         loop.update(loss)
         notes["foreground"] = _foreground(labels, background)
         loop.log(loss=loss, segmentation=segmentation, affinity=alike, **notes)
@@ -216,6 +224,9 @@ def load(artifact: Artifact, device: torch.device) -> WeclipPredictor:
             "put the same weights in its place, or train again"
         )
     model = Weclip(config, info.model["classes"], device)
-    artifact.load(decoder=model.decoder)
+    if config.tag_weight > 0 or config.test_tags > 0 or config.test_maps > 0:
+        bank = build_text_bank(info.label_space, model.backbone, config.templates, synonyms=config.synonyms)
+        call_witness(model, PseudoLabeler(model, bank, info.label_space, config))
+    artifact.load(**model.modules_by_name)
     own: dict[str, Any] = {"resize": config.test_resize, "crf": config.crf}
     return WeclipPredictor(model, info.label_space, info.mean, info.std, info.predict, device, **own)

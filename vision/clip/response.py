@@ -71,6 +71,7 @@ def clip_response(
     whole: bool = False,
     layer: CamLayer = "norm",
     tail: Tail | None = None,
+    contrast: float = 0.0,
 ) -> ClassResponse:
     """Class maps of every label of every image.
 
@@ -84,6 +85,7 @@ def clip_response(
         layer: where maps are taken: "norm", the first LayerNorm of the last block, as published (its gradient passes
             through attention only), or "output", the last block's tokens (the plain class map of a mean-pooled tower).
         tail: of all images, at that layer, where it has been run already; None = run it.
+        contrast: share of `patch_maps` in the class maps; `cams` are then the mixture.
 
     Raises:
         ValueError: no attention in `dense` and no `affinity` given.
@@ -101,6 +103,9 @@ def clip_response(
     cams = class_cams(
         backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale, whole, layer, tail
     )
+    if contrast:
+        patches = patch_maps(backbone, dense, images, bank.rows(classes), bank, bank.allowed(labels), scale)
+        cams = (1 - contrast) * cams + contrast * patches
     boxes = torch.ones_like(cams) if box_threshold is None else box_masks(cams, box_threshold, edge_fix)
     return ClassResponse(tuple(images), tuple(classes), cams, spread(affinity, cams * boxes, images))
 
@@ -144,6 +149,35 @@ def class_cams(
         found = (tokens[:, dense.prefix :] * weights).sum(dim=-1).relu().reshape(-1, *dense.grid)
         maps[pairs] = min_max(found)[places]
     return maps
+
+
+def patch_maps(
+    backbone: ClipBackbone,
+    dense: DenseFeatures,
+    pair_image: Sequence[int],
+    pair_row: Sequence[int],
+    bank: TextBank,
+    allowed: Tensor,
+    scale: float | None = None,
+) -> Tensor:
+    """How each patch by itself answers to N (image, text row) pairs: softmax over the image's texts of scale * cosine
+    with the patch's own embedding, min-max, (N, h, w). No gradient.
+
+    That patches are held against texts, not the pooled image, is an idea of ExCEL (Yang et al., CVPR 2025); its
+    attributes, its attention among values and its training are not here.
+    """
+    factor = backbone.logit_scale if scale is None else scale
+    maps = []
+    with torch.no_grad():
+        for image in sorted(set(pair_image)):
+            embeddings = backbone.patch_embeddings(dense.last_input[image : image + 1])[0]
+            p = bank.log_probabilities(embeddings, allowed[image].expand(len(embeddings), -1), factor).exp()
+            rows = [row for owner, row in zip(pair_image, pair_row, strict=True) if owner == image]
+            maps.append(p[:, rows].T.reshape(-1, *dense.grid))
+    order = [pair for image in sorted(set(pair_image)) for pair, owner in enumerate(pair_image) if owner == image]
+    found = torch.empty(len(pair_row), *dense.grid, device=dense.last_input.device)
+    found[order] = torch.cat(maps)
+    return min_max(found)
 
 
 def _rounds(pair_image: Sequence[int]) -> list[list[int]]:
