@@ -49,19 +49,22 @@ class World:
     test: tuple[Pair, ...]
 
 
-def drawn_world(size: Size, seed: int) -> World:
-    """Known styles to learn from, an unseen one to test on."""
+def drawn_world(size: Size, seed: int, *, dev: bool = False) -> World:
+    """Known styles to learn from, an unseen one to test on; for development the last known one is held out instead."""
+    learnt, tested = (KNOWN_STYLES[:-1], KNOWN_STYLES[-1:]) if dev else (KNOWN_STYLES, UNSEEN_STYLES)
 
     def scenes(styles: tuple[str, ...], count: int, offset: int) -> tuple[Pair, ...]:
         config = SceneConfig(size=SCENE_SIDE, styles=styles, max_objects=2, seed=seed)
         return tuple(Pair(s.image, s.mask) for s in (render_scene(config, offset + i) for i in range(count)))
 
-    test = scenes(UNSEEN_STYLES, size.tested_scenes, 1_000_000)
-    return World("drawn", load_label_space("voc"), scenes(KNOWN_STYLES, size.scenes, 0), test)
+    test = scenes(tested, size.tested_scenes, 1_000_000)
+    return World("drawn", load_label_space("voc"), scenes(learnt, size.scenes, 0), test)
 
 
 def photo_world(options: Options, size: Size, seed: int) -> World:
-    """DAVIS and horses, halved by sequence and stem; with --test-data all of --data is learnt from."""
+    """DAVIS and horses, halved by sequence and stem; with --test-data all of --data is learnt from. For development
+    the part for learning is halved once more.
+    """
     config = load_run_config("davis")
     names: dict[str, str] = config.model_dump()["source"]["names_by_group"]
     train = [] if options.data is None else list(_photos(options.data, names, size))
@@ -69,6 +72,8 @@ def photo_world(options: Options, size: Size, seed: int) -> World:
     if options.test_data is None:
         train = [photo for photo in train if is_train_key(photo.key)]
         test = [photo for photo in test if not is_train_key(photo.key)]
+    if options.dev:
+        train, test = ([p for p in train if is_train_key(f"dev {p.key}") == learnt] for learnt in (True, False))
     shared = {photo.name for photo in train} & {photo.name for photo in test}
     chosen = _spread([photo for photo in test if photo.name in shared], size.tested_photos, seed)
     learnt = [photo for photo in train if photo.name in shared]

@@ -4,7 +4,7 @@ Arms: `cam` (Grad-CAM of the starter CLIP), `cam+affinity`, `cam+affinity+par`, 
 images from their tags, without training. `weclip`: a decoder trained on tags alone, tested without tags;
 `fully_supervised`: the same decoder and schedule, trained on the true masks. `weclip+tags`: beside it a head learns
 from CLIP's embedding what the tags are, and moves the logits at test time; `weclip+maps`: and CLIP's class maps, of the
-tags that the image is told or found to have, have half a say; both at the labels' input side.
+tags that the image is told or found to have, have most of the say; both at the labels' input side.
 What RFM does: `rfm_none` (labels never refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the
 paper's), both from half of the steps on, `rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a
 crop are left out of its labels).
@@ -56,7 +56,7 @@ RFM_ARMS: dict[str, dict[str, Any]] = {
 #: Options of what joins the decoder's answer with CLIP's own at test time.
 JOINED_ARMS: dict[str, dict[str, Any]] = {
     "weclip+tags": {"tag_weight": 1.0, "test_tags": 1.0, "test_crf": True},
-    "weclip+maps": {"tag_weight": 1.0, "test_tags": 1.0, "test_maps": 0.5, "test_crf": True},
+    "weclip+maps": {"tag_weight": 1.0, "test_tags": 1.0, "test_maps": 0.9, "contrast": 0.3, "test_crf": True},
 }
 LABELS_LOOKED_AT = 3  # times in a training
 TRAINED_ARMS = (*DECODER_ARMS, *JOINED_ARMS, *RFM_ARMS)
@@ -103,9 +103,21 @@ def decoder_mious(world: World, arm: str, size: Size, seed: int, folder: Path) -
     only, as the `cam` arms do; both after the CRF as well where the arm wants that, and `label_miou` and its curve of
     an RFM arm. A run that was cut off goes on from its checkpoint.
     """
+    artifact = trained(world, arm, size, seed, folder)
+    metrics = read_artifact(artifact).metrics
+    found: dict[str, float] = {name: float(metrics[name]) for name in ("miou", "miou_crf") if name in metrics}
+    found |= tagged_mious(load_artifact(artifact, "auto"), world, crf=arm in JOINED_ARMS)
+    if arm not in RFM_ARMS:
+        return found
+    seen = {f"label_miou.step_{one['step'] + 1}": float(one["label_miou"]) for one in metrics["history"]}
+    return {**found, "label_miou": float(metrics["label_miou"]), **seen}
+
+
+def trained(world: World, arm: str, size: Size, seed: int, folder: Path) -> str:
+    """The artifact of a decoder arm, trained where it is not there yet."""
     rfm, joined = RFM_ARMS.get(arm), JOINED_ARMS.get(arm)
-    data = DataConfig(samples=(_shards(world.train, world.space, folder / "train"),))
-    test = DataConfig(samples=(_shards(world.test, world.space, folder / "test"),))
+    data = DataConfig(samples=(shards(world.train, world.space, folder / "train"),))
+    test = DataConfig(samples=(shards(world.test, world.space, folder / "test"),))
     curve = {} if rfm is None else {"measure_labels": True, "eval_every": -(-size.steps // LABELS_LOOKED_AT)}
     large = {} if joined is None else {"test_size": CAM_SETTINGS[world.name]["image_side"]}
     settings = {
@@ -119,14 +131,7 @@ def decoder_mious(world: World, arm: str, size: Size, seed: int, folder: Path) -
         **(rfm or joined or {}),
     }
     config = TrainConfig(trainer="weclip", label_space=world.space, data=data, val=test, settings=settings)
-    artifact = train(config, str(folder / arm / "run"), str(_artifact(folder, arm)))
-    metrics = read_artifact(artifact).metrics
-    found: dict[str, float] = {name: float(metrics[name]) for name in ("miou", "miou_crf") if name in metrics}
-    found |= tagged_mious(load_artifact(artifact, "auto"), world, crf=joined is not None)
-    if rfm is None:
-        return found
-    seen = {f"label_miou.step_{one['step'] + 1}": float(one["label_miou"]) for one in metrics["history"]}
-    return {**found, "label_miou": float(metrics["label_miou"]), **seen}
+    return train(config, str(folder / arm / "run"), str(_artifact(folder, arm)))
 
 
 def tagged_mious(predictor: WeclipPredictor, world: World, *, crf: bool) -> dict[str, float]:
@@ -157,7 +162,7 @@ def picture_rows(world: World, folder: Path) -> list[Uint8Array]:
     return rows
 
 
-def _shards(pairs: Sequence[Pair], space: LabelSpace, folder: Path) -> str:
+def shards(pairs: Sequence[Pair], space: LabelSpace, folder: Path) -> str:
     """The pairs as one Sample shard."""
     return write_rows((sample_row(encode_image(pair.image), pair.mask, space) for pair in pairs), folder)
 

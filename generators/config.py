@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Reading = Literal["cross", "concept", "anchor"]
+PaletteName = Literal["space", "ade20k"]
 BACKGROUND = (
     "background",
     "sky",
@@ -165,10 +166,14 @@ class ControlConfig(PracticalConfig):
     rectified: bool = Field(
         default=False, description="UNets: let the words of a class speak only to the places where the mask has it"
     )
+    palette: PaletteName = Field(
+        default="space",
+        description="colours of the condition: the label space's own, or ade20k, which public segmentation ControlNets "
+        "learnt; a mask with a class that has none there is an error",
+    )
     colours: dict[str, tuple[int, int, int]] = Field(
         default={},
-        description="class name -> red, green, blue that the ControlNet learnt, where they are not the label "
-        "space's own",
+        description="class name -> red, green, blue that the ControlNet learnt, where they are not the palette's",
     )
     background: tuple[int, int, int] = Field(
         default=(0, 0, 0), description="red, green, blue of the background in the condition"
@@ -191,6 +196,7 @@ _LATER: dict[str, Any] = {
     "affinity_blocks": None,
     "background": list(BACKGROUND),
     "lineup": False,
+    "palette": "space",
 }
 _NOWHERE_SEEN = ("offload", "text_encoders")  # they move weights about; no number changes
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
-
-Colour = tuple[int, int, int]
+from maskmill.generators.ade20k import Colour, ade20k_colours
+from maskmill.generators.config import PaletteName
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,19 @@ class ControlPalette:
 
     @classmethod
     def for_space(
-        cls, space: LabelSpace, overrides: Mapping[str, Colour] | None = None, background: Colour = (0, 0, 0)
+        cls,
+        space: LabelSpace,
+        overrides: Mapping[str, Colour] | None = None,
+        background: Colour = (0, 0, 0),
+        palette: PaletteName = "space",
     ) -> "ControlPalette":
-        """The space's own colours, replaced by name where the ControlNet learnt others (ADE20K's for the public
-        ones).
+        """The space's own colours, or those of ADE20K, which public ControlNets learnt, for the classes that it knows;
+        replaced by name where others are given.
         """
         flat = space.palette
         colours: dict[int, Colour] = {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in space.ids}
+        if palette == "ade20k":
+            colours = ade20k_colours(space)
         for name, colour in (overrides or {}).items():
             colours[space.find(name).id] = colour
         if space.background_id is not None:

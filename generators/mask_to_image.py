@@ -115,7 +115,7 @@ class MaskToImage:
         self.config, self.space = config, space
         self.device = pick_device(config.device)
         self.batches = Batches(config.batch_size, config.model, self.device)
-        self.palette = ControlPalette.for_space(space, config.colours, config.background)
+        self.palette = ControlPalette.for_space(space, config.colours, config.background, config.palette)
         self.family = family_of(resolve_model(config.model))
         if config.rectified and self.family.denoiser != "unet":
             raise ValueError(f"rectified: {self.family.name} has no cross-attention to rectify; set it to false")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import label_cost
+from benchmarks import label_cost, label_words, weclip_parts
 from benchmarks.common import Options, is_train_key
 from benchmarks.pictures.weclip import TILE, TITLE, write_picture
 from benchmarks.tag_worlds import Size, World, drawn_world, photo_world
@@ -27,8 +27,10 @@ from benchmarks.weclip import (
 )
 from maskmill.data_contracts import encode_image, encode_mask, foreground_ids
 from maskmill.labelers import LabelItem
+from maskmill.starter.drawn import KNOWN_STYLES, SceneConfig, render_scene
 
 TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
+SCENE = render_scene(SceneConfig(size=32), 0)
 SIZE = Size(scenes=4, tested_scenes=2, frames=2, horses=12, tested_photos=3, steps=2)
 
 
@@ -118,3 +120,26 @@ def test_cost_of_an_arm_is_measured_without_and_with_refinement(monkeypatch: pyt
     assert found["images_per_s@maps"] > found["images_per_s@crf"] > 0
     assert found["images_per_s@par"] > 0
     assert found["peak_mb"] > 50
+
+
+def test_parts_are_measured_from_one_training(tiny: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings in CAM_SETTINGS.values():
+        monkeypatch.setitem(settings, "image_side", 64)
+    engine = weclip_parts.opened(weclip_parts.trained(tiny, SIZE, 0, tmp_path), tiny)
+    found = weclip_parts.mious(tiny, engine)
+    assert list(found) == [*weclip_parts.LABELS, *weclip_parts.ANSWERS]
+    assert all(set(found[arm]) == {"told"} for arm in weclip_parts.LABELS)
+    assert all(set(found[arm]) == {"told", "free"} for arm in weclip_parts.ANSWERS)
+    assert all(0 <= value < 1 for values in found.values() for value in values.values())
+    assert found["labels"] != found["rfm_none"]
+
+
+def test_words_are_compared_on_labels_alone(tiny: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = label_words.mious(tiny)
+    assert list(found) == list(label_words.ARMS)
+    assert all(0 <= value < 1 for value in found.values())
+    assert found["contrast_1"] != found["plain"]
+    styles: list[tuple[str, ...]] = []
+    monkeypatch.setattr("benchmarks.tag_worlds.render_scene", lambda config, _: styles.append(config.styles) or SCENE)
+    drawn_world(SIZE, 0, dev=True)
+    assert styles == [KNOWN_STYLES[-1:]] * SIZE.tested_scenes + [KNOWN_STYLES[:-1]] * SIZE.scenes

@@ -5,6 +5,7 @@ import pytest
 from small_pipelines import full_clip_tokenizer
 
 from maskmill.data_contracts import load_label_space
+from maskmill.generators.ade20k import ADE20K, ade20k_colours
 from maskmill.generators.layouts import ControlPalette, rectification, resize_nearest
 from maskmill.generators.region_filter import (
     choose_images,
@@ -50,6 +51,22 @@ def test_colours_must_differ_and_cover_the_mask():
         ControlPalette.for_space(VOC, {"dog": (1, 2, 3), "cat": (1, 2, 3)})
     with pytest.raises(ValueError, match=r"no colour for classes \[77\]"):
         ControlPalette.for_space(VOC).paint(np.full((4, 4), 77, np.uint8))
+
+
+def test_ade20ks_colours_by_name_and_none_for_what_it_does_not_tell_apart():
+    assert len(ADE20K) == 150
+    assert (ADE20K["wall"], ADE20K["person"], ADE20K["flag"]) == ((120, 120, 120), (150, 5, 61), (92, 0, 255))
+    assert len(set(ADE20K.values())) == 149  # road and skyscraper
+    found = ade20k_colours(VOC)
+    known = {VOC.by_id[i].name for i in found}
+    assert {VOC.find(n).id for n in ("aeroplane", "person", "sofa", "boat")} <= set(found)
+    assert not known & {"cat", "dog", "horse", "sheep", "cow", "bird", "train"}
+    assert found[VOC.find("aeroplane").id] == ADE20K["airplane"]
+    palette = ControlPalette.for_space(VOC, {"dog": (1, 2, 3)}, palette="ade20k")
+    assert palette.colours[12] == (1, 2, 3)
+    assert palette.colours[15] == (150, 5, 61)
+    with pytest.raises(ValueError, match=r"no colour for classes \[8\]"):
+        palette.paint(scene())
 
 
 def test_nearest_resize_keeps_ids_and_is_exact_for_whole_factors():

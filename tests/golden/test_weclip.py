@@ -220,9 +220,10 @@ RECIPE = {  # constants of the release's scripts and configs, by our names
     "test_flip": True,
     "test_resize": "input",
     "test_crf": True,
-    "tag_weight": 0.0,  # ours, as the next two
+    "tag_weight": 0.0,  # ours, as the next three
     "test_tags": 0.0,
     "test_maps": 0.0,
+    "contrast": 0.0,
     "crf": {
         "iterations": 10,
         "gaussian_sxy": 3,

@@ -73,6 +73,7 @@ class Config(TrainerConfig):
         "tag_weight": 0.0,
         "test_tags": 0.0,
         "test_maps": 0.0,
+        "contrast": 0.0,
     }
     preset: Literal["faithful", "faithful_coco", "starter"] = Field(
         default="starter",
@@ -124,6 +125,12 @@ class Config(TrainerConfig):
         description="where Grad-CAM reads: norm = the last block's first LayerNorm (published), output = its output",
     )
 
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share in the class maps of what each patch by itself says of the classes' texts; 0 = none",
+    )
     supervision: Literal["tags", "masks"] = Field(
         default="tags", description="tags; or masks: the fully supervised upper bound"
     )
@@ -196,9 +203,9 @@ class Config(TrainerConfig):
     test_maps: float = Field(
         default=0.0,
         ge=0,
-        lt=1,
+        le=1,
         description="share that CLIP's class maps, of the classes that the image is told or found to show, have in the "
-        "answer; 0 = the decoder alone",
+        "answer; 0 = the decoder alone, 1 = the decoder's affinity alone, which spreads these maps",
     )
     measure_labels: bool = Field(
         default=False,

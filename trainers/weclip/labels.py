@@ -69,6 +69,7 @@ class PseudoLabeler:
             edge_fix=config.edge_fix,
             affinity=attention_affinity(attention),
             layer=config.cam_layer,
+            contrast=config.contrast,
         )
         return response, kept
 

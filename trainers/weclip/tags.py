@@ -72,7 +72,8 @@ class Witness:
             return logits
         ids = bank.class_ids
         found = [[ids[k] for k in (row >= math.log(SHOWN)).nonzero()[:, 0].tolist()] for row in lead]
-        shares = self.shares(dense, decoded, found if told is None else [sorted(own) for own in told])
+        shown = found if told is None else [sorted(own) for own in told]
+        shares = self.shares(dense, decoded, shown, affinity_logits(decoded.features))
         return (1 - config.test_maps) * logits.log_softmax(dim=1) + config.test_maps * shares.clamp_min(FLOOR).log()
 
     def log_p(self, dense: DenseFeatures) -> Tensor:
@@ -83,11 +84,13 @@ class Witness:
             return found
         return (self.labeler.scale * embeddings @ bank.matrix[: len(bank.class_ids)].T).log_softmax(dim=1)
 
-    def shares(self, dense: DenseFeatures, decoded: Decoded, shown: Sequence[Sequence[int]]) -> Tensor:
-        """Shares (B, C, h, w) of CLIP's class maps, spread by the decoder's affinity as after the kick-in, and of the
-        background.
+    def shares(
+        self, dense: DenseFeatures, decoded: Decoded, shown: Sequence[Sequence[int]], affinity: Tensor | None
+    ) -> Tensor:
+        """Shares (B, C, h, w) of CLIP's class maps and of the background. `affinity`: logits (B, n, n) of the decoder's
+        own, which spreads them as after the kick-in; None = as before.
         """
-        response, _ = self.labeler.maps(dense, shown, affinity_logits(decoded.features))
+        response, _ = self.labeler.maps(dense, shown, affinity)
         stack = torch.zeros_like(decoded.logits, dtype=torch.float32)
         stack[list(response.pair_image), list(response.pair_class)] = response.spread.float()
         power, background = self.labeler.config.background_power, self.labeler.space.background_id or 0
