@@ -3,8 +3,8 @@
 Arms: `cam` (Grad-CAM of the starter CLIP), `cam+affinity`, `cam+affinity+par`, `cam+affinity+crf`: labels of the tested
 images from their tags, without training. `weclip`: a decoder trained on tags alone, tested without tags;
 `fully_supervised`: the same decoder and schedule, trained on the true masks. `weclip+tags`: beside it a head learns
-from CLIP's embedding what the tags are, and moves the logits at test time; `weclip+maps`: and CLIP's class maps, of the
-tags that the image is told or found to have, have most of the say; both at the labels' input side.
+from CLIP's embedding what the tags are, and moves the logits at test time; `weclip+maps`: CLIP's class maps, of the
+tags that the image is told or found to have, spread by the decoder's affinity, answer; both at the labels' input side.
 What RFM does: `rfm_none` (labels never refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the
 paper's), both from half of the steps on, `rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a
 crop are left out of its labels).
@@ -56,7 +56,7 @@ RFM_ARMS: dict[str, dict[str, Any]] = {
 #: Options of what joins the decoder's answer with CLIP's own at test time.
 JOINED_ARMS: dict[str, dict[str, Any]] = {
     "weclip+tags": {"tag_weight": 1.0, "test_tags": 1.0, "test_crf": True},
-    "weclip+maps": {"tag_weight": 1.0, "test_tags": 1.0, "test_maps": 0.9, "contrast": 0.3, "test_crf": True},
+    "weclip+maps": {"tag_weight": 1.0, "test_tags": 1.0, "test_maps": 1.0, "test_crf": True},
 }
 LABELS_LOOKED_AT = 3  # times in a training
 TRAINED_ARMS = (*DECODER_ARMS, *JOINED_ARMS, *RFM_ARMS)

@@ -83,7 +83,7 @@ class Engine:
 
 def trained(world: World, size: Size, seed: int, folder: Path) -> str:
     """The artifact of the one training, from tags; it has a head that finds them, and plain labels."""
-    settings = {
+    settings: dict[str, Any] = {
         "seed": seed,
         "steps": size.steps,
         "tag_weight": 1.0,

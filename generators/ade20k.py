@@ -56,7 +56,7 @@ OTHERWISE = {
 
 def ade20k_colours(space: LabelSpace) -> dict[int, Colour]:
     """Colours by class id, of those classes that ADE20K knows by their name or a synonym."""
-    found = {}
+    found: dict[int, Colour] = {}
     for label in space.classes:
         words = [word.lower() for word in (label.name, *label.synonyms)]
         for word in words:
