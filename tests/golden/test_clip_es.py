@@ -63,6 +63,7 @@ RELEASED = {  # constants of generate_cams_voc12.py and eval_cam_with_crf.py, by
     "edge_fix": False,
     "background_power": 1.0,
     "refine": "crf",
+    "refiner": None,
     "refine_side": 1024,  # ours; no VOC or COCO photo is larger
     "par_iterations": 10,  # not used
     "crf_iterations": 10,

@@ -178,6 +178,7 @@ RECIPE = {  # constants of the release's scripts and configs, by our names
     "seed": 1,
     "steps": 30_000,
     "epochs": None,
+    "processes": 1,
     "batch": 4,
     "optimizer": "adamw",
     "lr": 2e-3,  # 2e-4, ten times that for the decoder, which alone is trained
