@@ -1,0 +1,59 @@
+"""Which option of WeCLIP reaches which step: labels, and the CRF of the test."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from maskmill.trainers.weclip import Config, labels, predict
+from maskmill.trainers.weclip.labels import PseudoLabeler
+from maskmill.trainers.weclip.model import Weclip
+from maskmill.trainers.weclip.predict import WeclipPredictor
+from maskmill.vision.clip import build_text_bank
+from maskmill.vision.crf_options import CrfOptions
+from tests.trainers import shapes
+from tests.trainers.test_weclip import SMALL
+
+torch.set_num_threads(1)
+
+
+def opened(**settings: Any) -> PseudoLabeler:
+    config = Config.model_validate({**SMALL, **settings})
+    model = Weclip(config, shapes.SPACE.size, torch.device("cpu")).eval()
+    return PseudoLabeler(model, build_text_bank(shapes.SPACE, model.backbone), shapes.SPACE, config)
+
+
+def test_each_option_reaches_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    plain = {name: getattr(labels, name) for name in ("clip_response", "pseudo_labels", "refined_attention")}
+
+    def watched(name: str) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            asked[name] = (args, options)
+            return plain[name](*args, **options)
+
+        return call
+
+    for name in plain:
+        monkeypatch.setattr(labels, name, watched(name))
+    labeler = opened(filter="none", candidates=3, ignore_below=0.7, box_threshold=0.6, temperature=0.5)
+    rgb = torch.from_numpy(shapes.draw_scene(0, 64, 64)[0]).permute(2, 0, 1)[None]
+    dense = labeler.model.encode(labeler.model.normalisation(rgb), labeler.n_attention)
+    labeler(dense, rgb, [[1]], torch.zeros(1, 16, 16))
+    assert asked["refined_attention"][0][2:] == (3, "none")
+    assert asked["clip_response"][1]["box_threshold"] == 0.6
+    assert asked["clip_response"][1]["scale"] == 2.0
+    assert asked["pseudo_labels"][1]["ignore_below"] == 0.7
+    assert (labeler.n_attention, opened(candidates=10).n_attention) == (8, 10)
+
+
+def test_the_crf_of_the_test_is_the_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[CrfOptions] = []
+    monkeypatch.setattr(predict, "with_crf", lambda found, images, options, workers: asked.append(options) or found)
+    model, own = opened().model, CrfOptions(iterations=2)
+    mean, std = model.normalisation.mean, model.normalisation.std
+    predictor = WeclipPredictor(model, shapes.SPACE, mean, std, crf=own)
+    image = shapes.draw_scene(0, 64, 64)[0]
+    predictor.predict_crf([image])
+    predictor.predict_crf([image], CrfOptions(iterations=3))
+    assert [one.iterations for one in asked] == [2, 3]
