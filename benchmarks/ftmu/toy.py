@@ -8,7 +8,8 @@ Arms: fixed policies (`overlap_updated`, `overlap_kept`, `appearance_updated`, `
 `threshold@5` (update where the similarity is above a level, chosen on clips of their own; N = 3 and 5); `learned`, and
 `learned` without one of its parts: `one_step` (trace 0, the paper's TD error), `full_returns` (trace 1 and gamma 0.99,
 the released code's), `no_entropy`, `no_normalisation` (of advantages); `counted` (the counter, N and "lost" are in the
-state; N = 5) and `free` (besides, the agent itself says when to look over the whole frame: there is no N).
+state; N = 5) and `free` (besides, the agent itself says when to look over the whole frame: there is no N); and both
+learnt from what each action would have given (`counterfactual`, `free_counterfactual`).
 Metrics: `j`, `whole_rate` (appearance calls), `update_rate`, `action_variety`.
 """
 
@@ -20,12 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import Options, Record, parse_options
 from benchmarks.ftmu.arms import variety
 from maskmill.trainers.engine import lr_factor, make_optimizer
 from maskmill.trainers.engine.optim import set_lr
 from maskmill.trainers.ftmu.config import Config
-from maskmill.trainers.ftmu.policies import AlwaysUpdate, Head, Learned, NeverUpdate, Policy, Threshold
+from maskmill.trainers.ftmu.policies import AlwaysUpdate, Head, NeverUpdate, Policy, Threshold
 from maskmill.trainers.ftmu.rollout import Trajectory, Walk, reward
 from maskmill.trainers.ftmu.tracker import UPDATE
 from maskmill.trainers.ftmu.train import losses
@@ -99,8 +99,28 @@ PLAIN = Rules()
 Bools = NDArray[np.bool_]
 
 
+@dataclass
+class Forced:
+    """One moment at which all clips do the same: the frame, whether after the look over the whole frame, the action.
+    `clips` (k,) and `states` (k, width) are those that were asked then.
+    """
+
+    frame: int
+    late: bool
+    action: int
+    clips: NDArray[np.intp] | None = None
+    states: NDArray[np.float32] | None = None
+
+
 def play(
-    policy: Policy, seed: int, n: int, steps: int, patience: int | None, config: Config, rules: Rules = PLAIN
+    policy: Policy,
+    seed: int,
+    n: int,
+    steps: int,
+    patience: int | None,
+    config: Config,
+    rules: Rules = PLAIN,
+    forced: Forced | None = None,
 ) -> Walk:
     """Walk through `n` clips; J = 0.9 on the target, 1 for nothing while it is hidden, else 0."""
     world = World(np.random.default_rng(seed), n)
@@ -126,6 +146,9 @@ def play(
             columns.append(np.full(len(chosen), float(late)))
         states = np.stack(columns, 1)
         actions = policy.act(states.astype(np.float32)) if len(chosen) else []
+        if forced is not None and (forced.frame, forced.late) == (frame, late):
+            forced.clips, forced.states = chosen, states.astype(np.float32)
+            actions = [forced.action] * len(chosen)
         for clip, state, action in zip(chosen, states.astype(np.float32), actions, strict=True):
             paths[clip].decide(state, action, frame)
         walked.decisions += len(actions)
@@ -240,32 +263,3 @@ def threshold(config: Config, patience: int) -> dict[str, float]:
     found = {level: measure(Threshold(level, 1), patience, config, seed=DEV_SEED)["j"] for level in LEVELS}
     best = max(found, key=lambda level: found[level])
     return measure(Threshold(best, 1), patience, config)
-
-
-def run(options: Options) -> None:
-    """All arms of all seeds."""
-    torch.set_num_threads(1)
-    record = Record.open(options)
-    for seed in options.seeds:
-        plain = settings(STEPS[options.budget], seed)
-        for arm, (policy, patience) in FIXED.items():
-            record.add(arm, seed, measure(policy, patience, plain))
-        record.add("threshold", seed, threshold(plain, PATIENCE))
-        record.add(f"threshold@{LONG_PATIENCE}", seed, threshold(plain, LONG_PATIENCE))
-        for arm, changes in LEARNED.items():
-            if not record.has(arm, seed):
-                config = settings(STEPS[options.budget], seed, **changes)
-                record.add(arm, seed, measure(Learned(learn(config)), PATIENCE, config))
-                print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
-        for arm, rules in WIDER.items():
-            if not record.has(arm, seed):
-                patience = None if rules.free else LONG_PATIENCE
-                actor = learn(plain, rules, patience)
-                record.add(arm, seed, measure(Learned(actor), patience, plain, rules))
-                print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
-    record.finish()
-
-
-def main() -> None:
-    """As the command line says."""
-    run(parse_options("ftmu_toy", __doc__, needs_data=False))

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 from benchmarks.common import Options, is_train_key, parse_options
-from benchmarks.ftmu import training
+from benchmarks.ftmu import toy, training
 from benchmarks.ftmu.arms import ARMS, FIXED, variety
 from benchmarks.ftmu.clips import Clip, split
+from benchmarks.ftmu.counterfactual import CLIPS, DISCOUNT, LENGTH, Exploring, counterfactuals
 from benchmarks.ftmu.oracle import hindsight
 from benchmarks.ftmu.run import run
 from maskmill.trainers.ftmu.agent import follow
 from maskmill.trainers.ftmu.clips import ClipDetections
 from maskmill.trainers.ftmu.config import TrackConfig
-from maskmill.trainers.ftmu.policies import Constant
+from maskmill.trainers.ftmu.policies import Constant, Head
 from maskmill.trainers.ftmu.rollout import overlap_with_truth
 from maskmill.trainers.ftmu.state import SharedState
 from maskmill.vision.instances import ProposalConfig
@@ -131,6 +132,29 @@ def test_hindsight_beats_every_fixed_rule_where_they_fail() -> None:
         fixed.append(sum(found[1:]))
     assert course.total >= max(fixed) - 1e-6
     assert min(fixed) < course.total
+
+
+def test_counterfactuals_differ_in_one_action_and_what_follows() -> None:
+    """The state of the moment is the same whatever is done then, and returns are those of walks with that action."""
+    torch.manual_seed(0)
+    rules, config = toy.WIDER["counted"], toy.settings(1, 0)
+    actor = Head(rules.width, (8,), 2)
+    states, gains = counterfactuals(actor, 7, (6, False), config, rules, 5)
+    assert states.shape[1] == rules.width
+    assert gains.shape == (len(states), 2)
+    np.testing.assert_allclose(gains.sum(1), 0, atol=1e-5)
+    walks = []
+    for action in (0, 1):
+        forced = toy.Forced(6, False, action)
+        walked = toy.play(Exploring(actor, 2, 7), 7, CLIPS, LENGTH, 5, config, rules, forced)
+        walks.append(np.array(walked.j).reshape(LENGTH - 1, CLIPS))
+        assert forced.clips is not None
+        np.testing.assert_array_equal(forced.states, states)
+    np.testing.assert_array_equal(walks[0][:5], walks[1][:5])
+    weights = DISCOUNT ** np.arange(LENGTH - 6)[:, None]
+    wanted = ((walks[0] - walks[1])[5:, forced.clips] * weights).sum(0)
+    np.testing.assert_allclose(gains[:, 0] - gains[:, 1], wanted, atol=1e-4)
+    assert np.abs(wanted).max() > 1
 
 
 @pytest.mark.parametrize("name", ["ftmu", "ftmu_toy"])
