@@ -361,6 +361,7 @@ RELEASED_AFFINITY: dict[str, Any] = {  # constants of train_gated_aff.py and res
     "steps": 31_740,  # 12 epochs of 10,582 // 4
     "epochs": None,
     "batch": 4,
+    "processes": 1,
     "optimizer": "sgd",
     "lr": 0.1,
     "weight_decay": 5e-4,
