@@ -1,10 +1,15 @@
-"""Which option of WeCLIP reaches which step: labels, and the CRF of the test."""
+"""Which option of WeCLIP reaches which step: labels, training, and the CRF of the test."""
 
+import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from maskmill.pipelines.stages.train import TrainConfig, train
+from maskmill.trainers.engine import DataConfig
 from maskmill.trainers.weclip import Config, labels, predict
 from maskmill.trainers.weclip.labels import PseudoLabeler
 from maskmill.trainers.weclip.model import Weclip
@@ -13,6 +18,8 @@ from maskmill.vision.clip import build_text_bank
 from maskmill.vision.crf_options import CrfOptions
 from tests.trainers import shapes
 from tests.trainers.test_weclip import SMALL
+
+training: Any = importlib.import_module("maskmill.trainers.weclip.train")  # the package's `train` is a function
 
 torch.set_num_threads(1)
 
@@ -57,3 +64,42 @@ def test_the_crf_of_the_test_is_the_configs(monkeypatch: pytest.MonkeyPatch) -> 
     predictor.predict_crf([image])
     predictor.predict_crf([image], CrfOptions(iterations=3))
     assert [one.iterations for one in asked] == [2, 3]
+
+
+def test_each_option_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind of affinity loss, synonyms, and a decoder whose dropout is on."""
+    asked: dict[str, Any] = {}
+    loss, build = training.affinity_loss, training.build_text_bank
+
+    def watched_loss(*args: Any) -> torch.Tensor:
+        asked["loss"] = args[3]
+        return loss(*args)
+
+    def watched_bank(*args: Any, **options: Any) -> Any:
+        asked["synonyms"] = options["synonyms"]
+        return build(*args, **options)
+
+    decode = Weclip.decode
+
+    def watched_decode(self: Weclip, *args: Any) -> Any:
+        asked.setdefault("modes", set()).add(self.decoder.training)
+        return decode(self, *args)
+
+    monkeypatch.setattr(training, "affinity_loss", watched_loss)
+    monkeypatch.setattr(training, "build_text_bank", watched_bank)
+    monkeypatch.setattr(Weclip, "decode", watched_decode)
+    data = DataConfig(samples=(shapes.write_scenes(tmp_path / "scenes", 2),))
+    settings = {
+        **SMALL,
+        "steps": 1,
+        "batch": 2,
+        "affinity_loss": "bce",
+        "synonyms": True,
+        "rfm_start": 0,
+        "filter": "none",
+    }
+    config = TrainConfig(trainer="weclip", label_space=shapes.SPACE, data=data, settings=settings)
+    train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
+    assert asked == {"loss": "bce", "synonyms": True, "modes": {True}}
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["maps_kept"] for line in lines if "maps_kept" in line] == [4.0], "all maps of the small CLIP, an image"
