@@ -229,6 +229,7 @@ def test_learning_rates_of_both_networks() -> None:
 SHARED = {
     "seed": 1337,
     "epochs": None,
+    "processes": 1,
     "optimizer": "sgd",
     "lr": 0.01,
     "momentum": 0.9,

@@ -152,6 +152,7 @@ PAPER: dict[str, Any] = {  # the paper's numbers, by our names
     "seed": 0,
     "steps": 20_000,
     "epochs": None,
+    "processes": 1,
     "batch": 20,
     "optimizer": "adam",
     "lr": 1e-4,

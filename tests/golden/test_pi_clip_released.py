@@ -140,6 +140,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "seed": 321,
     "steps": 30 * 5_953 // 8,  # the README's 30 epochs
     "epochs": None,
+    "processes": 1,
     "batch": 8,
     "optimizer": "adamw",
     "lr": 1e-4,

@@ -199,6 +199,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "seed": 321,
     "steps": 200 * 5_953 // 4,
     "epochs": None,
+    "processes": 1,
     "batch": 4,
     "optimizer": "sgd",
     "lr": 0.0025,
