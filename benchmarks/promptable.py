@@ -3,7 +3,8 @@
 `--model FOLDER` names the model: any folder or hub id that labeler `promptable` takes; without it its arms are left
 out.
 Arms: `grabcut`, `a2gnn+crf` (its affinity network is trained on boxes of the other part, as there), `promptable`,
-`promptable+crf`, and `promptable@N points`: one, three and five points an object in place of its box.
+`promptable+crf`, `promptable@N points`: one, three and five points an object in place of its box, and
+`a2gnn+promptable`: the masks of `a2gnn+crf`, each of their parts redrawn by the model (the labelers' `refiner`).
 Metrics: those of `a2gnn`: `miou` is the mean over the sets of `miou@SET`; `box_violation_px`, `empty_boxes`;
 `boundary_f`, the F measure of the objects' outlines within 3 pixels, mean over photos; `seconds_per_image`.
 """
@@ -28,9 +29,22 @@ from maskmill.labelers import LabelItem
 from maskmill.labelers.a2gnn import Config as BoxConfig
 from maskmill.labelers.a2gnn import load as load_boxes
 from maskmill.labelers.promptable import Config, load
+from maskmill.labelers.refiner import Refined
+from maskmill.labelers.refiner_options import RefinerConfig
+from maskmill.vision.device import pick_device
+from maskmill.vision.pretrained import model_folder
+from maskmill.vision.promptable import load_family
 
 PLAIN_ARMS = ("grabcut", "a2gnn+crf")
-MODEL_ARMS = ("promptable", "promptable+crf", "promptable@1 points", "promptable@3 points", "promptable@5 points")
+REDRAWN = "a2gnn+promptable"
+MODEL_ARMS = (
+    "promptable",
+    "promptable+crf",
+    "promptable@1 points",
+    "promptable@3 points",
+    "promptable@5 points",
+    REDRAWN,
+)
 REACH = 3  # pixels within which an outline is met
 
 
@@ -99,6 +113,30 @@ def model_arm(model: str, arm: str, tested: Sequence[Photo], space: LabelSpace) 
     return {**scores([label.mask for label in labels], tested, space), "seconds_per_image": seconds}
 
 
+def redrawn_arm(bench: Bench, model: str) -> dict[str, float]:
+    """The labels of `a2gnn+crf`, made once for both arms, behind the refiner; seconds are those of both."""
+    tasks, begun = bench.tasks("test")
+    network, folder = bench.model(), bench.folder / "test"
+    labels, seconds = kept(folder, "a2gnn+crf", tasks, lambda: graph_labels(network, tasks))
+    config = RefinerConfig(kind="promptable", model=model)
+    refiner = Refined(network, config, bench.space, load_family(model_folder(model), pick_device(), config.precision))
+    photos = [task.item.image for task in tasks]
+    refiner.refined(photos[0], labels[0])  # untimed: what is loaded once
+    start = time.perf_counter()
+    drawn = [refiner.refined(image, label) for image, label in zip(photos, labels, strict=True)]
+    seconds += begun + (time.perf_counter() - start) / len(photos)
+    return {**scores([one.mask for one in drawn], bench.photos("test"), bench.space), "seconds_per_image": seconds}
+
+
+def measured(bench: Bench, arm: str, model: str | None) -> dict[str, float]:
+    """Figures of one arm."""
+    if model is None or arm in PLAIN_ARMS:
+        return plain_arm(bench, arm)
+    if arm == REDRAWN:
+        return redrawn_arm(bench, model)
+    return model_arm(model, arm, bench.photos("test"), bench.space)
+
+
 def run(options: Options, model: str | None) -> None:
     """All arms of all seeds, each added as soon as it is measured."""
     torch.set_num_threads(1)
@@ -114,10 +152,7 @@ def run(options: Options, model: str | None) -> None:
         parts = photos(options, (size.trained, size.tested), seed)
         bench = Bench(parts, size, seed, work / str(seed))
         for arm in arms:
-            by_model = model is not None and arm in MODEL_ARMS
-            record.add(
-                arm, seed, model_arm(str(model), arm, parts.test, parts.space) if by_model else plain_arm(bench, arm)
-            )
+            record.add(arm, seed, measured(bench, arm, model))
             print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)

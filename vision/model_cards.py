@@ -1,12 +1,10 @@
 """What a model folder says of itself beside its numbers: its licence, and how much memory its weights take."""
 
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from maskmill.data_contracts.texts import TextError, parse_json, parse_yaml
 from maskmill.vision.pretrained import CARD, CONFIG, Precision, model_folder, model_type
 
 NOT_STATED = "not stated"
@@ -47,8 +45,8 @@ def licence_of(folder: Path) -> str:
     if not text.startswith("---"):
         return NOT_STATED
     try:
-        head = yaml.safe_load(text.split("---", 2)[1])
-    except yaml.YAMLError:
+        head = parse_yaml(text.split("---", 2)[1])
+    except TextError:
         return NOT_STATED
     stated = head.get("license") if isinstance(head, dict) else None
     if stated == "other" and isinstance(head.get("license_name"), str):
@@ -62,7 +60,7 @@ def weights_bytes(folder: Path, precision: Precision) -> int:
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            head = json.loads(handle.read(length))
+            head = parse_json(handle.read(length))
         for name, entry in head.items():
             if name != "__metadata__":
                 start, stop = entry["data_offsets"]
@@ -84,7 +82,7 @@ def input_side(folder: Path) -> int:
     """Pixels of the square that a model's processor makes of an image; 1,024 where it does not say."""
     for name in ("preprocessor_config.json", "processor_config.json", CONFIG):
         path = folder / name
-        size = json.loads(path.read_text()).get("size") if path.is_file() else None
+        size = parse_json(path.read_bytes()).get("size") if path.is_file() else None
         if isinstance(size, dict) and (sides := [v for v in size.values() if isinstance(v, int)]):
             return max(sides)
     return 1024

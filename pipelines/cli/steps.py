@@ -1,7 +1,12 @@
 """`maskmill ingest`, `score`, `dedup`, `select`, `export`, `report`: a run up to and including one step."""
 
 from collections.abc import Callable
+from typing import Annotated
 
+import typer
+from rich.markup import escape
+
+from maskmill.pipelines.cli.console import result, say
 from maskmill.pipelines.cli.options import (
     ConfigArgument,
     JsonOption,
@@ -30,4 +35,30 @@ def _command(name: str) -> Callable[..., None]:
     return command
 
 
-ingest, score, dedup, select, export, report = map(_command, ("ingest", "score", "dedup", "select", "export", "report"))
+def export(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="preset or YAML file of a run; with --onnx an artifact folder")
+    ],
+    overrides: SetOption = None,
+    recheck: RecheckOption = False,
+    retry: RetryOption = None,
+    replace: ReplaceOption = False,
+    onnx: Annotated[
+        str | None,
+        typer.Option(help="write the segmenter of the artifact folder CONFIG to this ONNX file, and export no run"),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="with --onnx: height x width of its photos, e.g. 480x640")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The kept samples of a run as VOC, COCO, YOLO, WebDataset, Hugging Face; or a trained segmenter as ONNX."""
+    if onnx is None:
+        execute(load_config(config, overrides), until="export", again=asked(recheck, retry, replace))
+        return
+    from maskmill.pipelines.stages.onnx import artifact_to_onnx
+
+    found = artifact_to_onnx(config, onnx, size)
+    say(f"{escape(onnx)}: {found.bytes / 1e6:.1f} MB, photos of {found.size[0]} x {found.size[1]} pixels")
+    result({"out": onnx, "bytes": found.bytes, "height": found.size[0], "width": found.size[1]})
+
+
+ingest, score, dedup, select, report = map(_command, ("ingest", "score", "dedup", "select", "report"))

@@ -1,14 +1,15 @@
 """What scenes are composed of: cut-outs with transparency and whole photos, from unpacked packages of Debian."""
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from maskmill.starter.drawn import KNOWN_STYLES, load_drawings
 
@@ -61,12 +62,12 @@ def _cutouts(folder: Path) -> Iterator[Uint8]:
     for path in sorted(folder.rglob("stamps/**/*.png")):
         if any(word in path.as_posix().lower() for word in LEFT_OUT):
             continue
-        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if found is None or found.ndim != 3 or found.shape[2] != 4 or max(found.shape[:2]) < LEAST_SIDE:
+        found = _opened(path.read_bytes())
+        if found is None or found.shape[2] != 4 or max(found.shape[:2]) < LEAST_SIDE:
             continue
         share = float((found[..., 3] >= SOLID).mean())
         if 0.08 <= share <= 0.97:
-            yield _premultiplied(_small(np.asarray(cv2.cvtColor(found, cv2.COLOR_BGRA2RGBA), np.uint8)))
+            yield _premultiplied(_small(found))
 
 
 def _photos(folder: Path) -> Iterator[Uint8]:
@@ -80,9 +81,19 @@ def _photos(folder: Path) -> Iterator[Uint8]:
 
 def _photo(content: bytes) -> Iterator[Uint8]:
     """A picture without transparency, not too small; nothing where the bytes are none."""
-    found: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is not None and found.ndim == 3 and found.shape[2] == 3 and min(found.shape[:2]) >= 2 * LEAST_SIDE:
-        yield _small(np.asarray(cv2.cvtColor(found, cv2.COLOR_BGR2RGB), np.uint8), 2 * LONG_SIDE)
+    found = _opened(content)
+    if found is not None and found.shape[2] == 3 and min(found.shape[:2]) >= 2 * LEAST_SIDE:
+        yield _small(found, 2 * LONG_SIDE)
+
+
+def _opened(content: bytes) -> Uint8 | None:
+    """Uint8 (H, W, 4) where there is transparency, else (H, W, 3); None where the bytes are no picture."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            return np.asarray(image.convert("RGBA" if clear else "RGB"), np.uint8)
+    except (UnidentifiedImageError, OSError):
+        return None
 
 
 def _embedded(content: bytes) -> Iterator[bytes]:

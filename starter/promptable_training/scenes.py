@@ -4,11 +4,13 @@ What a model of boxes has to learn is what belongs together: so objects hide eac
 texture and are objects of their own beside the whole, and nothing in light, noise or sharpness tells pasted from photo.
 """
 
+import io
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS, render_background
 from maskmill.starter.promptable_training.pictures import Pictures, Uint8
@@ -202,6 +204,8 @@ def _developed(rng: Rng, canvas: Float) -> Uint8:
         canvas = np.repeat(canvas.mean(axis=2, keepdims=True), 3, axis=2)
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     if rng.random() < 0.7:
-        quality = [int(cv2.IMWRITE_JPEG_QUALITY), int(rng.integers(45, 96))]
-        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+        packed = io.BytesIO()
+        Image.fromarray(image).save(packed, "JPEG", quality=int(rng.integers(45, 96)))
+        with Image.open(packed) as again:
+            image = np.asarray(again, np.uint8)
     return image
