@@ -23,7 +23,7 @@ COMMANDS: dict[str, Lazy] = {
     "score": Lazy(f"{HERE}.steps:score", "A score for every image and mask.", STEP),
     "dedup": Lazy(f"{HERE}.steps:dedup", "Near-duplicates, and leaks into test sets.", STEP),
     "select": Lazy(f"{HERE}.steps:select", "One decision and one reason a sample.", STEP),
-    "export": Lazy(f"{HERE}.steps:export", "The kept samples as VOC, COCO, YOLO, WebDataset, Hugging Face.", STEP),
+    "export": Lazy(f"{HERE}.steps:export", "The kept samples as VOC, COCO, YOLO, …; or a segmenter as ONNX.", STEP),
     "report": Lazy(f"{HERE}.steps:report", "The HTML report.", STEP),
     "regenerate": Lazy(f"{HERE}.regenerate:regenerate", "One sample made again from what its row says.", STEP),
     "deploy": Lazy(f"{HERE}.deploy:deploy", "A config on a schedule, by Prefect.", SHARE),
