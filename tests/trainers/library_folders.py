@@ -95,10 +95,44 @@ def eomt(folder: Path) -> Path:
     return _saved(folder, tf.EomtForUniversalSegmentation(config))
 
 
+DINOV3 = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_register_tokens": 2,
+}
+
+
+def eomt_dinov3(folder: Path) -> Path:
+    torch.manual_seed(6)
+    queries = {"num_blocks": 1, "num_upscale_blocks": 1, "num_queries": 6}
+    config = tf.EomtDinov3Config(**DINOV3, **queries, num_labels=CLASSES)
+    return _saved(folder, tf.EomtDinov3ForUniversalSegmentation(config))
+
+
+def upernet_dinov3(folder: Path) -> Path:
+    """DINOv3 as the backbone of a plain head."""
+    torch.manual_seed(7)
+    stages = {"num_hidden_layers": 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
+    config = tf.UperNetConfig(
+        backbone_config={"model_type": "dinov3_vit", **DINOV3, **stages},
+        hidden_size=16,
+        auxiliary_channels=8,
+        auxiliary_in_channels=16,
+        num_labels=CLASSES,
+    )
+    return _saved(folder, tf.UperNetForSemanticSegmentation(config))
+
+
 FOLDERS: dict[str, Callable[[Path], Path]] = {
     "segformer": segformer,
     "upernet": upernet,
     "dpt": dpt,
     "mask2former": mask2former,
     "eomt": eomt,
+    "eomt_dinov3": eomt_dinov3,
+    "upernet_dinov3": upernet_dinov3,
 }
