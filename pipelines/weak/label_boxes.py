@@ -173,7 +173,7 @@ def _label(
         samples = f"{out_dir}/samples"
         weak = write(out_dir, samples)
         options = dict(settings or {})
-        wanted = {**options, "output": "seeds"}
+        wanted = {**options, "output": "seeds", "refiner": None}  # the refiner goes over labels
         seeds = LabelConfig(labeler="a2gnn", label_space=space, samples=samples, weak=weak, settings=wanted)
         label(seeds, f"{out_dir}/seeds", progress=tell("seeds"))
         data = DataConfig(samples=(samples,), labels=(f"{out_dir}/seeds",))
