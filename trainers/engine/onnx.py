@@ -23,6 +23,9 @@ class WholeSegmenter(nn.Module):
     network takes, and the way back are inside.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, predictor: SegmentationPredictor) -> None:
         super().__init__()
         self.model, self.multiple = predictor.model, predictor.config.multiple
