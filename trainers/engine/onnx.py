@@ -56,7 +56,7 @@ def export_onnx(predictor: Any, path: str, size: tuple[int, int]) -> int:
     if not isinstance(predictor, SegmentationPredictor):
         found = type(predictor).__name__
         raise TypeError(f"export --onnx: expected an artifact that maps photos to classes, found {found}")
-    whole = WholeSegmenter(predictor).to("cpu", memory_format=torch.contiguous_format)
+    whole = WholeSegmenter(predictor).to("cpu").to(memory_format=torch.contiguous_format)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with evaluating(whole), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
