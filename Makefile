@@ -18,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-EXTRAS := cpu gpu crf ray starter geo s3 lora onnx dev
+EXTRAS := cpu gpu crf ray starter geo s3 lora onnx itk dev
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # uv resolves and installs in a minute what takes pip many; where it is not to be had, or fails, pip does it.

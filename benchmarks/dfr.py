@@ -241,7 +241,7 @@ def score(world: World, artifact: str) -> tuple[dict[str, float], list[float]]:
 def affinities(folder: Path) -> dict[str, float]:
     """What an arm's training measured of its kernels: AUC at true borders after the last step, ratios near its end."""
     last = read_json(f"{folder}/artifact/metrics.json")
-    found = {name: float(last[name]) for name in ("affinity_auc", "colour_auc") if name in last}
+    found: dict[str, float] = {name: float(last[name]) for name in ("affinity_auc", "colour_auc") if name in last}
     for record in read_log(f"{folder}/run/metrics.jsonl"):
         found |= {name: float(record[name]) for name in ("ratio_kernel", "ratio_colour") if name in record}
     return found

@@ -58,9 +58,10 @@ class Nodes:
     def __init__(self, folder: str) -> None:
         from ray.cluster_utils import Cluster
 
-        room = {"object_store_memory": STORE_MB << 20}
+        room: dict[str, Any] = {"object_store_memory": STORE_MB << 20}
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **room}
-        self._cluster, self._room = Cluster(initialize_head=True, head_node_args=head), room
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)  # its methods carry no types
+        self._room = room
         self.nodes: list[Any] = []
 
     @property

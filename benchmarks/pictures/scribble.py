@@ -64,7 +64,7 @@ def draw(data: Path, dfr: str | None, scwssod: str | None, out: str, count: int)
         chosen = [read() for _, read in listed[3 :: max(1, len(listed) // count)][:count]]
         drawn += rows(chosen, load_label_space("acdc"), dfr)
     if scwssod is not None:
-        held = [p for p in photos(data, Size(1, 1, 1)) if not is_train_key(p.key)]
+        held = [p for p in photos(data, Size(1, 1, 1, 1)) if not is_train_key(p.key)]
         chosen = [*held[:: max(1, len(held) // (count - 1))][: count - 1], *islice(real_strokes(data), 1)]
         drawn += rows(chosen, load_label_space("foreground"), scwssod)
     half = -(-len(drawn) // 2)
