@@ -1,4 +1,4 @@
-"""What one-line changes showed to be untested: edges of a band, plans of quotas, lines of captions, records, outputs."""
+"""What one-line changes showed to be untested: edges of bands, plans of quotas, lines of captions, records, outputs."""
 
 import json
 from pathlib import Path
