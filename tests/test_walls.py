@@ -35,7 +35,7 @@ ONE_LINE = (  # table, the row that comes after, the row that is added
     ("pipelines/run/steps.py", "export", '"sizes": Row("maskmill.pipelines.stages.sizes"),'),
     ("pipelines/export/__init__.py", "voc", '"names": "maskmill.pipelines.export.names:NamesExport",'),
     ("labelers/registry.py", "clip_cam", '"bright": "maskmill.labelers.bright",'),
-    ("trainers/registry.py", "supervised", '"pixelwise": "maskmill.trainers.pixelwise",'),
+    ("trainers/registry.py", "proposals", '"pixelwise": "maskmill.trainers.pixelwise",'),
 )
 RUN = {
     "name": "new",

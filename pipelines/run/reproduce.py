@@ -88,7 +88,7 @@ class Recipe(BaseModel):
         return self
 
     def filled(self) -> dict[str, RecipeStep]:
-        """The steps with parameters put in.
+        """The steps with parameters put in; a parameter may name others, as in "{data}/Annotations".
 
         Raises:
             ConfigError: a parameter that must be given is not.
@@ -96,7 +96,8 @@ class Recipe(BaseModel):
         if missing := [name for name, value in self.parameters.items() if value is None]:
             words = " ".join(f"--set {name}=…" for name in missing)
             raise ConfigError(f"{self.name}: say {words}; it needs {self.needs.data}; weights: {self.needs.weights}")
-        values = {f"{{{name}}}": str(value) for name, value in self.parameters.items()}
+        given = {f"{{{name}}}": str(value) for name, value in self.parameters.items()}
+        values = {name: _put_in(value, {n: v for n, v in given.items() if n != name}) for name, value in given.items()}
         return {
             name: RecipeStep.model_validate(_put_in(step.model_dump(), values)) for name, step in self.steps.items()
         }

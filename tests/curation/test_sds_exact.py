@@ -61,6 +61,8 @@ MENDED: dict[str, Any] = {
     "swap_margin": 0.05,
     "judge": "clip",
     "cross_fit": CrossFitOptions().model_dump(),
+    "by_boxes": {"model": None, "precision": "fp32"},
+    "embed": None,
 }
 OURS: dict[str, Any] = {
     "labels": "prompt",

@@ -92,7 +92,7 @@ def test_camvid_and_acdc_know_their_ignore_values() -> None:
 def test_unknown_words_and_spaces_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match=r"'yeti' is no class of label space voc; known: aeroplane, "):
         load_label_space("voc").find("yeti")
-    with pytest.raises(FileNotFoundError, match=r"acdc, camvid, coco, foreground, objects, voc"):
+    with pytest.raises(FileNotFoundError, match=r"acdc, camvid, coco, foreground, objects, promise12, voc"):
         load_label_space(str(tmp_path / "mine.yaml"))
 
 

@@ -361,6 +361,14 @@ def test_what_is_not_given_is_asked_for() -> None:
         load_recipe("weclip-vok", {}, "out")
 
 
+def test_a_parameter_may_name_others_wherever_they_stand(tmp_path: Path) -> None:
+    recipe = load_recipe("a2gnn-voc", {"data": "D", "weights": "W.pth"}, str(tmp_path))
+    filled = json.dumps({name: step.model_dump() for name, step in recipe.filled().items()})
+    assert '"weights": "W.pth"' in filled
+    assert "D/Annotations" in filled
+    assert "{" not in "".join(part for part in filled.split('"') if "weights" in part or "Annotations" in part)
+
+
 def test_the_list_says_what_each_needs() -> None:
     done = CliRunner().invoke(app, ["reproduce", "--list", "--json"])
     assert done.exit_code == 0, done.output

@@ -138,7 +138,8 @@ class PatchState:
 
     def __init__(self, trunk: nn.Module, mean: Sequence[float], std: Sequence[float], width: int) -> None:
         self.trunk, self.width = trunk.eval().requires_grad_(False), 2 * width
-        self._device = next(trunk.parameters()).device
+        weights = next(trunk.parameters(), None)
+        self._device = torch.device("cpu") if weights is None else weights.device
         self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
         self._templates: WeakKeyDictionary[Template, Float32] = WeakKeyDictionary()
 
