@@ -25,6 +25,12 @@ def test_readme_promises_the_two_commands() -> None:
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
 
 
+def test_no_environment_is_tracked_and_links_stay_inside() -> None:
+    for path in tracked_files():
+        assert path.name != ".venv"
+        assert not (path.is_symlink() and path.readlink().is_absolute()), f"{path} leaves the tree"
+
+
 def test_pictures_and_links_in_the_docs_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
