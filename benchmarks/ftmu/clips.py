@@ -1,6 +1,6 @@
 """What benchmarks.ftmu shows: DAVIS sequences, photos and drawn clips, and who learns from which."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Options, is_train_key
+from benchmarks.common import Options, is_train_key, role_of
 from benchmarks.shards import Row, sample_row
 from maskmill.data_contracts import (
     IGNORE,
@@ -51,11 +51,14 @@ def sequences(root: Path) -> list[str]:
 
 
 def split(options: Options) -> tuple[list[str], list[str], list[str]]:
-    """Sequences for the segmenter, for the agent and for the test."""
+    """Sequences for the segmenter, for the agent and for the test; with `dev` all of them are of `--data`."""
     if options.data is None or options.tested is None:
         raise FileNotFoundError("ftmu: expected --data DIR with davis/")
     learnt, tested = sequences(options.data), sequences(options.tested)
-    if options.test_data is None:
+    if options.dev:
+        roles = {name: role_of(name, dev=True) for name in learnt}
+        learnt, tested = ([n for n in learnt if roles[n] == role] for role in ("learn", "tested"))
+    elif options.test_data is None:
         learnt, tested = [n for n in learnt if is_train_key(n)], [n for n in tested if not is_train_key(n)]
     first = [name for name in learnt if is_train_key(f"segmenter/{name}", SEGMENTER_TENTHS)]
     return first, [name for name in learnt if name not in first], tested
@@ -95,8 +98,12 @@ def clip_rows(root: Path, names: Sequence[str], drawn: Sequence[int]) -> Iterato
     for name in names:
         for index, (image, mask) in enumerate(read_sequence(root, name)):
             yield sample_row(image, mask, SPACE, name, index)
-    for number in drawn:
-        clip = drawn_clip(number, KNOWN_STYLES, 1)
+    yield from drawn_rows(drawn_clip(number, KNOWN_STYLES, 1) for number in drawn)
+
+
+def drawn_rows(clips: Iterable[Clip]) -> Iterator[Row]:
+    """Clips as groups."""
+    for clip in clips:
         for index, (frame, mask) in enumerate(zip(clip.frames, clip.truth, strict=True)):
             yield sample_row(encode_image(frame), mask, SPACE, clip.name, index)
 

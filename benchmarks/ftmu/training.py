@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.common import Options
 from benchmarks.ftmu.clips import SPACE, clip_rows, read_stills
+from benchmarks.ftmu.long_clips import LENGTH
 from benchmarks.shards import sample_row, write_rows
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig
@@ -31,14 +32,16 @@ class Size:
     drawn: int  # clips for the segmenter, and as many others for the agent
     agent_steps: int
     crossing: int  # drawn clips that are tested
+    long: int  # drawn clips of full length that are tested, and as many others for the agent
+    frames: int = LENGTH  # of a long clip
     side: int = 128
     threads: int = 2
     network: ProposalConfig = NETWORK
 
 
 SIZES = {
-    "small": Size(segmenter_steps=1000, stills=150, drawn=12, agent_steps=90, crossing=8),
-    "full": Size(segmenter_steps=6000, stills=400, drawn=60, agent_steps=600, crossing=40, side=160),
+    "small": Size(segmenter_steps=1000, stills=150, drawn=12, agent_steps=90, crossing=8, long=6),
+    "full": Size(segmenter_steps=6000, stills=400, drawn=60, agent_steps=600, crossing=40, long=24, side=160),
 }
 
 

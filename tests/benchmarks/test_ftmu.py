@@ -5,6 +5,7 @@ import runpy
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,12 +14,15 @@ import torch
 from PIL import Image
 
 from benchmarks.common import Options, is_train_key, parse_options
+from benchmarks.ftmu import run as command
 from benchmarks.ftmu import toy, training
 from benchmarks.ftmu.arms import ARMS, FIXED, variety
 from benchmarks.ftmu.clips import Clip, split
 from benchmarks.ftmu.counterfactual import CLIPS, DISCOUNT, LENGTH, Exploring, counterfactuals
+from benchmarks.ftmu.long_clips import BACK, GONE, PARTS, _walkers, long_clip, long_clips
 from benchmarks.ftmu.oracle import hindsight
-from benchmarks.ftmu.run import run
+from maskmill.starter.drawn import SceneConfig
+from maskmill.starter.drawn.scenes import scene_rng
 from maskmill.trainers.ftmu.agent import follow
 from maskmill.trainers.ftmu.clips import ClipDetections
 from maskmill.trainers.ftmu.config import TrackConfig
@@ -26,7 +30,7 @@ from maskmill.trainers.ftmu.policies import Constant, Head
 from maskmill.trainers.ftmu.rollout import overlap_with_truth
 from maskmill.trainers.ftmu.state import SharedState
 from maskmill.vision.instances import ProposalConfig
-from maskmill.vision.video import MaskCrop
+from maskmill.vision.video import MaskCrop, box_iou
 from tests.trainers.clips import BLUE, RED, ColourSegmenter, draw
 
 NAMES = [f"clip{number}" for number in range(10)]
@@ -36,6 +40,8 @@ TINY = training.Size(
     drawn=1,
     agent_steps=2,
     crossing=1,
+    long=1,
+    frames=4,
     side=32,
     threads=1,
     network=ProposalConfig(encoder="lcnet_035", weights="random", width=16, prototypes=4, descriptor=8),
@@ -60,7 +66,7 @@ def data(tmp_path: Path) -> Path:
 
 def options(data: Path, *more: str) -> Options:
     argv = ["--data", str(data), "--json", str(data.parent / "found.json"), *more]
-    return parse_options("ftmu", None, argv)
+    return parse_options("ftmu", None, argv, has_dev=True)
 
 
 def test_nothing_tested_is_learnt_from(data: Path) -> None:
@@ -72,12 +78,30 @@ def test_nothing_tested_is_learnt_from(data: Path) -> None:
     assert not any(is_train_key(name) for name in tested)
     first, others, tested = split(options(data, "--test-data", str(data)))
     assert sorted([*first, *others]) == sorted(NAMES) == tested
+    first, others, tested = split(options(data, "--dev"))
+    assert tested
+    assert not set(tested) & {*first, *others}
+    assert all(is_train_key(name) for name in [*first, *others, *tested])
 
 
 def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(training.SIZES, "small", TINY)
     monkeypatch.setattr(training, "LEVELS", (0.5,))
-    run(options(data))
+    asked: list[str] = []
+    whole = command.measure
+
+    def cut_off(name: str, *rest: Any) -> Any:
+        asked.append(name)
+        if asked == ["davis", "long"]:
+            raise KeyboardInterrupt
+        return whole(name, *rest)
+
+    monkeypatch.setattr(command, "measure", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(options(data))
+    asked.append("again")
+    command.run(options(data))
+    assert asked == ["davis", "long", "again", "long", "crossing"]
     found = json.loads((data.parent / "found.json").read_text())
     assert set(found["metrics"]) == set(ARMS)
     for arm, metrics in found["metrics"].items():
@@ -88,6 +112,9 @@ def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, m
             "update_rate",
             "whole_rate",
             "action_variety",
+            "long_j",
+            "long_fps",
+            "long_action_variety",
             "crossing_j",
             "kept_apart",
         } <= metrics.keys()
@@ -101,10 +128,51 @@ def test_all_arms_are_measured_and_a_second_run_takes_up_the_first(data: Path, m
     variety = {arm: metrics["action_variety"]["mean"] for arm, metrics in found["metrics"].items()}
     assert all(variety[arm] == 0 for arm in FIXED)
     j = {arm: metrics["j"]["mean"] for arm, metrics in found["metrics"].items()}
+    assert all(metrics["long_action_variety"]["mean"] == 0 for arm, metrics in found["metrics"].items() if arm in FIXED)
     assert j["oracle"] >= max(j[arm] for arm in FIXED if not arm.startswith("appearance")) - 1e-6
     assert found["metrics"]["never_update"]["update_rate"]["mean"] == 0
     assert not (data.parent / "found.json.work").exists()
     assert Image.open(data.parent / "found.png").size == (6 * 160, 160)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_long_clips_cross_leave_and_look_alike(number: int) -> None:
+    clip = long_clip(number, "dev", 35)
+    assert clip.ids == tuple(range(1, 3 + number))
+    shown = [[int((mask == i).sum()) for i in clip.ids] for mask in clip.truth]
+    assert min(shown[0]) > 100, "all objects have a box"
+    absent = [row[0] == 0 for row in shown]
+    first, last = absent.index(True), len(absent) - absent[::-1].index(True)
+    assert 6 <= last - first <= 10
+    assert not any(absent[:first])
+    assert max(row[0] for row in shown[last:]) > 100, "it comes back"
+    assert not any(row[1] == 0 for row in shown[first:last])
+    middle = clip.truth[round(0.3 * 34)]
+    boxes = [MaskCrop.of(middle == i).box for i in (1, 2)]
+    assert box_iou(boxes[0], boxes[1][None])[0] > 0.05, "they cross"
+
+
+def test_parts_of_long_clips_are_drawn_alone_and_again() -> None:
+    again, other = long_clip(1, "dev", 4), long_clip(1, "learn", 4)
+    np.testing.assert_array_equal(np.stack(again.frames), np.stack(long_clips(2, "dev", 4)[1].frames))
+    assert not np.array_equal(again.frames[0], other.frames[0])
+    styles = {part: set(given) for part, (given, _) in PARTS.items()}
+    assert not styles["test"] & (styles["learn"] | styles["dev"])
+    assert len({seed for _, seed in PARTS.values()}) == 3
+
+
+def test_an_untracked_look_alike_walks_in_while_the_first_is_away() -> None:
+    rng = scene_rng(SceneConfig(seed=1), 1, "x")
+    walkers = _walkers(rng, SceneConfig(seed=1), 3, twin=False)
+    assert len(walkers) == 4
+    assert walkers[3].drawing is walkers[0].drawing
+    assert not np.allclose(walkers[3].colours, walkers[0].colours)
+    assert walkers[3].patch(GONE - 0.01, 64) is None
+    assert walkers[3].patch(0.6, 64) is not None
+    assert walkers[0].patch(0.5 * (GONE + BACK), 64) is None
+    twins = _walkers(rng, SceneConfig(seed=1), 2, twin=True)
+    assert len(twins) == 2
+    assert twins[1].drawing is twins[0].drawing
 
 
 def test_how_much_actions_vary() -> None:
