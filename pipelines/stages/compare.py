@@ -1,6 +1,9 @@
-"""How good pseudo-labels are: mIoU of PSEUDO_LABEL shards against the true masks of their samples."""
+"""How good pseudo-labels are: mIoU of PSEUDO_LABEL shards against the true masks of their samples, and average
+precision of their objects where both sides tell objects apart.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +15,19 @@ from maskmill.data_contracts import (
     PSEUDO_LABEL,
     SAMPLE,
     Contract,
+    Instance,
     LabelSpace,
     Uint8Array,
     decode_mask,
     iter_rows,
     list_shards,
     load_label_space,
+    read_instances,
 )
 from maskmill.data_contracts.labels import AnySpace
 from maskmill.trainers.engine import class_name
+
+Row = dict[str, Any]
 
 
 class CompareConfig(BaseModel):
@@ -40,24 +47,70 @@ class CompareConfig(BaseModel):
         return load_label_space(self.label_space) if isinstance(self.label_space, str) else self.label_space
 
 
+@dataclass
+class _Objects:
+    """Objects of the judged samples that have true ones: what is there, what labels show, and the (H, W) of each."""
+
+    truths: list[Sequence[Instance]] = field(default_factory=list)
+    found: list[Sequence[Instance]] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, sample: Row, label: Row) -> None:
+        size = sample["height"], sample["width"]
+        if (truths := read_instances(sample, *size)) is not None:
+            self.truths.append(truths)
+            self.found.append(read_instances(label, *size) or ())
+            self.sizes.append(size)
+
+    def measured(self, space: LabelSpace) -> dict[str, Any]:
+        """`average_precision`; nothing where no label tells objects apart."""
+        if not any(self.found):
+            return {}
+        from maskmill.vision.instances.precision import average_precision
+
+        return average_precision(self.truths, self.found, self.sizes, space)
+
+
+def _ranked(label: Row) -> Row:
+    """A label whose objects without a score have the mean confidence of their pixels. The confidences themselves,
+    many times as large as masks, are not kept.
+    """
+    kept = {name: label[name] for name in ("sample_id", "mask", "instances")}
+    if label["confidence"] is None or all(entry["score"] is not None for entry in label["instances"] or ()):
+        return kept
+    sure = decode_mask(label["confidence"]["bytes"], label["sample_id"])
+    objects = [_sure(one, sure) for one in read_instances(label, *sure.shape) or ()]
+    return {**kept, "instances": [one.row() for one in objects]}
+
+
+def _sure(one: Instance, sure: Uint8Array) -> Instance:
+    mask = one.mask if one.score is None else None
+    return one if mask is None or not mask.any() else replace(one, score=float(sure[mask].mean()) / 255)
+
+
 def compare_labels(config: CompareConfig) -> dict[str, Any]:
     """miou and pixel_accuracy in [0, 1] over the classes that occur in the masks, `iou` by class name, the share of
-    pixels that labels left `undecided`, and how many `images` were judged.
+    pixels that labels left `undecided`, and how many `images` were judged. Where samples and labels tell objects
+    apart also COCO's average precision (`ap`, `ap50`, ... of `average_precision`): objects of labels without a score
+    are ranked by the mean confidence of their pixels.
 
     Raises:
         FileNotFoundError: no shards. ValueError: not one sample with both.
     """
-    labels = _labels(config.labels)
+    rows = _rows(config.labels, PSEUDO_LABEL, "confidence", "instances")
+    labels = {row["sample_id"]: _ranked(row) for row in rows}
     matrix = np.zeros((256, 256), np.int64)  # rows: truth; columns: label
-    images = 0
-    for path in _shards(config.samples):
-        for sample_id, mask in _masks(path, SAMPLE):
-            if (label := labels.get(sample_id)) is not None:
-                matrix += confusion(decode_mask(mask, sample_id), decode_mask(label, sample_id))
-                images += 1
+    images, objects = 0, _Objects()
+    for sample in _rows(config.samples, SAMPLE, "height", "width", "instances"):
+        sample_id = sample["sample_id"]
+        if (label := labels.get(sample_id)) is not None:
+            truth, drawn = (decode_mask(row["mask"]["bytes"], sample_id) for row in (sample, label))
+            matrix += confusion(truth, drawn)
+            images += 1
+            objects.add(sample, label)
     if not images:
         raise ValueError(f"{config.labels}: expected labels of samples with masks in {config.samples}, found none")
-    return {**_measured(matrix, config), "images": images}
+    return {**_measured(matrix, config), **objects.measured(config.space), "images": images}
 
 
 def confusion(truth: Uint8Array, label: Uint8Array) -> NDArray[np.int64]:
@@ -84,17 +137,12 @@ def _measured(matrix: NDArray[np.int64], config: CompareConfig) -> dict[str, Any
     }
 
 
-def _labels(folder: str) -> dict[str, bytes]:
-    """Encoded masks by sample id; abstentions are left out."""
-    return {sample_id: mask for path in _shards(folder) for sample_id, mask in _masks(path, PSEUDO_LABEL)}
-
-
-def _masks(path: str, contract: Contract) -> Iterator[tuple[str, bytes]]:
-    """Ids and encoded masks of a shard; rows without a mask are left out."""
-    for row in iter_rows(path, contract, ["sample_id", "mask"]):
-        mask: Any = row["mask"]
-        if mask is not None:
-            yield str(row["sample_id"]), mask["bytes"]
+def _rows(folder: str, contract: Contract, *columns: str) -> Iterator[Row]:
+    """Ids, encoded masks and what else is asked for; rows without a mask (abstentions) are left out."""
+    for path in _shards(folder):
+        for row in iter_rows(path, contract, ["sample_id", "mask", *columns]):
+            if row["mask"] is not None:
+                yield dict(row)
 
 
 def _shards(folder: str) -> list[str]:
