@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.a2gnn import SETTINGS as BOX_SETTINGS
-from benchmarks.a2gnn import SIZES, Bench, graph_labels, judge, kept, plain_labels, timed_labels
+from benchmarks.a2gnn import SIZES, Bench
+from benchmarks.box_labels import graph_labels, judge, kept, plain_labels, timed_labels
 from benchmarks.box_sets import Photo, photos
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.a2gnn import by_size
+from benchmarks.box_labels import by_size
 from benchmarks.box_sets import Photo, photos
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed

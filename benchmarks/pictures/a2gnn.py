@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.a2gnn import plain_labels
+from benchmarks.box_labels import plain_labels
 from benchmarks.box_sets import SETS, Photo, choose, label_space, list_files, open_photo
 from benchmarks.common import is_train_key
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import a2gnn
+from benchmarks import a2gnn, box_labels
 from benchmarks.box_sets import Photo, object_boxes, photos
 from maskmill.data_contracts import encode_image, encode_mask
 from maskmill.labelers import PseudoLabel
@@ -105,7 +105,7 @@ def test_errors_where_confidence_is_low_are_told_from_those_elsewhere() -> None:
     photo = Photo("davis", "clip", image, truth)
     doubtful = sure.copy()
     doubtful[5:7] = 100
-    assert a2gnn.errors_in_doubt([PseudoLabel(label, doubtful)], [photo]) == 1
+    assert box_labels.errors_in_doubt([PseudoLabel(label, doubtful)], [photo]) == 1
     mistaken = sure.copy()
     mistaken[8:10] = 100
-    assert a2gnn.errors_in_doubt([PseudoLabel(label, mistaken)], [photo]) == 0
+    assert box_labels.errors_in_doubt([PseudoLabel(label, mistaken)], [photo]) == 0
