@@ -180,6 +180,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "base_learner": None,  # the artifact of a fold's own; recipes name it
     "gram_shots": "pi_clip",
     "canvas_masks": True,
+    "encoder_norms": "stored",
 }
 PRIORS = {
     "preset": "faithful",

@@ -219,6 +219,7 @@ RECIPE = {  # constants of the release's code and of its config for PASCAL, by o
     "test_seeds": (321,),
     "encoder": "resnet50s",
     "encoder_weights": "hub",
+    "encoder_norms": "batch",
     "released_dilation": True,
     "output_stride": 8,
     "size": 473,

@@ -101,24 +101,41 @@ def released_name(key: str) -> str:
 
 
 def test_a_checkpoint_of_the_release_becomes_an_artifact(tmp_path: Path) -> None:
-    """Through a wrapper's names, with a backbone beside; deeper features change places with finer ones."""
+    """Through a wrapper's names, its backbone with it; deeper features change places with finer ones."""
     from maskmill.pipelines.stages.import_checkpoint import import_checkpoint
 
     given = {"preset": "scl", "encoder": "resnet10t", "encoder_weights": "random", "width": 16, "scales": [4, 2]}
     config = Config.model_validate(given)
-    channels = sum(encoder_of(config, "cpu")[1][-3:-1])
+    encoder, widths = encoder_of(config, "cpu")
+    channels = sum(widths[-3:-1])
     wanted = FewShotNet(config, channels, 1)
     state = {f"module.{released_name(key)}": value.clone() for key, value in wanted.state_dict().items()}
     assert "module.down_supp.0.weight" in state
     assert "module.beta_conv.1.2.weight" in state
     assert "module.res2.2.weight" in state
-    torch.save({"epoch": 3, "state_dict": {**state, "module.layer1.0.weight": torch.zeros(1)}}, tmp_path / "a.pth")
+    backbone = {key: noise(*value.shape) + 1 for key, value in encoder.state_dict().items() if "tracked" not in key}
+    stem = (("bn1.", "layer0.7."), ("conv1.", "layer0."), ("layer", "layer"))
+    theirs = {
+        f"module.{new}{key.removeprefix(old)}": value
+        for key, value in backbone.items()
+        for old, new in stem
+        if key.startswith(old)
+    }
+    assert {"module.layer0.7.running_var", "module.layer0.3.weight", "module.layer4.0.bn1.running_mean"} <= set(theirs)
+    torch.save({"epoch": 3, "state_dict": {**state, **theirs}}, tmp_path / "a.pth")
     path = import_checkpoint("few_shot", str(tmp_path / "a.pth"), str(tmp_path / "out"), shapes.SPACE, given)
     found = read_artifact(path).tensors
     for key, value in wanted.state_dict().items():
-        theirs = found[f"module/net/{key}"]
+        own = found[f"module/net/{key}"]
         moved = value.roll(channels - 1024, dims=1) if key.startswith("down_") else value
-        assert torch.equal(theirs, moved), key
+        assert torch.equal(own, moved), key
+    assert all(torch.equal(found[f"module/encoder/{key}"], value) for key, value in backbone.items())
+    stored = released_artifact(
+        state, "a.pth", Config.model_validate({**given, "encoder_norms": "stored"}), shapes.SPACE
+    )
+    assert set(stored["modules"]) == {"net"}, "the backbone of encoder_weights"
+    with pytest.raises(WeightsError, match="missing"):
+        released_artifact(state, "a.pth", config, shapes.SPACE)
     with pytest.raises(WeightsError, match="missing"):
         released_artifact({"module.cls.0.weight": state["module.cls.0.weight"]}, "b.pth", config, shapes.SPACE)
     with pytest.raises(ValueError, match="preset=scl"):

@@ -35,6 +35,7 @@ class Config(TrainerConfig):
         "base_learner": None,
         "gram_shots": "bam",
         "canvas_masks": False,
+        "encoder_norms": "stored",
     }
     preset: Literal["starter", "scl", "scl_coco", "pi_clip", "pi_clip_coco"] = Field(
         default="starter",
@@ -59,8 +60,11 @@ class Config(TrainerConfig):
         default=None, min_length=1, description="metrics are means over these seeds; null = `seed` alone"
     )
 
-    encoder: str = Field(
-        default="tf_efficientnet_lite0", description="timm encoder; frozen, batch statistics as stored"
+    encoder: str = Field(default="tf_efficientnet_lite0", description="timm encoder; its weights are frozen")
+    encoder_norms: Literal["stored", "batch"] = Field(
+        default="stored",
+        description="the encoder's batch norms in training: as stored, or by the statistics of each batch, which move "
+        "the stored ones, so that the artifact holds the encoder, too (SCL's release)",
     )
     encoder_weights: str = Field(
         default="auto",
@@ -214,6 +218,12 @@ class Config(TrainerConfig):
             )
         if self.canvas_masks and self.base != "hdmnet_released":
             raise ValueError(f"canvas_masks: is for base: hdmnet_released, found {self.base}; set canvas_masks: false")
+        alone = not self.cached and self.prior != "pi_clip" and self.base_learner is None
+        if self.encoder_norms == "batch" and not alone:
+            raise ValueError(
+                "encoder_norms: batch lets features depend on their batch: set cached: false, prior: plain or none and "
+                "no base_learner, or encoder_norms: stored"
+            )
         if self.cached and self.augment is not None:
             raise ValueError("cached: frozen features are those of whole images; set cached: false, or augment: null")
         if self.augment is not None and self.augment.size != self.size:

@@ -1,5 +1,6 @@
 """All that the trained parts never change: features of a frozen encoder, and priors. Pure functions of one image."""
 
+import copy
 import functools
 import threading
 from collections import OrderedDict
@@ -140,6 +141,8 @@ class Featurizer:
     ) -> None:
         self.config, self.device = config, device
         self.encoder, channels = encoder_of(config, str(device))
+        if config.encoder_norms == "batch":
+            self.encoder = copy.deepcopy(self.encoder)  # its own: training moves the norms' statistics
         self.channels, self._third = sum(channels[-3:-1]), channels[-2]
         if config.mask_stage and not hasattr(self.encoder, "layer4"):
             raise ValueError(f"mask_stage: expected a ResNet of timm's, found {config.encoder}; set mask_stage: false")
@@ -184,14 +187,16 @@ class Featurizer:
             view = TextView(self.clip.cut_out(view.view, image, mask), {})
         grid_mask = self.grid_mask(mask, levels.middle.shape[1:])
         if self.config.mask_stage:
-            levels = Levels(levels.middle, self._last_stage(levels.middle, grid_mask))
+            levels = Levels(levels.middle, self.last_stage(levels.middle[None], grid_mask[None])[0])
         return Shot(Features(levels, view, key), mask, grid_mask)
 
     @torch.no_grad()
-    def _last_stage(self, middle: Tensor, grid_mask: Tensor) -> Tensor:
-        """A ResNet's last stage on the object alone: the third stage's part of `middle` times the mask, (D, h', w')."""
-        third: Tensor = middle[-self._third :] * grid_mask
-        return self.encoder.layer4(third[None])[0]  # type: ignore[no-any-return]
+    def last_stage(self, middle: Tensor, grid_masks: Tensor) -> Tensor:
+        """A ResNet's last stage on the objects alone, (B, D, h', w'): the third stage's part of `middle` (B, C, h, w)
+        times the masks (B, 1, h, w).
+        """
+        third: Tensor = middle[:, -self._third :] * grid_masks
+        return self.encoder.layer4(third)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def base_logits(self, query: Features) -> Tensor:
@@ -209,20 +214,36 @@ class Featurizer:
             return make()
         return self._cache.get(f"{space} {self.device} {key}", make)
 
-    @torch.no_grad()
     def _levels(self, image: Uint8Array, mask: Uint8Array | None) -> Levels:
+        middle, high = self.levels(self.pixels(image, mask)[None])
+        return Levels(middle[0], high[0])
+
+    def pixels(self, image: Uint8Array, mask: Uint8Array | None = None) -> Tensor:
+        """An image (H, W, 3) as the encoder takes it, (3, S, S); of an example with `mask` the object alone."""
         size = self.config.size
         fitted = image if image.shape[:2] == (size, size) else resize_image(image, size, size)
         pixels = normalise(fitted, self.mean, self.std).to(self.device)
         if mask is not None:
             pixels = pixels * torch.from_numpy(resize_nearest((mask == 1).astype(np.uint8), (size, size))).to(pixels)
-        levels = self.encoder(pixels[None])[-3:]
+        return pixels
+
+    @torch.no_grad()
+    def levels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder sees of images (B, 3, S, S) together: middle (B, C, h, w) and high (B, D, h', w')."""
+        levels = self.encoder(pixels)[-3:]
         grid = (levels[0].shape[2], levels[0].shape[3])
         middle = [self._scaled(F.interpolate(x, grid, mode="bilinear", align_corners=False)) for x in levels[:2]]
-        return Levels(torch.cat(middle, dim=1)[0], levels[2][0])
+        return torch.cat(middle, dim=1), levels[2]
+
+    @functools.cached_property
+    def grid(self) -> tuple[int, int]:
+        """Cells of the decoder's grid."""
+        return _grid(self._levels(np.zeros((self.config.size, self.config.size, 3), np.uint8), None).middle)
 
     def _scaled(self, level: Tensor) -> Tensor:
-        return level / level.square().mean().sqrt().clamp_min(1e-6) if self.config.scale_levels else level
+        if not self.config.scale_levels:
+            return level
+        return torch.cat([one / one.square().mean().sqrt().clamp_min(1e-6) for one in level.split(1)])
 
     def grid_mask(self, mask: Uint8Array, grid: Sequence[int]) -> Tensor:
         """Share of the object in each cell, (1, h, w); binary with `binary_masks`, where a small object keeps its

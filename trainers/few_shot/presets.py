@@ -28,6 +28,7 @@ _RELEASES: dict[str, Any] = {
 SCL: dict[str, Any] = {
     **_RELEASES,
     "base": "pfenet",
+    "encoder_norms": "batch",
     "prior": "plain",
     "mask_stage": True,
     "scl": True,

@@ -1,9 +1,11 @@
 """The checkpoint that the release of SCL on PFENet leaves, under the names of our network.
 
-It is the state of the whole model: reductions, merges, classifiers, and the frozen backbone under `layer0` to `layer4`,
-which is ImageNet's (with running statistics that drifted in training) and comes from `encoder_weights` here.
+It is the state of the whole model: reductions, merges, classifiers, and the frozen backbone under `layer0` to
+`layer4`: ImageNet's, with running statistics that drifted in training. With `encoder_norms: stored` the backbone is
+left aside, and `encoder_weights` take its place.
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from maskmill.data_contracts import LabelSpace
 from maskmill.trainers.engine import PredictConfig
 from maskmill.trainers.few_shot.config import Config
+from maskmill.trainers.few_shot.learner.released import own_name as learner_name
 from maskmill.trainers.few_shot.model import FewShotNet
 from maskmill.vision.segmenters import encoder_normalisation
 from maskmill.vision.weights import fitted
@@ -43,6 +46,13 @@ def own_name(key: str) -> str:
     return key
 
 
+def stage_name(key: str) -> str:
+    """The encoder's name of a weight of the release's backbone, which is the base learner's."""
+    return (
+        learner_name(key).removeprefix("encoder.") if re.match(SPARE[0], key.removeprefix("module.")) else f"net.{key}"
+    )
+
+
 def released_artifact(state: Mapping[str, Tensor], where: str, config: Config, space: LabelSpace) -> dict[str, Any]:
     """What an artifact holds, from the release's state: arguments of `save_artifact`.
 
@@ -56,7 +66,12 @@ def released_artifact(state: Mapping[str, Tensor], where: str, config: Config, s
     from maskmill.trainers.few_shot.encoder import encoder_of
     from maskmill.trainers.few_shot.train import stamps
 
-    channels = sum(encoder_of(config, "cpu")[1][-3:-1])
+    encoder, widths = encoder_of(config, "cpu")
+    channels, modules = sum(widths[-3:-1]), {}
+    if config.encoder_norms == "batch":
+        modules["encoder"] = copy.deepcopy(encoder)
+        theirs = fitted(encoder.state_dict(), state, where, rename=stage_name, spare=(r"net\.",))
+        modules["encoder"].load_state_dict(theirs, strict=False)  # counters of batches may be missing
     net = FewShotNet(config, channels, config.prior_channels)
     found = fitted(net.state_dict(), state, where, rename=own_name, spare=SPARE)
     for name in FIRST:
@@ -64,7 +79,7 @@ def released_artifact(state: Mapping[str, Tensor], where: str, config: Config, s
     net.load_state_dict(found)
     mean, std = encoder_normalisation(config.encoder)
     return {
-        "modules": {"net": net},
+        "modules": {"net": net, **modules},
         "model": {"channels": channels, "priors": config.prior_channels, "stamps": list(stamps(config))},
         "mean": mean,
         "std": std,

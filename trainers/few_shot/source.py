@@ -39,6 +39,8 @@ class EpisodeSource:
     with `canvas_masks` `canvases` (B, K, 1, S', S'), S' the canvas;
     with a base learner `base` (B, 1 + classes, h', w') and `left_out` int64 (B,), the asked class' channel there;
     `query_target` int64 (B, S, S), `support_target` int64 (B, K, S, S), `sample_id`; S is the config's target size.
+    With `encoder_norms: batch` there are no priors yet, and `query` (B, 3, S', S') and `supports` (B, K, 3, S', S') are
+    pixels, for `seen_together`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class EpisodeSource:
         self.config = featurizer.config
         self._where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
         self._hidden = hidden
+        self._grid = featurizer.grid if self.config.encoder_norms == "batch" else None
         self._example = Remembered(samples.example, KEPT_EXAMPLES)
         self._whole = Remembered(self._whole_view, KEPT_VIEWS)
         self._whole_shot = Remembered(self._shot_of_whole, KEPT_VIEWS)
@@ -60,13 +63,15 @@ class EpisodeSource:
         """One episode, each of its images flipped or augmented by itself."""
         rng = np.random.default_rng(sample_seed(self.config.seed, episode.query, f"views {episode.number}"))
         view = self._view(episode.query, episode.class_id, rng)
+        if self._grid is not None:
+            return self._unseen(episode, view, rng, self._grid)
         query = self.featurizer.image(view.image, view.key, photo=view.photo)
         shown = [self._shot(sample_id, episode.class_id, rng) for sample_id in episode.supports]
         shots = [shot for shot, _ in shown]
         known = view.labels if self.config.priors.leaks else None
         priors = self.featurizer.priors(query, shots, episode.class_id, known)
         # Frozen features of a mirrored image are taken as the mirrored features: exact but for the borders.
-        flips = rng.random(1 + len(shots)) < (0.5 if self.config.augment is None else 0.0)
+        flips = self._flips(rng, 1 + len(shots))
         parts = [(shot, target, flip) for (shot, target), flip in zip(shown, flips[1:], strict=True)]
         learnt = {}
         if self.config.canvas_masks:
@@ -84,6 +89,25 @@ class EpisodeSource:
             "support_target": torch.stack([_flip(t, f) for _, t, f in parts]),
             "sample_id": episode.query,
         }
+
+    def _unseen(self, episode: Episode, view: View, rng: np.random.Generator, grid: tuple[int, int]) -> dict[str, Any]:
+        """An episode as pixels, which the encoder is to see together with the batch."""
+        made, masked = self.featurizer, self.config.mask_support
+        shown = [self._view(sample_id, episode.class_id, rng) for sample_id in episode.supports]
+        first, *flips = self._flips(rng, 1 + len(shown))
+        parts = list(zip(shown, flips, strict=True))
+        return {
+            "query": _flip(made.pixels(view.image), first),
+            "query_target": _flip(view.target, first),
+            "supports": torch.stack([_flip(made.pixels(v.image, v.mask if masked else None), f) for v, f in parts]),
+            "masks": torch.stack([_flip(made.grid_mask(v.mask, grid), f) for v, f in parts]),
+            "support_target": torch.stack([_flip(v.target, f) for v, f in parts]),
+            "sample_id": episode.query,
+        }
+
+    def _flips(self, rng: np.random.Generator, count: int) -> list[bool]:
+        """Which images are mirrored; random views mirror by themselves."""
+        return (rng.random(count) < (0.5 if self.config.augment is None else 0.0)).tolist()  # type: ignore[no-any-return]
 
     def _shot(self, sample_id: str, class_id: int, rng: np.random.Generator) -> tuple[Shot, Tensor]:
         """A support and its target."""

@@ -27,6 +27,7 @@ from maskmill.trainers.few_shot.base import (
     distillation_loss,
     released_distillation,
 )
+from maskmill.trainers.few_shot.batch_norms import seen_together
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.episodes import ClassIndex, Episode, EpisodeConfig, Episodes, held_out
 from maskmill.trainers.few_shot.features import Featurizer
@@ -134,12 +135,15 @@ def train(config: Config, job: Job) -> str:
     optimizer = make_optimizer(config, optimizer_groups(net, config))
     hidden = held_out(job.space, config.episodes) if config.episodes.held_out_pixels == "ignore" else ()
     source = EpisodeSource(samples, episodes, featurizer, hidden)
-    loop = Loop(config, job, source, modules={"net": net}, optimizers={"main": optimizer})
+    drifts = config.encoder_norms == "batch"
+    modules = {"net": net, **({"encoder": featurizer.encoder} if drifts else {})}
+    loop = Loop(config, job, source, modules=modules, optimizers={"main": optimizer})
     predictor = FewShotPredictor(net, featurizer, job.space)
     score = None if job.val is None else functools.partial(measure, predictor, job.val.with_masks(), config)
 
     net.train()
     for step, batch in loop:
+        batch = seen_together(featurizer, batch) if drifts else batch
         with loop.autocast():
             loss, notes = episode_loss(net, batch, config, step)
         loop.update(loss)
@@ -149,7 +153,7 @@ def train(config: Config, job: Job) -> str:
     return save_artifact(
         job,
         config,
-        modules={"net": net},
+        modules=modules,
         model={"channels": featurizer.channels, "priors": config.prior_channels, "stamps": list(stamps(config))},
         metrics=loop.metrics,
         curves=loop.curves(),
@@ -177,12 +181,19 @@ def measure(predictor: FewShotPredictor, val: Samples, config: Config) -> dict[s
 
 def evaluate(predictor: FewShotPredictor, samples: Samples, info: ArtifactInfo) -> dict[str, Any]:
     """`measure` of a trained artifact: class mIoU and FB-IoU over episodes of the held-out classes."""
-    return measure(predictor, samples.with_masks(), Config.model_validate(info.config))
+    return measure(predictor, samples.with_masks(), config_of(info))
+
+
+def config_of(info: ArtifactInfo) -> Config:
+    """The settings of an artifact; what an earlier one does not say of its norms is how they were then, whatever its
+    preset says now.
+    """
+    return Config.model_validate({"encoder_norms": "stored", **info.config})
 
 
 def look(predictor: FewShotPredictor, samples: Samples, info: ArtifactInfo) -> list[str]:
     """Whether the network finds anything at all in a few episodes of its own training classes."""
-    config = Config.model_validate(info.config)
+    config = config_of(info)
     episodes = training_episodes(samples.with_masks(), predictor.space, config).take(LOOKED_AT)
     found = predictor.evaluate(samples, episodes)["cross"].compute(sorted({one.class_id for one in episodes}))
     if found["miou"] > 0:
@@ -200,7 +211,7 @@ def load(artifact: Artifact, device: torch.device) -> FewShotPredictor:
         ValueError: the frozen weights are not those that it was trained on.
     """
     info = artifact.info
-    config = Config.model_validate(info.config)
+    config = config_of(info)
     if (found := list(stamps(config))) != info.model["stamps"]:
         raise ValueError(
             f"{artifact.path}: trained on frozen weights {info.model['stamps']}, found {found}; put the same weights "
@@ -209,4 +220,6 @@ def load(artifact: Artifact, device: torch.device) -> FewShotPredictor:
     featurizer = featurizer_of(config, info.label_space, device)
     net = FewShotNet(config, info.model["channels"], info.model["priors"], featurizer.finer)
     artifact.load(net=net)
+    if config.encoder_norms == "batch":
+        artifact.load(encoder=featurizer.encoder)
     return FewShotPredictor(net, featurizer, info.label_space)
