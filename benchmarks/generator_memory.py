@@ -8,9 +8,9 @@ Arms: stable_diffusion, stable_diffusion_xl, pixart_sigma, sana, and for joint a
 stable_diffusion_3_concept.
 
 Weights are random. Budget `small` has the real depths at a quarter (UNets), an eighth (PixArt, Stable Diffusion 3), a
-tenth (Sana) and a twelfth (FLUX) of the width, where reading costs relatively more than at full width; `full` has the
-published widths at 512 pixels (without CUDA Stable Diffusion 1.5 alone). Maps are read as by default: docs/generate.md
-says how.
+tenth (Sana) and a twelfth (FLUX, Qwen-Image) of the width, where reading costs relatively more than at full width;
+`full` has the published widths at 512 pixels (without CUDA Stable Diffusion 1.5 alone). Maps are read as by default:
+docs/generate.md says how.
 """
 
 import statistics
@@ -29,8 +29,10 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.common import Options, Record, parse_options
 from maskmill.generators.capture import AttentionStore, FrugalStore, Layer, attention_layers, choose_grid, watching
 from maskmill.generators.config import Reading
+from maskmill.generators.families.qwen_image import QwenTextStream
 from maskmill.generators.families.sana import LinearStore
 from maskmill.generators.joint_attention import JointWatch, Plan, Wanted
+from maskmill.generators.joint_streams import TextStream
 
 STEPS, TURNS = 1, 3
 CONCEPTS = 7  # two classes and the words that compete
@@ -152,6 +154,40 @@ def cross_case(sana: bool, heads: int, side: int, device: str) -> Case:
     return Case(model.to(device).eval(), arguments, watch)
 
 
+def qwen_case(reading: Reading, heads: int, side: int, device: str) -> Case:
+    """Qwen-Image with `heads` heads and `side` image tokens a side; its unconditional call, which is not read, is left
+    out.
+    """
+    import diffusers
+
+    arguments = {
+        "hidden_states": noise(1, side * side, 64, device=device),
+        "encoder_hidden_states": noise(1, 256, 3584, device=device),
+        "encoder_hidden_states_mask": (torch.arange(256, device=device) < 64)[None],
+        "timestep": torch.full((1,), 0.5, device=device),
+        "img_shapes": [[(1, side, side)]],
+    }
+    make: Any = diffusers.QwenImageTransformer2DModel
+    return watched_case(make(num_attention_heads=heads), arguments, reading, side, 3584, QwenTextStream(), device)
+
+
+def watched_case(
+    model: Any, arguments: dict[str, Any], reading: Reading, side: int, width: int, texts: TextStream, device: str
+) -> Case:
+    """A joint-attention transformer that reads texts of `width` numbers a token; FLUX in its last four blocks."""
+    count, batch = len(model.transformer_blocks), len(arguments["hidden_states"])
+    middle = frozenset({count // 2})
+    last = hasattr(model, "single_transformer_blocks")
+    blocks = middle if reading == "cross" else frozenset(range(count - 4 if last else 0, count))
+    plan = Plan(reading, blocks, middle, (side, side))
+
+    def watch() -> AbstractContextManager[None]:
+        wanted = Wanted(noise(CONCEPTS, width, device=device), 2, ((3,), (4, 5)))
+        return JointWatch(model, plan, [wanted], batch == 2, texts).watching()
+
+    return Case(model.to(device).eval(), arguments, watch)
+
+
 def joint_case(flux: bool, reading: Reading, heads: int, side: int, device: str) -> Case:
     """Stable Diffusion 3 Medium or FLUX.1 with `heads` heads and `side` image tokens a side."""
     import diffusers
@@ -174,16 +210,7 @@ def joint_case(flux: bool, reading: Reading, heads: int, side: int, device: str)
         wide = {"num_attention_heads": heads, "caption_projection_dim": 64 * heads}
         model = make(sample_size=2 * side, num_layers=24, pos_embed_max_size=192, **wide)
         arguments["hidden_states"] = noise(2, 16, 2 * side, 2 * side, device=device)
-    count = len(model.transformer_blocks)
-    middle = frozenset({count // 2})
-    blocks = middle if reading == "cross" else frozenset(range(count - 4 if flux else 0, count))
-    plan = Plan(reading, blocks, middle, (side, side))
-
-    def watch() -> AbstractContextManager[None]:
-        wanted = Wanted(noise(CONCEPTS, 4096, device=device), 2, ((3,), (4, 5)))
-        return JointWatch(model, plan, [wanted], guided=not flux).watching()
-
-    return Case(model.to(device).eval(), arguments, watch)
+    return watched_case(model, arguments, reading, side, 4096, TextStream(), device)
 
 
 def draw(case: Case, watched: bool) -> None:
@@ -244,6 +271,8 @@ def cases(budget: str, device: str) -> Iterator[tuple[str, Callable[[], Case]]]:
     for name, flux, heads in (("stable_diffusion_3", False, 24 if full else 3), ("flux", True, 24 if full else 2)):
         for reading in readings:
             yield f"{name}_{reading}", partial(joint_case, flux, reading, heads, side, device)
+    for reading in readings:
+        yield f"qwen_image_{reading}", partial(qwen_case, reading, 24 if full else 2, side, device)
 
 
 def run(options: Options) -> None:

@@ -1,18 +1,14 @@
-"""Read maps out of a joint-attention transformer (MM-DiT: Stable Diffusion 3, FLUX) while it draws, without changing
-what it draws.
+"""Read maps out of a joint-attention transformer (MM-DiT: Stable Diffusion 3, FLUX, Qwen-Image) while it draws, without
+changing what it draws.
 
 A double-stream block holds n image tokens X and m text tokens P, each with projections and modulation of their own;
 attention runs over both:
 
     O = softmax([Qx; Qp] [Kx; Kp]^T / sqrt(d)) [Vx; Vp]
 
-ConceptAttention (ICML 2025, arXiv 2502.04320) sends *concept tokens* C along: they use the text stream's norms,
-projections, gates and MLP, attend to image and concept tokens, and nobody attends to them.
-
-    O_c = softmax(Qc [Kx; Kc]^T / sqrt(d)) [Vx; Vc]
-
-What the image stream computed anyhow (Kx, Vx and O_x) is taken by hooks on `to_k`, `to_v` and `to_out`; only the few
-concept tokens are computed in addition. Quadrants of the attention itself (`cross`, and image to image for spreading)
+ConceptAttention (ICML 2025, arXiv 2502.04320) sends *concept tokens* along the text stream (see `joint_streams`). What
+the image stream computed anyhow (Kx, Vx and O_x) is taken by hooks on `to_k`, `to_v` and `to_out`; only the few concept
+tokens are computed in addition. Quadrants of the attention itself (`cross`, and image to image for spreading)
 are computed again from Q and K for the chosen blocks alone, some rows at a time. Sums are kept, never single maps.
 Install hooks after LoRAs are added; neither fuse projections nor compile watched blocks.
 """
@@ -22,14 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskmill.generators.attention_masks import ClassMaps
 from maskmill.generators.capture import split_heads
 from maskmill.generators.config import Reading
 from maskmill.generators.joint_readings import anchored, concept_shares, graph, quadrants
+from maskmill.generators.joint_streams import TextStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,27 +58,40 @@ class Plan:
 
 
 class JointWatch:
-    """Running sums of one batch, filled by hooks while the pipeline runs (see `watching`). `guided`: whether a call's
-    batch is [unconditional, conditional]; then the second half is read. Images are read one by one, so what is read
-    of one does not depend on its companions.
+    """Running sums of one batch, filled by hooks while the pipeline runs (see `watching`). `guided`: whether there is
+    an unconditional part, a half of each batch or a call of its own as `texts` has it; it is not read. Images are read
+    one by one, so what is read of one does not depend on its companions.
     """
 
-    def __init__(self, transformer: Any, plan: Plan, wanted: Sequence[Wanted], guided: bool) -> None:
+    def __init__(
+        self,
+        transformer: Any,
+        plan: Plan,
+        wanted: Sequence[Wanted],
+        guided: bool,
+        texts: TextStream = TextStream(),  # noqa: B008  (it keeps nothing)
+    ) -> None:
         self.active = True  # sums grow only while this is set
-        self._transformer, self._plan, self._wanted, self._guided = transformer, plan, wanted, guided
+        self._transformer, self._plan, self._wanted, self._texts = transformer, plan, wanted, texts
+        self._halves, self._calls = guided and not texts.calls, guided and texts.calls
+        self._conditional = True  # whether the call that runs is the conditional one
         self._sums: list[Tensor | None] = [None] * len(wanted)
         self._affinity: list[Tensor | None] = [None] * len(wanted)
         self._count = 0  # readings
         self._streams: list[Tensor] = []
         self._seen: dict[str, Tensor] = {}
         self._temb: Tensor | None = None
-        self._rotary: tuple[Tensor, Tensor] | None = None
+        self._rotary: Any = None
+        self._open: Tensor | None = None  # bool (B, text tokens): which are no padding; None: all are seen
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on the blocks that are read; all are gone afterwards."""
         plan = self._plan
         with ExitStack() as after:
+            if self._calls:
+                self._conditional = False
+                after.callback(self._transformer.register_forward_pre_hook(self._on_call).remove)
             for index, block in enumerate(self._transformer.transformer_blocks):
                 if index > plan.last_concept and not plan.wants_quadrants(index):
                     continue
@@ -115,31 +123,38 @@ class JointWatch:
             found.append(ClassMaps(mean.T.reshape(-1, rows, columns), spreads, "bilinear"))
         return found
 
+    @property
+    def _reading(self) -> bool:
+        return self.active and self._conditional
+
     def _half(self, batch: Tensor) -> Tensor:
-        return batch[batch.shape[0] // 2 :] if self._guided else batch
+        return batch[batch.shape[0] // 2 :] if self._halves else batch
+
+    def _on_call(self, transformer: Any, args: Any) -> None:
+        self._conditional = not self._conditional
 
     def _on_enter(self, index: int) -> Any:
         def enter(block: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            if not self.active:
+            if not self._reading:
                 return
             self._seen = {}
             self._temb, self._rotary = self._half(kwargs["temb"]), kwargs.get("image_rotary_emb")
+            self._open = kwargs.get("encoder_hidden_states_mask")
             if index == 0 and self._plan.last_concept >= 0:
-                embed = self._transformer.context_embedder
-                self._streams = [embed(wanted.concepts[None]) for wanted in self._wanted]
+                self._streams = [self._texts.embed(self._transformer, one.concepts[None]) for one in self._wanted]
 
         return enter
 
     def _on_part(self, name: str) -> Any:
         def part(module: Any, args: Any, output: Tensor) -> None:
-            if self.active:
+            if self._reading:
                 self._seen[name] = self._half(output)
 
         return part
 
     def _on_output(self, index: int, block: Any) -> Any:
         def output(module: Any, args: tuple[Tensor, ...]) -> None:
-            if self.active:
+            if self._reading:
                 self._read(index, block, self._half(args[0]))
 
         return output
@@ -155,7 +170,8 @@ class JointWatch:
                 if index in plan.blocks:
                     self._sums[k] = _added(self._sums[k], concept_shares(outputs[k], concepts))
             if plan.wants_quadrants(index):
-                text, image = quadrants(own["to_q"], own["to_k"], own["add_k_proj"], wanted.positions)
+                words = own["add_k_proj"] if self._open is None else own["add_k_proj"][self._open[k]]
+                text, image = quadrants(own["to_q"], own["to_k"], words, wanted.positions)
                 if plan.reading == "cross" and index in plan.blocks:
                     self._sums[k] = _added(self._sums[k], text)
                 if index in plan.affinity:
@@ -169,49 +185,15 @@ class JointWatch:
         norms = {"to_q": attn.norm_q, "to_k": attn.norm_k, "add_k_proj": attn.norm_added_k}
         if (norm := norms.get(part)) is not None:
             found = norm(found)
-        if self._rotary is None or part not in ("to_q", "to_k"):
-            return found  # text stands at position zero, where turning changes nothing
-        from diffusers.models.embeddings import apply_rotary_emb
-
-        angles = tuple(angle[-found.shape[0] :] for angle in self._rotary)  # text comes first
-        rotated: Tensor = apply_rotary_emb(found[None], angles, sequence_dim=1)[0]  # type: ignore[arg-type]
-        return rotated
+        return self._texts.placed(part, found, self._rotary)
 
     def _travel(self, k: int, block: Any, key: Tensor, value: Tensor) -> Tensor:
         """Take image k's concept tokens through a block; their attention outputs (C, H * d), before the projection."""
         assert self._temb is not None
-        outputs, self._streams[k] = travel(block, self._streams[k], self._temb[k : k + 1], key, value)
+        outputs, self._streams[k] = self._texts.travel(
+            block, self._streams[k], self._temb[k : k + 1], key, value, self._rotary
+        )
         return outputs
-
-
-def travel(block: Any, stream: Tensor, temb: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Concept tokens (1, C, D) through a double-stream block, beside image keys and values (n, heads, d): their
-    attention outputs (C, heads * d) and the tokens after the block. The last block of Stable Diffusion 3 has no text
-    stream behind its attention: there the tokens come back as they were.
-    """
-    attn = block.attn
-    ends = bool(attn.context_pre_only)
-    if ends:
-        normed = block.norm1_context(stream, temb)
-    else:
-        normed, gate, shift, scale, gate_mlp = block.norm1_context(stream, emb=temb)
-    query, own_key, own_value = (
-        project(normed)[0].unflatten(-1, (attn.heads, -1))
-        for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-    )
-    query = query if attn.norm_added_q is None else attn.norm_added_q(query)
-    own_key = own_key if attn.norm_added_k is None else attn.norm_added_k(own_key)
-    mixed = F.scaled_dot_product_attention(
-        query.transpose(0, 1)[None],
-        torch.cat([key, own_key]).transpose(0, 1)[None],
-        torch.cat([value, own_value]).transpose(0, 1)[None],
-    )
-    outputs = mixed[0].transpose(0, 1).flatten(1).to(query.dtype)
-    if ends:
-        return outputs, stream
-    stream = stream + gate[:, None] * attn.to_add_out(outputs[None])
-    inner = block.norm2_context(stream) * (1 + scale[:, None]) + shift[:, None]
-    return outputs, stream + gate_mlp[:, None] * block.ff_context(inner)
 
 
 def _added(total: Tensor | None, seen: Tensor) -> Tensor:

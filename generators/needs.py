@@ -33,8 +33,8 @@ class Model:
     token: int
 
 
-CLIP_L, CLIP_G, T5_XXL = 123_060_480, 694_659_840, 4_762_310_656
-VAES = {"unet": 83_653_863, "transformer": 83_819_683}  # of 4 and of 16 channels
+CLIP_L, CLIP_G, T5_XXL, QWEN_VL = 123_060_480, 694_659_840, 4_762_310_656, 8_292_166_656
+VAES = {"unet": 83_653_863, "transformer": 83_819_683}  # of 4 and of 16 channels, where a model has no other
 
 
 def _published(side: int, token: int, stored: int, denoiser: str, size: int, **others: int) -> Model:
@@ -56,6 +56,7 @@ PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-large": _published(1024, 16, 2, "transformer", 8_056_627_520, **_SD3),
     "black-forest-labs/FLUX.1-dev": _published(1024, 16, 2, "transformer", 11_901_408_320, **_FLUX),
     "black-forest-labs/FLUX.1-schnell": _published(1024, 16, 2, "transformer", 11_891_178_560, **_FLUX),
+    "Qwen/Qwen-Image": _published(1024, 16, 2, "transformer", 20_430_401_088, vae=126_892_531, text_encoder=QWEN_VL),
 }
 
 

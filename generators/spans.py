@@ -2,7 +2,7 @@
 
 A word-counting shortcut breaks after every name of several pieces ("aeroplane" is two for CLIP, "potted plant" two
 words), so names are encoded one by one and their pieces counted. CLIP puts start-of-text at token 0 and end-of-text
-behind; T5 has no start.
+behind; T5 has no start. For Gemma's and Qwen's tokenizers a blank belongs to the word behind it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,11 @@ class ClassPrompt:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids without start, end and padding."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def encode_behind(tokenizer: Any, word: str) -> list[int]:
+    """Token ids of a word that stands behind another one."""
+    return encode(tokenizer, f" {word}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def class_spans(window: Window, names: Sequence[str], class_ids: Sequence[int]) 
             text, "one name for each of one or more different classes", f"ids {list(class_ids)}, names {list(names)}"
         )
     tokenizer = window.tokenizer
-    pieces = [encode(tokenizer, name) for name in names]
+    pieces = [encode_behind(tokenizer, name) if at else encode(tokenizer, name) for at, name in enumerate(names)]
     whole = encode(tokenizer, text)
     if whole != [piece for own in pieces for piece in own]:
         raise _bad(text, "names that tokenise alone as they do together", f"{len(whole)} tokens in the prompt")
@@ -87,7 +92,7 @@ def lineup_spans(window: Window, prompt: ClassPrompt, names: Sequence[str], othe
     """
     ids, words, spans, start = list(prompt.class_ids), list(names), list(prompt.spans), prompt.spans[-1][1]
     for number, other in enumerate(others, start=1):
-        pieces = encode(window.tokenizer, other)
+        pieces = encode_behind(window.tokenizer, other)
         if not pieces or start + len(pieces) > window.start + window.room:
             continue
         ids.append(-number)
@@ -120,12 +125,12 @@ def occurrences(window: Window, prompt: str, names: Sequence[str]) -> list[list[
     taken: set[int] = set()
     found: list[list[int]] = [[] for _ in names]
     for k in sorted(range(len(names)), key=lambda i: -len(encode(tokenizer, names[i]))):
-        pieces = encode(tokenizer, names[k])
-        for start in range(len(tokens) - len(pieces) + 1):
-            here = range(start, start + len(pieces))
-            if tokens[start : start + len(pieces)] == pieces and taken.isdisjoint(here):
-                taken.update(here)
-                found[k] += [position + window.start for position in here]
+        for pieces in (encode_behind(tokenizer, names[k]), encode(tokenizer, names[k])):
+            for start in range(len(tokens) - len(pieces) + 1):
+                here = range(start, start + len(pieces))
+                if tokens[start : start + len(pieces)] == pieces and taken.isdisjoint(here):
+                    taken.update(here)
+                    found[k] += [position + window.start for position in here]
     return [sorted(positions) for positions in found]
 
 

@@ -194,7 +194,7 @@ class TextToImage:
             height=self.size[0],
             width=self.size[1],
             num_inference_steps=self.config.steps,
-            guidance_scale=self.config.guidance,
+            **{self.family.guidance: self.config.guidance},
             generator=generators_for(batch.requests),
             output_type="np",
             **self.family.after_step(done),

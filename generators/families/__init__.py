@@ -17,6 +17,7 @@ FAMILIES = {  # class in model_index.json: module of this package
     "FluxPipeline": "flux",
     "PixArtSigmaPipeline": "pixart_sigma",
     "SanaPipeline": "sana",
+    "QwenImagePipeline": "qwen_image",
 }
 
 
@@ -46,13 +47,11 @@ def control_of(family: type[Family]) -> Control:
     """How the ControlNets of a family are used.
 
     Raises:
-        UnknownFamilyError: there are none.
+        UnknownFamilyError: none are used.
     """
     if family.control is None:
         known = [name for name, module in FAMILIES.items() if _family(module).control is not None]
-        raise UnknownFamilyError(
-            f"diffusers has no ControlNets for {family.name}; take a model of one of {', '.join(known)}"
-        )
+        raise UnknownFamilyError(f"no ControlNets for {family.name}; take a model of one of {', '.join(known)}")
     return family.control
 
 

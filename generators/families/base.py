@@ -54,10 +54,11 @@ class Family(ABC):
 
     name: ClassVar[str]  # as provenance calls it
     pipeline_class: ClassVar[str]  # in diffusers
-    control: ClassVar[Control | None]  # None: diffusers has no ControlNets for it
+    control: ClassVar[Control | None]  # None: its ControlNets, if any, are not used
     readings: ClassVar[tuple[Reading, ...]]  # the first is the default
     text_encoders: ClassVar[tuple[str, ...]]
     denoiser: ClassVar[str] = "transformer"
+    guidance: ClassVar[str] = "guidance_scale"  # the pipeline's argument that scales guidance
     vae_overflows: ClassVar[bool] = False  # its decoder gives NaN in float16
 
     def __init__(self, pipeline: Any, config: GeneratorConfig, device: str) -> None:

@@ -39,10 +39,8 @@ class Flux(JointFamily):
         return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
     def unwatched(self) -> list[Any]:
-        """All single-stream blocks, and those with two streams behind the last one that is read."""
-        transformer, plan = self.pipeline.transformer, self.plan
-        last = max(plan.last_concept, *plan.blocks, *plan.affinity)
-        return [*transformer.transformer_blocks[last + 1 :], *transformer.single_transformer_blocks]
+        """All single-stream blocks as well."""
+        return [*super().unwatched(), *self.pipeline.transformer.single_transformer_blocks]
 
 
 FAMILY = Flux

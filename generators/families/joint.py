@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from maskmill.generators.config import Reading
 from maskmill.generators.families.base import Encoded, Family
 from maskmill.generators.joint_attention import JointWatch, Plan, Wanted
+from maskmill.generators.joint_streams import TextStream
 from maskmill.generators.requests import Request
 from maskmill.generators.spans import ClassPrompt, Window, class_spans, encode, fit_prompt, occurrences
 
@@ -17,6 +18,7 @@ class JointFamily(Family):
 
     readings: ClassVar[tuple[Reading, ...]] = ("concept", "cross", "anchor")
     last_blocks: ClassVar[int | None] = None  # concepts are read in this many of the last blocks; None: in all
+    stream: ClassVar[TextStream] = TextStream()
 
     @property
     @abstractmethod
@@ -99,7 +101,7 @@ class JointFamily(Family):
     @contextmanager
     def watch(self, encoded: Encoded) -> Iterator[JointWatch]:
         """Hooks on the chosen blocks."""
-        watched = JointWatch(self.pipeline.transformer, self.plan, encoded.classes, self.guided)
+        watched = JointWatch(self.pipeline.transformer, self.plan, encoded.classes, self.guided, self.stream)
         with watched.watching():
             yield watched
 
@@ -112,3 +114,9 @@ class JointFamily(Family):
             "affinity_blocks": sorted(plan.affinity),
             "background": list(self.config.mask.background),
         }
+
+    def unwatched(self) -> list[Any]:
+        """Double-stream blocks behind the last one that is read."""
+        plan = self.plan
+        last = max(plan.last_concept, *plan.blocks, *plan.affinity)
+        return list(self.pipeline.transformer.transformer_blocks[last + 1 :])

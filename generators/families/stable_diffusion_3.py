@@ -52,11 +52,5 @@ class StableDiffusion3(JointFamily):
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         return {name: tensor for name, tensor in zip(names, found, strict=True) if tensor is not None}
 
-    def unwatched(self) -> list[Any]:
-        """Blocks behind the last one that is read."""
-        plan = self.plan
-        last = max(plan.last_concept, *plan.blocks, *plan.affinity)
-        return list(self.pipeline.transformer.transformer_blocks[last + 1 :])
-
 
 FAMILY = StableDiffusion3

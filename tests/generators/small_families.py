@@ -1,5 +1,6 @@
 """Random-weight pipelines of every family with the real topology at small widths, saved to disk."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -15,6 +17,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -22,6 +26,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
@@ -31,6 +37,9 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -48,22 +57,35 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder / "words")
 
 
-def t5_tokenizer() -> T5TokenizerFast:
-    """The same words as T5 sees them, and letters."""
+def t5_tokenizer(first: bool = False) -> T5TokenizerFast:
+    """The same words as T5 sees them, and letters; `first`: words also as they stand without a blank in front."""
     letters = [chr(code) for code in range(33, 127)]
-    pieces = [*(f"▁{word}" for word in WORDS if word.isalpha()), "▁", *letters]
+    words = [word for word in WORDS if word.isalpha()]
+    pieces = [*(f"▁{word}" for word in words), "▁", *letters, *(word for word in words if first and len(word) > 1)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((p, -1.0 if len(p) > 2 else -9.0) for p in pieces)]
     return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=40)
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
-    """The same words behind a start-of-text."""
-    inner = t5_tokenizer().backend_tokenizer
+    """The same words behind a start-of-text; the first one has no blank in front."""
+    inner = t5_tokenizer(first=True).backend_tokenizer
+    inner.pre_tokenizer = Metaspace(prepend_scheme="never")
     inner.add_special_tokens(["<bos>"])
     start = inner.token_to_id("<bos>")
     inner.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", start)])
     names = {"bos_token": "<bos>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=40, **names)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """Each word of the prompts and of the pipeline's instruction is one token, as in Qwen's own vocabulary."""
+    told = "system Describe the image by detailing color shape size texture quantity text spatial relationships of "
+    words = [*(told + "objects background user assistant").split(), *filter(str.isalpha, WORDS)]
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([f"{word} {word}" for word in words], vocab_size=2000, min_frequency=1)
+    model = json.loads(trained.to_str())["model"]
+    own = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    return Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], **own)
 
 
 def clip_text(tokenizer: CLIPTokenizer, kind: Any) -> Any:
@@ -280,6 +302,50 @@ def save_sana(folder: Path, layers: int = 6, sample: int = 8) -> Path:
         tokenizer=tokenizer,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+def save_qwen(folder: Path, layers: int = 3) -> Path:
+    """Qwen-Image: two-stream blocks, text with places of its own, an instructed language model, a video autoencoder."""
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=layers,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=JOINT,
+        axes_dims_rope=(4, 2, 2),
+    )
+    sharpen(transformer)
+    told = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": JOINT,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e6},
+    }
+    seen = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": JOINT}
+    QwenImagePipeline(
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.0, 0.3],
+            latents_std=[1.2, 0.9, 1.0, 1.1],
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=told, vision_config=seen)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     ).save_pretrained(folder / "pipeline")
     return folder / "pipeline"
 

@@ -19,7 +19,7 @@ from maskmill.generators.requests import Request
 from maskmill.generators.text_to_image import TextToImage, generators_for
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.stages.generate import generate_stage, generate_units, write_prompts
-from tests.generators.small_families import save_flux, save_pixart, save_sana, save_sd3, save_sdxl
+from tests.generators.small_families import save_flux, save_pixart, save_qwen, save_sana, save_sd3, save_sdxl
 from tests.generators.small_pipelines import save_pipeline
 
 VOC = load_label_space("voc")
@@ -89,7 +89,7 @@ class Conformance:
             height=self.side,
             width=self.side,
             num_inference_steps=engine.config.steps,
-            guidance_scale=engine.config.guidance,
+            **{engine.family.guidance: engine.config.guidance},
             generator=generators_for(requests),
             output_type="np",
         ).images
@@ -171,7 +171,7 @@ class Conformance:
 
     def test_words_that_no_tokenizer_takes_are_refused(self, engine: TextToImage) -> None:
         with pytest.raises(ContractError, match="at most"):
-            engine.draw([Request("x", ("dog " * 40,), (12,), 0)])
+            engine.draw([Request("x", ("dog " * 400,), (12,), 0)])
 
     def test_readings_and_sizes_that_it_has_not_are_refused(self, engine: TextToImage) -> None:
         with pytest.raises(ValueError, match="must be multiples of"):
@@ -313,6 +313,50 @@ class TestSana(Conformance):
         assert prompt.shape == words.embeds.shape
         assert not torch.allclose(prompt[0, 1], words.embeds[0, 1], atol=1e-3)
         assert (words.bias[0, 0] == 0).sum() == 2, "start-of-text and one word"
+
+
+class TestQwenImage(Conformance):
+    name, readings = "qwen_image", ("concept", "cross", "anchor")
+    accounted = frozenset({"grids", "blocks", "affinity_blocks", "background"})
+    save = staticmethod(save_qwen)
+
+    def plain(self, engine: TextToImage, requests: list[Request]) -> Any:
+        """From texts that are padded to one length; by prompts the pipeline pads them to the longest."""
+        texts = [r.prompt for r in requests], [r.negative_prompt or "" for r in requests]
+        shared = {"height": self.side, "width": self.side, "num_inference_steps": engine.config.steps}
+        shared |= {"true_cfg_scale": engine.config.guidance, "output_type": "np"}
+        prompts = {"prompt": texts[0], "negative_prompt": texts[1]}
+        images, expected = (
+            engine.pipeline(**given, **shared, generator=generators_for(requests)).images
+            for given in (engine.family.embed(*texts), prompts)  # type: ignore[attr-defined]
+        )
+        assert np.abs(images - expected).max() < 1e-4
+        return images
+
+    def test_words_are_found_where_the_model_sees_them(self, engine: TextToImage) -> None:
+        """States of a language model at a place depend on all tokens up to it and on none behind."""
+        pipeline: Any = engine.pipeline
+        text = "a photo of dog and cat; dog cat"
+        positions = engine.family.encode([request([12, 8], 1)], [], [text]).classes[0].positions
+        tokens = pipeline.tokenizer(text).input_ids
+        assert [[tokens[place] for place in own] for own in positions] == [
+            [pipeline.tokenizer(" dog").input_ids[0]] * 2,
+            [pipeline.tokenizer(" cat").input_ids[0]] * 2,
+        ]
+        states, other = (engine.family.embed([t], None)["prompt_embeds"][0] for t in (text, "a photo of dog; cat"))  # type: ignore[attr-defined]
+        assert torch.allclose(states[:4], other[:4], atol=1e-5)
+        assert not torch.allclose(states[4], other[4], atol=1e-3)
+
+    def test_padding_has_no_say_in_what_is_read(self, engine: TextToImage, monkeypatch: pytest.MonkeyPatch) -> None:
+        for reading in self.readings[:2]:
+            own = self.again(engine, mask=MaskConfig(reading=reading))
+            maps = []
+            for length in (256, 64):
+                monkeypatch.setattr("maskmill.generators.families.qwen_image.TEXT_TOKENS", length)
+                maps.append(self.maps(own, REQUESTS[1:3])[1])
+            for one, other in zip(*maps, strict=True):
+                assert torch.allclose(one.maps, other.maps, atol=1e-5)
+                assert torch.allclose(one.affinity, other.affinity, atol=1e-5)
 
 
 def test_every_family_of_the_table_conforms() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     UNet2DConditionModel,
@@ -44,11 +46,15 @@ def test_the_table_holds_what_published_configs_give() -> None:
         )
         sd1 = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         levels = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4, (128, 256, 512, 512)
+        qwen = {"transformer": QwenImageTransformer2DModel(), "vae": AutoencoderKLQwenImage()}
         vae = AutoencoderKL(3, 3, *levels, layers_per_block=2, latent_channels=4)
     assert PUBLISHED[FLUX].parts["transformer"] == parameters(flux)
     assert PUBLISHED["stabilityai/stable-diffusion-3-medium-diffusers"].parts["transformer"] == parameters(sd3)
     assert PUBLISHED["stable-diffusion-v1-5/stable-diffusion-v1-5"].parts["unet"] == parameters(sd1)
     assert VAES["unet"] == parameters(vae)
+    assert {part: PUBLISHED["Qwen/Qwen-Image"].parts[part] for part in qwen} == {
+        part: parameters(model) for part, model in qwen.items()
+    }
 
 
 def test_every_option_that_saves_memory_does() -> None:

@@ -6,10 +6,11 @@ import pytest
 from small_pipelines import full_clip_tokenizer
 
 from maskmill.data_contracts import ContractError, load_label_space
-from maskmill.generators.spans import Window, class_spans, encode, fit_prompt
+from maskmill.generators.spans import Window, class_spans, encode, fit_prompt, lineup_spans, occurrences
 from maskmill.generators.text_to_image import names_of
 from maskmill.generators.words import class_words, classes_in, counted, plural
 from maskmill.starter.generator_training.models import make_tokenizer
+from tests.generators.small_families import gemma_tokenizer, qwen_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,16 @@ def test_starter_tokenizer_agrees_with_clip_on_its_words_and_reads_any_text(clip
     for text in ("Zürich 猫 ß xylophone", "quokka-farm 2027!"):
         assert small.decode(encode(small, text)).replace(" ", "") == text.lower().replace(" ", "")
         assert small.unk_token_id not in encode(small, text)
+
+
+@pytest.mark.parametrize(("make", "start"), [(gemma_tokenizer, 1), (qwen_tokenizer, 0)])
+def test_a_blank_may_belong_to_the_word_behind_it(make, start):
+    window = Window(make(), 32, start)
+    prompt = class_spans(window, ["dog", "potted plant"], [12, 16])
+    assert prompt.spans == ((start, start + 1), (start + 1, start + 3))
+    assert lineup_spans(window, prompt, ["dog", "potted plant"], ["cat"]).spans[2] == (start + 3, start + 4)
+    found = occurrences(window, "dog and cat; dog", ["dog", "cat"])
+    assert found == [[start, start + 4], [start + 2]]
 
 
 def test_bad_class_prompts_are_refused(clip):
