@@ -9,13 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from maskmill.curation.cross_fit import CrossFitOptions
-from maskmill.curation.sds import SdsConfig, SdsScorer, make_engine
+from maskmill.curation.sds import SdsScorer, make_engine
 from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import (
-    FOR_HASH,
     SAMPLE,
     SCORE,
     LabelSpace,
@@ -30,7 +27,6 @@ from maskmill.data_contracts import (
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.stages.score import score_stage, score_units
 from maskmill.vision.clip import load_clip
-from maskmill.vision.crf_options import CrfOptions
 from tests.curation.sds_samples import SPACE, TINY, config, image_of, mask_of, score, table
 
 torch.set_num_threads(1)
@@ -186,86 +182,9 @@ def test_a_space_without_background_is_scored() -> None:
     assert all(0 <= row["asf"] <= 1 for row in rows)
 
 
-RELEASED = {  # the method as released: constants of its scripts, by our names
-    "embed": None,
-    "by_boxes": {"model": None, "precision": "fp32"},
-    "preset": "faithful",
-    "model": "starter",  # the one thing that a preset leaves to the run: configs/sds-faithful.yaml names ViT-B/16
-    "pretrained": None,
-    "precision": "fp32",
-    "templates": ("a clean origami {}.",),
-    "synonyms": False,
-    "labels": "mask",
-    "image_side": None,
-    "temperature": None,
-    "perturbation": "channels",
-    "grid": 4,
-    "permutations": 1,
-    "image_score": "pcs",
-    "asf_gate": None,
-    "cam_layer": "norm",
-    "n_attention": 8,
-    "box_threshold": None,
-    "edge_fix": False,
-    "refine": "crf",
-    "crf": {
-        "iterations": 10,
-        "gaussian_sxy": 1,
-        "gaussian_weight": 3,
-        "bilateral_sxy": 67,
-        "bilateral_srgb": 3,
-        "bilateral_weight": 4,
-        "backend": "pydensecrf",
-        "image": "wrapped_bgr",
-    },
-    "confidence": 0.95,
-    "ignore_policy": "authors",
-    "mask_score": "asf",
-    "swap_check": False,
-    "swap_margin": 0.05,
-    "judge": "clip",
-    "cross_fit": CrossFitOptions().model_dump(),
-}
-MENDED = {  # what is put right
-    "preset": "mended",
-    "perturbation": "tiles",
-    "crf": {**RELEASED["crf"], "backend": "auto", "image": "rgb"},  # type: ignore[dict-item]
-}
-
-
-def test_presets_as_whole_tables() -> None:
-    assert SdsConfig(preset="faithful").model_dump() == RELEASED
-    assert SdsConfig(preset="mended").model_dump() == {**RELEASED, **MENDED}
-    own_backend = SdsConfig.model_validate({"preset": "faithful", "crf": {"backend": "mean_field"}})
-    assert own_backend.crf == CrfOptions(backend="mean_field", image="wrapped_bgr")
-
-
-def test_scores_of_before_the_later_options_stay_valid() -> None:
-    later = {"perturbation", "crf"}
-    for preset in ("starter", "mended"):
-        dumped = SdsConfig(preset=preset).model_dump(mode="json", context=FOR_HASH)
-        assert not later & set(dumped)
-        assert SdsConfig.model_validate(SdsConfig(preset=preset).model_dump(mode="json")) == SdsConfig(preset=preset)
-    assert later < set(SdsConfig(preset="faithful").model_dump(mode="json", context=FOR_HASH))
-    stamps = {
-        score_stage(config(**more), SPACE, 0).config_hash for more in ({}, {"grid": 2}, {"perturbation": "channels"})
-    }
-    assert len(stamps) == 3
-
-
 def test_released_box_threshold_is_the_label_space_s() -> None:
     engine = make_engine(config(box_threshold=None), load_label_space("coco"), load_clip(TINY))
     assert engine.box_threshold == 0.7
-
-
-def test_presets_fill_in_and_given_values_win() -> None:
-    starter = SdsConfig()
-    assert SdsConfig.model_validate(starter.model_dump()) == starter
-    assert SdsConfig(preset="starter", permutations=9).permutations == 9
-    with pytest.raises(ValidationError):
-        SdsConfig.model_validate({"permutation": 3})
-    with pytest.raises(ValueError, match="multiple of 64"):
-        score(SAMPLES.slice(0, 1), image_side=100)
 
 
 def test_stage_writes_resumes_and_recomputes_only_for_its_own_options(tmp_path: Path) -> None:
