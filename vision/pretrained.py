@@ -5,6 +5,7 @@ folder's `model_type`: no code of the folder is ever run.
 """
 
 import hashlib
+import importlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -113,6 +114,12 @@ def check_family(folder: Path, families: Iterable[str], task: str) -> str:
         hint = did_you_mean(kind, known)
         raise ModelError(f"{folder}: expected a model for {task} ({', '.join(known)}), found {kind!r}{hint}")
     return kind
+
+
+def class_in(package: str, place: str) -> Any:
+    """The class that a table of families names as "module:Class", the module one of `package`."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
 def library_class(name: str) -> Any:

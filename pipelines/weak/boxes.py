@@ -15,7 +15,7 @@ from maskmill.data_contracts.texts import TextError, parse_json
 from maskmill.pipelines.core.settings import explain_errors
 from maskmill.pipelines.ingest.base import bad_annotation
 from maskmill.pipelines.ingest.voc import parse_voc_xml
-from maskmill.pipelines.weak.photos import photo_key, rows_by_photo
+from maskmill.pipelines.weak.photos import photo_key, rows_by_photo, stem_of
 
 COLUMNS = ("file", "class", "x0", "y0", "x1", "y1")
 LISTED = '[{"file": "a.jpg", "name": "dog", "box": [x0, y0, x1, y1]}, …]'
@@ -78,12 +78,8 @@ def read_boxes(path: str, *, difficult: bool = True) -> Boxes:
 
 def boxes_in(boxes: Boxes, photo: str) -> list[Box]:
     """The boxes of a photo: by its path without suffix, or, where the boxes name no folders, by its file name alone."""
-    stem = _stem(photo)
+    stem = stem_of(photo)
     return boxes.get(stem) or boxes.get(PurePosixPath(stem).name) or []
-
-
-def _stem(file: str) -> str:
-    return str(PurePosixPath(file.replace("\\", "/")).with_suffix(""))
 
 
 def _from_xml(place: Path, difficult: bool) -> Rows:
@@ -94,7 +90,7 @@ def _from_xml(place: Path, difficult: bool) -> Rows:
     for path in files:
         objects = parse_voc_xml(path.read_bytes(), str(path))
         own = [Box(o.name, o.box) for o in objects if difficult or not o.difficult]
-        yield _stem(path.relative_to(folder).as_posix()), own
+        yield stem_of(path.relative_to(folder).as_posix()), own
 
 
 def _from_csv(data: bytes, where: str) -> Rows:

@@ -19,6 +19,11 @@ def photo_key(file: str | None, where: str) -> str:
     """
     if not file or not PurePosixPath(file.replace("\\", "/")).name:
         raise bad_annotation(where, "the file name of a photo", repr(file), "name the photo")
+    return stem_of(file)
+
+
+def stem_of(file: str) -> str:
+    """A path without its suffix, its parts set apart by slashes."""
     return str(PurePosixPath(file.replace("\\", "/")).with_suffix(""))
 
 
@@ -38,7 +43,7 @@ def rows_by_photo(
     for path in list_shards(samples):
         rows = []
         for sample in read_shard(path, SAMPLE, ["sample_id", "provenance"]).to_pylist():
-            stem = str(PurePosixPath(str(sample["provenance"]["source_path"])).with_suffix(""))
+            stem = stem_of(str(sample["provenance"]["source_path"]))
             own = list(found.get(stem) or found.get(PurePosixPath(stem).name) or [])
             rows.append({"sample_id": sample["sample_id"], **hints(own)})
             hit += bool(own)

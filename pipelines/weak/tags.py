@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from maskmill.data_contracts import (
@@ -21,6 +21,7 @@ from maskmill.pipelines.ingest import ingest_stage, ingest_units
 from maskmill.pipelines.ingest.base import bad_annotation, find_classes
 from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.folder_names import check_photos
+from maskmill.pipelines.weak.photos import photo_key, rows_by_photo, stem_of
 
 SHARD_SIZE = 32
 Tags = dict[str, tuple[str, ...]]  # photo without suffix: names
@@ -48,7 +49,7 @@ def _from_csv(data: bytes, where: str) -> Tags:
             raise bad_annotation(where, "columns file, classes", f"{rows.fieldnames!r:.200}", "add a header")
         for number, row in enumerate(rows, start=2):
             names = tuple(name.strip() for name in (row["classes"] or "").split(";") if name.strip())
-            photo = _photo(row["file"] or "", f"{where}, line {number}")
+            photo = photo_key(row["file"], f"{where}, line {number}")
             found[photo] = (*found.get(photo, ()), *names)
     except csv.Error as error:
         raise bad_annotation(where, "a CSV file", str(error), f"give {FORMATS}") from error
@@ -62,22 +63,11 @@ def _from_json(data: bytes, where: str) -> Tags:
         raise bad_annotation(where, "JSON", str(error), f"give {FORMATS}") from error
     if not isinstance(top, dict) or not all(_are_names(names) for names in top.values()):
         raise bad_annotation(where, "names by photo", repr(top)[:80], f"give {FORMATS}")
-    return {_photo(file, where): tuple(names) for file, names in top.items()}
+    return {photo_key(file, where): tuple(names) for file, names in top.items()}
 
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _photo(file: str, where: str) -> str:
-    """The key of a photo that a file names."""
-    if not PurePosixPath(file.replace("\\", "/")).name:
-        raise bad_annotation(where, "the file name of a photo", repr(file), "name the photo")
-    return _stem(file)
-
-
-def _stem(file: str) -> str:
-    return str(PurePosixPath(file.replace("\\", "/")).with_suffix(""))
 
 
 def names_in(tags: Tags) -> list[str]:
@@ -113,8 +103,17 @@ def tag_photos(
     return counts
 
 
+def write_tag_labels(samples: str, tags: Mapping[str, Sequence[int]], space: LabelSpace, out_dir: str) -> int:
+    """WeakLabel shards in `out_dir`, a row for every Sample row with its photo's ids; returns photos with a tag."""
+
+    def hints(own: list[int]) -> dict[str, object]:
+        return {"class_ids": sorted(own)}
+
+    return rows_by_photo(samples, tags, hints, out_dir, stage="tags", stamp=space.fingerprint)
+
+
 def _rows(path: str, ids: dict[str, list[int]]) -> Iterable[dict[str, object]]:
     for row in read_shard(path, SAMPLE, ["sample_id", "provenance"]).to_pylist():
-        stem = _stem(str(row["provenance"]["source_path"]))
+        stem = stem_of(str(row["provenance"]["source_path"]))
         if found := ids.get(stem) or ids.get(PurePosixPath(stem).name):
             yield {"sample_id": row["sample_id"], "class_ids": found}

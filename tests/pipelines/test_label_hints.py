@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from maskmill.data_contracts import IGNORE, WEAK_LABEL, ContractError, encode_image, encode_mask, read_shard
 from maskmill.pipelines.cli.label import app
-from maskmill.pipelines.weak.label_boxes import affinity_settings
+from maskmill.pipelines.weak.label_hints import affinity_settings
 from maskmill.pipelines.weak.points import Point, point_names, read_points
 from maskmill.trainers.engine import read_info
 from tests.labelers.test_clip_cam import TINY

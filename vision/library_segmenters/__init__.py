@@ -1,10 +1,9 @@
 """Segmenters of `transformers` as networks from images to logits: one file a family, found by `model_type`."""
 
-import importlib
 from typing import Any
 
 from maskmill.vision.library_segmenters.base import LibrarySegmenter, folder_normalisation
-from maskmill.vision.pretrained import ModelError, check_family, library_class, model_folder, quiet
+from maskmill.vision.pretrained import ModelError, check_family, class_in, library_class, model_folder, quiet
 
 FAMILIES = {
     "segformer": "segformer:Segformer",
@@ -14,7 +13,6 @@ FAMILIES = {
     "eomt": "eomt:Eomt",
     "eomt_dinov3": "eomt:EomtDinov3",
 }
-HERE = __name__
 EXAMPLES = 4
 
 
@@ -37,8 +35,7 @@ def build_library_segmenter(
         made = settings.from_pretrained(str(folder), local_files_only=True)
     if kind not in FAMILIES:
         raise ModelError(f"segmenter {kind!r}: expected one of {', '.join(FAMILIES)}")
-    module, _, name = FAMILIES[kind].partition(":")
-    family: type[LibrarySegmenter] = getattr(importlib.import_module(f"{HERE}.{module}"), name)
+    family: type[LibrarySegmenter] = class_in(__name__, FAMILIES[kind])
     made.num_labels = classes
     library = library_class(family.model_class)
     if config is not None or weights == "random":

@@ -1,9 +1,8 @@
 """Families of promptable models: one file each, found by the `model_type` in a folder's config.json."""
 
-import importlib
 from pathlib import Path
 
-from maskmill.vision.pretrained import Precision, check_family
+from maskmill.vision.pretrained import Precision, check_family, class_in
 from maskmill.vision.promptable.base import Call, Family
 
 FAMILIES = {
@@ -25,8 +24,7 @@ def family_class(folder: Path) -> type[Family]:
     Raises:
         ModelError: a model that takes no boxes and points; lists those that do.
     """
-    module, _, name = FAMILIES[check_family(folder, FAMILIES, "masks from boxes and points")].partition(":")
-    found: type[Family] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    found: type[Family] = class_in(__name__, FAMILIES[check_family(folder, FAMILIES, "masks from boxes and points")])
     return found
 
 

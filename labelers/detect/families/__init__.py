@@ -1,10 +1,9 @@
 """Families of detectors that read class names: one file each, found by the `model_type` in a folder's config.json."""
 
-import importlib
 from pathlib import Path
 
 from maskmill.labelers.detect.families.base import Family, Text
-from maskmill.vision.pretrained import Precision, check_family
+from maskmill.vision.pretrained import Precision, check_family, class_in
 
 FAMILIES = {
     "grounding-dino": "grounding_dino:GroundingDino",
@@ -21,8 +20,7 @@ def family_class(folder: Path) -> type[Family]:
     Raises:
         ModelError: a model that finds no boxes by name; lists those that do.
     """
-    module, _, name = FAMILIES[check_family(folder, FAMILIES, "boxes from class names")].partition(":")
-    found: type[Family] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    found: type[Family] = class_in(__name__, FAMILIES[check_family(folder, FAMILIES, "boxes from class names")])
     return found
 
 

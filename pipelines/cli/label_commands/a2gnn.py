@@ -1,6 +1,7 @@
 """`maskmill label a2gnn`: masks and instances for a folder of photos from boxes, scribbles, points or tags."""
 
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,6 +9,9 @@ from maskmill.data_contracts import LabelSpace, load_label_space
 from maskmill.pipelines.cli.label_commands.common import ImagesOption, LabelerOptions, OutOption, finish, telling
 from maskmill.pipelines.cli.options import JsonOption
 from maskmill.pipelines.core.settings import ConfigError, parse_nested
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.weak.label_hints import Hints
 
 NAME = "a2gnn"
 STEPS = 200  # of the affinity network, where no preset counts otherwise
@@ -58,17 +62,16 @@ def command(
     if len(chosen) != 1:
         raise ConfigError(f"expected one of {', '.join(given)}, found {' and '.join(chosen) or 'none'}")
     settings = parse_nested(overrides)
-    common: dict[str, Any] = {"settings": settings, "training": _training(steps, settings)}
+    hints, space = _read(chosen[0], str(given[chosen[0]]), label_space, skip_difficult, coding)
     with telling() as tell:
-        common["progress"] = tell
+        from maskmill.pipelines.weak.label_hints import label_from_hints
+
+        training = _training(steps, settings)
+        counts = label_from_hints(images, hints, out, space, training=training, settings=settings, progress=tell)
         if boxes is not None:
-            counts, space = _from_boxes(images, boxes, out, label_space, skip_difficult, common)
-        elif points is not None:
-            counts, space = _from_points(images, points, out, label_space, common)
-        elif tags is not None:
-            counts, space = _from_tags(images, tags, out, label_space, common)
-        else:
-            counts, space = _from_scribbles(images, str(scribbles), out, label_space, coding, common)
+            from maskmill.pipelines.export.coco_instances import write_coco_instances
+
+            write_coco_instances(f"{out}/samples", f"{out}/labels", space, f"{out}/instances.json")
     finish(out, counts, space)
 
 
@@ -78,47 +81,24 @@ def _training(steps: int | None, settings: dict[str, Any]) -> dict[str, Any]:
     return {"steps": steps}
 
 
-Done = tuple[dict[str, int], LabelSpace]
+def _read(
+    option: str, path: str, label_space: str | None, skip_difficult: bool, coding: str
+) -> tuple["Hints", LabelSpace]:
+    """What an option's file or folder says of the photos; the classes of `label_space`, or else the names in it."""
+    from maskmill.pipelines.weak import boxes, label_hints, points, tags
 
-
-def _from_boxes(
-    images: str, boxes: str, out: str, label_space: str | None, skip_difficult: bool, common: dict[str, Any]
-) -> Done:
-    from maskmill.pipelines.export.coco_instances import write_coco_instances
-    from maskmill.pipelines.weak.boxes import class_names, read_boxes
-    from maskmill.pipelines.weak.label_boxes import label_boxes
-
-    found = read_boxes(boxes, difficult=not skip_difficult)
-    space = load_label_space(label_space) if label_space else LabelSpace.from_names(class_names(found))
-    counts = label_boxes(images, found, out, space, **common)
-    write_coco_instances(f"{out}/samples", f"{out}/labels", space, f"{out}/instances.json")
-    return counts, space
-
-
-def _from_points(images: str, points: str, out: str, label_space: str | None, common: dict[str, Any]) -> Done:
-    from maskmill.pipelines.weak.label_boxes import label_points
-    from maskmill.pipelines.weak.points import point_names, read_points
-
-    found = read_points(points)
-    space = load_label_space(label_space) if label_space else LabelSpace.from_names(point_names(found))
-    return label_points(images, found, out, space, **common), space
-
-
-def _from_tags(images: str, tags: str, out: str, label_space: str | None, common: dict[str, Any]) -> Done:
-    from maskmill.pipelines.weak.label_boxes import label_tags
-    from maskmill.pipelines.weak.tags import names_in, read_tags
-
-    found = read_tags(tags)
+    if option == "--scribbles":
+        if label_space is None:
+            raise ConfigError("--scribbles hold ids, not names: say --label-space")
+        space = load_label_space(label_space)
+        return label_hints.scribble_hints(path, space, coding), space
+    read_boxes = partial(boxes.read_boxes, difficult=not skip_difficult)
+    ways: dict[str, tuple[Any, Any, Any]] = {  # reader, names, hints
+        "--boxes": (read_boxes, boxes.class_names, label_hints.box_hints),
+        "--points": (points.read_points, points.point_names, label_hints.point_hints),
+        "--tags": (tags.read_tags, tags.names_in, label_hints.tag_hints),
+    }
+    read, names_in, hints_of = ways[option]
+    found = read(path)
     space = load_label_space(label_space) if label_space else LabelSpace.from_names(names_in(found))
-    return label_tags(images, found, out, space, **common), space
-
-
-def _from_scribbles(
-    images: str, scribbles: str, out: str, label_space: str | None, coding: str, common: dict[str, Any]
-) -> Done:
-    from maskmill.pipelines.weak.label_boxes import label_strokes
-
-    if label_space is None:
-        raise ConfigError("--scribbles hold ids, not names: say --label-space")
-    space = load_label_space(label_space)
-    return label_strokes(images, scribbles, out, space, coding=coding, **common), space
+    return hints_of(found, space), space
