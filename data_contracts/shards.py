@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import IO
 
 import fsspec
@@ -19,18 +19,29 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.data_contracts.errors import ContractError, DamagedError, Problem, Reason, raise_transient
-from maskmill.data_contracts.ids import ContentHash, content_id
+from maskmill.data_contracts.footers import (
+    FOOTER_KEY,
+    FOOTERS,
+    Footer,
+    fingerprint,
+    footer_fault,
+    footer_of,
+    read_footer,
+    stated_contract,
+)
+from maskmill.data_contracts.ids import ContentHash
 from maskmill.data_contracts.instances import upgrade_entries
-from maskmill.data_contracts.known import Known, file_stamp
 from maskmill.data_contracts.schemas import CONTRACTS, Contract
-from maskmill.data_contracts.seal import SEAL_KEY, Tail, data_fault, read_tail, seal
+from maskmill.data_contracts.seal import SEAL_KEY, data_fault, read_tail, seal
 from maskmill.data_contracts.storage import TEMPORARY, read_bytes, sweep_temporaries, write_bytes
-from maskmill.data_contracts.texts import parse_json
 from maskmill.data_contracts.versions import deciding_versions
 
 __all__ = [  # the files of a shard's folder are part of what it is to write one
+    "FOOTERS",
+    "FOOTER_KEY",
     "TEMPORARY",
     "Footer",
+    "check_unique",
     "content_hash",
     "fingerprint",
     "footer_fault",
@@ -39,6 +50,7 @@ __all__ = [  # the files of a shard's folder are part of what it is to write one
     "list_shards",
     "read_bytes",
     "read_footer",
+    "read_groups",
     "read_shard",
     "shard_fault",
     "shard_name",
@@ -47,33 +59,8 @@ __all__ = [  # the files of a shard's folder are part of what it is to write one
     "write_shard",
 ]
 
-FOOTER_KEY = b"maskmill"
 ROWS = 65_536  # in a row group of a shard that holds no files: ten million decisions would make 40,000 of 256
 DIFFERENT = {"sample_id", "other_id", "duplicate_of", "detail", "source_path"}  # in each row: no use for a dictionary
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What a shard says of itself. Hashes are hex; `counts` holds rows by reason."""
-
-    contract: str
-    version: int
-    stage: str
-    config_hash: str
-    inputs: tuple[str, ...]
-    fingerprint: str
-    rows: int
-    content: str
-    counts: dict[str, int] = field(default_factory=dict)
-    made_with: dict[str, str] = field(default_factory=dict)  # versions of what decides pixels and scores
-
-
-FOOTERS: Known[Footer] = Known()
-
-
-def fingerprint(contract: Contract, stage: str, stage_version: int, config_hash: str, inputs: tuple[str, ...]) -> str:
-    """What a shard's footer will say if it is made now from these inputs with this config and code."""
-    return content_id(contract.name, str(contract.version), stage, str(stage_version), config_hash, *inputs)
 
 
 def content_hash(table: pa.Table) -> str:
@@ -160,43 +147,6 @@ def check_unique(table: pa.Table, where: str) -> None:
         raise ContractError(where, problem)
 
 
-def read_footer(path: str) -> Footer | None:
-    """The footer of a shard, or None where there is no shard, a damaged one, or none of ours. See `footer_fault`."""
-    stamp = file_stamp(path)
-    if (known := FOOTERS.get(path, stamp)) is not None:
-        return known
-    try:
-        tail = read_tail(path)
-        footer = None if tail.fault else _footer(tail)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-    if footer is not None:
-        FOOTERS.put(path, stamp, footer)
-    return footer
-
-
-def footer_fault(path: str) -> str | None:
-    """What is wrong with a file that is there and should be a shard: damaged, or none of ours. None: nothing, or no
-    file.
-    """
-    try:
-        tail = read_tail(path)
-        return tail.fault or (None if _footer(tail) else "no footer of maskmill's")
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        return f"a footer of maskmill's that cannot be read ({error})"
-
-
-def _footer(tail: Tail) -> Footer | None:
-    if FOOTER_KEY not in tail.metadata:
-        return None
-    raw = parse_json(tail.metadata[FOOTER_KEY])
-    if not isinstance(raw, dict):
-        raise ValueError(f"a JSON {type(raw).__name__}")
-    return Footer(**{**raw, "inputs": tuple(raw["inputs"])})
-
-
 def shard_fault(path: str) -> str | None:
     """What is wrong with a shard, every byte of it looked at; None where it is whole. Of shards without a seal (earlier
     versions wrote none) the rows are held against the footer's content hash.
@@ -209,7 +159,7 @@ def shard_fault(path: str) -> str | None:
         return fault
     if tail.data_hash is not None:
         return data_fault(path, tail)
-    footer = _footer(tail)
+    footer = footer_of(tail)
     assert footer is not None
     contract = CONTRACTS.get(footer.contract)
     if contract is None or contract.version != footer.version:
@@ -269,17 +219,6 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         raise DamagedError(path, f"a page that cannot be read ({error})") from error
 
 
-def _stated_contract(footer: bytes | None) -> str:
-    """Contract and version that a footer speaks of, or what is wrong with it, in words."""
-    if footer is None:
-        return "no footer"
-    try:
-        raw = parse_json(footer)
-        return f"{raw['contract']} version {raw['version']}"
-    except (ValueError, TypeError, KeyError) as error:
-        return f"a footer that cannot be read ({type(error).__name__}: {error})"
-
-
 def read_groups(path: str, columns: list[str]) -> Iterator[pa.Table]:
     """Columns of a shard, a row group in memory at a time; the checksum of each page that is read is verified.
 
@@ -300,7 +239,7 @@ def read_shard(path: str, contract: Contract, columns: list[str] | None = None) 
         DamagedError: its bytes are not those that were written.
     """
     table = _table(path, columns)
-    found = _stated_contract((table.schema.metadata or {}).get(FOOTER_KEY))
+    found = stated_contract((table.schema.metadata or {}).get(FOOTER_KEY))
     if found != f"{contract.name} version {contract.version}":
         fix = "name a folder of shards that this version wrote, or ingest the data again"
         raise ContractError(
