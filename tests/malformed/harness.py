@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.malformed import annotations, coco, images, packed, settings
+from tests.malformed import annotations, coco, images, packed, settings, volumes
 from tests.malformed.cases import Case, Said
 
-CASES: list[Case] = [*images.CASES, *coco.CASES, *annotations.CASES, *packed.CASES, *settings.CASES]
+CASES: list[Case] = [*images.CASES, *coco.CASES, *annotations.CASES, *packed.CASES, *volumes.CASES, *settings.CASES]
 MOST = 1 << 30  # bytes of memory that a case may ask for
 CPU_S, LONGEST_S = 60, 900  # of a case: twenty times what the slowest takes, on a machine that is busy too
 
