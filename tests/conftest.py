@@ -1,9 +1,11 @@
 """What all tests share: property tests that do not depend on how busy the machine is, and one thread a process."""
 
 import os
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes; threads on top only wait for each other
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -13,6 +15,20 @@ from hypothesis import settings
 
 settings.register_profile("maskmill", deadline=None, derandomize=True)
 settings.load_profile("maskmill")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_curves() -> Iterator[Callable[[Any], bytes] | None]:
+    """How a run's curves are drawn. A test that looks at them asks for it; all others get a stand-in: matplotlib takes
+    0.2 s for a picture, and the tests train hundreds of times.
+    """
+    if (engine := sys.modules.get("maskmill.trainers.engine.loop")) is None:
+        yield None  # nothing here trains
+        return
+    drawn = engine.Loop.curves
+    engine.Loop.curves = lambda _: b"curves of a run"
+    yield drawn
+    engine.Loop.curves = drawn
 
 
 @pytest.fixture

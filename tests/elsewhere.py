@@ -6,7 +6,7 @@ An operation on tensors of both devices fails as it would with a GPU. `with else
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -15,7 +15,6 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 from maskmill.vision.device import AUTO
 
@@ -55,31 +54,49 @@ class Elsewhere(torch.Tensor):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, on one device alone."""
-    met = (args[0], args[2:]) if func in BY_INDEX else (args, kwargs)  # indices may lie here: GPUs take them
-    tensors = [t for t in tree_flatten(met)[0] if isinstance(t, torch.Tensor)]
-    away = [t for t in tensors if isinstance(t, Elsewhere)]
-    here = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim() > 0]
-    if away and here and func not in COPIES:
-        raise RuntimeError(f"{func}: expected all tensors on one device, found meta and cpu")
     target = kwargs.get("device")
-    plain_kwargs = dict(kwargs)
-    if target is not None:
-        plain_kwargs["device"] = torch.device("cpu")
-    held = tree_map_only(Elsewhere, lambda t: t.held, (args, plain_kwargs))
-    found = func(*held[0], **held[1])
-    leaves = bool(away) if target is None else torch.device(target).type == "meta"
+    everything = tensors_in((*args, *kwargs.values()))
+    away = [t for t in everything if isinstance(t, Elsewhere)]
+    if not away and target is None:
+        return func(*args, **kwargs)
+    met = tensors_in((args[0], *args[2:])) if func in BY_INDEX else everything  # indices may lie here: GPUs take them
+    if away and func not in COPIES and any(not isinstance(t, Elsewhere) and t.dim() > 0 for t in met):
+        raise RuntimeError(f"{func}: expected all tensors on one device, found meta and cpu")
+    plain = kwargs if target is None else {**kwargs, "device": torch.device("cpu")}
+    found = func(*changed(args, held), **{name: changed(value, held) for name, value in plain.items()})
     if func is torch.ops.aten.copy_.default:
         return args[0]
+    if target is not None and torch.device(target).type != "meta":
+        return found
     owners = {id(t.held): t for t in away}
 
-    def back(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or isinstance(value, Elsewhere) or (target is not None and not leaves):
+    def back(value: torch.Tensor) -> torch.Tensor:
+        if isinstance(value, Elsewhere):
             return value
-        if id(value) in owners:
-            return owners[id(value)]  # changed in place
-        return Elsewhere(value) if leaves else value
+        return owners[id(value)] if id(value) in owners else Elsewhere(value)  # an owner's was changed in place
 
-    return tree_map(back, found)
+    return changed(found, back)
+
+
+def held(value: torch.Tensor) -> torch.Tensor:
+    """The numbers of a tensor, where it lies on the second device."""
+    return value.held if isinstance(value, Elsewhere) else value
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors among the arguments of an operation: they stand alone or in lists."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if type(value) in (list, tuple):
+        return [tensor for one in value for tensor in tensors_in(one)]
+    return []
+
+
+def changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same with every tensor changed. (PyTorch's own trees know more kinds of nests, and take most of the time.)"""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    return type(value)(changed(one, change) for one in value) if type(value) in (list, tuple) else value
 
 
 class Numbers(TorchFunctionMode):

@@ -2,15 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from maskmill.data_contracts import ContractError, list_shards
+from maskmill.data_contracts import ContractError, list_shards, load_label_space
 from maskmill.pipelines.export import (
     EXPORTERS,
     create_exporter,
@@ -123,37 +125,41 @@ def test_workers_and_order_change_no_byte(run: FakeRun, tmp_path: Path, name: st
     assert tree(root(run, name)) == tree(root(other, name))
 
 
-KILLED = """
-import sys, os, signal, threading
-from maskmill.data_contracts import load_label_space
-import maskmill.data_contracts.shards as shards
-from maskmill.pipelines.export import create_exporter, run_export
-at, seen, replace, fsync = int(sys.argv[2]), [0], os.replace, os.fsync
-def count(real):
-    def call(*args):
-        seen[0] += 1
-        if seen[0] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
-    return call
-os.replace, os.fsync = count(replace), count(fsync)
-run_export(sys.argv[1], create_exporter(sys.argv[3]), load_label_space("voc"))
-print(seen[0])
-"""
+def export_until(folder: str, name: str, at: int = -1) -> int:
+    """Export a run; returns how often that synced or renamed a file. The `at`-th time kills the process instead."""
+    seen = [0]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            seen[0] += 1
+            if seen[0] == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return call
+
+    with mock.patch.multiple(os, replace=counted(os.replace), fsync=counted(os.fsync)):
+        run_export(folder, create_exporter(name), load_label_space("voc"))
+    return seen[0]
 
 
 @pytest.mark.parametrize("name", ["coco", "webdataset"])
 def test_killed_anywhere_ends_with_the_same_bytes(run: FakeRun, tmp_path: Path, name: str) -> None:
-    def start(folder: str, at: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, folder, str(at), name]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, for all who are killed
 
-    whole = start(run.path, -1)
-    calls = int(whole.stdout)
+    def ended(folder: str, at: int) -> int | None:
+        process = context.Process(target=export_until, args=(folder, name, at))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    calls = export_until(run.path, name)
     other = make_run(tmp_path / "other", shards=3, rows=6, faults=True)
-    for at in np.linspace(2, calls, 5).astype(int):  # each goes on where the one before was killed
-        assert start(other.path, int(at)).returncode in (-signal.SIGKILL, 0)
-    assert start(other.path, -1).returncode == 0
+    codes = [ended(other.path, int(at)) for at in np.linspace(2, calls, 5)]  # each goes on where one was killed
+    assert codes[0] == -signal.SIGKILL
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    export_until(other.path, name)
     assert tree(root(other, name)) == tree(root(run, name))
     assert not [path for path in tree(other.path) if "-tmp-" in path]
 

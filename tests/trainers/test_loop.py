@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from maskmill.data_contracts import decode_image
 from maskmill.pipelines.stages.train import plan_job, train
 from maskmill.trainers.engine import (
     Loop,
@@ -59,6 +61,18 @@ def test_the_folder_of_earlier_versions_is_still_found(tmp_path: Path) -> None:
     assert train(wanted, run, str(out)) == str(out)
     assert not list(out.glob("*.safetensors")), "what was trained is not trained again"
     assert read_artifact(str(out)).path == str(tmp_path / "artefact")
+
+
+def test_curves_show_losses_and_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw_curves: Callable[[Loop], bytes]
+) -> None:
+    monkeypatch.setattr(Loop, "curves", draw_curves)
+    samples = shapes.write_scenes(tmp_path / "samples", 3)
+    train(toy.run_config(samples, 3), str(tmp_path / "run"), str(tmp_path / "artifact"))
+    image = decode_image((tmp_path / "artifact" / "curves.png").read_bytes(), "curves")
+    assert image.shape == (360, 1000, 3)
+    blue = np.array([0x1F, 0x77, 0xB4])  # of the first line
+    assert int((image == blue).all(axis=2)[:, :500].sum()) > 100
 
 
 def test_sigkill_at_any_step_changes_nothing(tmp_path: Path) -> None:
