@@ -40,7 +40,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(segmenter_steps=1000, stills=150, drawn=12, agent_steps=90, crossing=8, long=6),
+    "small": Size(segmenter_steps=1000, stills=150, drawn=12, agent_steps=90, crossing=6, long=3),
     "full": Size(segmenter_steps=6000, stills=400, drawn=60, agent_steps=600, crossing=40, long=24, side=160),
 }
 

@@ -103,6 +103,8 @@ def test_absent_classes_compete_only_where_they_may() -> None:
     assert task.channel_ids == shapes.SPACE.ids
     assert engine().task(item).channel_ids == tuple(sorted(present))  # type: ignore[union-attr]
     assert model.label([item])[0].mask is not None
+    own = np.full((len(shapes.SPACE.ids) + 1, 48, 56), 0.25, np.float32)
+    assert model.refine([task], [own])[0] is own, "without a dense CRF shares stay"
 
 
 def test_labels_beat_filled_boxes() -> None:

@@ -150,6 +150,15 @@ def test_released_cosines_cut_no_edge_and_centred_ones_do() -> None:
     assert isinstance(tiling, Tiling)
 
 
+def test_centred_cosines_cut_the_edges_that_a_dense_layer_cuts() -> None:
+    affinity, h = window_affinity(5, 6, 2), torch.rand(1, 30, 4)
+    own = h[0] - h[0].mean(0)
+    cosine = torch.cosine_similarity(own[:, None], own[None], dim=2)
+    p = (dense_bias(affinity)[0] + 0.8 * cosine).masked_fill(cosine < 0, -1e9).softmax(1)
+    found = attend(h, torch.tensor([0.8]), affinity, 4, centred=True)
+    torch.testing.assert_close(found[0], p @ h[0], atol=1e-5, rtol=1e-4)
+
+
 # --- known answers
 
 
@@ -215,6 +224,15 @@ def test_two_runs_give_the_same_bits_and_another_seed_gives_others() -> None:
     a, b, c = (solve([box_problem(4)], options(seed=seed), CPU)[0].logits for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.allclose(a, c)
+
+
+def test_features_that_a_check_needs_change_no_step() -> None:
+    """With dropout: the released check fires never, so the same draws give the same answer as no check."""
+    given = {"dropout": 0.5, "check_start": 0, "check_every": 1}
+    plain, checked = (
+        solve([box_problem(7)], options(check=how, **given), CPU)[0].logits for how in ("none", "released")
+    )
+    torch.testing.assert_close(plain, checked, atol=1e-3, rtol=1e-2)
 
 
 def test_missing_kinds_of_seeds_do_no_harm() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskmill.labelers.a2gnn.check import likeness, make_pixels, remove_seeds
+from maskmill.labelers.a2gnn.check import Pixels, likeness, make_pixels, remove_seeds
 from maskmill.labelers.a2gnn.losses import (
     BoxTable,
     Points,
@@ -217,6 +217,17 @@ def test_a_box_keeps_its_last_seeds(check: str) -> None:
     given: dict[str, Any] = {"check": check, "check_threshold": 0.0 if check == "centred" else 1.0}
     remove_seeds(seeds, pixels, points, boxes, sample, centre, options(**given))
     assert int(seeds[0, 2, 2]) == 1
+
+
+def test_a_seed_is_compared_with_the_mean_of_its_boxs_points_less_the_images() -> None:
+    """Points (4, 0) and (0, 2), a seed (2, -1), the image's mean (1, 0): (1, -1) against (1, 1)."""
+    boxes = table((0, 1, 0, 0, 3, 3))
+    points = Points(torch.zeros(2, dtype=torch.long), torch.tensor([0, 0]), torch.tensor([0, 1]))
+    features = torch.tensor([[4.0, 0.0], [0.0, 2.0], [2.0, -1.0]])  # by column
+    pixels = Pixels(torch.tensor([0]), torch.tensor([0]), torch.tensor([2]))
+    centre = torch.tensor([[1.0, 0.0]])
+    found = likeness(pixels, points, boxes, lambda image, y, x: features[x], centre)
+    assert float(found) == pytest.approx(0, abs=1e-6)
 
 
 def test_points_that_look_alike_cost_a_hundred_thousandth() -> None:

@@ -47,6 +47,7 @@ DISC = PixelBox(1, 11, 15, 30, 34)
         ((1, 2.4, 3.6, 5.1, 7.0001), (3, 2, 7, 6)),
         ((1, -4.0, -1.0, 3.0, 90.0), (0, 0, 20, 3)),
         ((1, 4.0, 4.0, 4.0, 4.0), (4, 4, 5, 5)),
+        ((1, 29.9999, 19.9999, 31.0, 21.0), (19, 29, 20, 30)),
     ],
 )
 def test_boxes_become_the_pixels_that_they_touch(box: tuple[float, ...], expected: tuple[int, ...]) -> None:
@@ -56,6 +57,7 @@ def test_boxes_become_the_pixels_that_they_touch(box: tuple[float, ...], expecte
 
 def test_boxes_outside_the_image_are_left_out() -> None:
     assert pixel_boxes(np.array([[1, 40, 0, 50, 9], [1, -9, 0, -1, 9]], np.float32), (20, 30)) == ()
+    assert pixel_boxes(np.array([[1, -9, 0, 0, 9], [1, 0, -9, 9, 0]], np.float32), (20, 30)) == (), "they end before it"
 
 
 corners = st.tuples(st.integers(0, 11), st.integers(0, 9), st.integers(1, 12), st.integers(1, 10), st.integers(1, 2))
@@ -113,7 +115,9 @@ def test_grabcut_without_background_or_colours_claims_nothing() -> None:
     assert grabcut(np.zeros((30, 30, 3), np.uint8), [PixelBox(1, 5, 5, 20, 20)], 0).shape == (30, 30)
 
 
-@pytest.mark.parametrize(("rows", "columns", "sound"), [(19, 19, False), (1, 2, False), (15, 15, True), (6, 6, False)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "sound"), [(19, 19, False), (1, 2, False), (15, 15, True), (14, 13, True), (6, 6, False)]
+)
 def test_claims_must_fill_some_of_their_box_and_reach_its_sides(rows: int, columns: int, sound: bool) -> None:
     claim = np.zeros((40, 48), bool)
     claim[11 : 11 + rows, 15 : 15 + columns] = True
@@ -199,6 +203,7 @@ def test_the_smaller_box_has_a_pixel_that_two_classes_claim() -> None:
 def test_boxes_that_touch_form_groups_and_share_a_cut() -> None:
     boxes = [PixelBox(1, 11, 15, 21, 34), PixelBox(2, 20, 15, 30, 34), PixelBox(1, 0, 0, 4, 4)]
     assert touching(boxes) == [[0, 1], [2]]
+    assert touching([PixelBox(1, 0, 0, 5, 5), PixelBox(2, 5, 0, 9, 5), PixelBox(2, 0, 5, 5, 9)]) == [[0, 1, 2]]
     nothing = [np.zeros((40, 48), bool)] * 3
     found, lost = grouped_claims(photo(), boxes, nothing, 0, SeedConfig())
     assert lost == [False, False, True]
@@ -225,7 +230,7 @@ def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
     assert by_centre.sources == {"centre": 1}
     share = (by_centre.labels == 1).sum() / box.area
     assert share == pytest.approx(0.2, abs=0.06)
-    assert by_centre.labels[7, 7] == 1
+    assert np.argwhere(by_centre.labels == 1).mean(0) + 0.5 == pytest.approx([7, 7], abs=0.6)
 
 
 def test_every_box_has_a_seed_even_where_boxes_pile_up() -> None:
@@ -252,6 +257,12 @@ def test_implausible_cuts_are_marked_weak() -> None:
     assert not found.weak[0]
     for weak, cut, box in zip(found.weak, found.plain, boxes, strict=True):
         assert weak is not is_plausible(cut, box, SeedConfig(fill_range=(0.3, 0.9)))
+
+
+def test_the_cut_of_a_box_on_its_own_must_be_plausible_to_count() -> None:
+    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, SeedConfig(fill_range=(0.97, 1.0)))
+    assert found.weak == (True,)
+    assert found.sources == {"centre": 1}
 
 
 def test_the_core_of_a_claim() -> None:
@@ -330,6 +341,13 @@ def test_instances_share_out_a_class_and_leave_no_pixel_twice() -> None:
     assert int(areas[2].sum()) == 16
     claims = [np.zeros((20, 20), bool), np.ones((20, 20), bool), np.zeros((20, 20), bool)]
     assert box_instances(mask, boxes, claims)[1][5, 6], "a claim outweighs the middle"
+
+
+def test_what_is_central_is_measured_in_sides_of_each_box() -> None:
+    mask = np.ones((10, 20), np.uint8)
+    wide, narrow = box_instances(mask, [PixelBox(1, 0, 0, 10, 20), PixelBox(1, 0, 12, 10, 18)])
+    assert wide[5, 13], "0.35 of the way to the wide box's side, half of the way to the narrow one's"
+    assert narrow[5, 15]
 
 
 def test_which_empty_box_gets_a_pixel_does_not_depend_on_the_order_of_boxes() -> None:

@@ -1,5 +1,6 @@
 """Affinity network: conformance, and the card's properties of affinities, pair losses and the gated regulariser."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -184,6 +185,9 @@ def test_a_frozen_encoder_is_asked_once_a_view(tmp_path: Path, monkeypatch: pyte
 
     train(config.model_copy(update={"settings": settings}), str(tmp_path / "run"), str(tmp_path / "artifact"))
     assert sum(asked) == 2 * 6, "two views of six samples, though 48 went through the head"
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert min(line["pairs"], line["gated"], line["classes"]) > 0
+    assert line["loss"] == pytest.approx(line["pairs"] + 3 * line["gated"] + line["classes"], rel=1e-3)
 
 
 def test_a_frozen_encoder_stays_and_its_norms_never_move() -> None:
@@ -198,11 +202,15 @@ def test_a_frozen_encoder_stays_and_its_norms_never_move() -> None:
     thawed = AffinityNet("tf_efficientnet_lite0", "random", (2, 2, 2), 2, frozen=False).train()
     thawed(torch.rand(1, 3, 32, 32))[1].sum().backward()
     assert any(p.grad is not None for p in thawed.encoder.parameters())
+    assert thawed.head.training
+    assert not thawed.encoder.training
+    assert not thawed.eval().head.training
 
 
 def test_what_is_given_is_laid_over_the_preset() -> None:
     config = Config(preset="faithful", lr=0.3, augment={"size": 64})
     assert (config.lr, config.augment.size, config.augment.hue) == (0.3, 64, 0.1)
+    assert (Config().lr, Config(preset="faithful").lr) == (0.002, 0.1), "as the page says"
 
 
 def test_parts_that_the_release_freezes_stay_as_they_are(tmp_path: Path) -> None:

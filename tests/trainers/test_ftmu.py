@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,14 +13,18 @@ from maskmill.data_contracts import SAMPLE, Uint8Array, content_id, encode_image
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig, Samples
 from maskmill.trainers.ftmu import Config
+from maskmill.trainers.ftmu.agent import follow
+from maskmill.trainers.ftmu.clips import ClipDetections
+from maskmill.trainers.ftmu.config import TrackConfig
+from maskmill.trainers.ftmu.matching import make_match
 from maskmill.trainers.ftmu.policies import AlwaysUpdate, Head
-from maskmill.trainers.ftmu.rollout import Episode, open_clips, overlap_with_truth, walk
+from maskmill.trainers.ftmu.rollout import Episode, TrueClip, open_clips, overlap_with_truth, walk
 from maskmill.trainers.ftmu.state import SharedState
 from maskmill.trainers.ftmu.train import begin_near_the_best
 from maskmill.trainers.registry import load_artifact
-from maskmill.vision.video import MaskCrop
+from maskmill.vision.video import MaskCrop, RegionConfig
 from tests.trainers import shapes
-from tests.trainers.clips import ColourSegmenter
+from tests.trainers.clips import BLUE, GREEN, RED, ColourSegmenter, box_of, draw
 from tests.trainers.conformance import TrainerConformance
 from tests.trainers.test_proposals import SMALL as PROPOSALS
 
@@ -103,6 +108,7 @@ def test_the_first_frames_mask_does_not_leak(tmp_path: Path) -> None:
         clip = open_clips(samples, ColourSegmenter(), 0)["clip 0"]
         episode = Episode(clip, 0, 4, tuple(clip.objects(0)))
         walked = walk([episode], AlwaysUpdate().act, SharedState(), Config(segmenter="x").track, Config(segmenter="x"))
+        assert walked.trajectories[0].frames == [1, 2, 3]
         masks.append((walked.j, [state.tolist() for state in walked.trajectories[0].states]))
     assert masks[0] == masks[1]
 
@@ -122,6 +128,7 @@ def test_exploration_begins_near_the_best_single_action(tmp_path: Path) -> None:
 def test_an_absent_object_is_found_by_finding_nothing() -> None:
     none, some = MaskCrop.of(np.zeros((8, 8), np.bool_)), MaskCrop.of(np.ones((8, 8), np.bool_))
     assert overlap_with_truth(None, none, None) == 1.0
+    assert overlap_with_truth(none, none, None) == 1.0
     assert overlap_with_truth(some, none, None) == 0.0
     assert overlap_with_truth(None, some, None) == 0.0
     void = np.zeros((8, 8), np.bool_)
@@ -129,6 +136,36 @@ def test_an_absent_object_is_found_by_finding_nothing() -> None:
     half = np.zeros((8, 8), np.bool_)
     half[4:] = True
     assert overlap_with_truth(MaskCrop.of(half), some, void) == 1.0
+
+
+def test_objects_of_48_pixels_are_followed_and_smaller_ones_not() -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    for number, count in ((1, 48), (2, 47), (3, 100), (255, 100)):
+        labels.flat[np.flatnonzero(labels == 0)[:count]] = number
+    clip = SimpleNamespace(labels=lambda frame: labels, background=0)
+    assert TrueClip.objects(clip, 0) == [1, 3]  # type: ignore[arg-type]
+
+
+def test_candidates_above_half_of_the_best_are_its_rivals() -> None:
+    squares = [(10 * n, 10 * n, 8, colour) for n, colour in enumerate((RED, BLUE, GREEN))]
+    found = ColourSegmenter().detect(draw(squares))
+    match = make_match(found, np.array([0.9, 0.4, 0.5], np.float32), 0)
+    assert (match.rivals, match.margin) == (1, pytest.approx(0.4))
+
+
+def test_the_first_region_is_the_small_one_and_one_lost_object_widens_the_next_to_the_frame() -> None:
+    both = [(8, 6, 14, RED), (8, 24, 12, BLUE)]
+    frames = [draw(both), draw(both), *[draw(both[:1])] * 5]
+    segmenter = ColourSegmenter()
+    config = TrackConfig(region=RegionConfig(snap=False, first=0.1), search_whole_after=3, patience=None)
+    boxes = np.stack([box_of(square) for square in both])
+    outcomes = list(follow(ClipDetections(frames, segmenter), boxes, AlwaysUpdate(), SharedState(), config))
+    widths = [96 if region is None else region.width for region in segmenter.regions]
+    assert widths[0] < widths[1] < 96
+    assert max(widths[:5]) < 96, "up to the third miss"
+    assert widths[5:] == [96, 96]
+    assert all(frame[0].mask is not None for frame in outcomes)
+    assert outcomes[-1][1].mask is None
 
 
 def run(tmp_path: Path, segmenter: str, **settings: Any) -> str:
@@ -148,9 +185,10 @@ def run(tmp_path: Path, segmenter: str, **settings: Any) -> str:
 
 
 def test_rates_are_logged_and_collapse_is_reported(tmp_path: Path, segmenter: str) -> None:
-    path = run(tmp_path, segmenter, track={"actions": "joint"})
+    path = run(tmp_path, segmenter, track={"actions": "joint"}, warm_start=0.0)
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert {"j", "updates", "whole", "entropy", "policy", "value"} <= line.keys()
+    assert 0 < line["whole"] <= 1, "a share of frames and objects"
     metrics = json.loads((Path(path) / "metrics.json").read_text())
     assert {"j", "update_rate", "whole_rate", "collapsed"} <= metrics.keys()
     assert metrics["train"].keys() == {"j", "update_rate", "whole_rate", "collapsed"}

@@ -75,6 +75,7 @@ def test_gradients_of_actor_and_critic_stay_apart_and_follow_the_equations() -> 
     for network in (actor, critic):
         network.zero_grad()
     _, parts = losses(actor, critic, Walk([path], []), plain)
+    assert 0 < float(parts["entropy"].detach()) <= np.log(2) + 1e-6, "a mean over decisions"
     parts["policy"].backward()
     assert critic.layers[0].weight.grad is None or not critic.layers[0].weight.grad.any()
 
@@ -83,6 +84,8 @@ def test_a_policy_of_one_action_is_noticed() -> None:
     assert Walk([], [], decisions=100, updates=99).collapsed
     assert Walk([], [], decisions=100, updates=1).collapsed
     assert not Walk([], [], decisions=100, updates=60).collapsed
+    assert not Walk([], [], decisions=100, updates=98).collapsed
+    assert not Walk([], [], decisions=100, updates=2).collapsed
 
 
 @pytest.mark.parametrize(("seed", "hint"), [(0, False), (1, False), (2, False), (0, True)])

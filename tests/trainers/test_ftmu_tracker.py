@@ -319,6 +319,8 @@ def test_published_state_has_4096_numbers() -> None:
     config = Config(preset="faithful", segmenter="none", trunk_weights="random")
     encoder = build_encoder(config.state, config.trunk, config.trunk_weights)
     assert encoder.width == 4096
+    assert isinstance(encoder, PatchState)
+    assert not any(p.requires_grad for p in encoder.trunk.parameters())
     assert (config.lr, config.critic_lr, config.hidden) == (1e-4, 5e-4, (2048, 512))
     assert (config.track.patience, config.track.assignment, config.batch, config.length) == (3, "independent", 20, 10)
 
@@ -328,6 +330,7 @@ def test_shared_state_names_its_numbers() -> None:
     assert values["found"] == 1
     assert values["score"] == pytest.approx(0.9)
     assert values["likeness"] == pytest.approx(1, abs=1e-5)
+    assert values["moved"] == pytest.approx(5**0.5 / 14, abs=1e-5), "2 right, 1 down, of 14"
     empty = Moment(**{**vars(moments()[0]), "match": None, "missed": 0.5})
     values = dict(zip(NUMBERS, ENCODER.encode([empty])[0], strict=True))
     assert (values["found"], values["missed"]) == (0, 0.5)

@@ -80,6 +80,9 @@ def test_cells_answer_for_the_object_around_them() -> None:
     assert slots[2, 2] == 1, "where boxes share a cell the smaller wins"
     assert slots[1, 1] == 0
     assert slots[0, 0] == -1, "corners answer for nothing"
+    wide = torch.tensor([[[0, 16, 64, 48]]], dtype=torch.float32)  # 4 x 2 cells
+    claimed = (assign(wide, torch.tensor([[True]]), 4, 4) == 0).reshape(4, 4)
+    assert claimed.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
     tiny = torch.tensor([[[1, 1, 3, 3]]], dtype=torch.float32)
     assert (assign(tiny, torch.tensor([[True]]), 4, 4) == 0).sum() == 1, "an object smaller than a cell has one"
 
@@ -88,6 +91,8 @@ def test_box_overlap_loss_and_mask_quality_of_hand_made_cases() -> None:
     a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
     b = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
     torch.testing.assert_close(generalised_iou(a, b), torch.tensor([1.0, -100 / 300]))
+    flat = torch.tensor([[0.0, 0, 20, 4]])
+    assert float(generalised_iou(flat, flat)) == 1
     logits, truth = torch.full((1, 4, 4), -5.0), torch.zeros(1, 4, 4)
     logits[:, :, :2], truth[:, :, 1:3] = 5, 1
     assert mask_quality(logits, truth, torch.ones(1, 4, 4)).item() == pytest.approx(4 / 12)

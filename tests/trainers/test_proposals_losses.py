@@ -10,7 +10,7 @@ import torch
 from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, DataConfig, Samples
 from maskmill.trainers.proposals.losses import descriptor_loss, mask_quality, proposal_losses, score_loss, window
 from maskmill.trainers.proposals.train import Config, weighted
-from maskmill.trainers.proposals.views import CropConfig, PairSource, _fit
+from maskmill.trainers.proposals.views import CropConfig, PairSource, _fit, _ids_of
 from maskmill.vision.instances import Proposals, cell_centres
 from tests.trainers import shapes
 
@@ -45,6 +45,16 @@ def test_a_mask_is_judged_inside_its_grown_box() -> None:
     assert (seen[:4, :4] == 1).all()
 
 
+def test_pixels_that_are_not_judged_cost_nothing() -> None:
+    half = batch()
+    half["judged"][:, :, 4:] = 0
+    wrong = {**half, "objects": half["objects"].clone()}
+    wrong["objects"][..., 4:] = 1 - wrong["objects"][..., 4:]
+    costs = [float(proposal_losses(found(), one)["mask"]) for one in (half, wrong)]
+    assert np.isfinite(costs[0])
+    assert costs[0] == costs[1]
+
+
 def test_a_mask_is_what_is_above_zero() -> None:
     logits, truth = torch.full((1, 4, 4), 0.5), torch.ones(1, 4, 4)
     assert float(mask_quality(logits, truth, torch.ones(1, 4, 4))) == 1
@@ -54,6 +64,10 @@ def test_a_mask_is_what_is_above_zero() -> None:
 def test_scores_are_weighted_by_the_square_of_what_they_miss() -> None:
     loss = score_loss(torch.zeros(1, 1), torch.ones(1, 1), 1)
     assert float(loss) == pytest.approx(0.25 * math.log(2), rel=1e-5)
+    logits = torch.zeros(1, 1, requires_grad=True)
+    score_loss(logits, torch.ones(1, 1), 1).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert float(logits.grad) == pytest.approx(0.25 * -0.5), "the weight is no part of what is learnt"
 
 
 def test_descriptors_that_say_nothing_cost_the_choice_of_two() -> None:
@@ -81,6 +95,13 @@ def test_pairs_are_frames_no_farther_apart_than_the_span(tmp_path: Path) -> None
         ids = source(step)["sample_id"]
         apart += [abs(place[a] - place[b]) for a, b in zip(ids[::2], ids[1::2], strict=True)]
     assert set(apart) == {0, 1}
+
+
+def test_every_id_but_background_and_void_is_an_object_of_16_pixels() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    for number, count in ((2, 16), (3, 15), (255, 100)):
+        mask.flat[np.flatnonzero(mask == 0)[:count]] = number
+    assert _ids_of(mask, 0) == [2]
 
 
 def test_small_crops_are_enlarged_smoothly() -> None:
