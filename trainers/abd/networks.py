@@ -11,7 +11,7 @@ from maskmill.trainers.abd.hosts import Networks
 from maskmill.trainers.abd.swin_unet import SWIN_UNET, SwinUnet, load_swin
 from maskmill.trainers.abd.unet import RELEASED, ReleasedUnet
 from maskmill.trainers.engine import Rgb, check_crops
-from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, encoder_normalisation, weights_stamp
+from maskmill.vision.segmenters import SegmenterConfig, build_segmenter, segmenter_normalisation, weights_stamp
 
 
 def build_networks(config: Config, classes: int) -> Networks:
@@ -58,7 +58,7 @@ def input_normalisation(config: Config) -> tuple[Rgb, Rgb]:
     """
     if config.network.architecture == RELEASED:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return encoder_normalisation(config.network.encoder)
+    return segmenter_normalisation(config.network)
 
 
 def trim(model: nn.Module) -> nn.Module:

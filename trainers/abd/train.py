@@ -34,21 +34,21 @@ from maskmill.trainers.engine import (
     PredictConfig,
     Samples,
     Source,
+    describe_segmenter,
     evaluate,
     make_optimizer,
     param_groups,
     save_artifact,
 )
-from maskmill.vision.segmenters import SegmenterConfig, weights_stamp
+from maskmill.vision.segmenters import SegmenterConfig, segmenter_stamp
 
 VERSION = 3
 
 
 def stamps(config: Config) -> tuple[str, ...]:
     """The encoders' first weights."""
-    own = weights_stamp(config.network.encoder, config.network.weights)
-    partner = weights_stamp(config.partner.encoder, config.partner.weights)
-    return (own, partner) if config.two_networks else (own,)
+    networks = (config.network, config.partner) if config.two_networks else (config.network,)
+    return tuple(segmenter_stamp(network) for network in networks)
 
 
 def train(config: Config, job: Job) -> str:
@@ -114,8 +114,8 @@ def train(config: Config, job: Job) -> str:
         modules={name: module for name, module in modules.items() if name not in ("teacher", BEST)},
         model={
             "classes": classes,
-            "first": _fresh(config.network),
-            "second": None if networks.second is None else _fresh(config.partner),
+            "first": _described(config.network, classes, networks.first),
+            "second": None if networks.second is None else _described(config.partner, classes, networks.second),
             "labelled_groups": groups,
             "zoom": config.test_zoom,
         },
@@ -182,7 +182,7 @@ def predict_config(config: Config, networks: Networks) -> PredictConfig:
     return PredictConfig(
         fit=config.augment.fit,
         size=max(8, round(config.augment.size * math.sqrt(low * high))),
-        multiple=max(encoder.output_stride for encoder in encoders),
+        multiple=max(getattr(encoder, "output_stride", 1) for encoder in encoders),  # 1: those that take any size
     )
 
 
@@ -216,9 +216,10 @@ def ema(config: Config, done: int) -> float:
     return min(config.ema, 1 - 1 / (done + 2)) if config.ema_warm_up else config.ema
 
 
-def _fresh(config: SegmenterConfig) -> dict[str, Any]:
-    """A network's settings without the weights that it began with."""
-    return {**config.model_dump(mode="json"), "weights": "random"}
+def _described(config: SegmenterConfig, classes: int, network: nn.Module) -> dict[str, Any]:
+    """A network's settings without the weights that it began with, enough to build it again."""
+    found: dict[str, Any] = describe_segmenter(config, classes, network)["segmenter"]
+    return found
 
 
 def load(artifact: Artifact, device: torch.device) -> AbdPredictor:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from maskmill.trainers.dfr.kernel import Combination
 from maskmill.trainers.engine import AugmentConfig
 from maskmill.trainers.scribbles import ScribbleConfig
-from maskmill.vision.segmenters import SegmenterConfig
+from maskmill.vision.segmenters import LIBRARY, RELEASED, SegmenterConfig
 from maskmill.vision.windows import Window, half_offsets
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -139,6 +139,12 @@ class Config(ScribbleConfig):
     @model_validator(mode="after")
     def _head_where_needed(self) -> "Config":
         half_offsets(self.window)
+        if self.segmenter.architecture in (LIBRARY, RELEASED):
+            raise ValueError(
+                "segmenter.architecture: expected one of segmentation-models-pytorch, whose encoder's levels the "
+                f"feature consistency head reads, found {self.segmenter.architecture}; take segformer or upernet of "
+                "these, or trainer supervised"
+            )
         if self.reg_weight > 0 and self.kernel != "static" and self.fc_weight == 0 and self.supervision == "scribbles":
             raise ValueError(
                 f"kernel {self.kernel!r} needs the feature consistency head; set fc_weight above 0, or kernel: static"
