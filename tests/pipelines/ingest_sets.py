@@ -13,6 +13,7 @@ from maskmill.data_contracts import DECISION, SAMPLE, LabelSpace, Uint8Array, de
 from maskmill.data_contracts import read_shard as read
 from maskmill.pipelines.core.stage import map_units
 from maskmill.pipelines.ingest import Source, ingest_stage, ingest_units
+from maskmill.pipelines.ingest.folder import FolderSource
 
 Row = dict[str, Any]
 VOC = load_label_space("voc")
@@ -47,6 +48,11 @@ def make_folder(root: Path, stems: list[str], value: int = 1) -> Path:
     return root
 
 
+def folder_source(root: Path, **options: object) -> FolderSource:
+    """A folder with options as a config gives them."""
+    return FolderSource.model_validate({"root": str(root), **options})
+
+
 def ingest(source: Source, run: Path, space: LabelSpace = VOC, shard_size: int = 4) -> tuple[list[Row], list[Row]]:
     """Run a source through the stage; samples and rejects, in order. Checks that every entry is accounted for."""
     units = ingest_units(source, str(run), shard_size)
@@ -68,6 +74,11 @@ def ingest(source: Source, run: Path, space: LabelSpace = VOC, shard_size: int =
 
 def mask_of(row: Row) -> Uint8Array:
     return decode_mask(row["mask"]["bytes"])
+
+
+def details(rejects: list[Row]) -> dict[str, str]:
+    """What is said of each reject, by its path."""
+    return {str(row["source_path"]): str(row["detail"]) for row in rejects}
 
 
 def reasons(rejects: list[Row]) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """Names that do not match by themselves: how people's photos, masks and lists find each other."""
 
 import io
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ingest_sets import VOC, Row, ingest, make_folder, mask_of, photo, put, put_json
+from ingest_sets import VOC, Row, ingest, mask_of, photo, put, put_json
+from ingest_sets import folder_source as source
 from PIL import Image
 
 from maskmill.data_contracts import LabelSpace, encode_mask
@@ -88,10 +87,6 @@ def test_every_suffix_of_a_format_that_is_opened_is_read(tmp_path: Path, suffix:
     (row,), rejects = ingest(FolderSource(root=str(tmp_path / "set")), tmp_path / "run")
     assert not rejects
     assert np.array_equal(mask_of(row), rectangle(1))
-
-
-def source(root: Path, **options: object) -> FolderSource:
-    return FolderSource.model_validate({"root": str(root), **options})
 
 
 def mask_file(value: int = 1) -> bytes:
@@ -357,51 +352,6 @@ def voc_sample(tmp_path: Path, xml: bytes) -> list[Row]:
     samples, rejects = ingest(VocSource(root=str(root)), tmp_path / "run")
     assert not rejects
     return samples
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-@pytest.mark.parametrize("top", ["", "./", "set/", "./set/"])
-def test_an_archive_is_the_folder_that_is_packed_in_it(tmp_path: Path, kind: str, top: str) -> None:
-    plain = make_folder(tmp_path / "plain", ["a", "deep/b"])
-    put(plain / "images/notes.txt", "x")
-    path = tmp_path / f"set.{kind}"
-    files = [file for file in sorted(plain.rglob("*")) if file.is_file()]
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                archive.write(file, f"{top}{file.relative_to(plain)}")
-    else:
-        with tarfile.open(path, f"w:{kind.partition('.')[2]}") as archive:  # type: ignore[call-overload]
-            for file in files:
-                archive.add(file, f"{top}{file.relative_to(plain)}")
-    assert ingest(source(path), tmp_path / "run") == ingest(source(plain), tmp_path / "plain_run")
-
-
-def test_an_archive_that_is_none_is_named(tmp_path: Path) -> None:
-    put(tmp_path / "set.zip", "no archive")
-    with pytest.raises(ValueError, match=r"set\.zip: no whole archive"):
-        ingest(source(tmp_path / "set.zip"), tmp_path / "run")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_twice_in_an_archive_is_counted(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for seed in (1, 2):
-            archive.writestr("images/a.jpg", photo(seed))
-        archive.writestr("masks/a.png", mask_file())
-    (row,), (lost,) = ingest(source(tmp_path / "set.zip"), tmp_path / "run")
-    assert row["image"]["bytes"] == photo(2)
-    assert (lost["source_path"], lost["reason"]) == ("images/a.jpg (again)", "not_read")
-
-
-def test_a_hostile_zip_opens_nothing_outside(tmp_path: Path) -> None:
-    put(tmp_path / "secret.jpg", photo(9))
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr("images/../../secret.jpg", photo())
-        archive.writestr("images/a.jpg", photo())
-        archive.writestr("masks/a.png", mask_file())
-    samples, _ = ingest(source(tmp_path / "set.zip"), tmp_path / "run")
-    assert [row["provenance"]["source_path"] for row in samples] == ["images/a.jpg"]
 
 
 def test_cityscapes_as_it_is_unpacked(tmp_path: Path) -> None:

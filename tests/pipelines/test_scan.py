@@ -18,6 +18,7 @@ from maskmill.pipelines.ingest.folder import FolderSource
 from maskmill.pipelines.ingest.scan import remarks, scan_masks, table
 from maskmill.pipelines.run.config import load_run_config
 from maskmill.pipelines.run.run import plan, run
+from tests.pipelines.ingest_sets import folder_source as source
 
 TWO = LabelSpace.from_names(["cat", "dog"])
 
@@ -34,10 +35,6 @@ def write_pairs(root: Path, *values: int, count: int = 3) -> Path:
         Image.fromarray(image).save(root / "images" / f"{number}.png")
         Image.fromarray(mask).save(root / "masks" / f"{number}.png")
     return root
-
-
-def source(root: Path, **options: object) -> FolderSource:
-    return FolderSource.model_validate({"root": str(root), **options})
 
 
 def test_a_scan_counts_masks_and_pixels(tmp_path: Path) -> None:
