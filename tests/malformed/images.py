@@ -23,6 +23,7 @@ from tests.malformed.files import (
 )
 
 UNDECODABLE, TOO_LARGE = "undecodable_image: expected", "image_too_large"
+GREY = [(256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]  # a TIFF of 4 x 4 plain pixels
 
 
 def photo(name: str, suffix: str, data: "object", expected: str) -> Case:
@@ -122,11 +123,7 @@ PHOTOS = [
         "tif",
         lambda: tiff(
             [
-                (256, 4, 1, 4),
-                (257, 4, 1, 4),
-                (258, 3, 1, 8),
-                (259, 3, 1, 1),
-                (262, 3, 1, 1),
+                *GREY,
                 (273, 4, 1, 8),
                 (279, 4, 1, 16),
             ],
@@ -140,11 +137,7 @@ PHOTOS = [
         "tif",
         lambda: tiff(
             [
-                (256, 4, 1, 4),
-                (257, 4, 1, 4),
-                (258, 3, 1, 8),
-                (259, 3, 1, 1),
-                (262, 3, 1, 1),
+                *GREY,
                 (277, 3, 1, 5),
                 (273, 4, 1, 8),
             ]
