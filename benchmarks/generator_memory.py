@@ -40,11 +40,12 @@ CONCEPTS = 7  # two classes and the words that compete
 
 @dataclass(frozen=True)
 class Case:
-    """A denoiser, one call of it, and a watcher for the calls of one image."""
+    """A denoiser, one call of it, and a watcher for the calls of one image; `calls` a step."""
 
     model: Any
     arguments: dict[str, Any]
     watch: Callable[[], AbstractContextManager[Any]]
+    calls: int = 1
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -155,9 +156,7 @@ def cross_case(sana: bool, heads: int, side: int, device: str) -> Case:
 
 
 def qwen_case(reading: Reading, heads: int, side: int, device: str) -> Case:
-    """Qwen-Image with `heads` heads and `side` image tokens a side; its unconditional call, which is not read, is left
-    out.
-    """
+    """Qwen-Image with `heads` heads and `side` image tokens a side; of its two calls a step one is read."""
     import diffusers
 
     arguments = {
@@ -183,9 +182,9 @@ def watched_case(
 
     def watch() -> AbstractContextManager[None]:
         wanted = Wanted(noise(CONCEPTS, width, device=device), 2, ((3,), (4, 5)))
-        return JointWatch(model, plan, [wanted], batch == 2, texts).watching()
+        return JointWatch(model, plan, [wanted], batch == 2 or texts.calls, texts).watching()
 
-    return Case(model.to(device).eval(), arguments, watch)
+    return Case(model.to(device).eval(), arguments, watch, 2 if texts.calls else 1)
 
 
 def joint_case(flux: bool, reading: Reading, heads: int, side: int, device: str) -> Case:
@@ -216,7 +215,7 @@ def joint_case(flux: bool, reading: Reading, heads: int, side: int, device: str)
 def draw(case: Case, watched: bool) -> None:
     """The denoising steps of one image."""
     with torch.no_grad(), case.watch() if watched else nullcontext():
-        for _ in range(STEPS):
+        for _ in range(STEPS * case.calls):
             case.model(**case.arguments)
 
 

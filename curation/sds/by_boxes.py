@@ -5,25 +5,35 @@ sees is whether a mask's borders are those of something: shifted, loose and cut 
 in their boxes.
 """
 
+from collections.abc import Callable, Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from maskmill.curation.sds.asf import AsfScore, IgnorePolicy, asf_score
 from maskmill.curation.sds.images import Prepared
-from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
+from maskmill.data_contracts import IGNORE, Uint8Array
 from maskmill.vision.promptable import Family
-from maskmill.vision.promptable.ask import ask
+from maskmill.vision.promptable.ask import Found, ask
 
 LEAST = 16  # pixels: a smaller part of a class has no box of its own
 MOST = 64  # boxes a sample: the largest parts; the model's cost is an embedding a photo and little a box
 
 
-def agreement(family: Family, sample: Prepared, space: LabelSpace, ignore: IgnorePolicy) -> AsfScore:
-    """Overlap of a sample's mask with what the model draws for the boxes of its connected parts."""
+Answer = tuple[float, int, Callable[[], NDArray[np.bool_]]]  # score, class, and the mask bool (H, W) when asked for
+
+
+def boxed(family: Family, sample: Prepared, background: int) -> Uint8Array:
+    """What the model draws for the boxes of the connected parts of a sample's mask."""
     assert sample.mask is not None
     classes, boxes = part_boxes(sample.mask, sample.mask_classes)
-    pseudo = drawn(family, sample.image, classes, boxes, IGNORE if space.background_id is None else space.background_id)
+    return drawn(family, sample.image, classes, boxes, background)
+
+
+def agreement(sample: Prepared, pseudo: Uint8Array, ignore: IgnorePolicy) -> AsfScore:
+    """Overlap of a sample's mask with the map that a model drew."""
+    assert sample.mask is not None
     if ignore == "exclude":
         return asf_score(sample.mask, pseudo, sample.mask_classes, ignore)
     undecided = sample.mask == IGNORE  # the annotator's own: the model has no doubt to be counted
@@ -53,8 +63,17 @@ def drawn(
 ) -> Uint8Array:
     """The model's label map uint8 (H, W): a pixel belongs to the best-scored box whose mask holds it."""
     asked = ask(family, image, boxes)
-    label = np.full(image.shape[:2], background, np.uint8)
-    for position in sorted(range(len(classes)), key=lambda i: (asked.found[i].score, -i)):
-        own = (asked.restored(asked.found[position].logits) > 0).cpu().numpy()
-        label[own] = classes[position]
+
+    def answer(class_id: int, found: Found) -> Answer:
+        return found.score, class_id, lambda: (asked.restored(found.logits) > 0).cpu().numpy()
+
+    return painted(image.shape[:2], background, [answer(*one) for one in zip(classes, asked.found, strict=True)])
+
+
+def painted(size: tuple[int, ...], background: int, answers: Sequence[Answer]) -> Uint8Array:
+    """Label map uint8 (H, W): a pixel belongs to the best-scored answer whose mask holds it, the first of equals."""
+    label = np.full(size, background, np.uint8)
+    for position in sorted(range(len(answers)), key=lambda i: (answers[i][0], -i)):
+        _, class_id, mask = answers[position]
+        label[mask()] = class_id
     return label

@@ -12,14 +12,16 @@ from maskmill.curation.base import Scorer
 from maskmill.curation.cross_fit.judge import CrossFit, fold_of
 from maskmill.curation.sds.asf import AsfScore
 from maskmill.curation.sds.bare import bare_rate
-from maskmill.curation.sds.by_boxes import agreement
+from maskmill.curation.sds.by_boxes import agreement, boxed
+from maskmill.curation.sds.by_words import named
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.fit import shown_at_all
 from maskmill.curation.sds.images import Prepared
 from maskmill.curation.sds.model import Engine, make_engine
 from maskmill.curation.sds.score import score_rows
-from maskmill.data_contracts import FOR_HASH, LabelSpace
+from maskmill.data_contracts import FOR_HASH, IGNORE, LabelSpace
 from maskmill.vision.clip import clip_fingerprint
+from maskmill.vision.concepts import Concepts
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_fingerprint, model_folder
 from maskmill.vision.promptable import Family, load_family
@@ -47,7 +49,7 @@ class SdsScorer(Scorer):
     @property
     def _engine(self) -> Engine:
         if self._config.judge == "promptable":
-            return replace(self._clip, overlap=self._by_boxes)
+            return replace(self._clip, overlap=self._drawn)
         return replace(self._clip, overlap=self._overlap)
 
     @cached_property
@@ -55,8 +57,19 @@ class SdsScorer(Scorer):
         options = self._config.by_boxes
         return load_family(model_folder(str(options.model)), pick_device(), options.precision)
 
-    def _by_boxes(self, sample: Prepared, seed: int) -> AsfScore:
-        return agreement(self._promptable, sample, self._judge.space, self._config.ignore_policy)
+    @cached_property
+    def _concepts(self) -> Concepts:
+        options = self._config.by_boxes
+        return Concepts.load(model_folder(str(options.model)), pick_device(), options.precision)
+
+    def _drawn(self, sample: Prepared, seed: int) -> AsfScore:
+        options, space = self._config.by_boxes, self._judge.space
+        background = IGNORE if space.background_id is None else space.background_id
+        if options.prompts == "names":
+            pseudo = named(self._concepts, sample, space, background, options.threshold)
+        else:
+            pseudo = boxed(self._promptable, sample, background)
+        return agreement(sample, pseudo, self._config.ignore_policy)
 
     def study(self, samples: pa.Table, seed: int) -> pa.Table:
         return self._judge.study(samples, seed)

@@ -49,7 +49,7 @@ MENDED: dict[str, Any] = {  # the method as published: constants of the released
     "swap_margin": 0.05,
     "judge": "clip",
     "cross_fit": CrossFitOptions().model_dump(),
-    "by_boxes": {"model": None, "precision": "fp32"},
+    "by_boxes": {"model": None, "prompts": "boxes", "threshold": 0.5, "precision": "fp32"},
     "embed": None,
 }
 RELEASED: dict[str, Any] = {  # what the released code computes instead
