@@ -1,6 +1,7 @@
 """Labeler detect: each family against the library's own processor, model and post-processing; one class each."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 from maskmill.data_contracts import IGNORE, LabelSpace, Reason
 from maskmill.labelers import LabelItem, get_labeler
 from maskmill.labelers.detect import Detector, Found
+from maskmill.labelers.detect.config import Config
 from maskmill.labelers.detect.families import FAMILIES, Text, family_class
+from maskmill.vision.batches import Batches
 from maskmill.vision.pretrained import ModelError
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.model_folders import DETECTORS
@@ -105,6 +108,7 @@ class DetectorConformance(LabelerConformance):
         assert [one.box for one in label.instances] == [one.box for one in found]
         assert all(one.runs is None for one in label.instances)
         assert set(np.unique(label.mask)) <= {0, IGNORE}
+        assert np.array_equal(label.confidence, np.where(label.mask == IGNORE, 0, 255))
         row = label.row("a", "detect", "1", shapes.SPACE)
         assert [one["score"] for one in row["instances"]] == [round(one.score, 6) for one in found]
 
@@ -223,6 +227,22 @@ class TestSam3(DetectorConformance):
 def test_every_family_has_a_class_here() -> None:
     tested = {cls.family for cls in (TestGroundingDino, TestMmGroundingDino, TestOwlv2, TestSam3)}
     assert set(FAMILIES.values()) == {FAMILIES[name] for name in tested}
+
+
+def test_boxes_are_chosen_cut_and_counted() -> None:
+    """A photo of 50 x 60 in the corner of a square of 100: copies, padding and whatever hangs over its border."""
+    stub: Any = SimpleNamespace(threshold=0.3, same_boxes=False)
+    shown = [[0, 0, 0.2, 0.2], [0, 0, 0.2, 0.21], [0.4, 0.3, 0.9, 0.8], [0.7, 0.1, 0.9, 0.3], [0.3, 0, 0.4, 0.1]]
+    scores = torch.tensor([0.8, 0.9, 0.7, 0.95, 0.2])[:, None]
+    answers = [(torch.tensor(shown), scores, torch.tensor([2]))]
+
+    def chosen(**changes: Any) -> list[tuple[float, ...]]:
+        engine = Detector(Config(model="m", **changes), shapes.SPACE, stub, Batches(1, "m"))
+        return [tuple(round(v) for v in one.box) for one in engine._chosen(answers, (100.0, 100.0), (50, 60))]
+
+    assert chosen() == [(0, 0, 20, 21), (40, 30, 60, 50)]
+    assert chosen(most=1) == [(0, 0, 20, 21)]
+    assert len(chosen(nms=1.0, threshold=0.1)) == 4
 
 
 def test_another_model_is_refused_by_name(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def test_scores_of_boxes_weigh_their_objects() -> None:
     assert [p.weight for p in item_prompts(boxes, shapes.SPACE)] == [0.5, 0.25]
 
 
+def test_a_box_ends_where_the_photo_does() -> None:
+    (found,) = item_prompts(item(boxes=[[1, -4, -2, 70, 41]]), shapes.SPACE)
+    assert found.box == (0, 0, 60, 40)
+
+
 def test_strokes_give_points_along_them_and_background_says_no() -> None:
     scribble = np.full((40, 60), IGNORE, np.uint8)
     scribble[10, 5:46] = 1
@@ -96,6 +101,8 @@ def test_regions_of_a_class_map_become_boxes_with_their_peak() -> None:
     assert (first.class_id, first.box, first.on.tolist()) == (1, (3, 2, 9, 8), [[5, 4]])
     assert second.box == (20, 12, 26, 17)
     assert len(map_prompts(maps, [1, 2], (20, 30), 0.95, 1.0)) == 1
+    faint = map_prompts(0.4 * maps, [1, 2], (20, 30), 0.5, 0.25)
+    assert [p.box for p in faint] == [first.box, second.box], "above a share of the map's own peak"
 
 
 def test_prompts_of_one_shape_share_a_call() -> None:
@@ -151,7 +158,7 @@ def test_overlaps_go_to_the_better_score() -> None:
 
 def test_pixels_outside_of_a_box_are_cut_where_that_is_asked() -> None:
     (one,) = drawn(0.9, 0.5)[:1]
-    found = compose([Answer(1, one.logits, 0.9, (1.2, 1.0, 3.0, 2.5))], lambda x: x, (4, 6), 0)
+    found = compose([Answer(1, one.logits, 0.9, (1.2, 1.0, 2.4, 2.5))], lambda x: x, (4, 6), 0)
     assert np.argwhere(found.mask).tolist() == [[y, x] for y in (1, 2) for x in (1, 2)]
 
 
@@ -177,6 +184,17 @@ def test_low_scores_and_empty_masks_are_abstentions_with_words(folder: Path) -> 
     found = engine(folder, min_score=0.9999).label([item(boxes=[[1, 3, 3, 30, 30]])])[0]
     assert found.mask is None
     assert "expected an object with a score of 0.9999" in (found.detail or "")
+
+
+def test_an_answer_has_the_weight_of_its_prompt_and_its_box_where_boxes_bind(folder: Path) -> None:
+    box, image = (3.0, 3.0, 30.0, 30.0), shapes.draw_scene(1, 40, 60)[0]
+    free, bound = engine(folder), engine(folder, clamp_to_boxes=True)
+    (embedding,) = free.family.embed(free.family.pixels(image)[None])
+    whole, part = free.answers(embedding, [Prompt(1, box), Prompt(2, box, weight=0.25)], (40, 60))
+    assert whole.score > 0
+    assert part.score == pytest.approx(whole.score / 4)
+    assert (whole.box, part.box) == (None, None)
+    assert bound.answers(embedding, [Prompt(1, box)], (40, 60))[0].box == box
 
 
 def test_tags_are_prompted_by_class_maps(folder: Path) -> None:

@@ -12,8 +12,9 @@ from maskmill.labelers import LABELERS, Labeler, LabelItem, PseudoLabel, get_lab
 from maskmill.labelers import refiner as refiners
 from maskmill.labelers.refiner import Refined, with_refiner
 from maskmill.labelers.refiner_options import RefinerConfig
-from maskmill.vision.promptable import load_family
+from maskmill.vision.promptable import Call, load_family
 from maskmill.vision.promptable.ask import ask
+from maskmill.vision.promptable.readings import best_reading
 from tests.labelers.model_folders import sam, sam2
 from tests.trainers import shapes
 
@@ -111,6 +112,25 @@ def test_undecided_pixels_and_crumbs_stay(folders: dict[str, Path]) -> None:
     )
     assert found.mask is not None
     assert np.array_equal(found.mask, own)
+    assert found.detail == "0 of 1 objects redrawn", "a crumb is no object"
+
+
+def test_a_point_on_the_thing_is_asked_with_its_box(folders: dict[str, Path]) -> None:
+    image, mask = square()
+    model, size = load_family(folders["sam2"], torch.device("cpu"), "fp32"), (40, 56)
+    box, peak = np.array([[14, 10, 40, 30]], np.float32), np.array([refiners._peak(mask == 1)], np.float32)
+    assert 23 <= peak[0, 0] <= 30
+    assert 19 <= peak[0, 1] <= 20
+    call = Call(torch.from_numpy(peak)[:, None], torch.ones(1, 1, dtype=torch.int64), torch.from_numpy(box))
+    logits, ious = model.decode(model.embed(model.pixels(image)[None])[0], call, size, several=True)
+    chosen, _ = best_reading(logits, ious, model.real(logits, size), 1.0)
+    torch.testing.assert_close(ask(model, image, box, peak).found[0].logits, chosen[0])
+
+
+def test_shares_are_as_sure_as_the_label() -> None:
+    mask, sure = np.array([[0, 1, IGNORE]], np.uint8), np.array([[255, 204, 9]], np.uint8)
+    shares = refiners._shares(mask, sure, np.array([0, 1], np.uint8))
+    np.testing.assert_allclose(shares[:, 0], [[1, 0.2, 0.5], [0, 0.8, 0.5]], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["crf", "par"])
