@@ -24,6 +24,7 @@ from maskmill.data_contracts.tone import Range, to_eight_bits, tone_range
 IGNORE = 255
 
 Uint8Array = NDArray[np.uint8]
+DEEP = (1 << 16) - 1  # white in 16 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,38 @@ def encode_mask(mask: Uint8Array, palette: list[int] | None = None) -> bytes:
         image.putpalette(palette)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode_floats(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """Decode to float32 (H, W, 3) of 0..255, turned upright: floats of 0..1 (`encode_floats`) keep all that they are,
+    those of 16 bits as well (65535 is white, with no tone), and one of 8 bits gives whole numbers.
+
+    Raises:
+        ContractError: as `decode_image`; other numbers than these.
+    """
+    with faults(data, where, Reason.UNDECODABLE_IMAGE):
+        image, _ = open_image(data, where, max_pixels, Reason.UNDECODABLE_IMAGE, None)
+        header = header_of(image)
+        values = _deep_values(image, data)
+        if values is None:
+            return turn_upright(_to_rgb(image), header.orientation).astype(np.float32)
+        white = 1 if values.dtype.kind == "f" else DEEP
+        if not (values.min() >= 0 and values.max() <= white):
+            fix = f"store floats of 0..1, or whole numbers of 0..{DEEP}"
+            found = f"{values.dtype} of {values.min()} to {values.max()}"
+            raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "8 or 16 bits, or shares", found, fix))
+        grey = values.astype(np.float32) * np.float32(255 / white)
+        rgb = np.repeat(grey[..., None], 3, axis=2) if grey.ndim == 2 else grey
+        return turn_upright(rgb, header.orientation)
+
+
+def encode_floats(image: NDArray[np.float32]) -> bytes:
+    """Encode grey values float32 (H, W) of 0..1 as TIFF, without loss. Same input, same bytes. Readers of 8 bits see
+    1 as white, whatever the brightest pixel is.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="TIFF", compression="tiff_adobe_deflate")
     return buffer.getvalue()
 
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, ClassVar, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from maskmill.data_contracts import (
     raise_transient,
 )
 from maskmill.data_contracts.blocks import blocks
+from maskmill.data_contracts.images import encode_floats
 from maskmill.data_contracts.label_files import ROUNDING
 from maskmill.pipelines.ingest.base import MAX_INDEX, Entry, RawSample, Source, bad_annotation
 from maskmill.pipelines.ingest.files import MissingFileError
@@ -37,11 +38,11 @@ BYTES_A_VOXEL = 2  # that may be read for each of the voxels that are allowed: a
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A decoded file: `image` uint8 (D, H, W) or in colour (D, H, W, 3), `label` uint8 (D, H, W) of the source's
-    values.
+    """A decoded file: `image` uint8 (D, H, W) or in colour (D, H, W, 3), with `deep` float32 (D, H, W) of 0..1; `label`
+    uint8 (D, H, W) of the source's values.
     """
 
-    image: Uint8Array
+    image: NDArray[Any]
     label: Uint8Array | None
     spacing: Spacing | None
 
@@ -67,10 +68,17 @@ class VolumeSource(Source):
         description="[low, high] intensities that become black and white; null = floats in 0..1 as they are, else "
         "the volume's extremes",
     )
+    deep: bool = Field(
+        default=False,
+        description="grey values stay floats (TIFF) where files hold more than 8 bits, for trainers that read them "
+        "(`float_images` of abd)",
+    )
     max_voxels: int = Field(default=MAX_VOXELS, gt=0, description="larger volumes are rejected before they are decoded")
     allow_empty: bool = Field(
         default=True, description="let masks without any foreground pass: the ends of a volume show no organ"
     )
+
+    later: ClassVar[frozenset[str]] = Source.later | {"deep"}
 
     @field_validator("pattern")
     @classmethod
@@ -127,7 +135,7 @@ class VolumeSource(Source):
         spacing = volume.spacing or self.spacing
         pixels = volume.image[number]
         return RawSample(
-            image=encode_mask(pixels) if pixels.ndim == 2 else encode_image(pixels),
+            image=_encoded(pixels),
             mask=None if volume.label is None else encode_mask(volume.label[number]),
             group=entry.fields["group"],
             index=entry.fields["index"],
@@ -135,6 +143,12 @@ class VolumeSource(Source):
             provenance={"extra": json.dumps({"volume": entry.fields["volume"]})},
             notes={f"slices along axis {axis}": 1} if (axis := entry.fields.get("axis")) else {},
         )
+
+
+def _encoded(pixels: NDArray[Any]) -> bytes:
+    if pixels.dtype == np.float32:
+        return encode_floats(pixels)
+    return encode_mask(pixels) if pixels.ndim == 2 else encode_image(pixels)
 
 
 def remembering(read: Callable[Given, Volume]) -> Callable[Given, Volume | ContractError]:
@@ -165,8 +179,9 @@ def decoded(outcome: Volume | ContractError) -> Volume:
     return outcome
 
 
-def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str) -> Uint8Array:
-    """Intensities (D, H, W) as uint8, one scale for the whole volume, so that its slices stay comparable.
+def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str, *, deep: bool = False) -> NDArray[Any]:
+    """Intensities (D, H, W) as uint8, with `deep` as float32 of 0..1, one scale for the whole volume, so that its
+    slices stay comparable.
 
     `window` if given; else 0..255 for uint8 and 0..1 for floats within it (scaled already); else the volume's own
     smallest and largest value. A volume of one value becomes black.
@@ -183,10 +198,10 @@ def to_grey(image: NDArray[Any], window: tuple[float, float] | None, where: str)
         raise ContractError(where, Problem(Reason.UNDECODABLE_IMAGE, "finite intensities", found, fix))
     scaled = np.issubdtype(image.dtype, np.floating) and low >= 0 and high <= 1
     low, high = window or ((0.0, 1.0) if scaled else (low, high))
-    grey = np.empty(image.shape, np.uint8)
+    grey = np.empty(image.shape, np.float32 if deep else np.uint8)
     for some in blocks(image):
         share = np.clip((image[some].astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
-        grey[some] = np.rint(255 * share).astype(np.uint8)
+        grey[some] = share if deep else np.rint(255 * share).astype(np.uint8)
     return grey
 
 

@@ -89,7 +89,8 @@ class H5Source(VolumeSource):
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         with _reading:  # threads of one shard want the same volume: read it once
-            options = (self.image, self.label, self.slice_axis, self.window, self.max_voxels, self.max_pixels)
+            limits = (self.max_voxels, self.max_pixels)
+            options = (self.image, self.label, self.slice_axis, self.window, *limits, self.deep)
             volume = _volume(self.reader(), fields["file"], fields["stamp"], *options)
         return self.sample(decoded(volume), entry)
 
@@ -160,6 +161,7 @@ def _volume(
     window: tuple[float, float] | None,
     max_voxels: int,
     max_pixels: int,
+    deep: bool,
 ) -> Volume:
     """The whole file; `stamp` tells a changed file from the old one."""
     import h5py
@@ -178,7 +180,7 @@ def _volume(
             pixels = _read(found, axis, *limits, path)
             if labels is not None:
                 same_shape(pixels.shape, labels.shape, path)
-            return Volume(to_grey(pixels, window, path), labels, _spacing(found.attrs.get("spacing"), axis))
+            return Volume(to_grey(pixels, window, path, deep=deep), labels, _spacing(found.attrs.get("spacing"), axis))
     except ContractError:
         raise
     except Exception as error:

@@ -96,7 +96,7 @@ class MhdSource(VolumeSource):
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         with _reading:  # threads of one shard want the same volume: read it once
-            how = (self.window, self.resize, self.stretch, self.smooth)
+            how = (self.window, self.resize, self.stretch, self.smooth, self.deep)
             volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], *how)
         return self.sample(decoded(volume), entry)
 
@@ -142,6 +142,7 @@ def _volume(
     resize: int | None,
     stretch: str,
     smooth: bool,
+    deep: bool,
 ) -> Volume:
     """Image and mask, prepared; `stamp` tells changed files from the old ones."""
     values, spacing = _array(root, path)
@@ -156,7 +157,8 @@ def _volume(
         values = stretched(values)
     if smooth:
         values = np.clip(smoothed(values if stretch == "slice" else stretched(values[None])[0]), 0, 1)
-    return Volume(to_grey(values, window, path), None if labels is None else to_labels(labels, str(mask)), spacing)
+    grey = to_grey(values, window, path, deep=deep)
+    return Volume(grey, None if labels is None else to_labels(labels, str(mask)), spacing)
 
 
 def _nearest(volume: NDArray[Any], side: int) -> NDArray[Any]:

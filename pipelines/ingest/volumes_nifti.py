@@ -119,7 +119,7 @@ class NiftiSource(VolumeSource):
     def load(self, entry: Entry, space: LabelSpace) -> RawSample:
         fields = entry.fields
         with _reading:  # threads of one shard want the same volume: read it once
-            options = (self.window, self.max_voxels, self.max_pixels)
+            options = (self.window, self.max_voxels, self.max_pixels, self.deep)
             turn = json.dumps(fields["turn"])
             volume = _volume(self.reader(), fields["file"], fields["mask"], fields["stamp"], turn, *options)
         return self.sample(decoded(volume), entry)
@@ -189,10 +189,11 @@ def _volume(
     window: tuple[float, float] | None,
     max_voxels: int,
     max_pixels: int,
+    deep: bool,
 ) -> Volume:
     """Image and mask, its axes turned as `turn` (JSON) says; `stamp` tells changed files from the old ones."""
     values, spacing = _array(root, path, max_voxels, max_pixels, Reason.MISSING_IMAGE)
-    image = to_grey(values, window, path)
+    image = to_grey(values, window, path, deep=deep)
     if mask is None:
         return Volume(image, None, spacing)
     values, _ = _array(root, mask, max_voxels, max_pixels, Reason.MISSING_MASK)

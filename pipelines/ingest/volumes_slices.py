@@ -17,8 +17,8 @@ from maskmill.pipelines.ingest.volumes import VolumeSource
 
 
 class SliceSource(VolumeSource):
-    """`images` and `masks` are folders under the root; a mask has its image's stem and `mask_suffix`. `window` does
-    not apply: images stay as they are.
+    """`images` and `masks` are folders under the root; a mask has its image's stem and `mask_suffix`. `window` and
+    `deep` do not apply: images stay as they are.
     """
 
     kind: Literal["slices"] = Field(default="slices", description="kind of the source")

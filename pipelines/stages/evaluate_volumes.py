@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from maskmill.data_contracts import SAMPLE, Uint8Array, decode_image, decode_mask, list_shards, read_shard
+from maskmill.data_contracts.images import decode_floats
 from maskmill.data_contracts.texts import parse_json
 from maskmill.trainers.engine import SegmentationPredictor, read_info
 from maskmill.trainers.engine.volume_metrics import Convention, Empty, VolumeMetrics
@@ -66,6 +68,11 @@ class VolumeRows:
         return [decode_image(row["image"]["bytes"], row["sample_id"]) for row in self.rows]
 
     @property
+    def floats(self) -> list[NDArray[np.float32]]:
+        """Images as float32 of 0..255, deep ones with all values."""
+        return [decode_floats(row["image"]["bytes"], row["sample_id"]) for row in self.rows]
+
+    @property
     def masks(self) -> Uint8Array:
         """uint8 (D, H, W).
 
@@ -110,7 +117,12 @@ def volume_name(row: Row) -> str:
 
 
 def evaluate_volumes(config: VolumesConfig) -> dict[str, Any]:
-    """The measures of `VolumeMetrics` over all scans.
+    """The measures of `VolumeMetrics` over all scans; raises what `volume_metrics` does."""
+    return volume_metrics(config).compute()
+
+
+def volume_metrics(config: VolumesConfig) -> VolumeMetrics:
+    """All scans compared, one after another.
 
     Raises:
         FileNotFoundError: no artifact or no shards.
@@ -124,12 +136,13 @@ def evaluate_volumes(config: VolumesConfig) -> dict[str, Any]:
         metrics.update(predicted, volume.masks, None if config.voxels else volume.spacing)
     if not metrics.volumes:
         raise ValueError(f"{config.samples}: expected scans with masks, found none; ingest masks with the images")
-    return metrics.compute()
+    return metrics
 
 
 def predict_volume(predictor: SegmentationPredictor, volume: VolumeRows, *, one_organ: bool = False) -> Uint8Array:
     """Labels uint8 (D, H, W) of a scan. With `one_organ` only the largest blob of its foreground is kept."""
-    labels = np.stack([prediction.labels for prediction in predictor.predict(volume.images)])
+    images: Sequence[NDArray[Any]] = volume.floats if predictor.floats else volume.images
+    labels = np.stack([prediction.labels for prediction in predictor.predict(images)])
     return keep_organ(labels, predictor.space.background_id) if one_organ else labels
 
 

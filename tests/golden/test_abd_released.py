@@ -261,6 +261,7 @@ SHARED = {
     "frozen_depthwise": False,
     "partner_lr_factor": 1.0,
     "test_zoom": "nearest",
+    "float_images": True,
     "lend": "any",
     "keep_best": True,
 }

@@ -23,6 +23,7 @@ RELEASE: dict[str, Any] = {
     "labelled_groups": LABELLED[7],
     "precision": "fp32",
     "test_zoom": "nearest",
+    "float_images": True,
     "strong_view": True,
     "displace_unlabelled": True,
     "geometry": "released",
@@ -113,6 +114,7 @@ class Config(TrainerConfig):
         "test_zoom": "smooth",
         "lend": "any",
         "keep_best": False,
+        "float_images": False,
     }
     preset: Literal["faithful", "faithful_3", "faithful_promise12", "faithful_bcp", "faithful_bcp_3", "starter"] = (
         Field(
@@ -167,6 +169,11 @@ class Config(TrainerConfig):
     augment: AugmentConfig = Field(
         default=AugmentConfig(size=96, scale=(0.9, 1.3), rotate=20.0),
         description="how an image becomes a training crop",
+    )
+    float_images: bool = Field(
+        default=False,
+        description="images as floats: deep ones (`deep` of a volume source) keep all values, and views are not "
+        "rounded to 8 bits",
     )
     geometry: Literal["augment", "released"] = Field(
         default="augment", description="as `augment` says, or quarter turns, flips and ±20° with nearest neighbour"

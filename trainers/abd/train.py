@@ -65,7 +65,7 @@ def train(config: Config, job: Job) -> str:
     for optimizer in optimizers.values():
         fuse(optimizer)
 
-    labelled, unlabelled = split(job.data, config)
+    labelled, unlabelled = split(replace(job.data, floats=config.float_images), config)
     view = functools.partial(TwoViews, config, mean, std, background)
     sources: dict[str, Source] = {
         "labelled": DecodedSource(labelled, view(with_mask=True), config.batch, config.seed),
@@ -78,14 +78,15 @@ def train(config: Config, job: Job) -> str:
     if config.keep_best and job.val is not None:
         keeper = Keeper(networks.first, lambda network: make_optimizer(config, param_groups(network)))
         modules[BEST], optimizers[BEST] = keeper.network, keeper.optimizer
+    val = None if job.val is None else replace(job.val, floats=config.float_images)
     loop = Loop(config, job, JointSource(**sources), modules=modules, optimizers=optimizers)
     predict = predict_config(config, networks)
     predictor = AbdPredictor(networks.first, job.space, mean, std, predict, loop.device, zoom=config.test_zoom)
     score: Callable[[], dict[str, Any]] | None = None
-    if job.val is not None and keeper is not None:
-        score = functools.partial(keeper.score, loop, optimizers["first"], predictor, job.val, job.space)
-    elif job.val is not None:
-        score = functools.partial(evaluate, predictor.labels, job.val, job.space)
+    if val is not None and keeper is not None:
+        score = functools.partial(keeper.score, loop, optimizers["first"], predictor, val, job.space)
+    elif val is not None:
+        score = functools.partial(evaluate, predictor.labels, val, job.space)
     host = step_of(config, networks, loop, background)
 
     for module in modules.values():
@@ -118,6 +119,7 @@ def train(config: Config, job: Job) -> str:
             "second": None if networks.second is None else _described(config.partner, classes, networks.second),
             "labelled_groups": groups,
             "zoom": config.test_zoom,
+            "floats": config.float_images,
         },
         metrics={**loop.metrics, "labelled": len(labelled), "unlabelled": len(unlabelled)},
         curves=loop.curves(),
@@ -241,4 +243,5 @@ def load(artifact: Artifact, device: torch.device) -> AbdPredictor:
         second=None if second is None else second.to(device),
         labelled_groups=tuple(info.model["labelled_groups"]),
         zoom=info.model.get("zoom", "smooth"),
+        floats=info.model.get("floats", False),
     )

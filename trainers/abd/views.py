@@ -78,7 +78,7 @@ class TwoViews:
 
     def _geometry(
         self, example: Example, mask: Uint8Array | None, rng: np.random.Generator
-    ) -> tuple[Uint8Array, Uint8Array]:
+    ) -> tuple[NDArray[Any], Uint8Array]:
         """Image and label under one geometry. Without a mask the label is 255."""
         height, width, config = example.info.height, example.info.width, self.config.augment
         if self.config.geometry == "released":
@@ -91,8 +91,10 @@ class TwoViews:
         return image, warp(geometry, mask, (self.background,) * 3, cv2.INTER_NEAREST)
 
 
-def warp(geometry: Geometry, pixels: Uint8Array, fill: tuple[int, ...], how: int) -> Uint8Array:
-    """`Geometry.apply` by one resampling: uint8 (H, W[, 3]), at any resolution of the same field, to (S, S[, 3])."""
+def warp(geometry: Geometry, pixels: NDArray[Any], fill: tuple[int, ...], how: int) -> NDArray[Any]:
+    """`Geometry.apply` by one resampling: uint8 or float32 (H, W[, 3]), at any resolution of the same field, to
+    (S, S[, 3]).
+    """
     down, across = geometry.height / pixels.shape[0], geometry.width / pixels.shape[1]
     resize = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
     middle = ((geometry.width - 1) / 2, (geometry.height - 1) / 2)
@@ -104,7 +106,7 @@ def warp(geometry: Geometry, pixels: Uint8Array, fill: tuple[int, ...], how: int
     if geometry.turns:
         out = np.rot90(out, geometry.turns)
         out = np.ascontiguousarray(out[:, ::-1] if geometry.flip else out)
-    return out.astype(np.uint8, copy=False)
+    return out.astype(pixels.dtype, copy=False)
 
 
 class DecodedSource(SampleSource):
@@ -137,13 +139,13 @@ def zoom_nearest(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def released_geometry(
-    image: Uint8Array, mask: Uint8Array, size: int, background: int, rng: np.random.Generator
-) -> tuple[Uint8Array, Uint8Array]:
+    image: NDArray[Any], mask: Uint8Array, size: int, background: int, rng: np.random.Generator
+) -> tuple[NDArray[Any], Uint8Array]:
     """Half of the time a quarter turn and a flip, a quarter of the time -20 to 19 degrees, else nothing; then nearest
     neighbour to `size` x `size` as in the release (SciPy's grid).
     """
     kind, turns, axis, angle = rng.random(2), int(rng.integers(4)), int(rng.integers(2)), int(rng.integers(-20, 20))
-    out: list[Uint8Array] = []
+    out: list[NDArray[Any]] = []
     for pixels, fill in ((image, BLACK), (mask, (background,) * 3)):
         if kind[0] < 0.5:
             pixels = np.ascontiguousarray(np.flip(np.rot90(pixels, turns), axis))
@@ -151,7 +153,7 @@ def released_geometry(
             height, width = pixels.shape[:2]
             turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
             turned = cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill)
-            pixels = turned.astype(np.uint8)
+            pixels = turned.astype(pixels.dtype)
         out.append(np.ascontiguousarray(zoom_nearest(pixels, size, size)))
     return out[0], out[1]
 
@@ -170,7 +172,9 @@ def draw_hole(rng: np.random.Generator, height: int, width: int, chance: float) 
             return hole
 
 
-def punch(image: Uint8Array, hole: NDArray[np.bool_], rng: np.random.Generator) -> Uint8Array:
-    """The image (H, W, 3) with black and white noise in the hole, the same in all channels."""
+def punch(image: NDArray[Any], hole: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[Any]:
+    """The image (H, W, 3), uint8 or float32 of 0..255, with black and white noise in the hole, the same in all
+    channels.
+    """
     noise = 255 * rng.integers(0, 2, hole.shape, dtype=np.uint8)
     return np.where(hole[..., None], noise[..., None], image)

@@ -133,8 +133,8 @@ def _offset(slack: int, at: float) -> int:
     return int(at * (slack + 1)) if slack >= 0 else -int(at * (1 - slack))
 
 
-def jitter_colours(rng: np.random.Generator, image: Uint8Array, config: AugmentConfig) -> Uint8Array:
-    """Brightness, contrast, saturation, hue, grey and blur, in this order, on uint8 (H, W, 3)."""
+def jitter_colours(rng: np.random.Generator, image: Pixels, config: AugmentConfig) -> Pixels:
+    """Brightness, contrast, saturation, hue, grey and blur, in this order, on uint8 (H, W, 3) or float32 of 0..255."""
     # Plain floats: a NumPy float64 would turn the float32 image into float64.
     bright, contrast, saturation, hue = (2 * rng.random(4) - 1).tolist()
     grey, blurred, sigma = rng.random(3).tolist()
@@ -154,8 +154,7 @@ def jitter_colours(rng: np.random.Generator, image: Uint8Array, config: AugmentC
         out = np.repeat(_luma(out)[..., None], 3, axis=2)
     if blurred < config.blur:
         out = cv2.GaussianBlur(out, (0, 0), 0.1 + 1.9 * sigma)
-    jittered: Uint8Array = np.clip(np.rint(out), 0, 255).astype(np.uint8)
-    return jittered
+    return np.clip(out if image.dtype.kind == "f" else np.rint(out), 0, 255).astype(image.dtype)
 
 
 def _luma(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -87,8 +87,8 @@ def fill_colour(mean: Rgb) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def normalise(image: np.ndarray[Any, np.dtype[np.uint8]], mean: Rgb, std: Rgb) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W): (x / 255 - mean) / std."""
+def normalise(image: np.ndarray[Any, np.dtype[Any]], mean: Rgb, std: Rgb) -> torch.Tensor:
+    """uint8 or float32 (H, W, 3) of 0..255 to float32 (3, H, W): (x / 255 - mean) / std."""
     scaled = (image.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 

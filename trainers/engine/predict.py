@@ -44,10 +44,10 @@ class Prediction:
         return certainty
 
 
-def check_images(images: Sequence[Uint8Array]) -> None:
-    """Raise ValueError for an image that is not uint8 (H, W, 3); names its position."""
+def check_images(images: Sequence[NDArray[Any]]) -> None:
+    """Raise ValueError for an image that is not uint8 (H, W, 3), or float32 of 0..255; names its position."""
     for position, image in enumerate(images):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype not in (np.uint8, np.float32) or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image {position}: expected uint8 (H, W, 3), found {image.dtype} {image.shape}")
 
 
@@ -64,8 +64,10 @@ class SegmentationPredictor:
     field.
 
     Images are grouped by input size, never padded to a batch mate, so companions do not change a result (but for the
-    last bits of float arithmetic).
+    last bits of float arithmetic). `floats`: whether it was trained on float32 of 0..255, which may then be given.
     """
+
+    floats = False
 
     def __init__(
         self,

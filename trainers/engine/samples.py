@@ -29,6 +29,7 @@ from maskmill.data_contracts import (
     read_instances,
     read_shard,
 )
+from maskmill.data_contracts.images import decode_floats
 from maskmill.data_contracts.relabel import remapped
 from maskmill.trainers.engine.rows import Row, RowStore
 
@@ -81,7 +82,7 @@ class Example:
     """One decoded sample. Absent labels are None."""
 
     info: Info
-    image: Uint8Array  # (H, W, 3) RGB
+    image: NDArray[Any]  # (H, W, 3) RGB, uint8; of `Samples.floats` float32 of 0..255
     mask: Uint8Array | None  # (H, W) class ids, 255 = ignore
     confidence: Uint8Array | None  # (H, W), 255 = certain; pseudo-labels only
     scribble: Uint8Array | None  # (H, W) class ids, 255 = not annotated
@@ -92,7 +93,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Samples:
-    """An ordered set of samples (by sample_id). Opening reads no pixels; the first `example` does."""
+    """An ordered set of samples (by sample_id). Opening reads no pixels; the first `example` does. With `floats` images
+    are float32 of 0..255, so that deep ones keep all values.
+    """
 
     config: DataConfig
     infos: tuple[Info, ...]
@@ -100,6 +103,7 @@ class Samples:
     counts: dict[str, int]  # samples found, and dropped by reason
     cache: str
     memory_mb: int
+    floats: bool = False
 
     @classmethod
     def open(cls, config: DataConfig, cache: str, memory_mb: int = 1024) -> "Samples":
@@ -239,7 +243,7 @@ class Samples:
         mask = (label if self.config.labels else row).get("mask") if info.has_mask else None
         example = Example(
             info=info,
-            image=decode_image(row["image"]["bytes"], info.sample_id),
+            image=(decode_floats if self.floats else decode_image)(row["image"]["bytes"], info.sample_id),
             mask=_label(mask, info, () if self.config.labels else info.mended),
             confidence=_label(label.get("confidence"), info),
             scribble=_label(hints.get("scribble"), info),

@@ -109,12 +109,15 @@ def border(mask: Bool) -> Bool:
 
 
 class VolumeMetrics:
-    """Collects volumes; `compute` when done. Means run over volumes, then over classes, as published tables do."""
+    """Collects volumes; `compute` when done. Means run over volumes, then over classes, as published tables do. `dice`
+    holds each volume's own, the mean over its classes (NaN for one that shows none), for comparisons volume by volume.
+    """
 
     def __init__(self, space: LabelSpace, convention: Convention = "monai", empty: Empty = "left_out") -> None:
         self.space, self.convention, self.empty = space, convention, empty
         self.volumes = 0
         self._in_mm = True
+        self.dice: list[float] = []
         self._found: dict[int, list[Overlap]] = {class_id: [] for class_id in space.ids}
 
     def update(self, predicted: Uint8Array, target: Uint8Array, spacing: Sequence[float] | None = None) -> None:
@@ -130,10 +133,13 @@ class VolumeMetrics:
         judged = target != IGNORE
         self.volumes += 1
         self._in_mm &= spacing is not None
+        own: list[float] = []
         for class_id, rows in self._found.items():
             one = compare((predicted == class_id) & judged, target == class_id, spacing, self.convention, self.empty)
             if one is not None:
                 rows.append(one)
+                own.append(one.dice)
+        self.dice.append(sum(own) / len(own) if own else math.nan)
 
     def compute(self) -> dict[str, Any]:
         """dice, jaccard, 95HD and ASD (`hd95_mm`, `asd_mm`; `_voxels` where a volume had no spacing), `missed` and
