@@ -97,6 +97,16 @@ def test_a_lone_support_and_ignored_pixels() -> None:
     assert module._iou_curve(map_, mask)[-1] == 0
 
 
+def test_the_threshold_that_is_best_for_all_supports_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that is best for a single one of them."""
+    curves = {0: np.zeros(25), 1: np.zeros(25)}
+    curves[0][[3, 9]], curves[1][9] = (1.0, 0.8), 0.8
+    monkeypatch.setattr(module, "_iou_curve", lambda map_, mask: curves[int(mask[0, 0])])
+    shown = [Exemplar("a", np.zeros((2, 2, 3), np.uint8), np.full((2, 2), n, np.uint8)) for n in (0, 1)]
+    found = best_threshold(lambda *_: RAMP, shown, [None, None])  # type: ignore[list-item]
+    assert found == pytest.approx(float(module.THRESHOLDS[9]))
+
+
 def test_a_trained_network_is_asked_by_the_classes_text() -> None:
     asked: list[str] = []
 

@@ -21,7 +21,7 @@ from maskmill.trainers.few_shot.source import EpisodeSource
 from maskmill.trainers.few_shot.train import featurizer_of, measure, training_episodes
 from maskmill.trainers.registry import load_artifact
 from tests.trainers import shapes
-from tests.trainers.test_few_shot import run, support
+from tests.trainers.test_few_shot import PRIORS, run, support
 from tests.trainers.test_few_shot_scl import disc, noise
 
 torch.set_num_threads(1)
@@ -225,6 +225,29 @@ def test_steps_draw_other_episodes_and_views_other_flips(tmp_path: Path, scenes:
         )
     assert {(0, True), (0, False), (1, True), (1, False)} <= turned
     assert len([one for one in turned if one[0] == -1]) >= 3, "query and support are not mirrored together"
+
+
+def test_an_object_is_cut_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image with a key; another mask, and an image without a key, are seen anew."""
+    image, mask = shapes.draw_scene(3)
+    objects = [(mask == value).astype(np.uint8) for value in np.unique(mask[(mask > 0) & (mask < 255)])[:2]]
+    given = {**SMALL, "prior": "pi_clip", "priors": {**PRIORS, "mask_image": True}, "mask_support": True}
+    made = featurizer_of(Config.model_validate(given), shapes.SPACE, torch.device("cpu"))
+    seen: list[str] = []
+    levels, encode = made._levels, made.clip.encode  # type: ignore[union-attr]
+    monkeypatch.setattr(made, "_levels", lambda *a: (seen.append("levels"), levels(*a))[1])
+    monkeypatch.setattr(made.clip, "encode", lambda *a, **k: (seen.append("clip"), encode(*a, **k))[1])
+    first = made.shot(image, objects[0], "an object is cut out once")
+    seen.clear()
+    again = made.shot(image, objects[0], "an object is cut out once")
+    assert not seen
+    assert again.features.clip is first.features.clip
+    made.shot(image, 1 - objects[0], "an object is cut out once")
+    assert seen == ["levels", "clip"]
+    seen.clear()
+    bare = made.shot(image, objects[0])
+    assert sorted(seen) == ["clip", "clip", "levels", "levels"]
+    assert torch.equal(bare.features.middle, first.features.middle)
 
 
 def test_random_views_have_their_colours(tmp_path: Path, scenes: DataConfig) -> None:

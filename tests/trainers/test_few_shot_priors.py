@@ -80,6 +80,15 @@ def test_the_product_is_the_contrast_times_the_match_of_what_was_cut_out(shots: 
     assert len(more.vvp(query, [(cut, object_)] * 3)) == more.config.channels(3)
 
 
+def test_the_product_takes_the_last_blocks() -> None:
+    """Of four, the last two, deepest first."""
+    image = shapes.draw_scene(0, 64, 64)[0]
+    deep = priors(product_blocks=2).encode(image, text=False).deep
+    assert deep is not None
+    assert torch.equal(deep, priors(match_blocks=(-1, -2)).encode(image, text=False).blocks)
+    assert not torch.allclose(deep, priors(match_blocks=(0, 1)).encode(image, text=False).blocks)
+
+
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_the_match_is_bounded_and_blind_to_order_and_scale(seed: int, factor: float) -> None:
     query, support = noise(8, 12, seed=seed), noise(8, 20, seed=seed + 1)

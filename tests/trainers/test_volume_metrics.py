@@ -80,6 +80,7 @@ def test_overlap_by_hand_and_means_over_volumes_then_classes() -> None:
     assert found["jaccard"] == pytest.approx((0.5 + 1) / 2)
     assert set(found["classes"]) == {"a"}, "a class in neither mask is not judged"
     assert found["hd95_mm"] > 0
+    assert metrics.dice == pytest.approx([2 * 4 / 12, 1])
 
 
 def test_empty_predictions_are_flagged_not_scored_perfect() -> None:
@@ -94,6 +95,7 @@ def test_empty_predictions_are_flagged_not_scored_perfect() -> None:
     assert found["classes"]["a"]["missed"] == 1.0
     assert found["classes"]["b"]["invented"] == 1.0
     assert found["dice"] == 0.0
+    assert metrics.dice == [0.0, 0.0]
     assert compare(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) is None
 
 

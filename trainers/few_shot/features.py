@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskmill.data_contracts import Uint8Array, config_hash
+from maskmill.data_contracts import Uint8Array, config_hash, content_id
 from maskmill.trainers.engine import normalise, resize_image
 from maskmill.trainers.few_shot.base import resize
 from maskmill.trainers.few_shot.config import Config
@@ -174,17 +174,19 @@ class Featurizer:
         return Features(levels, view, key)
 
     def shot(self, image: Uint8Array, mask: Uint8Array, key: str | None = None) -> Shot:
-        """A support (H, W, 3) with its mask (H, W) of 0, 1, 255; one `key` and class always come with one mask."""
+        """A support (H, W, 3) with its mask (H, W) of 0, 1, 255, kept under `key` and what the mask shows."""
         if self.config.canvas_masks:
             mask = resize_nearest(mask, (self.config.size, self.config.size))
         features = self.image(image, key)
-        levels, view = features.levels, features.clip
+        levels, view, clip = features.levels, features.clip, self.clip
+        cut = None if key is None else f"{key} cut by {content_id(mask.tobytes())}"
         if self.config.mask_support:
-            levels = self._levels(image, mask)
-        if self.clip is not None and self.config.priors.mask_image:
-            view = TextView(self.clip.encode(image, mask, text=False), {})
-        elif self.clip is not None and self.config.priors.product_blocks and view is not None:
-            view = TextView(self.clip.cut_out(view.view, image, mask), {})
+            levels = self._kept(self._encoder_space, cut, lambda: self._levels(image, mask))
+        if clip is not None and self.config.priors.mask_image:
+            view = self._kept(self._clip_space, cut, lambda: TextView(clip.encode(image, mask, text=False), {}))
+        elif clip is not None and self.config.priors.product_blocks and view is not None:
+            whole = view.view
+            view = self._kept(self._clip_space, cut, lambda: TextView(clip.cut_out(whole, image, mask), {}))
         grid_mask = self.grid_mask(mask, levels.middle.shape[1:])
         if self.config.mask_stage:
             levels = Levels(levels.middle, self.last_stage(levels.middle[None], grid_mask[None])[0])
