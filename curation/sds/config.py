@@ -104,7 +104,7 @@ class SdsConfig(ScorerConfig):
         default="clip",
         description="whose mask ASF compares with the annotation: clip; cross_fit = a segmenter fitted to the other "
         "folds of the data set, for classes that CLIP does not know; promptable = what SAM or its kin draws for the "
-        "boxes of the annotation, or SAM 3 for the words of its classes",
+        "annotation's boxes, or SAM 3 for its class words",
     )
     cross_fit: CrossFitOptions = Field(
         default=CrossFitOptions(), description="with judge cross_fit: that segmenter; other judges do not read it"
