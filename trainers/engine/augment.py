@@ -154,7 +154,8 @@ def jitter_colours(rng: np.random.Generator, image: Pixels, config: AugmentConfi
         out = np.repeat(_luma(out)[..., None], 3, axis=2)
     if blurred < config.blur:
         out = cv2.GaussianBlur(out, (0, 0), 0.1 + 1.9 * sigma)
-    return np.clip(out if image.dtype.kind == "f" else np.rint(out), 0, 255).astype(image.dtype)
+    jittered: Pixels = np.clip(out if image.dtype.kind == "f" else np.rint(out), 0, 255).astype(image.dtype)
+    return jittered
 
 
 def _luma(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -245,7 +245,7 @@ class Featurizer:
     def _scaled(self, level: Tensor) -> Tensor:
         if not self.config.scale_levels:
             return level
-        return torch.cat([one / one.square().mean().sqrt().clamp_min(1e-6) for one in level.split(1)])
+        return torch.cat([one / one.square().mean().sqrt().clamp_min(1e-6) for one in level.chunk(len(level))])
 
     def grid_mask(self, mask: Uint8Array, grid: Sequence[int]) -> Tensor:
         """Share of the object in each cell, (1, h, w); binary with `binary_masks`, where a small object keeps its

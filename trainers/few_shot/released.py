@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskmill.data_contracts import LabelSpace
 from maskmill.trainers.engine import PredictConfig
@@ -67,7 +67,8 @@ def released_artifact(state: Mapping[str, Tensor], where: str, config: Config, s
     from maskmill.trainers.few_shot.train import stamps
 
     encoder, widths = encoder_of(config, "cpu")
-    channels, modules = sum(widths[-3:-1]), {}
+    channels = sum(widths[-3:-1])
+    modules: dict[str, nn.Module] = {}
     if config.encoder_norms == "batch":
         modules["encoder"] = copy.deepcopy(encoder)
         theirs = fitted(encoder.state_dict(), state, where, rename=stage_name, spare=(r"net\.",))

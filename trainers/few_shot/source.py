@@ -107,7 +107,8 @@ class EpisodeSource:
 
     def _flips(self, rng: np.random.Generator, count: int) -> list[bool]:
         """Which images are mirrored; random views mirror by themselves."""
-        return (rng.random(count) < (0.5 if self.config.augment is None else 0.0)).tolist()  # type: ignore[no-any-return]
+        flips: list[bool] = (rng.random(count) < (0.5 if self.config.augment is None else 0.0)).tolist()
+        return flips
 
     def _shot(self, sample_id: str, class_id: int, rng: np.random.Generator) -> tuple[Shot, Tensor]:
         """A support and its target."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskmill.data_contracts import LabelSpace
 from maskmill.trainers.engine import (
@@ -136,7 +136,7 @@ def train(config: Config, job: Job) -> str:
     hidden = held_out(job.space, config.episodes) if config.episodes.held_out_pixels == "ignore" else ()
     source = EpisodeSource(samples, episodes, featurizer, hidden)
     drifts = config.encoder_norms == "batch"
-    modules = {"net": net, **({"encoder": featurizer.encoder} if drifts else {})}
+    modules: dict[str, nn.Module] = {"net": net, **({"encoder": featurizer.encoder} if drifts else {})}
     loop = Loop(config, job, source, modules=modules, optimizers={"main": optimizer})
     predictor = FewShotPredictor(net, featurizer, job.space)
     score = None if job.val is None else functools.partial(measure, predictor, job.val.with_masks(), config)
