@@ -30,10 +30,11 @@ class Tail:
     fault: str | None = None
 
 
-def seal(parquet: bytes) -> bytes:
+def seal(parquet: bytes | memoryview) -> bytes:
     """A Parquet file with the seal put in."""
-    start = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
-    body, footer = parquet[:start], parquet[start:]
+    whole = memoryview(parquet)  # slices of a view copy nothing
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    body, footer = whole[:start], whole[start:]
     return b"".join((body, MAGIC, _hash(body), _hash(footer), footer))
 
 
@@ -92,5 +93,5 @@ def file_hash(path: str) -> str:
     return str(seen.hexdigest())
 
 
-def _hash(data: bytes) -> bytes:
+def _hash(data: bytes | memoryview) -> bytes:
     return bytes(xxhash.xxh3_128_digest(data))

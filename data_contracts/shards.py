@@ -122,7 +122,7 @@ def write_shard(
         use_dictionary=bool(contract.files) or [name for name in contract.schema.names if name not in DIFFERENT],
         write_page_checksum=True,
     )
-    write_bytes(path, seal(sink.getvalue().to_pybytes()))
+    write_bytes(path, seal(memoryview(sink.getvalue())))
     return footer
 
 

@@ -16,6 +16,7 @@ from maskmill.curation.select.config import SelectConfig
 
 NO_CUT = "no more than keep_fraction passed the gates, so nothing is ranked away"
 NO_CLASS = "scored for no class of its mask"
+Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
@@ -27,8 +28,8 @@ class Ranks:
     """
 
     stays: NDArray[np.bool_]
-    place: Int64
-    group: Int64
+    place: Int32
+    group: Int32
     score: Float32
     values: Int64
     sizes: Int64
@@ -38,7 +39,7 @@ class Ranks:
 
     def table(self, rows: pl.Series) -> pl.DataFrame:
         """Verdicts by `row`, to be laid beside all rows."""
-        columns = {"stays": self.stays, "rank": self.place.astype(np.uint32), "group": self.group.astype(np.int32)}
+        columns = {"stays": self.stays, "rank": self.place.astype(np.uint32), "group": self.group}
         return pl.DataFrame({"row": rows, **columns, "rank_score": pl.Series(self.score, nan_to_null=True)})
 
     def words(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -47,11 +48,10 @@ class Ranks:
         """
         ranked = rows["rank"].fill_null(0) > 0
         at = rows["group"].zip_with(ranked, pl.Series([None], dtype=pl.Int32))
-        columns = {"s": self.sizes, "v": self.values, "l": self.limits}
-        of_group = {name: pl.Series(values).gather(at) for name, values in columns.items()}
-        told = pl.format(self.words_, "rank", "s", "v", "l")
-        words = pl.when(pl.col("ranked")).then(told).otherwise(pl.lit(NO_CLASS))
-        frame = rows.select("rank").with_columns(ranked=ranked, **of_group).select(place=words)
+        of_each = zip(self.sizes, self.values, self.limits, strict=True)
+        told = pl.Series([self.words_.format(size, value, limit) for size, value, limit in of_each], dtype=pl.String)
+        words = pl.when("ranked").then(pl.format("rank {}{}", "rank", "told")).otherwise(pl.lit(NO_CLASS))
+        frame = rows.select("rank").with_columns(ranked=ranked, told=told.gather(at)).select(place=words)
         return frame.with_columns(cut=pl.Series(self.cuts, nan_to_null=True).gather(at))
 
 
@@ -75,15 +75,16 @@ def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> Ranks:
     reported group is the one in which it stands best against the cut.
     """
     entries = _by_class(survivors, config) if config.group_by == "class" else _by_count(survivors, config)
-    owner, group = (entries[name].to_numpy().astype(np.int64) for name in ("owner", "group"))
+    owner, group = (entries[name].cast(pl.Int32).to_numpy() for name in ("owner", "group"))
     score = entries["rank_score"].cast(pl.Float32).to_numpy()
+    del entries
     values, group = _numbered(group)
     order = _best_first(group, score)
     sizes = np.bincount(group, minlength=len(values))
     limits = np.array([_limit(config, rho, int(v), int(n)) for v, n in zip(values, sizes, strict=True)], np.int64)
     starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32) - np.repeat((starts - 1).astype(np.int32), sizes)
     cut_at = order[np.minimum(starts + np.maximum(limits, 1) - 1, len(order) - 1)] if len(order) else order
     cuts = np.where(limits > 0, score[cut_at], np.nan).astype(np.float32)
     best = _best_of_each(owner, (place - limits[group]) * max(len(values), 1) + group, survivors.height)
@@ -92,17 +93,17 @@ def rank(survivors: pl.DataFrame, config: SelectConfig, rho: float) -> Ranks:
     def of_best(values: NDArray[np.generic], otherwise: float) -> NDArray[np.generic]:
         return np.where(found, values[at], otherwise) if len(values) else np.full(len(at), otherwise)
 
-    place, group = of_best(place, 0).astype(np.int64), of_best(group, 0).astype(np.int64)
+    place, group = of_best(place, 0).astype(np.int32), of_best(group, 0).astype(np.int32)
     stays = found & (place <= limits[group]) if len(limits) else found
     score = of_best(score, np.nan).astype(np.float32)
     return Ranks(stays, place, group, score, values, sizes, limits, cuts, _words(config, rho))
 
 
 def _words(config: SelectConfig, rho: float) -> str:
-    """What is said of a place, with room for rank, size, group and limit."""
+    """What is said of a place after its rank, with room for size, group and limit."""
     word = "class" if config.group_by == "class" else "number of classes"
     why = f"; {NO_CUT}" if cuts_nothing(config, rho) else ""
-    return f"rank {{}} of {{}} with {word} {{}}; {{}} stay (rho {rho:.4g}{why})"
+    return f" of {{}} with {word} {{}}; {{}} stay (rho {rho:.4g}{why})"
 
 
 def _by_count(survivors: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
@@ -124,16 +125,16 @@ def _by_class(survivors: pl.DataFrame, config: SelectConfig) -> pl.DataFrame:
     return masked.filter(pl.col("group").is_not_null())
 
 
-def _numbered(groups: Int64) -> tuple[Int64, Int64]:
+def _numbered(groups: Int32) -> tuple[Int64, Int32]:
     """The values that occur, ascending, and the index of each entry's among them."""
     if not len(groups):
-        return groups, groups
+        return groups.astype(np.int64), groups
     low = groups.min()
     there = np.bincount(groups - low) > 0  # class ids and numbers of classes are small
-    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[groups - low]
+    return np.flatnonzero(there) + low, (np.cumsum(there, dtype=np.int32) - 1)[groups - low]
 
 
-def _best_first(groups: Int64, scores: Float32) -> Int64:
+def _best_first(groups: Int32, scores: Float32) -> Int64:
     """Entries by group, and in each by score from best to worst, without a score last; equals stay in order.
 
     A float32 is sorted by its bits, 16 at a time: for 16 bits numpy counts instead of comparing.
@@ -147,7 +148,7 @@ def _best_first(groups: Int64, scores: Float32) -> Int64:
     return order
 
 
-def _digits(numbers: Int64) -> Sequence[NDArray[np.uint16]]:
+def _digits(numbers: Int32) -> Sequence[NDArray[np.uint16]]:
     """Non-negative numbers 16 bits at a time, the lowest first."""
     most = int(numbers.max(initial=0))
     found: list[NDArray[np.uint16]] = []
@@ -157,7 +158,7 @@ def _digits(numbers: Int64) -> Sequence[NDArray[np.uint16]]:
     return found
 
 
-def _best_of_each(owners: Int64, keys: Int64, count: int) -> Int64:
+def _best_of_each(owners: Int32, keys: Int64, count: int) -> Int64:
     """For each of `count` owners the index of its entry with the lowest key; -1 where it has none. `owners` ascend."""
     best = np.full(count, -1, np.int64)
     if not len(owners):

@@ -1,6 +1,7 @@
 """Selection: stored scores in, one decision a sample out. No model, no pixels; ten million rows take seconds."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,7 +36,9 @@ _PREFIX = 16  # hex digits of an id that are one number
 VERDICT = ("reason", "why", "score", "threshold")
 RANKED = ("per_class", "label_ids")
 HEAVY = (*RANKED, "classes", "n_classes")  # read by the ranking last
+GIVEN = ("score_reason", "score_detail")  # of scores: read by the first gates alone
 ROWS = 500_000  # decisions put into words at a time
+WRITERS = 2  # a sentence is made on one thread, whatever pool polars has
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class Selection:
 
     def parts(self) -> Iterator[pl.DataFrame]:
         """`decisions`, so many at a time: all their words together take more memory than what they speak of."""
-        for some in [self._rows] if self._rows.is_empty() else parts(self._rows, ROWS):
-            yield _in_words(some, self._book, self._ranks)
+        some = [self._rows] if self._rows.is_empty() else parts(self._rows, ROWS)
+        with ThreadPoolExecutor(WRITERS) as pool:
+            yield from pool.map(lambda one: _in_words(one, self._book, self._ranks), some)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -98,14 +102,14 @@ def decide(
     Raises:
         SelectionError: a gate lower than the one that scoring used, so that ASF is missing.
     """
-    rows = _prepare(scores)
+    columns = _typed(scores).get_columns()
     del scores  # with ten million of them there is no room for both
-    rows = correct(rows, config.strata)
-    book = Book([name for name in rows.columns if name not in (*VERDICT, *HEAVY)])
+    rows = correct(_in_order(columns), config.strata)
+    book = Book([name for name in rows.columns if name not in (*VERDICT, *HEAVY, *GIVEN)])
     rows = gates.reject_repeated_ids(rows, book)
     rows = gates.keep_negatives(rows, book, config)
     total = rows.filter(OPEN).height
-    rows = gates.reject_unscored(rows, book)
+    rows = gates.reject_unscored(rows, book).drop(GIVEN)
     rows = gates.reject_leaks(rows, book, neighbours, config)
     rows, thresholds = gates.reject_by_image(rows, book, config)
     gates.check_scored(rows, config)
@@ -117,39 +121,51 @@ def decide(
     better = near.better(rows, config)
     wanted = {"row", "classes", *RANKED, config.rank_by}
     survivors = rows.select(pl.col(*wanted).filter(OPEN & near.without(rows, better)))
+    rows, places = rows.drop(HEAVY), survivors["row"]
     rho = share_to_keep(config, total, survivors.height)
     ranks = rank(survivors, config, rho)
-    kept = survivors["row"].filter(pl.Series(ranks.stays, dtype=pl.Boolean))
+    del survivors
+    kept = places.filter(pl.Series(ranks.stays, dtype=pl.Boolean))
     rows = near.reject_duplicates(rows, book, near.of_kept(rows, better, kept), config)
     rows = near.reject_with_the_better(rows, book, better)
-    rows = spread(rows.drop(HEAVY), ranks.table(survivors["row"]))
+    rows = spread(rows, ranks.table(places))
     return Selection(rho, {**thresholds, **floor}, rows, book, ranks)
 
 
-def _prepare(scores: pl.DataFrame) -> pl.DataFrame:
-    """Sort, turn NaN into null, count classes, and add the columns of a verdict."""
+def _typed(scores: pl.DataFrame) -> pl.DataFrame:
+    """NaN turned into null, classes counted, reasons and shards as numbers."""
     classes = pl.coalesce("n_classes", pl.col("per_class").list.len().cast(pl.Int32), pl.col("label_ids").list.len())
     known = {*(reason.value for reason in Reason), *scores["reason"].drop_nulls().unique()}
     reasons = pl.Enum(sorted(known))
     shards = pl.Enum(scores["shard"].cast(pl.String).drop_nulls().unique().sort())
-    return _in_order(
-        scores.rename({"reason": "score_reason", "detail": "score_detail"}).with_columns(
-            *(pl.col(name).cast(pl.Float32).fill_nan(None) for name in _FLOATS),
-            pl.col("score_reason").cast(reasons),
-            pl.col("shard").cast(shards),
-            classes=classes.cast(pl.Int32),
-        )
-    ).with_columns(
-        reason=pl.lit(None, dtype=reasons),
+    return scores.rename(dict(zip(("reason", "detail"), GIVEN, strict=True))).with_columns(
+        *(pl.col(name).cast(pl.Float32).fill_nan(None) for name in _FLOATS),
+        pl.col("score_reason").cast(reasons),
+        pl.col("shard").cast(shards),
+        classes=classes.cast(pl.Int32),
+    )
+
+
+def _in_order(columns: list[pl.Series]) -> pl.DataFrame:
+    """Rows sorted by sample_id and shard, numbered so in `row`, with the columns of a verdict. `columns` is emptied on
+    the way, so that no column is there twice for longer than its sorting takes.
+    """
+    order = _order(pl.DataFrame([column for column in columns if column.name in ("sample_id", "shard")]))
+    found = []
+    for _ in range(len(columns)):
+        found.append(columns.pop(0).gather(order))
+    rows = pl.DataFrame(found).with_row_index("row")
+    return rows.with_columns(
+        reason=pl.lit(None, dtype=rows.schema["score_reason"]),
         why=pl.lit(None, dtype=pl.UInt8),
         score=pl.lit(None, dtype=pl.Float32),
         threshold=pl.lit(None, dtype=pl.Float32),
     )
 
 
-def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
-    """Sorted by sample_id and shard, and numbered so in `row`. Ids are hashes: the first digits of almost all of them
-    differ, and numbers sort faster than texts.
+def _order(rows: pl.DataFrame) -> pl.Series:
+    """Places of rows (sample_id, shard) by both. Ids are hashes: the first digits of almost all of them differ, and
+    numbers sort faster than texts.
     """
     number = pl.col("sample_id").str.slice(0, _PREFIX).str.to_integer(base=16, dtype=pl.UInt64, strict=False)
     even = (pl.col("sample_id").str.len_bytes() == 2 * _PREFIX).all()
@@ -158,12 +174,12 @@ def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
         numbers = rows.select(number).to_series()
         by_shard = rows["shard"].to_physical()
         if numbers.null_count() == 0 and by_shard.is_sorted():
-            order = np.argsort(numbers.to_numpy(), kind="stable")
-            found = rows[order]
-            ids = found["sample_id"]
+            order = pl.Series(np.argsort(numbers.to_numpy(), kind="stable").astype(np.uint32))
+            ids = rows["sample_id"].gather(order)
             if (ids.head(-1) <= ids.tail(-1)).all():  # no two that differ share their first digits
-                return found.with_row_index("row")
-    return rows.sort(["sample_id", pl.col("shard").cast(pl.String)], maintain_order=True).with_row_index("row")
+                return order
+    by = ["sample_id", pl.col("shard").cast(pl.String)]
+    return rows.with_row_index("row").sort(by, maintain_order=True)["row"]
 
 
 def _outcome() -> pl.Expr:

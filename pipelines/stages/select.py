@@ -69,9 +69,10 @@ def select_stage(config: SelectConfig, space: LabelSpace | None = None, reviewed
         neighbours = pl.DataFrame(read_shard(unit.inputs[at], NEIGHBOUR))
         selection = decide(_read(list(unit.inputs[:at]), list(unit.inputs[at + 1 :]), config), neighbours, config, said)
         _warn_of_no_cut(selection, config)
-        decisions = _table(selection, space)
-        tables = (decisions,) if reviewed is None else (decisions, reviewed.table())
-        return StageResult(tables, selection.counts)
+        counts, made = selection.counts, [_named(part, space) for part in selection.parts()]
+        del selection  # its words are made; with ten million of them there is no room for both
+        decisions = _table(made)
+        return StageResult((decisions,) if reviewed is None else (decisions, reviewed.table()), counts)
 
     names = {} if space is None else {str(c.id): c.name for c in space.classes}
     identity = config_hash({"select": config.model_dump(mode="json", context=FOR_HASH), "names": names})
@@ -113,7 +114,7 @@ def _warn_of_no_cut(selection: Selection, config: SelectConfig) -> None:
             "select: %d of %d samples passed the gates, no more than the share %g that is to be kept: rho is 1, so "
             "%s rejects nothing. For a cut among them set select.rho, or let more pass (select.pcs_tau)",
             kept,
-            selection.decisions.height,
+            selection.height,
             config.keep_fraction,
             config.rank_by,
         )
@@ -125,26 +126,27 @@ def _read(shards: list[str], samples: list[str], config: SelectConfig) -> pl.Dat
     return scores.join(read_company(shards), on="sample_id", how="left") if config.swap == "drop" else scores
 
 
-def _table(selection: Selection, space: LabelSpace | None) -> pa.Table:
-    """The decisions as a table of one piece, made part by part: no second copy of all of them is ever there."""
-    made = [_named(part, space).to_arrow().cast(DECISION.schema) for part in selection.parts()]
+def _table(made: list[pa.Table]) -> pa.Table:
+    """Parts of the decisions as a table of one piece. `made` is emptied column by column: no second copy of all of them
+    is ever there.
+    """
     columns = []
     for name in DECISION.schema.names:
         chunks = [chunk for part in made for chunk in part.column(name).chunks]
         columns.append(pa.chunked_array(chunks, DECISION.schema.field(name).type).combine_chunks())
-        made = [part.drop_columns(name) for part in made]
+        made[:] = [part.drop_columns(name) for part in made]
     return pa.Table.from_arrays(columns, schema=DECISION.schema)
 
 
-def _named(decisions: pl.DataFrame, space: LabelSpace | None) -> pl.DataFrame:
-    """Decisions whose details say `class horse` in place of `class 13`."""
+def _named(decisions: pl.DataFrame, space: LabelSpace | None) -> pa.Table:
+    """Rows of the DECISION contract whose details say `class horse` in place of `class 13`."""
     if space is None:
-        return decisions
+        return decisions.to_arrow().cast(DECISION.schema)
     detail = pl.col("detail")
     found = detail.str.extract(r"\b(class \d+)\b")
     words = found.replace_strict({f"class {c.id}": f"class {c.name}" for c in space.classes}, default=found)
     named = pl.when(found.is_not_null()).then(detail.str.replace(r"\bclass \d+\b", words)).otherwise(detail)
-    return decisions.with_columns(detail=named)
+    return decisions.with_columns(detail=named).to_arrow().cast(DECISION.schema)
 
 
 def read_scores(shards: list[str], samples: list[str] | None = None, strata: Sequence[str] = ()) -> pl.DataFrame:
@@ -169,11 +171,20 @@ def read_scores(shards: list[str], samples: list[str] | None = None, strata: Seq
         places = list(pool.map(read_places, samples or []))
     counts = [table.num_rows for table in tables]
     of_shard = pl.Series("shard", [path.rsplit("/", 1)[-1] for path in shards], dtype=names)
-    scores = pl.DataFrame(pa.concat_tables(tables))
-    del tables
-    at = pl.Series(np.repeat(np.arange(len(counts)), counts))
-    scores = scores.with_columns(shard=of_shard.gather(at))
-    return _beside(scores, pl.DataFrame(pa.concat_tables(places))) if places else scores
+    at = pl.Series(np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
+    scores = _of_one_piece(tables).with_columns(shard=of_shard.gather(at))
+    return _beside(scores, _of_one_piece(places)) if places else scores
+
+
+def _of_one_piece(tables: list[pa.Table]) -> pl.DataFrame:
+    """The rows of all tables, each column a single piece. `tables` is emptied column by column: no second copy of all
+    of them is ever there.
+    """
+    columns = []
+    for name in tables[0].column_names:
+        columns.append(pl.Series(name, pa.chunked_array([c for t in tables for c in t.column(name).chunks])))
+        tables[:] = [table.drop_columns(name) for table in tables]
+    return pl.DataFrame(columns)
 
 
 def _beside(scores: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
