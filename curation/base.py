@@ -1,14 +1,18 @@
 """What every scorer is: a config, and an engine that turns Sample rows into Score rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from maskmill.data_contracts import WithPresets
+from maskmill.curation.rows import open_pair
+from maskmill.data_contracts import Uint8Array, WithPresets
 from maskmill.vision.embed_options import EmbedOptions
+
+Show = Callable[[int, Uint8Array], None]  # a row's number, and its picture uint8 (H, W, 3)
 
 
 class ScorerConfig(WithPresets):
@@ -49,6 +53,16 @@ class Scorer(ABC):
         A row's numbers depend on that row, the config and `seed` alone. A row that cannot be scored carries `reason`
         and `detail` instead of scores; it raises nothing.
         """
+
+    def score_and_show(self, samples: pa.Table, seed: int, show: Show) -> pa.Table:
+        """`score`, which shows the decoded picture of each row that gets an embedding, in order. A scorer that has them
+        at hand shows those; others are decoded once more.
+        """
+        scores = self.score(samples, seed)
+        pictures = samples.select(["sample_id", "image", "mask"])
+        for number in np.flatnonzero(scores.column("embedding").is_valid().to_numpy()):
+            show(int(number), open_pair(pictures.slice(number, 1).to_pylist()[0])[0])
+        return scores
 
     def bare_rate(self, samples: pa.Table) -> float | None:
         """Images a second of its model alone, by a few plain forwards on the first of these samples: what the rate of

@@ -1,12 +1,15 @@
 """Which device models run on: every room asks here."""
 
 import os
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 AUTO = "MASKMILL_DEVICE"  # of the environment: what `auto` means
+CALLS = 3  # the fastest counts: others waited for somebody
 
 
 def pick_device(name: str = "auto") -> "torch.device":
@@ -29,3 +32,17 @@ def pick_device(name: str = "auto") -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(f"{said}{wanted!r}: torch finds {count} GPUs here; auto takes what there is, cpu always works")
     return device
+
+
+def fastest(call: Callable[[], object], device: "torch.device") -> float:
+    """Seconds of the fastest of a few calls, after one to warm up, each until the device is done."""
+    import torch
+
+    def once() -> float:
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    return min([once() for _ in range(1 + CALLS)][1:])

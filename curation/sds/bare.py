@@ -1,6 +1,5 @@
 """What the model alone could do: images a second through one plain forward, to hold the rate of scoring against."""
 
-import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,8 +8,7 @@ import torch
 from maskmill.curation.sds.images import Prepared, prepare
 from maskmill.curation.sds.model import Engine, batch_of
 from maskmill.curation.sds.score import COLUMNS
-
-FORWARDS = 3  # the fastest counts: others waited for somebody
+from maskmill.vision.device import fastest
 
 
 def bare_rate(samples: pa.Table, engine: Engine) -> float | None:
@@ -24,14 +22,5 @@ def bare_rate(samples: pa.Table, engine: Engine) -> float | None:
     if first is None:
         return None
     images = batch_of([first.pixels] * engine.micro_batch, engine)
-    seconds = [_forward(engine, images) for _ in range(1 + FORWARDS)][1:]
-    return engine.micro_batch / min(seconds)
-
-
-def _forward(engine: Engine, images: torch.Tensor) -> float:
-    started = time.perf_counter()
     with torch.no_grad():
-        engine.backbone.embed(images)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+        return engine.micro_batch / fastest(lambda: engine.backbone.embed(images), images.device)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from maskmill.curation.base import Show
 from maskmill.curation.rows import Row
 from maskmill.curation.sds.asf import asf_score, pseudo_label
 from maskmill.curation.sds.boundary import boundary_score
@@ -63,14 +65,25 @@ def score_table(
 
 
 def score_rows(
-    samples: pa.Table, engine: Engine, seed: int, batch_size: int = 16, workers: int | None = None
+    samples: pa.Table,
+    engine: Engine,
+    seed: int,
+    batch_size: int = 16,
+    workers: int | None = None,
+    show: Show | None = None,
 ) -> pa.Table:
-    """`score_table` with an engine that is loaded already."""
+    """`score_table` with an engine that is loaded already; `show` is given the picture of every row that has an
+    embedding.
+    """
     rows: list[Row] = []
+    seen = count()
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as finisher:
         behind: Future[list[Row]] | None = None
         for batch in _read_ahead(samples, engine, decoder, batch_size):
             drafts = _read_batch(batch, engine, seed)
+            for draft, number in zip(drafts, seen, strict=False):
+                if show is not None and isinstance(draft, Draft):
+                    show(number, draft.sample.image)
             if behind is not None:
                 rows += behind.result()
             behind = finisher.submit(_finish_batch, drafts, engine, seed, workers)

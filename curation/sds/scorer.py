@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from maskmill.curation.base import Scorer
+from maskmill.curation.base import Scorer, Show
 from maskmill.curation.cross_fit.judge import CrossFit, fold_of
 from maskmill.curation.sds.asf import AsfScore
 from maskmill.curation.sds.bare import bare_rate
@@ -97,9 +97,12 @@ class SdsScorer(Scorer):
         Raises:
             ValueError: the judge is to be cross_fit, and nobody taught the scorer.
         """
+        return self.score_and_show(samples, seed, None)
+
+    def score_and_show(self, samples: pa.Table, seed: int, show: Show | None) -> pa.Table:
         if self._config.learns and self._overlap is None:
             raise ValueError("sds, judge cross_fit: expected a scorer that was taught: see Scorer.study")
-        return score_rows(samples, self._engine, seed, self._batch_size, self.workers)
+        return score_rows(samples, self._engine, seed, self._batch_size, self.workers, show)
 
     def bare_rate(self, samples: pa.Table) -> float | None:
         """Images a second that CLIP embeds."""

@@ -1,5 +1,6 @@
 """Embeddings by a model of the user's choice: the library's own numbers, and a scorer that stores them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 import transformers
 from PIL import Image
 
+from maskmill.curation.base import Scorer
 from maskmill.curation.embedded import Embedded
 from maskmill.curation.registry import load_scorer, scorer_identity
 from maskmill.data_contracts import FOR_HASH
+from maskmill.vision.batches import Batches
 from maskmill.vision.clip import load_clip
 from maskmill.vision.clip.opening import open_clip_model
 from maskmill.vision.embed_options import EmbedOptions
@@ -87,7 +90,7 @@ def test_a_vector_is_the_librarys_pooled_output(kind: str, tmp_path: Path) -> No
         read = processor(images=image, return_tensors="pt")
         with torch.no_grad():
             pooled = model(**read).pooler_output[0].numpy()
-        found = embedder.embed(image)
+        (found,) = embedder.embed([image])
         assert found.dtype == np.float32
         assert np.linalg.norm(found) == pytest.approx(1, abs=1e-3)
         assert np.allclose(found, pooled / np.linalg.norm(pooled), atol=2e-3)
@@ -101,7 +104,7 @@ def test_any_open_clip_model_embeds_as_itself(model: str) -> None:
     _, preprocess = open_clip_model(model)
     with torch.no_grad():
         found = clip.encode_image(preprocess(Image.fromarray(image))[None], normalize=True)[0].numpy()
-    assert np.allclose(embedder.embed(image), found, atol=2e-3)
+    assert np.allclose(embedder.embed([image])[0], found, atol=2e-3)
 
 
 def test_a_scorer_stores_the_other_models_vectors(tmp_path: Path) -> None:
@@ -120,8 +123,72 @@ def test_a_scorer_stores_the_other_models_vectors(tmp_path: Path) -> None:
         if other["embedding"] is None:
             assert one["embedding"] is None
         else:
-            assert np.array_equal(np.float32(one["embedding"]), embedder.embed(image_of(number + 1)))
+            assert np.array_equal(np.float32(one["embedding"]), embedder.embed([image_of(number + 1)])[0])
     assert scorer.fits(scorer.score(samples, 0)) == [], "its vectors are not in the space of the texts"
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "siglip2"])
+def test_a_vector_does_not_depend_on_its_companions(kind: str, tmp_path: Path) -> None:
+    MAKERS[kind](kind, tmp_path)
+    embedder = load_embedder(EmbedOptions(model=str(tmp_path)))
+    images = [image_of(number, 30 + number, 90 - number) for number in range(7)]
+    for size in (1, 3):
+        batched = replace(embedder, batches=Batches(size, kind))
+        alone = np.stack([batched.embed([image])[0] for image in images])
+        assert np.array_equal(batched.embed(images), alone)
+        assert np.array_equal(batched.embed(images[::-1])[::-1], alone)
+
+
+def test_inputs_of_several_sizes_keep_their_places(tmp_path: Path) -> None:
+    MAKERS["dinov2"]("dinov2", tmp_path)
+    embedder = load_embedder(EmbedOptions(model=str(tmp_path)))
+    free = {"do_resize": False, "do_center_crop": False, "do_normalize": False}
+    whole = replace(embedder, processor=tf.BitImageProcessor(**free), batches=Batches(2, "dinov2"))
+    images = [image_of(number, 28, 28 if number % 2 else 42) for number in range(5)]
+    assert np.array_equal(whole.embed(images), np.stack([whole.embed([image])[0] for image in images]))
+
+
+def test_pictures_are_decoded_once_and_embedded_in_full_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MAKERS["dinov2"]("dinov2", tmp_path)
+    given: list[int] = []
+    embedder = replace(load_embedder(EmbedOptions(model=str(tmp_path))), batches=Batches(2, "dinov2"))
+    whole = type(embedder).embed
+    monkeypatch.setattr(type(embedder), "embed", lambda self, images: given.append(len(images)) or whole(self, images))
+    shapes: list[tuple[int, tuple[int, ...]]] = []
+    samples = table(
+        [(image_of(1), (1,)), (image_of(2), ()), *((image_of(n), (2,)) for n in (3, 4, 5, 6))], prompts=[None] * 6
+    )
+    inner = load_scorer(config(mask_score="asf"), SPACE)
+    again = Embedded(inner, embedder).score(samples, 0)
+    assert given == [2, 2, 1], "the row without classes has no embedding"
+    monkeypatch.setattr("maskmill.curation.base.open_pair", lambda row: pytest.fail("decoded a second time"))
+    seen = Embedded(inner, embedder).score_and_show(samples, 0, lambda n, image: shapes.append((n, image.shape)))
+    assert seen.equals(again)
+    assert [number for number, _ in shapes] == [0, 2, 3, 4, 5]
+    monkeypatch.undo()
+    shown: list[int] = []
+    plain = Scorer.score_and_show(
+        inner, samples, 0, lambda number, _: shown.append(number)
+    )  # of scorers without their own
+    assert shown == [0, 2, 3, 4, 5]
+    assert plain.equals(inner.score(samples, 0))
+
+
+def test_the_bare_rate_is_that_of_both_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    MAKERS["dinov2"]("dinov2", tmp_path)
+    embedder = load_embedder(EmbedOptions(model=str(tmp_path)))
+    scorer = Embedded(load_scorer(config(mask_score="asf"), SPACE), embedder)
+    samples = table([(image_of(1), (1,))], prompts=[None])
+    found = scorer.bare_rate(samples)
+    assert found is not None
+    assert found > 0
+    monkeypatch.setattr(type(embedder), "bare_rate", lambda self, image: 6.0)
+    monkeypatch.setattr("maskmill.curation.sds.scorer.bare_rate", lambda samples, engine: 3.0)
+    assert scorer.bare_rate(samples) == pytest.approx(2.0)
+    monkeypatch.setattr("maskmill.curation.sds.scorer.bare_rate", lambda samples, engine: None)
+    assert scorer.bare_rate(samples) is None
 
 
 def test_a_hash_holds_the_embedder_where_there_is_one(tmp_path: Path) -> None:
