@@ -35,6 +35,7 @@ from maskmill.labelers.refiner_options import RefinerConfig
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import load_family
+from maskmill.vision.promptable.ask import batches_of
 
 PLAIN_ARMS = ("grabcut", "a2gnn+crf")
 REDRAWN = "a2gnn+promptable"
@@ -120,11 +121,12 @@ def redrawn_arm(bench: Bench, model: str) -> dict[str, float]:
     network, folder = bench.model(), bench.folder / "test"
     labels, seconds = kept(folder, "a2gnn+crf", tasks, lambda: graph_labels(network, tasks))
     config = RefinerConfig(kind="promptable", model=model)
-    refiner = Refined(network, config, bench.space, load_family(model_folder(model), pick_device(), config.precision))
+    family = load_family(model_folder(model), pick_device(), config.precision)
+    refiner = Refined(network, config, bench.space, family, batches_of(family))
     photos = [task.item.image for task in tasks]
-    refiner.refined(photos[0], labels[0])  # untimed: what is loaded once
+    refiner.refined(photos[:1], labels[:1])  # untimed: what is loaded once
     start = time.perf_counter()
-    drawn = [refiner.refined(image, label) for image, label in zip(photos, labels, strict=True)]
+    drawn = refiner.refined(photos, labels)
     seconds += begun + (time.perf_counter() - start) / len(photos)
     return {**scores([one.mask for one in drawn], bench.photos("test"), bench.space), "seconds_per_image": seconds}
 

@@ -1,7 +1,7 @@
 """One refiner behind any labeler: a dense CRF, PAR, or a promptable model that is asked for each object anew."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -12,17 +12,19 @@ from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Uint8Array
 from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.promptable.masks import Answer, compose, owned
 from maskmill.labelers.refiner_options import RefinerConfig
+from maskmill.vision.batches import Batches
 from maskmill.vision.crf_options import crf_stamp
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_fingerprint as fingerprint
 from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
-from maskmill.vision.promptable.ask import ask
+from maskmill.vision.promptable.ask import Asked, Question, ask, batches_of
 from maskmill.vision.refine import par, refine_many
 
-VERSION = 1
+VERSION = 2
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]
+Objects = list[tuple[Instance, Bool]]
 CERTAIN = 6.0  # the logit inside an object that stays as its labeler drew it
 LEAST = 16  # pixels: smaller parts of a class without objects are no object, and stay
 
@@ -44,31 +46,50 @@ def with_refiner(labeler: Labeler, config: RefinerConfig, space: LabelSpace) -> 
     family = None
     if config.kind == "promptable":
         family = load_family(model_folder(str(config.model)), pick_device(), config.precision)
-    return Refined(labeler, config, space, family)
+    return Refined(labeler, config, space, family, Batches(1, "refiner") if family is None else batches_of(family))
 
 
 @dataclass(frozen=True)
 class Refined(Labeler):
-    """Labels of `inner`, refined one by one; what it abstained from stays so."""
+    """Labels of `inner`, refined one by one (a promptable model embeds `batches.size` photos at a time, blanks among
+    them); what it abstained from stays so.
+    """
 
     inner: Labeler
     config: RefinerConfig
     space: LabelSpace
     family: Family | None = None
+    batches: Batches = field(default_factory=lambda: Batches(1, "refiner"))
 
     def label(self, items: Sequence[LabelItem]) -> list[PseudoLabel]:
         """One answer an item, in their order."""
-        labels = self.inner.label(items)
-        return [self.refined(item.image, label) for item, label in zip(items, labels, strict=True)]
+        return self.refined([item.image for item in items], self.inner.label(items))
 
-    def refined(self, image: Uint8Array, label: PseudoLabel) -> PseudoLabel:
-        """The label of a photo after the refiner; as it is where it has no mask or nothing in it."""
+    def refined(self, images: Sequence[Uint8Array], labels: Sequence[PseudoLabel]) -> list[PseudoLabel]:
+        """The labels of photos after the refiner; one stays as it is where it has no mask or nothing in it."""
+        found = list(labels)
+        todo = [place for place, label in enumerate(labels) if self._present(label)]
+        refined = self.batches.run([(images[place], labels[place]) for place in todo], self._batch)
+        for place, label in zip(todo, refined, strict=True):
+            found[place] = label
+        return found
+
+    def _present(self, label: PseudoLabel) -> list[int]:
+        """Ids of the classes that a label shows."""
         if label.mask is None or label.confidence is None:
-            return label
-        present = [int(i) for i in np.unique(label.mask) if int(i) in self.space.by_id and int(i) != self._empty]
-        if not present:
-            return label
-        return self._redrawn(image, label) if self.family is not None else self._spread(image, label, present)
+            return []
+        return [int(i) for i in np.unique(label.mask) if int(i) in self.space.by_id and int(i) != self._empty]
+
+    def _batch(self, some: Sequence[tuple[Uint8Array, PseudoLabel]], size: int) -> list[PseudoLabel]:
+        if self.family is None:
+            return [self._spread(image, label, self._present(label)) for image, label in some]
+        objects = [list(_objects(label, self.space, self._empty)) for _, label in some]
+        known = [place for place, own in enumerate(objects) if own]
+        found = [label for _, label in some]
+        asked = ask(self.family, [_question(some[p][0], objects[p]) for p in known], size) if known else []
+        for place, answers in zip(known, asked, strict=True):
+            found[place] = self._redrawn(found[place], objects[place], answers)
+        return found
 
     @property
     def _empty(self) -> int:
@@ -98,17 +119,10 @@ class Refined(Labeler):
         instances = owned(mask, label.instances, present) if label.instances else ()
         return replace(label, mask=mask, confidence=sure, instances=instances)
 
-    def _redrawn(self, image: Uint8Array, label: PseudoLabel) -> PseudoLabel:
+    def _redrawn(self, label: PseudoLabel, objects: Objects, asked: Asked) -> PseudoLabel:
         """Object by object: the model's mask where it means the same thing, the labeler's where not."""
         assert label.mask is not None
-        assert self.family is not None
-        objects = list(_objects(label, self.space, self._empty))
-        if not objects:
-            return label
-        boxes = np.array([_box(pixels) for _, pixels in objects], np.float32)
-        peaks = np.array([_peak(pixels) for _, pixels in objects], np.float32)
-        asked, size = ask(self.family, image, boxes, peaks), (image.shape[0], image.shape[1])
-        answers, redrawn = [], 0
+        size, answers, redrawn = asked.size, [], 0
         for (one, pixels), found in zip(objects, asked.found, strict=True):
             new = (asked.restored(found.logits) > 0).cpu().numpy()
             if _iou(new, pixels) >= self.config.agreement:
@@ -162,6 +176,12 @@ def _objects(label: PseudoLabel, space: LabelSpace, empty: int) -> Iterator[tupl
             if stats[part, cv2.CC_STAT_AREA] >= LEAST:
                 pixels = parts == part
                 yield Instance.of(class_id, pixels), pixels
+
+
+def _question(image: Uint8Array, objects: Objects) -> Question:
+    """A box around each object, and a point deep inside."""
+    boxes = np.array([_box(pixels) for _, pixels in objects], np.float32)
+    return Question(image, boxes, np.array([_peak(pixels) for _, pixels in objects], np.float32))
 
 
 def _box(pixels: Bool) -> tuple[int, int, int, int]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from maskmill.curation.sds.asf import AsfScore, IgnorePolicy, asf_score
 from maskmill.curation.sds.images import Prepared
 from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.vision.batches import Batches
 from maskmill.vision.promptable import Family
-from maskmill.vision.promptable.ask import Found, ask
+from maskmill.vision.promptable.ask import Asked, Found, Question, ask
 
 LEAST = 16  # pixels: a smaller part of a class has no box of its own
 MOST = 64  # boxes a sample: the largest parts; the model's cost is an embedding a photo and little a box
@@ -24,11 +25,21 @@ MOST = 64  # boxes a sample: the largest parts; the model's cost is an embedding
 Answer = tuple[float, int, Callable[[], NDArray[np.bool_]]]  # score, class, and the mask bool (H, W) when asked for
 
 
-def boxed(family: Family, sample: Prepared, background: int) -> Uint8Array:
-    """What the model draws for the boxes of the connected parts of a sample's mask."""
+def boxed(family: Family, samples: Sequence[Prepared], background: int, batches: Batches) -> list[Uint8Array]:
+    """What the model draws for the boxes of the connected parts of each sample's mask."""
+
+    def some(part: Sequence[Prepared], size: int) -> list[Uint8Array]:
+        parts = [part_boxes(_mask(sample), sample.mask_classes) for sample in part]
+        questions = [Question(sample.image, boxes) for sample, (_, boxes) in zip(part, parts, strict=True)]
+        asked = ask(family, questions, size)
+        return [drawn(one, classes, background) for one, (classes, _) in zip(asked, parts, strict=True)]
+
+    return batches.run(samples, some)
+
+
+def _mask(sample: Prepared) -> Uint8Array:
     assert sample.mask is not None
-    classes, boxes = part_boxes(sample.mask, sample.mask_classes)
-    return drawn(family, sample.image, classes, boxes, background)
+    return sample.mask
 
 
 def agreement(sample: Prepared, pseudo: Uint8Array, ignore: IgnorePolicy) -> AsfScore:
@@ -58,16 +69,15 @@ def part_boxes(mask: Uint8Array, class_ids: tuple[int, ...]) -> tuple[list[int],
     return [class_id for _, class_id, _ in chosen], np.array([box for *_, box in chosen], np.float32).reshape(-1, 4)
 
 
-def drawn(
-    family: Family, image: Uint8Array, classes: list[int], boxes: NDArray[np.float32], background: int
-) -> Uint8Array:
-    """The model's label map uint8 (H, W): a pixel belongs to the best-scored box whose mask holds it."""
-    asked = ask(family, image, boxes)
+def drawn(asked: Asked, classes: Sequence[int], background: int) -> Uint8Array:
+    """The model's label map uint8 (H, W), of a class a box: a pixel belongs to the best-scored box whose mask holds
+    it.
+    """
 
     def answer(class_id: int, found: Found) -> Answer:
         return found.score, class_id, lambda: (asked.restored(found.logits) > 0).cpu().numpy()
 
-    return painted(image.shape[:2], background, [answer(*one) for one in zip(classes, asked.found, strict=True)])
+    return painted(asked.size, background, [answer(*one) for one in zip(classes, asked.found, strict=True)])
 
 
 def painted(size: tuple[int, ...], background: int, answers: Sequence[Answer]) -> Uint8Array:

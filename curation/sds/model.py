@@ -34,12 +34,13 @@ from maskmill.vision.clip import (
 from maskmill.vision.device import pick_device
 
 GPU_MICRO_BATCH = 16
+Overlap = Callable[[Sequence[Prepared], int], list[AsfScore]]
 
 
 @dataclass(frozen=True)
 class Engine:
     """What scoring needs besides the samples, loaded once. `micro_batch`: images per forward; `batches` halves it where
-    the device's memory runs out. `overlap`: who judges masks in CLIP's place, by a sample with a mask and the seed;
+    the device's memory runs out. `overlap`: who judges masks in CLIP's place, by samples with masks and the seed;
     None = CLIP.
     """
 
@@ -48,7 +49,7 @@ class Engine:
     config: SdsConfig
     space: LabelSpace
     micro_batch: int
-    overlap: Callable[[Prepared, int], AsfScore] | None = None
+    overlap: Overlap | None = None
 
     @cached_property
     def batches(self) -> Batches:

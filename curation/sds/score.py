@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from maskmill.curation.base import Show
 from maskmill.curation.rows import Row
-from maskmill.curation.sds.asf import asf_score, pseudo_label
+from maskmill.curation.sds.asf import AsfScore, asf_score, pseudo_label
 from maskmill.curation.sds.boundary import boundary_score
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.images import Prepared, Unscored, prepare
@@ -127,14 +127,26 @@ def _read_batch(batch: Sequence[Prepared | Unscored], engine: Engine, seed: int)
 def _finish_batch(drafts: Sequence[Draft | Unscored], engine: Engine, seed: int, workers: int | None) -> list[Row]:
     """Compare the masks of all samples that are to be scored with those of the judge, write rows."""
     scored = [d for d in drafts if isinstance(d, Draft) and d.reading.maps is not None and d.sample.mask_classes]
-    refined = _refine(
-        [(d.sample.image, _upsampled(d, engine)) for d in scored if engine.overlap is None], engine, workers
-    )
-    maps: Sequence[NDArray[np.float32] | None] = refined or [None] * len(scored)
-    asf = {id(d): _mask_columns(d, found, engine, seed) for d, found in zip(scored, maps, strict=True)}
+    overlaps = _overlaps(scored, engine, seed, workers)
+    asf = {id(d): _mask_columns(d, found, engine) for d, found in zip(scored, overlaps, strict=True)}
     return [
         _unscored_row(d) if isinstance(d, Unscored) else {**_image_columns(d), **asf.get(id(d), {})} for d in drafts
     ]
+
+
+def _overlaps(scored: Sequence[Draft], engine: Engine, seed: int, workers: int | None) -> list[AsfScore]:
+    """How far each sample's mask and the judge's agree; the judge is CLIP where there is no other."""
+    if engine.overlap is not None:
+        return engine.overlap([draft.sample for draft in scored], seed)
+    refined = _refine([(draft.sample.image, _upsampled(draft, engine)) for draft in scored], engine, workers)
+    return [_against_maps(draft.sample, maps, engine) for draft, maps in zip(scored, refined, strict=True)]
+
+
+def _against_maps(sample: Prepared, probabilities: NDArray[np.float32], engine: Engine) -> AsfScore:
+    """ASF of a sample's mask against CLIP's refined maps."""
+    assert sample.mask is not None
+    pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, engine.config.confidence)
+    return asf_score(sample.mask, pseudo, sample.mask_classes, engine.config.ignore_policy)
 
 
 def _upsampled(draft: Draft, engine: Engine) -> NDArray[np.float32]:
@@ -164,18 +176,10 @@ def _par(image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArra
     return np.asarray(maps / maps.sum(axis=0, keepdims=True).clip(1e-7), dtype=np.float32)
 
 
-def _mask_columns(draft: Draft, probabilities: NDArray[np.float32] | None, engine: Engine, seed: int = 0) -> Row:
-    """The annotation's score: overlap with the judge's mask (ASF), fit of its borders, or both. `probabilities`: CLIP's
-    maps, None where another judge speaks.
-    """
+def _mask_columns(draft: Draft, overlap: AsfScore, engine: Engine) -> Row:
+    """The annotation's score: `overlap` with the judge's mask (ASF), fit of its borders, or both."""
     sample, config = draft.sample, engine.config
     assert sample.mask is not None
-    if probabilities is None:
-        assert engine.overlap is not None
-        overlap = engine.overlap(sample, seed)
-    else:
-        pseudo = pseudo_label(probabilities, sample.labels, engine.space.background_id, config.confidence)
-        overlap = asf_score(sample.mask, pseudo, sample.mask_classes, config.ignore_policy)
     pooled, per_class = overlap.pooled, overlap.per_class
     if config.mask_score != "asf":
         border = boundary_score(sample.image, sample.mask, sample.mask_classes, sample.labels)

@@ -1,6 +1,6 @@
 """SDS as a scorer: model and texts loaded once a process."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -17,14 +17,16 @@ from maskmill.curation.sds.by_words import named
 from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.fit import shown_at_all
 from maskmill.curation.sds.images import Prepared
-from maskmill.curation.sds.model import Engine, make_engine
+from maskmill.curation.sds.model import Engine, Overlap, make_engine
 from maskmill.curation.sds.score import score_rows
 from maskmill.data_contracts import FOR_HASH, IGNORE, LabelSpace
+from maskmill.vision.batches import Batches
 from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.concepts import Concepts
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_fingerprint, model_folder
 from maskmill.vision.promptable import Family, load_family
+from maskmill.vision.promptable.ask import batches_of
 from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 3
@@ -40,7 +42,7 @@ class SdsScorer(Scorer):
         self._batch_size = batch_size
         self.workers = workers
         self._judge = CrossFit(config.cross_fit, space)
-        self._overlap: Callable[[Prepared, int], AsfScore] | None = None
+        self._overlap: Overlap | None = None
 
     @cached_property
     def _clip(self) -> Engine:
@@ -62,14 +64,18 @@ class SdsScorer(Scorer):
         options = self._config.by_boxes
         return Concepts.load(model_folder(str(options.model)), pick_device(), options.precision)
 
-    def _drawn(self, sample: Prepared, seed: int) -> AsfScore:
-        options, space = self._config.by_boxes, self._judge.space
+    @cached_property
+    def _batches(self) -> Batches:
+        return batches_of(self._promptable)
+
+    def _drawn(self, samples: Sequence[Prepared], seed: int) -> list[AsfScore]:
+        options, space, policy = self._config.by_boxes, self._judge.space, self._config.ignore_policy
         background = IGNORE if space.background_id is None else space.background_id
         if options.prompts == "names":
-            pseudo = named(self._concepts, sample, space, background, options.threshold)
+            maps = [named(self._concepts, sample, space, background, options.threshold) for sample in samples]
         else:
-            pseudo = boxed(self._promptable, sample, background)
-        return agreement(sample, pseudo, self._config.ignore_policy)
+            maps = boxed(self._promptable, samples, background, self._batches)
+        return [agreement(sample, pseudo, policy) for sample, pseudo in zip(samples, maps, strict=True)]
 
     def study(self, samples: pa.Table, seed: int) -> pa.Table:
         return self._judge.study(samples, seed)
@@ -81,14 +87,14 @@ class SdsScorer(Scorer):
         """A scorer whose masks are judged by the segmenters that `learnt` holds; it shares the loaded models."""
         judge, known = self._judge, self._judge.learnt(learnt)
 
-        def overlap(sample: Prepared, seed: int) -> AsfScore:
+        def one(sample: Prepared, seed: int) -> AsfScore:
             assert sample.mask is not None
             fold = fold_of(sample.sample_id, sample.group, judge.options, seed)
             found = judge.agreement(sample.mask, judge.opinion(sample.image, fold, known), sample.mask_classes)
             return AsfScore(found.pooled, found.per_class, 0.0)
 
         taught = copy(self)
-        taught._overlap = overlap
+        taught._overlap = lambda samples, seed: [one(sample, seed) for sample in samples]
         return taught
 
     def score(self, samples: pa.Table, seed: int) -> pa.Table:
@@ -128,6 +134,8 @@ def identity(config: SdsConfig) -> dict[str, Any]:
         found["judge weights"] = weights_stamp(config.cross_fit.encoder, config.cross_fit.weights)
     if config.judge == "promptable":
         found["judge weights"] = model_fingerprint(str(config.by_boxes.model))
+        if config.by_boxes.prompts != "names":
+            found["judge asked"] = "in batches"  # on a GPU, where the last bits differ from those of one photo alone
     return found
 
 

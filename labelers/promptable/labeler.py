@@ -26,10 +26,10 @@ from maskmill.vision.batches import Batches, stacked, thickened
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
+from maskmill.vision.promptable.ask import GPU_BATCH
 from maskmill.vision.promptable.readings import best_reading
 from maskmill.vision.refine import refine_many
 
-GPU_BATCH = 8
 NOTHING = "expected a box, a point, a stroke or a tag of a class, found none"
 Task = tuple[LabelItem, list[Prompt]]
 

@@ -12,7 +12,7 @@ from maskmill.curation.sds.config import SdsConfig
 from maskmill.curation.sds.scorer import SdsScorer, identity
 from maskmill.data_contracts import FOR_HASH
 from maskmill.vision.promptable import load_family
-from maskmill.vision.promptable.ask import ask
+from maskmill.vision.promptable.ask import Question, ask
 from tests.curation.sds_samples import SPACE, config, image_of, mask_of, table
 from tests.labelers.model_folders import sam2
 
@@ -50,9 +50,9 @@ def test_the_better_scored_box_owns_a_pixel(folder: Path) -> None:
     family = load_family(folder, torch.device("cpu"), "fp32")
     image = image_of(3)
     boxes = np.array([[2, 2, 30, 30], [10, 8, 40, 44], [4, 20, 28, 50]], np.float32)
-    asked = ask(family, image, boxes)
+    (asked,) = ask(family, [Question(image, boxes)], 1)
     masks = [(asked.restored(one.logits) > 0).numpy() for one in asked.found]
-    label = drawn(family, image, [1, 2, 3], boxes, 0)
+    label = drawn(asked, [1, 2, 3], 0)
     scores = np.array([one.score for one in asked.found])
     for y, x in np.ndindex(*label.shape):
         holders = [i for i in range(3) if masks[i][y, x]]
@@ -66,9 +66,19 @@ def test_the_score_is_the_overlap_with_the_models_mask(folder: Path) -> None:
     mask = mask_of(ids)
     classes, boxes = part_boxes(mask, ids)
     family = load_family(folder, torch.device("cpu"), "fp32")
-    expected = asf_score(mask, drawn(family, image, classes, boxes, 0), ids, options.ignore_policy)
+    (asked,) = ask(family, [Question(image, boxes)], 1)
+    expected = asf_score(mask, drawn(asked, classes, 0), ids, options.ignore_policy)
     assert row["asf"] == pytest.approx(expected.pooled, abs=1e-6)
     assert row["ignore_fraction"] == 0
+
+
+def test_photos_are_asked_together_and_none_depends_on_its_companions(folder: Path) -> None:
+    options = config(judge="promptable", by_boxes={"model": str(folder)}, mask_score="asf")
+    scorer = SdsScorer(options, SPACE)
+    scorer._batches.size = 3
+    samples = table([(image_of(2), (1, 3)), (image_of(3), (2,)), (image_of(4), (1,)), (image_of(5), (2, 3))])
+    together = scorer.score(samples, 0).to_pylist()
+    assert together == [row for at in range(4) for row in scorer.score(samples.slice(at, 1), 0).to_pylist()]
 
 
 def test_a_judge_changes_the_hash_and_no_judge_does_not(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """One refiner behind any labeler: what it changes, what it leaves, and whose hash it is part of."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from maskmill.labelers import LABELERS, Labeler, LabelItem, PseudoLabel, get_lab
 from maskmill.labelers import refiner as refiners
 from maskmill.labelers.refiner import Refined, with_refiner
 from maskmill.labelers.refiner_options import RefinerConfig
+from maskmill.vision.batches import Batches
 from maskmill.vision.promptable import Call, load_family
-from maskmill.vision.promptable.ask import ask
+from maskmill.vision.promptable.ask import GPU_BATCH, Question, ask, batches_of
 from maskmill.vision.promptable.readings import best_reading
 from tests.labelers.model_folders import sam, sam2
 from tests.trainers import shapes
@@ -80,7 +83,7 @@ def test_an_object_is_what_the_model_says_of_its_box_and_peak(folders: dict[str,
     y, x = np.nonzero(own)
     box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
     peak = np.array([refiners._peak(own)], np.float32)
-    asked = ask(model, image, box, peak)
+    (asked,) = ask(model, [Question(image, box, peak)], 1)
     expected = (asked.restored(asked.found[0].logits) > 0).numpy()
     assert found.mask is not None
     assert np.array_equal(found.mask == 1, expected)
@@ -124,7 +127,7 @@ def test_a_point_on_the_thing_is_asked_with_its_box(folders: dict[str, Path]) ->
     call = Call(torch.from_numpy(peak)[:, None], torch.ones(1, 1, dtype=torch.int64), torch.from_numpy(box))
     logits, ious = model.decode(model.embed(model.pixels(image)[None])[0], call, size, several=True)
     chosen, _ = best_reading(logits, ious, model.real(logits, size), 1.0)
-    torch.testing.assert_close(ask(model, image, box, peak).found[0].logits, chosen[0])
+    torch.testing.assert_close(ask(model, [Question(image, box, peak)], 1)[0].found[0].logits, chosen[0])
 
 
 def test_shares_are_as_sure_as_the_label() -> None:
@@ -150,6 +153,46 @@ def test_a_space_without_background_keeps_its_undecided_pixels() -> None:
     (found,) = engine.label([LabelItem("a", image)])
     assert found.mask is not None
     assert set(np.unique(found.mask)) == {1, IGNORE}
+
+
+def test_photos_are_embedded_together_and_none_depends_on_its_companions(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = square()[1]
+    images = [shapes.draw_scene(number, 40, 56 + 4 * number)[0] for number in range(4)]
+    masks = [np.pad(mask, [(0, 0), (0, image.shape[1] - mask.shape[1])]) for image in images]
+    crumb = np.zeros((40, 56), np.uint8)
+    crumb[3, 3] = 1  # too small for an object
+    labels = [PseudoLabel(one, np.full(one.shape, 255, np.uint8)) for one in (*masks, crumb)]
+    config = RefinerConfig(kind="promptable", model=str(folders["sam2"]), agreement=0)
+    given: list[int] = []
+    family = type(load_family(folders["sam2"], torch.device("cpu"), "fp32"))
+    embed = family.embed
+    monkeypatch.setattr(family, "embed", lambda self, pixels: given.append(len(pixels)) or embed(self, pixels))
+
+    def refined(*places: int) -> list[PseudoLabel]:
+        engine = with_refiner(Fixed(*(labels[p] for p in places)), config, SPACE)
+        assert isinstance(engine, Refined)
+        three = replace(engine, batches=Batches(3, "sam2"))
+        return three.label([LabelItem(str(p), [*images, images[0]][p]) for p in places])
+
+    together = refined(0, 1, 2, 3, 4)
+    assert given == [3, 3], "full batches, and none for a photo without objects"
+    assert together[4] is labels[4]
+    for place in range(4):
+        (alone,) = refined(place)
+        assert alone.mask is not None
+        assert together[place].mask is not None
+        assert np.array_equal(alone.mask, together[place].mask)
+        assert np.array_equal(alone.confidence, together[place].confidence)
+        assert [one.row() for one in alone.instances] == [one.row() for one in together[place].instances]
+
+
+def test_a_cpu_asks_photo_by_photo_and_a_gpu_in_batches(folders: dict[str, Path]) -> None:
+    family = load_family(folders["sam2"], torch.device("cpu"), "fp32")
+    assert batches_of(family).size == 1
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert batches_of(on_gpu).size == GPU_BATCH  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(LABELERS))
