@@ -102,10 +102,14 @@ def test_all_arms_are_measured_and_a_second_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         abd.run(given)
     abd.run(given)
-    cut = [*abd.ARMS].index("bcp")
-    assert calls == [*abd.ARMS][: cut + 1] + [*abd.ARMS][cut:]
+    cut = abd.TABLE.index("bcp")
+    assert calls == [*abd.TABLE[: cut + 1], *abd.TABLE[cut:]]
+    said = capsys.readouterr().out
+    assert said.count("± is the smallest that can be seen") == len(abd.TABLE) - 2
+    assert "differences to ct+strong, paired by unit" in said
+    assert "ct+abd: dice " in said
     result = json.loads(given.json_path.read_text())
-    assert list(result["metrics"]) == list(abd.ARMS)
+    assert tuple(result["metrics"]) == abd.TABLE
     for arm, metrics in result["metrics"].items():
         assert 0 <= metrics["dice"]["mean"] <= 1
         assert ("displacement_share" in metrics) == arm.endswith("+abd")
