@@ -18,11 +18,12 @@ Each metric is the mean of two worlds, which follow as `@ccp` (street photos, he
 nothing was tuned on) and `@drawn` (drawn scenes, held-out classes, tested in a style that training never saw).
 """
 
-import functools
-import json
+import contextlib
+import multiprocessing
+import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import Options, Record, is_train_key, parse_options
-from benchmarks.shards import Row, sample_row, write_rows
-from maskmill.data_contracts import (
-    LabelClass,
-    LabelSpace,
-    Uint8Array,
-    decode_mask,
-    encode_image,
-    load_label_space,
-)
+from benchmarks.common import Options, Record, parse_options
+from benchmarks.few_shot_worlds import Size, World, ccp_world, drawn_world
+from maskmill.data_contracts import Uint8Array
 from maskmill.pipelines.stages.train import TrainConfig, train
-from maskmill.starter.drawn import DRAWN_CLASSES, KNOWN_STYLES, UNSEEN_STYLES, SceneConfig, render_scene
-from maskmill.trainers.engine import DataConfig, Samples, evaluating
+from maskmill.trainers.engine import Samples, evaluating
 from maskmill.trainers.few_shot.base import PyramidDecoder, masked_mean
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.episodes import Episode, binary_mask
@@ -77,163 +70,10 @@ WITHOUT = {arm: "base" for arm in NETWORKS if arm != "base"}
 PRIORS = ("prior_plain", "vvp_paper", "vvp_ours", "vtp", "vtp+pir")
 PAIRED = ("miou_1shot", "miou_5shot")
 FOLDS = 4
-SCENE_SIDE = 160
-NOT_GARMENTS = ("background", "skin", "hair")
-#: Words that CLIP reads for the coarse classes, which are names of groups.
-WORDS = {
-    "outerwear": "coat or jacket",
-    "top": "shirt",
-    "hosiery": "tights",
-    "footwear": "shoes",
-    "bag": "purse",
-    "accessory": "belt or scarf",
-}
-SURROUNDINGS = ("street", "wall", "building", "road", "tree", "grass", "sky", "door", "window", "floor", "fence", "car")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything a budget allows."""
-
-    scenes: int
-    tested_scenes: int
-    photos: int
-    tested_photos: int
-    steps: int
-    episodes: dict[int, int]  # by shots
-    starts: int = 3  # of each network
-
-
 SIZES = {
-    "small": Size(280, 133, 220, 130, steps=150, episodes={1: 150, 5: 60}),
+    "small": Size(280, 133, 220, 130, steps=120, episodes={1: 150, 5: 40}),
     "full": Size(1500, 400, 600, 400, steps=1200, episodes={1: 500, 5: 300}),
 }
-
-
-@dataclass(frozen=True)
-class World:
-    """Training and tested samples (shards) in one label space; `episodes` are the options of its protocol."""
-
-    name: str
-    space: LabelSpace
-    data: DataConfig
-    test: DataConfig
-    episodes: dict[str, Any]
-
-
-def drawn_world(
-    size: Size,
-    folder: Path,
-    known: tuple[str, ...] = KNOWN_STYLES,
-    unseen: tuple[str, ...] = UNSEEN_STYLES,
-    first: int = 1_000_000,
-) -> World:
-    """Scenes of known styles to learn from, of an unseen one to test on, numbered from `first`. Images with a held-out
-    class are left out.
-    """
-    voc = load_label_space("voc")
-    space = voc.model_copy(update={"classes": tuple(c for c in voc.classes if c.name in DRAWN_CLASSES)})
-
-    def rows(styles: tuple[str, ...], numbers: range) -> Iterator[Row]:
-        for number in numbers:  # classes take turns, so that each is shown often enough
-            pair = (DRAWN_CLASSES[number % len(DRAWN_CLASSES)], DRAWN_CLASSES[(7 * number + 3) % len(DRAWN_CLASSES)])
-            config = SceneConfig(
-                size=SCENE_SIDE, styles=styles, classes=tuple(dict.fromkeys(pair)), max_objects=2, max_distractors=1
-            )
-            scene = render_scene(config, number)
-            yield sample_row(encode_image(scene.image), scene.mask, space)
-
-    data = as_data(rows(known, range(size.scenes)), folder / "drawn-train")
-    test = DataConfig(
-        samples=(write_rows(rows(unseen, range(first, first + size.tested_scenes)), folder / "drawn-test"),)
-    )
-    return World("drawn", space, data, test, {"drop_held_out": True, "min_share": 0.01})
-
-
-def ccp_world(options: Options, size: Size, folder: Path) -> World | None:
-    """Street photos in coarse garments; None where a folder lacks them. Every photo shows several garments, so training
-    photos keep held-out ones, whose pixels are left out of the losses.
-    """
-    learnt, tested = read_photos(options.data), read_photos(options.tested)
-    if options.test_data is None:
-        learnt = [photo for photo in learnt if is_train_key(photo.key)]
-        tested = [photo for photo in tested if not is_train_key(photo.key)]
-    return photo_world(learnt, tested, size, folder)
-
-
-def photo_world(learnt: Sequence["Photo"], tested: Sequence["Photo"], size: Size, folder: Path) -> World | None:
-    """The world of these photos; None where one side has none."""
-    if not learnt or not tested:
-        print("ccp: no photos there; drawn scenes only", flush=True)
-        return None
-    space = garments(learnt[0].root)
-    data = DataConfig(
-        samples=(write_rows((p.row(space) for p in spread(learnt, size.photos, space)), folder / "ccp-train"),)
-    )
-    test = DataConfig(
-        samples=(write_rows((p.row(space) for p in spread(tested, size.tested_photos, space)), folder / "ccp-test"),)
-    )
-    return World("ccp", space, data, test, {"drop_held_out": False, "held_out_pixels": "ignore", "min_share": 0.01})
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A street photo with its mask of fine labels."""
-
-    root: Path
-    key: str
-
-    def mask(self) -> Uint8Array:
-        """Coarse ids, without skin and hair."""
-        fine = decode_mask((self.root / "masks" / f"{self.key}.png").read_bytes(), self.key)
-        coarse: Uint8Array = coarse_ids(self.root)[fine]
-        return coarse
-
-    def row(self, space: LabelSpace) -> Row:
-        return sample_row((self.root / "images" / f"{self.key}.jpg").read_bytes(), self.mask(), space)
-
-
-def read_photos(root: Path | None) -> list[Photo]:
-    """All photos with a mask, by name."""
-    folder = None if root is None else root / "ccp"
-    if folder is None or not (folder / "classes.json").is_file():
-        return []
-    stems = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
-    return [Photo(folder, stem) for stem in stems if (folder / "masks" / f"{stem}.png").is_file()]
-
-
-@functools.cache
-def coarse_ids(root: Path) -> NDArray[np.uint8]:
-    """Coarse id of every fine id, 256 entries; what is no garment becomes 0, ids beyond the list 255."""
-    found = json.loads((root / "classes.json").read_text())
-    table = np.full(256, 255, np.uint8)
-    for fine, coarse in enumerate(found["fine_to_coarse"]):
-        table[fine] = 0 if found["coarse_classes"][coarse] in NOT_GARMENTS else coarse
-    return table
-
-
-def garments(root: Path) -> LabelSpace:
-    """The coarse classes without skin and hair."""
-    names = json.loads((root / "classes.json").read_text())["coarse_classes"]
-    classes = [LabelClass(id=i, name=n, prompt=WORDS.get(n)) for i, n in enumerate(names) if n not in NOT_GARMENTS]
-    return LabelSpace(name="garments", classes=tuple(classes), background_prompts=SURROUNDINGS)
-
-
-def spread(photos: Sequence[Photo], count: int, space: LabelSpace) -> list[Photo]:
-    """At most `count` photos in which classes take turns, so that rare ones are there."""
-    pixels = np.array([np.bincount(p.mask().ravel(), minlength=256)[list(space.ids)] / p.mask().size for p in photos])
-    lists = [[i for i in range(len(photos)) if pixels[i, c] >= 0.01] for c in range(len(space.ids))]
-    chosen: dict[int, None] = {}
-    for turn in range(len(photos)):
-        for positions in lists:
-            if turn < len(positions) and len(chosen) < count:
-                chosen.setdefault(positions[turn])
-    return [photos[i] for i in chosen]
-
-
-def as_data(rows: Iterator[Row], folder: Path) -> DataConfig:
-    """The rows as one Sample shard to train on."""
-    return DataConfig(samples=(write_rows(rows, folder),))
 
 
 def settings_of(world: World, size: Size, seed: int, fold: int) -> dict[str, Any]:
@@ -257,7 +97,7 @@ def tested_episodes(world: World, samples: Samples, size: Size, config: Config, 
     return test_episodes(samples, world.space, config.episodes, shots, count, config.seed)[0]
 
 
-def all_starts(arm: str, world: World, size: Size, seed: int, folds: Sequence[int], folder: Path) -> dict[str, float]:
+def all_starts(world: World, arm: str, size: Size, seed: int, folds: Sequence[int], folder: Path) -> dict[str, float]:
     """Means over starts and folds, and under `METRIC#START` what arms are compared by, start by start."""
 
     def scores(start: int) -> dict[str, float]:
@@ -368,6 +208,29 @@ def prior_maps(
     return {arm: map_.float().cpu().numpy() for arm, map_ in maps.items()}
 
 
+@contextlib.contextmanager
+def apart(worlds: Sequence[World]) -> Iterator[Callable[..., dict[str, Any]]]:
+    """A function that measures all worlds at once: `measured(work, *rest)` gives `work(world, *rest)` by world's name.
+    Each world has a process of its own, which keeps its frozen features, and its share of the cores; a lone one needs
+    none.
+    """
+    with contextlib.ExitStack() as stack:
+        pools: dict[str, Executor] = {}
+        for world in worlds:
+            pool: Executor = ThreadPoolExecutor(1)
+            if len(worlds) > 1:
+                threads = max(1, (os.cpu_count() or 1) // len(worlds))
+                context = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,))
+            pools[world.name] = stack.enter_context(pool)
+
+        def measured(work: Callable[..., Any], *rest: Any) -> dict[str, Any]:
+            begun = {world.name: pools[world.name].submit(work, world, *rest) for world in worlds}
+            return {name: future.result() for name, future in begun.items()}
+
+        yield measured
+
+
 def run(options: Options) -> None:
     """All arms of all seeds, each added as soon as it is measured."""
     record, size = Record.open(options), SIZES[options.budget]
@@ -377,18 +240,22 @@ def run(options: Options) -> None:
     if any(open_arms.values()):
         found = [ccp_world(options, size, work), drawn_world(size, work)]
         worlds = [world for world in found if world is not None]
-    for seed, arms in open_arms.items():
-        folds = range(FOLDS) if options.budget == "full" else (seed % FOLDS,)
-        if set(arms) & set(PRIORS):
-            measured = {
-                world.name: _mean([prior_scores(world, size, seed, f, work) for f in folds]) for world in worlds
-            }
-            for arm in PRIORS:
-                add(record, arm, seed, {name: {"ap": scores[arm]} for name, scores in measured.items()})
-        for arm in (a for a in arms if a in NETWORKS):
-            add(record, arm, seed, {w.name: all_starts(arm, w, size, seed, folds, work) for w in worlds})
+    with apart(worlds) as measured:
+        for seed, arms in open_arms.items():
+            folds = tuple(range(FOLDS)) if options.budget == "full" else (seed % FOLDS,)
+            if set(arms) & set(PRIORS):
+                maps = measured(all_priors, size, seed, folds, work)
+                for arm in PRIORS:
+                    add(record, arm, seed, {name: {"ap": scores[arm]} for name, scores in maps.items()})
+            for arm in (a for a in arms if a in NETWORKS):
+                add(record, arm, seed, measured(all_starts, arm, size, seed, folds, work))
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)
+
+
+def all_priors(world: World, size: Size, seed: int, folds: Sequence[int], folder: Path) -> dict[str, float]:
+    """Means of `prior_scores` over folds."""
+    return _mean([prior_scores(world, size, seed, fold, folder / "cache" / world.name) for fold in folds])
 
 
 def add(record: Record, arm: str, seed: int, by_world: dict[str, dict[str, float]]) -> None:

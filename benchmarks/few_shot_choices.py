@@ -19,18 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, parse_options, part_of
-from benchmarks.few_shot import (
-    FOLDS,
-    Size,
-    World,
-    drawn_world,
-    photo_world,
-    read_photos,
-    settings_of,
-    smallest_seen,
-    tested_episodes,
-    trained_scores,
-)
+from benchmarks.few_shot import FOLDS, settings_of, smallest_seen, tested_episodes, trained_scores
+from benchmarks.few_shot_worlds import Size, World, drawn_world, photo_world, read_photos
 from maskmill.starter.drawn import KNOWN_STYLES
 from maskmill.trainers.engine import Samples
 from maskmill.trainers.few_shot.config import Config

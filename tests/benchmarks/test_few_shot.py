@@ -1,6 +1,7 @@
 """The few-shot benchmark: coarse garments from photos of that layout, balanced choices, scenes; nothing is trained."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import few_shot
+from benchmarks import few_shot, few_shot_worlds
 from benchmarks.common import Record, is_train_key, parse_options
 from maskmill.data_contracts import encode_image, encode_mask
 from maskmill.trainers.engine import DataConfig, Samples
@@ -21,7 +22,7 @@ from tests.trainers import shapes
 
 COARSE = ["background", "skin", "hair", "top", "bag", "hat", "footwear"]
 FINE_TO_COARSE = [0, 1, 2, 3, 3, 4, 5, 6]
-SIZE = few_shot.Size(4, 4, 6, 6, steps=1, episodes={1: 1, 5: 1})
+SIZE = few_shot_worlds.Size(4, 4, 6, 6, steps=1, episodes={1: 1, 5: 1})
 
 
 def write_ccp(root: Path, count: int = 30) -> None:
@@ -48,7 +49,7 @@ def options(root: Path, folder: Path) -> few_shot.Options:
 
 def test_photos_become_garments_and_no_stem_is_on_both_sides(tmp_path: Path) -> None:
     write_ccp(tmp_path)
-    world = few_shot.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work")
+    world = few_shot_worlds.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work")
     assert world is not None
     assert [c.name for c in world.space.classes] == ["top", "bag", "hat", "footwear"], "skin and hair are no garments"
     learnt, tested = (Samples.open(config, str(tmp_path / "cache")) for config in (world.data, world.test))
@@ -61,20 +62,20 @@ def test_photos_become_garments_and_no_stem_is_on_both_sides(tmp_path: Path) -> 
 
 def test_rare_classes_are_chosen_first(tmp_path: Path) -> None:
     write_ccp(tmp_path)
-    photos = [photo for photo in few_shot.read_photos(tmp_path) if is_train_key(photo.key)]
-    space = few_shot.garments(tmp_path / "ccp")
+    photos = [photo for photo in few_shot_worlds.read_photos(tmp_path) if is_train_key(photo.key)]
+    space = few_shot_worlds.garments(tmp_path / "ccp")
     bags = [p for p in photos if (p.mask() == space.find("bag").id).any()]
-    chosen = few_shot.spread(photos, 2 * len(bags), space)
+    chosen = few_shot_worlds.spread(photos, 2 * len(bags), space)
     assert set(bags) <= set(chosen)
     assert len(chosen) == len(set(chosen)) == 2 * len(bags)
 
 
 def test_a_folder_without_photos_is_said(tmp_path: Path) -> None:
-    assert few_shot.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work") is None
+    assert few_shot_worlds.ccp_world(options(tmp_path, tmp_path), SIZE, tmp_path / "work") is None
 
 
 def test_scenes_of_tested_styles_are_not_those_of_training(tmp_path: Path) -> None:
-    world = few_shot.drawn_world(SIZE, tmp_path)
+    world = few_shot_worlds.drawn_world(SIZE, tmp_path)
     learnt, tested = (Samples.open(config, str(tmp_path / "cache")) for config in (world.data, world.test))
     assert (len(learnt), len(tested)) == (4, 4)
     assert not set(learnt.ids) & set(tested.ids)
@@ -106,7 +107,7 @@ def test_gains_are_paired_by_start_and_say_what_they_can_see(tmp_path: Path) -> 
 
 def test_arms_see_and_begin_alike_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every arm from two starts on scenes, at a size that learns nothing."""
-    size = few_shot.Size(24, 24, 1, 1, steps=1, episodes={1: 2, 5: 1}, starts=2)
+    size = few_shot_worlds.Size(24, 24, 1, 1, steps=1, episodes={1: 2, 5: 1}, starts=2)
     small = {"size": 64, "batch": 2, "width": 8, "encoder": "test_efficientnet", "encoder_weights": "random"}
     plain = few_shot.settings_of
 
@@ -117,14 +118,38 @@ def test_arms_see_and_begin_alike_and_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(few_shot, "PAPER", few_shot.PAPER)
     tiny = {"model": str(Path(__file__).parents[1] / "data" / "tiny_clip"), "match_side": 64, "text_side": 64}
     monkeypatch.setitem(few_shot.NETWORKS["base+pi_clip"], "priors", {**few_shot.PAPER, **tiny})
-    world = few_shot.World(
+    world = few_shot_worlds.World(
         "shapes", shapes.SPACE, *[DataConfig(samples=(shapes.write_scenes(tmp_path / "s", 24),))] * 2, {}
     )
-    runs = {a: few_shot.all_starts(a, world, size, 0, [0], tmp_path) for a in ("base", "base+pi_clip", "base+scl")}
+    runs = {a: few_shot.all_starts(world, a, size, 0, [0], tmp_path) for a in ("base", "base+pi_clip", "base+scl")}
     for found in runs.values():
         assert {"miou_1shot", "miou_1shot#0", "miou_1shot#1", "miou_5shot#1", "fbiou_5shot"} <= set(found)
         assert found["miou_1shot"] == pytest.approx((found["miou_1shot#0"] + found["miou_1shot#1"]) / 2)
     assert {"missed", "cross_gain"} <= set(runs["base+scl"])
+
+
+def named(world: few_shot_worlds.World, *rest: Any) -> tuple[Any, ...]:
+    return world.name, *rest
+
+
+def test_worlds_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a process of its own, which stays, with its share of the cores; a lone one here."""
+    made: list[Any] = []
+
+    def pool(workers: int, context: Any, first: Any, given: Any) -> ThreadPoolExecutor:
+        made.append((workers, context.get_start_method(), first, given))
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(few_shot, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    worlds = [few_shot_worlds.World(name, shapes.SPACE, *[DataConfig(samples=("x",))] * 2, {}) for name in "ab"]
+    with few_shot.apart(worlds) as measured:
+        for number in range(2):
+            assert measured(named, number) == {"a": ("a", number), "b": ("b", number)}
+    assert made == [(1, "spawn", torch.set_num_threads, (2,))] * 2
+    with few_shot.apart(worlds[:1]) as measured:
+        assert measured(named) == {"a": ("a",)}
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("found", [False, True])
@@ -144,8 +169,8 @@ def test_a_support_that_is_found_wholly_leaves_nothing_to_the_auxiliary_vector(t
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([0.0, 1.0 if found else -1.0]))
-    world = few_shot.World("shapes", shapes.SPACE, samples.config, samples.config, {})
-    size = few_shot.Size(1, 1, 1, 1, steps=1, episodes={1: 4})
+    world = few_shot_worlds.World("shapes", shapes.SPACE, samples.config, samples.config, {})
+    size = few_shot_worlds.Size(1, 1, 1, 1, steps=1, episodes={1: 4})
     episodes = few_shot.tested_episodes(world, samples, size, config, 1)
     scores = few_shot.self_guidance(FewShotPredictor(net, featurizer, shapes.SPACE), samples, episodes)
     assert scores["missed"] == (0.0 if found else 1.0)
