@@ -34,7 +34,7 @@ class TextStream:
         from diffusers.models.embeddings import apply_rotary_emb
 
         angles = tuple(angle[-tokens.shape[0] :] for angle in rotary)  # text comes first
-        turned: Tensor = apply_rotary_emb(tokens[None], angles, sequence_dim=1)[0]  # type: ignore[arg-type]
+        turned: Tensor = apply_rotary_emb(tokens[None], angles, sequence_dim=1)[0]
         return turned
 
     def travel(

@@ -18,7 +18,7 @@ def turned(tokens: Tensor, places: Tensor) -> Tensor:
     """Queries or keys (n, heads, d) turned by complex angles (n or 1, d / 2)."""
     from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 
-    found: Tensor = apply_rotary_emb_qwen(tokens[None], places, use_real=False)[0]  # type: ignore[assignment,arg-type]
+    found: Tensor = apply_rotary_emb_qwen(tokens[None], places, use_real=False)[0]
     return found
 
 
