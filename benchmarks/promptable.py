@@ -1,7 +1,7 @@
 """From boxes to masks: a promptable model beside GrabCut and A2GNN, on the photos and boxes of the benchmark `a2gnn`.
 
-`--model FOLDER` names the model: any folder or hub id that labeler `promptable` takes; without it its arms are left
-out.
+`--model FOLDER` names the model: any folder or hub id that labeler `promptable` takes; by default `starter`, the one
+that ships, which is asked as `maskmill label promptable` asks it (each box in a cut of its own, clamped to the box).
 Arms: `grabcut`, `a2gnn+crf` (its affinity network is trained on boxes of the other part, as there), `promptable`,
 `promptable+crf`, `promptable@N points`: one, three and five points an object in place of its box, and
 `a2gnn+promptable`: the masks of `a2gnn+crf`, each of their parts redrawn by the model (the labelers' `refiner`).
@@ -30,10 +30,11 @@ from maskmill.labelers import LabelItem
 from maskmill.labelers.a2gnn import Config as BoxConfig
 from maskmill.labelers.a2gnn import load as load_boxes
 from maskmill.labelers.promptable import Config, load
+from maskmill.labelers.promptable.config import FOR_STARTER
 from maskmill.labelers.refiner import Refined
 from maskmill.labelers.refiner_options import RefinerConfig
 from maskmill.vision.device import pick_device
-from maskmill.vision.pretrained import model_folder
+from maskmill.vision.pretrained import STARTER, model_folder
 from maskmill.vision.promptable import load_family
 from maskmill.vision.promptable.ask import batches_of
 
@@ -104,7 +105,8 @@ def plain_arm(bench: Bench, arm: str) -> dict[str, float]:
 
 def model_arm(model: str, arm: str, tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
     """An arm of the promptable model; no seed changes it but through the photos."""
-    options: dict[str, Any] = {"model": model, "tags": "none", "crf": {} if arm.endswith("+crf") else None}
+    usual = FOR_STARTER if model == STARTER else {}
+    options: dict[str, Any] = {**usual, "model": model, "tags": "none", "crf": {} if arm.endswith("+crf") else None}
     count = int(arm.partition("@")[2].split()[0]) if "@" in arm else 0
     items = [points_in(photo, count) if count else photo.item for photo in tested]
     engine = load(Config.model_validate(options), space)
@@ -131,25 +133,22 @@ def redrawn_arm(bench: Bench, model: str) -> dict[str, float]:
     return {**scores([one.mask for one in drawn], bench.photos("test"), bench.space), "seconds_per_image": seconds}
 
 
-def measured(bench: Bench, arm: str, model: str | None) -> dict[str, float]:
+def measured(bench: Bench, arm: str, model: str) -> dict[str, float]:
     """Figures of one arm."""
-    if model is None or arm in PLAIN_ARMS:
+    if arm in PLAIN_ARMS:
         return plain_arm(bench, arm)
     if arm == REDRAWN:
         return redrawn_arm(bench, model)
     return model_arm(model, arm, bench.photos("test"), bench.space)
 
 
-def run(options: Options, model: str | None) -> None:
+def run(options: Options, model: str) -> None:
     """All arms of all seeds, each added as soon as it is measured."""
     torch.set_num_threads(1)
     record, size = Record.open(options), SIZES[options.budget]
     work = options.json_path.with_name(f"{options.json_path.name}.work")
-    wanted = (*PLAIN_ARMS, *(MODEL_ARMS if model is not None else ()))
-    if model is None:
-        print(f"no --model: left out {', '.join(MODEL_ARMS)}", flush=True)
     for seed in options.seeds:
-        arms = [arm for arm in wanted if not record.has(arm, seed)]
+        arms = [arm for arm in (*PLAIN_ARMS, *MODEL_ARMS) if not record.has(arm, seed)]
         if not arms:
             continue
         parts = photos(options, (size.trained, size.tested), seed)
@@ -164,7 +163,7 @@ def run(options: Options, model: str | None) -> None:
 def main(argv: Sequence[str]) -> None:
     """The flags of every benchmark, and `--model`."""
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--model")
+    own.add_argument("--model", default=STARTER)
     known, rest = own.parse_known_args(argv)
     run(parse_options("promptable", __doc__, rest), known.model)
 

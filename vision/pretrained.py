@@ -16,12 +16,14 @@ from typing import Any, Literal
 from maskmill.data_contracts.texts import parse_json
 from maskmill.data_contracts.words import did_you_mean
 from maskmill.vision.model_folders import check_model_folder
+from maskmill.vision.starter import starter_path
 
 Precision = Literal["fp32", "bf16", "fp16"]
 CONFIG = "config.json"
 READ = ("*.json", "*.txt", "*.safetensors", "*.model")  # of a hub's repository; all that counts in a fingerprint
 CARD = "README.md"  # fetched as well, for its licence
 EXAMPLES = 4
+STARTER, PROMPTABLE = "starter", "promptable"  # the name of the model that ships, and its folder in starter/
 
 
 class ModelError(ValueError):
@@ -30,16 +32,19 @@ class ModelError(ValueError):
 
 @lru_cache(maxsize=16)
 def model_folder(model: str) -> Path:
-    """The folder that holds a model: a local one, or that of a hub id, fetched once into the hub's cache.
+    """The folder that holds a model: a local one, the shipped promptable one (`starter`), or that of a hub id, fetched
+    once into the hub's cache.
 
     Raises:
         FileNotFoundError: no such folder, and the hub does not give it.
         UnsafeModelError: a folder that brings code or pickles along.
     """
-    path = Path(model).expanduser()
+    path = starter_path(PROMPTABLE) if model == STARTER else Path(model).expanduser()
     if not path.is_dir():
         if path.is_absolute() or model.count("/") != 1 or model.startswith("."):
-            raise FileNotFoundError(f"model {model!r}: no such folder; name a model folder or a hub id owner/name")
+            raise FileNotFoundError(
+                f"model {model!r}: no such folder; name a model folder, a hub id owner/name, or {STARTER!r}"
+            )
         path = _fetched(model)
     check_model_folder(path)
     return path
@@ -52,7 +57,7 @@ def local_folder(model: str) -> Path | None:
         FileNotFoundError: a path with nothing there.
     """
     path = Path(model).expanduser()
-    if path.is_dir() or path.is_absolute() or model.count("/") != 1 or model.startswith("."):
+    if model == STARTER or path.is_dir() or path.is_absolute() or model.count("/") != 1 or model.startswith("."):
         return model_folder(model)
     from huggingface_hub import try_to_load_from_cache
 

@@ -20,6 +20,7 @@ PAGES = {  # file of the repository: page of the site
     "CHANGELOG.md": "changelog.md",
     "starter/clip/README.md": "starter/clip.md",
     "starter/generator/README.md": "starter/generator.md",
+    "starter/promptable/README.md": "starter/promptable.md",
     "starter/drawn/README.md": "starter/drawn.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\]\[]|\[[^\]]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")

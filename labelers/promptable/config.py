@@ -1,6 +1,6 @@
 """Options of `promptable`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,14 +8,19 @@ from maskmill.labelers.base import LabelerConfig
 from maskmill.labelers.clip_cam.config import Config as CamConfig
 from maskmill.labelers.detect.config import Config as DetectConfig
 from maskmill.vision.crf_options import CrfOptions, laid_over
-from maskmill.vision.pretrained import Precision
+from maskmill.vision.pretrained import STARTER, Precision
+
+#: How the shipped model is asked where nothing else is said: chosen on development photos (benchmarks/promptable.py).
+FOR_STARTER: dict[str, Any] = {"zoom": 1.6, "clamp_to_boxes": True, "crf": {}}
 
 
 class Config(LabelerConfig):
     """Options of `promptable`; the model's family is that of its folder."""
 
     model: str = Field(
-        description="folder or hub id of a model of transformers: SAM, SAM-HQ, SAM 2, EdgeTAM, or SAM 3's tracker"
+        default=STARTER,
+        description="folder or hub id of a model of transformers: SAM, SAM-HQ, SAM 2, EdgeTAM, or SAM 3's tracker; "
+        "starter = the small one that ships",
     )
     precision: Precision = Field(default="fp32", description="of the model's weights: fp32, bf16 or fp16")
     objects: Literal["class", "each"] = Field(
@@ -35,6 +40,12 @@ class Config(LabelerConfig):
     )
     min_score: float = Field(
         default=0.0, ge=0, lt=1, description="objects whose predicted IoU times stability is lower are left out"
+    )
+    zoom: float | None = Field(
+        default=None,
+        ge=1,
+        description="see each box in a cut of its own, a square this many times as long as the box's longer side: all "
+        "of the model's resolution for small objects, at an embedding a box; none = one embedding a photo",
     )
     clamp_to_boxes: bool = Field(default=False, description="no pixel of an object outside its box")
     confidence: float = Field(default=0.0, ge=0, lt=1, description="pixels that are less sure become 255 (ignore band)")

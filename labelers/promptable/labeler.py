@@ -20,9 +20,10 @@ from maskmill.labelers.clip_cam.labeler import load as load_cam
 from maskmill.labelers.detect.labeler import Detector
 from maskmill.labelers.detect.labeler import load as load_detector
 from maskmill.labelers.promptable.config import Config
-from maskmill.labelers.promptable.masks import Answer, Drawn, compose, owned, unsure
+from maskmill.labelers.promptable.masks import Answer, Box, Drawn, compose, owned, unsure
 from maskmill.labelers.promptable.prompts import Prompt, calls, item_prompts, map_prompts
-from maskmill.vision.batches import Batches, stacked, thickened
+from maskmill.labelers.promptable.views import View, views_of
+from maskmill.vision.batches import Batches, stacked
 from maskmill.vision.device import pick_device
 from maskmill.vision.pretrained import model_folder
 from maskmill.vision.promptable import Family, load_family
@@ -63,30 +64,42 @@ class Promptable(Labeler):
             found[position] = own
         return found
 
-    def answers(self, embedding: Any, prompts: Sequence[Prompt], size: tuple[int, int]) -> list[Answer]:
-        """One answer a prompt, in their order, from an image's embedding; `size` (H, W) is that of the photo."""
-        config, found = self.config, dict[int, Answer]()
-        for positions, call in calls(prompts, config.prompts):
-            logits, ious = self.family.decode(embedding, call, size, several=config.masks == "best")
-            real = self.family.real(logits, size)
+    def answers(self, embedding: Any, view: View, boxes: Sequence[Box | None], size: tuple[int, int]) -> list[Answer]:
+        """One answer a prompt of a view, in their order, from its embedding; `boxes` are the prompts' in the photo of
+        `size` (H, W).
+        """
+        config, found, shown = self.config, dict[int, Answer](), view.shown.shape[:2]
+
+        def restore(logits: torch.Tensor) -> torch.Tensor:
+            return view.restore(self.family.restore, logits, size)
+
+        for positions, call in calls(view.prompts, config.prompts):
+            logits, ious = self.family.decode(embedding, call, shown, several=config.masks == "best")
+            real = self.family.real(logits, shown)
             chosen, scores = best_reading(logits, ious, real, config.stability_offset)
             for position, one, score in zip(positions, chosen, scores.tolist(), strict=True):
-                prompt = prompts[position]
-                box = prompt.box if config.clamp_to_boxes else None
-                found[position] = Answer(prompt.class_id, one, score * prompt.weight, box)
-        return [found[position] for position in range(len(prompts))]
+                prompt, box = view.prompts[position], boxes[position] if config.clamp_to_boxes else None
+                found[position] = Answer(prompt.class_id, one, score * prompt.weight, box, restore)
+        return [found[position] for position in range(len(view.prompts))]
 
     def _batch(self, tasks: Sequence[Task], size: int) -> list[PseudoLabel]:
-        thick = [thickened(item.image) for item, _ in tasks]
-        pixels = stacked([self.family.pixels(image) for image in thick], size)
-        embeddings = self.family.embed(pixels)[: len(tasks)]
+        seen = [(n, v) for n, (item, own) in enumerate(tasks) for v in views_of(item.image, own, self.config.zoom)]
+        found: list[dict[int, Answer]] = [{} for _ in tasks]
+        for start in range(0, len(seen), size):
+            part = seen[start : start + size]
+            pixels = stacked([self.family.pixels(view.shown) for _, view in part], size)
+            for (number, view), embedding in zip(part, self.family.embed(pixels), strict=False):
+                item, prompts = tasks[number]
+                boxes = [prompts[position].box for position in view.positions]
+                answers = self.answers(embedding, view, boxes, (item.image.shape[0], item.image.shape[1]))
+                found[number] |= zip(view.positions, answers, strict=True)
         return [
-            self._finish(item.image, image.shape[:2], self.answers(embedding, prompts, image.shape[:2]))
-            for (item, prompts), image, embedding in zip(tasks, thick, embeddings, strict=True)
+            self._finish(item.image, [own[position] for position in sorted(own)])
+            for (item, _), own in zip(tasks, found, strict=True)
         ]
 
-    def _finish(self, image: Uint8Array, size: tuple[int, ...], answers: Sequence[Answer]) -> PseudoLabel:
-        """The label of a photo from the answers for the image of `size` that stood for it."""
+    def _finish(self, image: Uint8Array, answers: Sequence[Answer]) -> PseudoLabel:
+        """The label of a photo from the answers for its prompts."""
         config, shape = self.config, (image.shape[0], image.shape[1])
         good = [one for one in answers if one.score >= config.min_score]
         if not good:
@@ -95,11 +108,7 @@ class Promptable(Labeler):
             return PseudoLabel.abstain(Reason.LOW_CONFIDENCE, detail)
         background = IGNORE if self.space.background_id is None else self.space.background_id
         classes = sorted({one.class_id for one in good}) if config.crf is not None else []
-
-        def restore(logits: torch.Tensor) -> torch.Tensor:
-            return self.family.restore(logits, (size[0], size[1]))[: shape[0], : shape[1]]
-
-        drawn = compose(good, restore, shape, background, classes)
+        drawn = compose(good, lambda logits: logits, shape, background, classes)
         if drawn.shares is not None:
             drawn = self._refined(image, drawn, classes, background)
         if not drawn.instances:

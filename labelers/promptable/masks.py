@@ -22,6 +22,7 @@ class Answer:
     logits: Tensor  # float32 (h, w) of the model's own grid
     score: float  # 0 to 1: predicted IoU times stability times the prompt's own weight
     box: Box | None = None  # pixels outside are cut off
+    restore: Callable[[Tensor], Tensor] | None = None  # its own way to the photo's size, where it saw a part of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def compose(
     instances: dict[int, Instance] = {}
     for position in sorted(range(len(answers)), key=lambda i: (-answers[i].score, i)):
         one = answers[position]
-        logits = _cut(restore(one.logits), one.box)
+        logits = _cut((one.restore or restore)(one.logits), one.box)
         p = logits.sigmoid().cpu().numpy()
         own = (logits > 0).cpu().numpy()
         np.maximum(most, p, out=most)

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from maskmill.starter.generator_training.loop import stop_on_request
-from maskmill.starter.promptable_training.model import SIDE, write
+from maskmill.starter.promptable_training.model import SIDE
 from maskmill.starter.promptable_training.pictures import load_pictures
-from maskmill.starter.promptable_training.train import finished, train
+from maskmill.starter.promptable_training.train import export, train
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     if arguments.part == "export":
-        print(f"{arguments.out}: {write(finished(work, arguments.side), arguments.out) / 1e6:.1f} MB")
+        print(f"{arguments.out}: {export(work, arguments.out, arguments.side) / 1e6:.1f} MB")
         return
     if arguments.pictures is None:
         parser.error("train needs --pictures")

@@ -1,16 +1,18 @@
 """The starter promptable model as transformers builds it, its backbone's weights, and its forward pass for training."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskmill.vision.segmenters import IMAGENET, PACKAGED_ENCODER, build_encoder
 
 SIDE = 320
 WIDTH = 128
 CHANNELS = [320, 112, 40, 24]  # of EfficientNet-Lite0's maps at strides 32, 16, 8, 4
+SIZES = [2.78, 6.57, 9.56, 11.2]  # their deviations
 
 
 def new_model(side: int = SIDE) -> Any:
@@ -37,11 +39,33 @@ def new_model(side: int = SIDE) -> Any:
     model = library.EdgeTamModel(
         library.EdgeTamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
     )
-    places = model.prompt_encoder.shared_embedding.positional_embedding
-    model.shared_image_embedding.positional_embedding.copy_(places)  # prompts and image speak of the same places
     weights = build_encoder(PACKAGED_ENCODER, out_indices=(1, 2, 3, 4)).state_dict()
     model.vision_encoder.backbone.timm_model.load_state_dict(weights)
+    _begin(model)
     return model
+
+
+def _begin(model: Any) -> None:
+    """First weights from which a short training gets somewhere, in place.
+
+    The library draws all weights with a deviation of 0.02, for checkpoints that replace them: attention begins flat and
+    corners alike. And the maps of an encoder without norms behind it drown what tells places apart. So: layers as torch
+    draws them, tokens of unit deviation, maps of about the size of the places' waves; and waves along the sides of the
+    image, slow ones among them, since left, right, above and below are what a box says.
+    """
+    for module in (model.mask_decoder, model.prompt_encoder, model.vision_encoder.neck):
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm):
+                layer.reset_parameters()
+            elif isinstance(layer, nn.Embedding):
+                nn.init.normal_(layer.weight)
+    waves = torch.logspace(math.log10(0.1), math.log10(4), WIDTH // 4)  # in cycles of half an image
+    places = torch.block_diag(waves[None], waves[None])
+    for embedding in (model.prompt_encoder.shared_embedding, model.shared_image_embedding):
+        embedding.positional_embedding.copy_(places)
+    with torch.no_grad():
+        for conv, size in zip(model.vision_encoder.neck.convs, SIZES, strict=True):
+            conv.weight.mul_(1 / size)
 
 
 def new_processor(side: int = SIDE) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from maskmill.data_contracts import sample_seed
 from maskmill.starter.generator_training.loop import Average, Turn, load_checkpoint, save_checkpoint
 from maskmill.starter.promptable_training.lessons import draw_lesson, loss
-from maskmill.starter.promptable_training.model import SIDE, decode, embeddings, new_model, trunk_features
+from maskmill.starter.promptable_training.model import SIDE, decode, embeddings, new_model, trunk_features, write
 from maskmill.starter.promptable_training.pictures import Pictures
 from maskmill.starter.promptable_training.scenes import Scene, compose
 
@@ -24,6 +24,7 @@ FRESH = 2  # scenes that join the pool each step
 POOL = 1200
 RATE, WARMUP = 1e-3, 60
 DECAY = 0.997
+FILLED = 240  # first steps, whose lessons are about places alone
 SEVERAL = 0.8  # share of steps that ask for three readings
 SAVE_EVERY, SAY_EVERY = 100, 20
 
@@ -85,7 +86,7 @@ def train(pictures: Pictures, work: Path, minutes: float, *, last: bool) -> None
         for group in optimizer.param_groups:
             group["lr"] = RATE * turn.rate(done, WARMUP)
         scenes, maps = pool.draw(rng, BATCH)
-        lesson = draw_lesson(rng, scenes, PROMPTS)
+        lesson = draw_lesson(rng, scenes, PROMPTS, filled=done < FILLED)
         masks, ious = decode(model, embeddings(model, maps), lesson.asked, several=bool(rng.random() < SEVERAL))
         total, found = loss(masks, ious, lesson)
         optimizer.zero_grad()
@@ -109,6 +110,20 @@ def train(pictures: Pictures, work: Path, minutes: float, *, last: bool) -> None
 def _save(work: Path, model: Any, optimizer: Any, average: Average, step: int) -> None:
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values, "step": step}
     save_checkpoint(work / "checkpoint.pt", state)
+
+
+def export(work: Path, folder: Path, side: int = SIDE) -> int:
+    """Write the folder that ships, its card among it; returns the bytes of its weights.
+
+    Raises:
+        FileNotFoundError: nothing was trained in `work`.
+    """
+    size = write(finished(work, side), folder)
+    steps = (load_checkpoint(work / "checkpoint.pt") or {})["step"]
+    given = {"steps": f"{steps:,}", "batch": BATCH, "prompts": PROMPTS, "filled": FILLED, "side": side}
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.format(megabytes=size / 1e6, **given), encoding="utf-8")
+    return size
 
 
 def finished(work: Path, side: int = SIDE) -> Any:

@@ -1,6 +1,7 @@
 """Training the starter promptable model: scenes, lessons, the library's own numbers, resuming, the folder it leaves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from maskmill.starter.promptable_training.model import (
     new_processor,
     trunk_features,
 )
-from maskmill.starter.promptable_training.model import write as write_folder
 from maskmill.starter.promptable_training.pictures import LEFT_OUT, Pictures, drawn_cutouts, load_pictures
 from maskmill.starter.promptable_training.scenes import LEAST_AREA, compose
 
@@ -65,6 +65,46 @@ def test_prompts_point_at_what_they_mean(pictures: Pictures) -> None:
             assert boxes.min() >= 0
             assert boxes.max() <= 160
     assert len(shapes) > 2
+
+
+def test_filled_lessons_want_boxes_filled(pictures: Pictures) -> None:
+    scenes = [compose(np.random.default_rng(number), pictures, 160) for number in range(2)]
+    lesson = draw_lesson(np.random.default_rng(0), scenes, 3, filled=True)
+    assert set(lesson.asked) == {"input_boxes"}
+    assert bool(lesson.near.all())
+    for b, p in np.ndindex(2, 3):
+        left, top, right, bottom = (float(v) for v in lesson.asked["input_boxes"][b, p])
+        assert float(lesson.masks[b, p].sum()) * 16 == pytest.approx(
+            (round(right) - round(left)) * (round(bottom) - round(top))
+        )
+
+
+def test_the_first_lessons_are_filled(pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def noted(rng: np.random.Generator, scenes: Any, prompts: int, *, filled: bool) -> Lesson:
+        asked.append(filled)
+        return draw_lesson(rng, scenes, prompts, filled=True)
+
+    for name, value in {"BATCH": 1, "PROMPTS": 1, "FRESH": 1, "FILLED": 1, "Turn": TwoSteps}.items():
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(training, "draw_lesson", noted)
+    training.train(pictures, tmp_path, 1.0, last=False)
+    assert asked == [True, False]
+
+
+def test_a_prompt_is_not_drowned_by_the_picture(pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    model = new_model()
+    image = compose(np.random.default_rng(5), pictures, SIDE).image
+    with torch.no_grad():
+        coarse = embeddings(model, trunk_features(model, torch.from_numpy(image)[None]))[-1]
+    waves = model.get_image_wide_positional_embeddings()
+    assert 0.5 < float(coarse.std() / waves.std()) < 2
+    assert float(model.prompt_encoder.point_embed.weight.std()) == pytest.approx(1, abs=0.2)
+    places = model.prompt_encoder.shared_embedding.positional_embedding
+    assert torch.equal(places, model.shared_image_embedding.positional_embedding)
+    assert bool(((places != 0).sum(dim=0) == 1).all()), "a wave runs along one side"
 
 
 def test_the_right_answer_costs_nothing_and_the_wrong_one_much() -> None:
@@ -127,8 +167,11 @@ def test_turns_resume_and_leave_a_folder_that_the_labeler_takes(
         training.train(pictures, tmp_path, 1.0, last=last)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 4
-    size = write_folder(training.finished(tmp_path), tmp_path / "model")
+    size = training.export(tmp_path, tmp_path / "model")
     assert size < 10e6
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "(4 steps of 1 scenes with 2 prompts each" in card
+    assert "{" not in card
     engine = load(Config(model=str(tmp_path / "model"), tags="none"), LabelSpace.from_names(["thing"]))
     scene = compose(np.random.default_rng(7), pictures, 200)
     boxes = np.array([[1, 20, 20, 120, 130]], np.float32)

@@ -21,8 +21,13 @@ NAME = "promptable"
 
 def command(
     images: ImagesOption,
-    model: Annotated[str, typer.Option(help="folder or hub id: SAM, SAM-HQ, SAM 2, EdgeTAM, or SAM 3's tracker")],
     out: OutOption,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="folder or hub id: SAM, SAM-HQ, SAM 2, EdgeTAM, or SAM 3's tracker; starter: the small one that ships"
+        ),
+    ] = "starter",
     boxes: Annotated[
         str | None, typer.Option(help="boxes, in any form that `maskmill label a2gnn --boxes` reads")
     ] = None,
@@ -48,8 +53,10 @@ def command(
     """Masks and instances from boxes, points or scribbles; or from class names, where --detector finds the boxes.
 
     Without prompts and detector, CLIP's class maps say where the classes are. Writes PNG masks, instances.json (COCO),
-    overlays and index.html. No model ships with maskmill: --model names yours.
+    overlays and index.html. The starter model sees each box in a cut of its own, keeps to the box and goes through a
+    CRF, unless --set says otherwise (zoom=none, clamp_to_boxes=false, crf=none).
     """
+    from maskmill.labelers.promptable.config import FOR_STARTER
     from maskmill.pipelines.export.coco_instances import write_coco_instances
     from maskmill.pipelines.weak.boxes import class_names, read_boxes
     from maskmill.pipelines.weak.label_prompts import label_prompts, object_names
@@ -60,7 +67,8 @@ def command(
     names = sorted({*class_names(drawn or {}), *object_names(dots or {})})
     named = not (classes or label_space) and names
     space = LabelSpace.from_names(names) if named else asked_space(classes, label_space)
-    settings: dict[str, Any] = {"model": model, **parse_nested(overrides)}
+    usual = FOR_STARTER if model == "starter" else {}
+    settings: dict[str, Any] = {**usual, "model": model, **parse_nested(overrides)}
     if detector is not None:
         settings["detector"] = {"model": detector, **(settings.get("detector") or {})}
     with telling() as tell:
