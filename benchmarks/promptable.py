@@ -1,10 +1,11 @@
 """From boxes to masks: a promptable model beside GrabCut and A2GNN, on the photos and boxes of the benchmark `a2gnn`.
 
 `--model FOLDER` names the model: any folder or hub id that labeler `promptable` takes; by default `starter`, the one
-that ships, which is asked as `maskmill label promptable` asks it (each box in a cut of its own, clamped to the box).
-Arms: `grabcut`, `a2gnn+crf` (its affinity network is trained on boxes of the other part, as there), `promptable`,
-`promptable+crf`, `promptable@N points`: one, three and five points an object in place of its box, and
-`a2gnn+promptable`: the masks of `a2gnn+crf`, each of their parts redrawn by the model (the labelers' `refiner`).
+that ships. Masks keep to their boxes in all of its arms, as those of GrabCut and A2GNN do.
+Arms: `grabcut`, `a2gnn+crf` (its affinity network is trained on boxes of the other part, as there), `promptable` (one
+embedding a photo), `promptable+zoom` (each box in a cut of its own), both with `+crf` as well, `promptable@N points`:
+one, three and five points an object in place of its box, and `a2gnn+promptable`: the masks of `a2gnn+crf`, each of
+their parts redrawn by the model (the labelers' `refiner`).
 Metrics: those of `a2gnn`: `miou` is the mean over the sets of `miou@SET`; `box_violation_px`, `empty_boxes`;
 `boundary_f`, the F measure of the objects' outlines within 3 pixels, mean over photos; `seconds_per_image`.
 """
@@ -43,6 +44,8 @@ REDRAWN = "a2gnn+promptable"
 MODEL_ARMS = (
     "promptable",
     "promptable+crf",
+    "promptable+zoom",
+    "promptable+zoom+crf",
     "promptable@1 points",
     "promptable@3 points",
     "promptable@5 points",
@@ -105,8 +108,8 @@ def plain_arm(bench: Bench, arm: str) -> dict[str, float]:
 
 def model_arm(model: str, arm: str, tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
     """An arm of the promptable model; no seed changes it but through the photos."""
-    usual = FOR_STARTER if model == STARTER else {}
-    options: dict[str, Any] = {**usual, "model": model, "tags": "none", "crf": {} if arm.endswith("+crf") else None}
+    zoom, crf = FOR_STARTER["zoom"] if "+zoom" in arm else None, {} if arm.endswith("+crf") else None
+    options: dict[str, Any] = {"model": model, "tags": "none", "clamp_to_boxes": True, "zoom": zoom, "crf": crf}
     count = int(arm.partition("@")[2].split()[0]) if "@" in arm else 0
     items = [points_in(photo, count) if count else photo.item for photo in tested]
     engine = load(Config.model_validate(options), space)
