@@ -1,1 +1,3 @@
-"""The small models that ship, how each is made (`clip_training`, `generator_training`), and the `drawn` world."""
+"""The small models that ship, how each is made (`clip_training`, `generator_training`, `promptable_training`), and the
+`drawn` world.
+"""
