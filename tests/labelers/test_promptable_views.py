@@ -100,3 +100,15 @@ def test_boxes_and_photos_do_not_change_with_their_companions(engine: Promptable
     assert both.mask is not None
     assert again.mask is not None
     np.testing.assert_array_equal(both.mask, again.mask)
+
+
+def test_answers_keep_the_order_of_their_prompts(engine: Promptable) -> None:
+    free = replace(engine, config=engine.config.model_copy(update={"clamp_to_boxes": True}))
+    both = LabelItem("x", PHOTO, boxes=np.array([[2, *BOX]], np.float32), points=np.array([[1, 80, 50]], np.float32))
+    (label,) = free.label([both])
+    assert [one.class_id for one in label.instances] == [2, 1]
+    boxed = label.instances[0].mask
+    assert boxed is not None
+    ys, xs = np.nonzero(boxed)
+    assert 20 <= ys.min() <= ys.max() < 30, "clamped to the box in the photo"
+    assert 30 <= xs.min() <= xs.max() < 50
