@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from benchmarks.box_labels import plain_labels
 from benchmarks.box_sets import SETS, Photo, choose, label_space, list_files, open_photo
@@ -27,16 +28,21 @@ def panels(model: A2gnn, photo: Photo, space: LabelSpace) -> list[Uint8Array]:
     label = model.label([item])[0].mask
     if task is None or label is None:
         raise ValueError(f"{photo.key}: expected an image with boxes, found none")
-    boxed = photo.image.copy()
-    palette = np.array(space.palette, np.uint8).reshape(256, 3)
-    for box in pixel_boxes(item.boxes, (photo.mask.shape[0], photo.mask.shape[1])):
-        colour = tuple(int(v) for v in palette[box.class_id])
-        cv2.rectangle(boxed, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), colour, 2)
     unknown = task.seeds.labels == IGNORE
     seeds = overlay(photo.image, np.where(unknown, 0, task.seeds.labels).astype(np.uint8), space)
     seeds[unknown] = 255 - (255 - seeds[unknown]) // 3
     maps = (plain_labels(model, "grabcut", task), label, photo.mask)
-    return [boxed, seeds, *(overlay(photo.image, one, space) for one in maps)]
+    return [boxed(photo, space), seeds, *(overlay(photo.image, one, space) for one in maps)]
+
+
+def boxed(photo: Photo, space: LabelSpace) -> Uint8Array:
+    """The photo with its boxes in their classes' colours."""
+    drawn = photo.image.copy()
+    palette = np.array(space.palette, np.uint8).reshape(256, 3)
+    for box in pixel_boxes(photo.item.boxes, (photo.mask.shape[0], photo.mask.shape[1])):
+        colour = tuple(int(v) for v in palette[box.class_id])
+        cv2.rectangle(drawn, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), colour, 2)
+    return drawn
 
 
 def fit(panel: Uint8Array) -> Uint8Array:
@@ -46,6 +52,12 @@ def fit(panel: Uint8Array) -> Uint8Array:
     canvas: Uint8Array = np.full((SIDE, SIDE, 3), 255, np.uint8)
     canvas[: size[1], : size[0]] = cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
     return canvas
+
+
+def write_sheet(rows: list[Uint8Array], out: Path) -> None:
+    """Rows of one width below each other, in 64 colours: the file stays small, and the eye sees no difference."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows, axis=0)).quantize(64).save(out, optimize=True)
 
 
 def main() -> None:
@@ -63,12 +75,7 @@ def main() -> None:
         for photo in (open_photo(f, space, args.data) for f in choose(files, 1, args.seed)):
             if photo is not None:
                 rows.append(np.concatenate([fit(panel) for panel in panels(model, photo, space)], axis=1))
-    sheet = np.concatenate(rows, axis=0)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    # 64 colours keep the file small; the eye sees no difference at this size.
-    from PIL import Image
-
-    Image.fromarray(sheet).quantize(64).save(args.out, optimize=True)
+    write_sheet(rows, args.out)
 
 
 if __name__ == "__main__":
