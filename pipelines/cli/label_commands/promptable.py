@@ -54,7 +54,7 @@ def command(
 
     Without prompts and detector, CLIP's class maps say where the classes are. Writes PNG masks, instances.json (COCO),
     overlays and index.html. The starter model sees each box in a cut of its own, keeps to the box and goes through a
-    CRF, unless --set says otherwise (zoom=none, clamp_to_boxes=false, crf=none).
+    CRF, unless --set says otherwise (zoom=null, clamp_to_boxes=false, crf=null).
     """
     from maskmill.labelers.promptable.config import FOR_STARTER
     from maskmill.pipelines.export.coco_instances import write_coco_instances
