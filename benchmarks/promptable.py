@@ -108,8 +108,9 @@ def plain_arm(bench: Bench, arm: str) -> dict[str, float]:
 
 def model_arm(model: str, arm: str, tested: Sequence[Photo], space: LabelSpace) -> dict[str, float]:
     """An arm of the promptable model; no seed changes it but through the photos."""
-    zoom, crf = FOR_STARTER["zoom"] if "+zoom" in arm else None, {} if arm.endswith("+crf") else None
-    options: dict[str, Any] = {"model": model, "tags": "none", "clamp_to_boxes": True, "zoom": zoom, "crf": crf}
+    options: dict[str, Any] = {"model": model, "tags": "none", "clamp_to_boxes": True}
+    options["zoom"] = FOR_STARTER["zoom"] if "+zoom" in arm else None
+    options["crf"] = {} if arm.endswith("+crf") else None
     count = int(arm.partition("@")[2].split()[0]) if "@" in arm else 0
     items = [points_in(photo, count) if count else photo.item for photo in tested]
     engine = load(Config.model_validate(options), space)

@@ -46,7 +46,9 @@ class Embedded(Scorer):
     def bare_rate(self, samples: pa.Table) -> float | None:
         """Images a second of both models alone, one after the other."""
         rate = self._inner.bare_rate(samples)
-        for row in samples.select(["sample_id", "image", "mask"]).to_pylist() if rate is not None else []:
+        if rate is None:
+            return None
+        for row in samples.select(["sample_id", "image", "mask"]).to_pylist():
             try:
                 image, _ = open_pair(row)
             except ContractError:

@@ -60,7 +60,8 @@ def _begin(model: Any) -> None:
             elif isinstance(layer, nn.Embedding):
                 nn.init.normal_(layer.weight)
     waves = torch.logspace(math.log10(0.1), math.log10(4), WIDTH // 4)  # in cycles of half an image
-    places = torch.block_diag(waves[None], waves[None])
+    still = torch.zeros_like(waves)
+    places = torch.stack([torch.cat([waves, still]), torch.cat([still, waves])])  # across, down
     for embedding in (model.prompt_encoder.shared_embedding, model.shared_image_embedding):
         embedding.positional_embedding.copy_(places)
     with torch.no_grad():
