@@ -43,13 +43,15 @@ def test_each_option_reaches_the_labels(monkeypatch: pytest.MonkeyPatch) -> None
 
     for name in plain:
         monkeypatch.setattr(labels, name, watched(name))
-    labeler = opened(filter="none", candidates=3, ignore_below=0.7, box_threshold=0.6, temperature=0.5)
+    labeler = opened(filter="none", candidates=3, ignore_below=0.7, box_threshold=0.6, temperature=0.5, edge_fix=True)
     rgb = torch.from_numpy(shapes.draw_scene(0, 64, 64)[0]).permute(2, 0, 1)[None]
     dense = labeler.model.encode(labeler.model.normalisation(rgb), labeler.n_attention)
     labeler(dense, rgb, [[1]], torch.zeros(1, 16, 16))
     assert asked["refined_attention"][0][2:] == (3, "none")
     assert asked["clip_response"][1]["box_threshold"] == 0.6
     assert asked["clip_response"][1]["scale"] == 2.0
+    assert asked["clip_response"][1]["edge_fix"] is True
+    assert asked["clip_response"][1]["layer"] == labeler.config.cam_layer
     assert asked["pseudo_labels"][1]["ignore_below"] == 0.7
     assert (labeler.n_attention, opened(candidates=10).n_attention) == (8, 10)
 
