@@ -3,8 +3,10 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,9 +101,19 @@ def test_each_option_reaches_the_training(tmp_path: Path, monkeypatch: pytest.Mo
         "synonyms": True,
         "rfm_start": 0,
         "filter": "none",
+        "tag_weight": 0.5,
     }
     config = TrainConfig(trainer="weclip", label_space=shapes.SPACE, data=data, settings=settings)
     train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
     assert asked == {"loss": "bce", "synonyms": True, "modes": {True}}
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for line in lines if "segmentation" in line]
+    parts = line["segmentation"] + Config.model_validate(settings).affinity_weight * line["affinity"]
+    assert line["loss"] == pytest.approx(parts + 0.5 * line["tags"], rel=1e-5)
     assert [line["maps_kept"] for line in lines if "maps_kept" in line] == [4.0], "all maps of the small CLIP, an image"
+
+
+def test_sides_are_cut_to_whole_pixels_as_in_the_release() -> None:
+    colours = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    release: Any = WeclipPredictor._released_input
+    assert release(colours, np.zeros((100, 150, 3), np.uint8), 64, 1.0).shape == (1, 3, 42, 64)
