@@ -14,13 +14,11 @@ from maskmill.data_contracts import load_label_space, sample_seed
 from maskmill.generators import loading, quota, text_to_image
 from maskmill.generators.attention_masks import ClassMaps, label_map, mask_of
 from maskmill.generators.config import ControlConfig, GeneratorConfig, MaskConfig
-from maskmill.generators.families.qwen_image import TEXT_TOKENS, QwenImage
 from maskmill.generators.mask_to_image import Rectify
 from maskmill.generators.prompts import CaptionConfig, PromptConfig, prompts_from_captions, prompts_from_classes
 from maskmill.generators.quota import ClassTally, QuotaState, hard_classes, plan_tries
 from maskmill.generators.records import class_areas, sample_row
 from maskmill.generators.text_to_image import TextToImage, request_from_row
-from maskmill.generators.words import plural
 
 VOC = load_label_space("voc")
 
@@ -106,10 +104,6 @@ def test_signs_are_read_after_spreading_and_records_are_sorted(folder: Any, monk
     assert list(extra) == sorted(extra)
 
 
-def test_words_that_end_in_y() -> None:
-    assert [plural(word) for word in ("butterfly", "toy", "wild pony")] == ["butterflies", "toys", "wild ponies"]
-
-
 def test_a_band_may_be_empty_but_not_turned_round() -> None:
     assert MaskConfig(foreground=0.5, uncertain=0.5).uncertain == 0.5
     with pytest.raises(ValueError, match="uncertain"):
@@ -124,13 +118,3 @@ def test_the_last_bits_of_a_map_do_not_move_its_border() -> None:
     read = ClassMaps(torch.tensor([[[0.0, 0.49999, 0.4998, 1.0]]]), None)
     labels, _ = mask_of(read, [7], (1, 4), MaskConfig(foreground=0.5, uncertain=0.5))
     assert labels.tolist() == [[0, 7, 0, 7]]
-
-
-def test_qwens_instruction_ends_within_what_is_read() -> None:
-    def tokenizer(text: str, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=text.split())
-
-    pipeline = SimpleNamespace(prompt_template_encode="say what is in {} and then stop", tokenizer=tokenizer)
-    windows: Any = QwenImage.windows
-    ((window, _),) = windows.fget(SimpleNamespace(pipeline=pipeline))
-    assert window.room == TEXT_TOKENS - 3

@@ -1,5 +1,6 @@
 """Qwen-Image's text stream against explicit matrices: places of its own, masked padding, guidance in two calls."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 
-from maskmill.generators.families.qwen_image import QwenTextStream
+from maskmill.generators.families.qwen_image import TEXT_TOKENS, QwenImage, QwenTextStream
 from maskmill.generators.joint_attention import JointWatch, Plan, Wanted
 from tests.generators.test_joint_attention import (
     ALL,
@@ -126,3 +127,13 @@ def test_with_guidance_the_first_of_two_calls_is_read(qwen: QwenImageTransformer
         for one, other in zip(watched(qwen, reading, (1, 2, 1, 3)), watched(qwen, reading), strict=True):
             assert torch.allclose(one.maps, other.maps, atol=1e-6)
     assert not torch.allclose(watched(qwen, "concept", (2, 1))[0].maps, watched(qwen, "concept")[0].maps, atol=1e-4)
+
+
+def test_qwens_instruction_ends_within_what_is_read() -> None:
+    def tokenizer(text: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=text.split())
+
+    pipeline = SimpleNamespace(prompt_template_encode="say what is in {} and then stop", tokenizer=tokenizer)
+    windows: Any = QwenImage.windows
+    ((window, _),) = windows.fget(SimpleNamespace(pipeline=pipeline))
+    assert window.room == TEXT_TOKENS - 3

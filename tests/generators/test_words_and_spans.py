@@ -109,3 +109,7 @@ def test_counting_words():
     assert counted("person", 2) == "two people"
     assert counted("bus", 3, "red") == "three red buses"
     assert plural("dining table") == "dining tables"
+
+
+def test_words_that_end_in_y() -> None:
+    assert [plural(word) for word in ("butterfly", "toy", "wild pony")] == ["butterflies", "toys", "wild ponies"]
