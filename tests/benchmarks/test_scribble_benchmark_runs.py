@@ -77,7 +77,8 @@ def test_the_arms_are_what_their_names_say() -> None:
     assert scwssod.ARMS["cat"] == {"fusion": "cat"}
     assert scwssod.ARMS["ours"] == {"preset": "starter"}
     assert scwssod.SETTINGS["ssc_norm"] == "own"
-    assert not {"gate", "fusion", "pce", "ramp", "lsc_heads"} & set(scwssod.SETTINGS)
+    assert scwssod.SETTINGS["ramp"] == 0.3, "of all arms: the starter has it, too"
+    assert not {"gate", "fusion", "pce", "lsc_heads"} & set(scwssod.SETTINGS)
 
 
 def photos(root: Path) -> Path:

@@ -184,7 +184,8 @@ def test_rows_hold_what_was_measured(engine: Callable[..., Engine], monkeypatch:
         ("boundary", 0.5, 0.4, 0.8),
         ("both", 0.5 * (1 + 8 / 24) / 2, 0.4 * 0.75, 0.8 * 0.5),
     ):
-        found = scoring._mask_columns(one, maps, engine(mask_score=kind))
+        own = engine(mask_score=kind)
+        found = scoring._mask_columns(one, scoring._against_maps(one.sample, maps, own), own)
         assert found["asf"] == pytest.approx(pooled)
         assert [c["iou"] for c in found["per_class"]] == pytest.approx([first, second])
     columns = scoring._image_columns(one)

@@ -14,6 +14,7 @@ from maskmill.labelers.detect import Found
 from maskmill.labelers.promptable import Config, Promptable, load
 from maskmill.labelers.promptable.masks import Answer, compose, owned, unsure
 from maskmill.labelers.promptable.prompts import Prompt, calls, item_prompts, map_prompts, stroke_points
+from maskmill.labelers.promptable.views import views_of
 from maskmill.vision.batches import Batches, stacked, thickened
 from maskmill.vision.pretrained import ModelError, check_family, model_fingerprint, model_folder
 from maskmill.vision.promptable.readings import best_reading, stability
@@ -190,11 +191,12 @@ def test_an_answer_has_the_weight_of_its_prompt_and_its_box_where_boxes_bind(fol
     box, image = (3.0, 3.0, 30.0, 30.0), shapes.draw_scene(1, 40, 60)[0]
     free, bound = engine(folder), engine(folder, clamp_to_boxes=True)
     (embedding,) = free.family.embed(free.family.pixels(image)[None])
-    whole, part = free.answers(embedding, [Prompt(1, box), Prompt(2, box, weight=0.25)], (40, 60))
+    (view,) = views_of(image, [Prompt(1, box), Prompt(2, box, weight=0.25)], None)
+    whole, part = free.answers(embedding, view, [box, box], (40, 60))
     assert whole.score > 0
     assert part.score == pytest.approx(whole.score / 4)
     assert (whole.box, part.box) == (None, None)
-    assert bound.answers(embedding, [Prompt(1, box)], (40, 60))[0].box == box
+    assert bound.answers(embedding, view, [box, box], (40, 60))[0].box == box
 
 
 def test_tags_are_prompted_by_class_maps(folder: Path) -> None:

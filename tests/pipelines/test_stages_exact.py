@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from maskmill.curation.select import SelectConfig, decide
-from maskmill.data_contracts import LabelSpace, bytes_hash, load_label_space
+from maskmill.data_contracts import DECISION, LabelSpace, bytes_hash, load_label_space
 from maskmill.data_contracts.sums import checked_json
 from maskmill.pipelines.stages.evaluate import evaluation_fault, overlay, overlay_sheet
 from maskmill.pipelines.stages.label import _own_boxes
@@ -102,17 +102,14 @@ def test_only_samples_of_one_class_keep_company(run: Any) -> None:
 
 
 def test_decisions_name_classes_and_places() -> None:
-    decisions = pl.DataFrame(
-        {
-            "sample_id": ["a", "b", "c"],
-            "shard": ["0", "0", "0"],
-            "detail": ["rank 1 with class 2; 3 stay", "class 22 is none", None],
-            "source_path": pl.Series([None] * 3, dtype=pl.String),
-        }
-    )
-    named = _named(decisions, SPACE)["detail"].to_list()
-    assert named == ["rank 1 with class dog; 3 stay", "class 22 is none", None]
-    assert _named(decisions, None).equals(decisions)
+    told = ["rank 1 with class 2; 3 stay", "class 22 is none", None]
+    given: dict[str, Any] = {"sample_id": ["a", "b", "c"], "kept": [True, False, False], "detail": told}
+    whole = {name: given.get(name, [None] * 3) for name in DECISION.schema.names}
+    decisions = pl.DataFrame(whole, schema=pl.from_arrow(DECISION.schema.empty_table()).schema)
+    named = _named(decisions, SPACE)
+    assert named.schema.equals(DECISION.schema)
+    assert named["detail"].to_pylist() == ["rank 1 with class dog; 3 stay", "class 22 is none", None]
+    assert _named(decisions, None)["detail"].to_pylist() == told
 
 
 @pytest.mark.parametrize("ids", [["a", "b", "c"], ["c", "a", "b"], ["b", "a"]])
