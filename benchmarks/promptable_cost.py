@@ -1,6 +1,7 @@
 """What prompting costs: seconds and memory a photo of full-size models with random numbers for weights.
 
-Models: `sam2-tiny`, `grounding-dino-tiny`, `owlv2-base`, `sam-base` (ViT-B); their time does not depend on the weights.
+Models: `starter`, the one that ships; `sam2-tiny`, `grounding-dino-tiny`, `owlv2-base`, `sam-base` (ViT-B) and
+`sam3-tracker`, whose time does not depend on the weights (of the last: one photo, and no batches).
 Arms: MODEL/bare (encoder and one call for all prompts on inputs that are ready: nothing less is possible), MODEL/single
 (the labeler, photo by photo) and MODEL/batch 4. Photos are drawn scenes with eight boxes, or eight class names.
 Metrics: `seconds_per_image`; `share_of_bare`, the bare model's seconds over the arm's; `peak_mb`, the most memory that
@@ -10,6 +11,7 @@ arm runs in a process of its own.
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,9 +26,11 @@ import torch
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import LabelSpace
 from maskmill.labelers import LabelItem
+from maskmill.vision.pretrained import STARTER, model_folder
 
 ARMS = ("bare", "single", "batch 4")
 IMAGES = {"small": 4, "full": 32}
+HUGE = ("sam3-tracker",)  # minutes a photo
 SIZE = (480, 640)  # of the photos
 NAMES = ("cat", "dog", "horse", "bird", "cow", "sheep", "car", "boat")
 SPACE = LabelSpace.from_names(list(NAMES))
@@ -49,11 +53,18 @@ def build(model: str, folder: Path) -> None:
     """Write a full-size model of the library's default config."""
     import transformers as tf
 
+    if model == STARTER:
+        shutil.copytree(model_folder(STARTER), folder, dirs_exist_ok=True)
+        return
     library: Any = tf  # carries no types
     torch.manual_seed(0)
     made, parts = {
         "sam-base": lambda: (library.SamModel(library.SamConfig()), [library.SamImageProcessor()]),
         "sam2-tiny": lambda: (library.Sam2Model(library.Sam2Config()), [library.Sam2ImageProcessor()]),
+        "sam3-tracker": lambda: (
+            library.Sam3TrackerModel(library.Sam3TrackerConfig()),
+            [library.Sam3ImageProcessor()],
+        ),
         "grounding-dino-tiny": lambda: (
             library.GroundingDinoForObjectDetection(library.GroundingDinoConfig()),
             [library.GroundingDinoImageProcessor(), library.BertTokenizer(vocab=_words())],
@@ -104,10 +115,12 @@ def detector(folder: str, arm: str, count: int) -> Callable[[], object]:
 
 
 MODELS = {
+    STARTER: promptable,
     "sam2-tiny": promptable,
     "grounding-dino-tiny": detector,
     "owlv2-base": detector,
     "sam-base": promptable,
+    "sam3-tracker": promptable,
 }
 
 
@@ -133,13 +146,14 @@ def run(options: Options) -> None:
     """All arms; none depends on the seed."""
     record = Record.open(options)
     for model in MODELS:
-        todo = [(arm, s) for arm in ARMS for s in options.seeds if not record.has(f"{model}/{arm}", s)]
+        arms, count = (ARMS[:2], 1) if model in HUGE else (ARMS, IMAGES[options.budget])
+        todo = [(arm, s) for arm in arms for s in options.seeds if not record.has(f"{model}/{arm}", s)]
         if not todo:
             continue
         with tempfile.TemporaryDirectory() as folder:
             build(model, Path(folder))
             for arm, seed in todo:
-                words = f"{model!r}, {folder!r}, {arm!r}, {IMAGES[options.budget]}"
+                words = f"{model!r}, {folder!r}, {arm!r}, {count}"
                 call = (
                     f"import json; from benchmarks.promptable_cost import measure; print(json.dumps(measure({words})))"
                 )

@@ -54,3 +54,10 @@ def test_cost_is_measured_for_both_kinds(arm: str, tmp_path: Path) -> None:
         found = promptable_cost.measure(model, str(make(tmp_path / model)), arm, 2)
         assert found["seconds_per_image"] > 0
         assert found["peak_mb"] > 0
+
+
+def test_the_model_that_ships_is_measured_as_the_others(tmp_path: Path) -> None:
+    promptable_cost.build("starter", tmp_path / "starter")
+    found = promptable_cost.measure("starter", str(tmp_path / "starter"), "single", 1)
+    assert found["seconds_per_image"] > 0
+    assert set(promptable_cost.HUGE) < set(promptable_cost.MODELS)
