@@ -58,6 +58,8 @@ class Nodes:
     def __init__(self, folder: str) -> None:
         from ray.cluster_utils import Cluster
 
+        # The library notes the head's address here, whatever `temp_dir` says, and does not make the folder.
+        Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
         room: dict[str, Any] = {"object_store_memory": STORE_MB << 20}
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **room}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)  # its methods carry no types
