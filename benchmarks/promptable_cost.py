@@ -70,7 +70,7 @@ def build(model: str, folder: Path) -> None:
             [library.GroundingDinoImageProcessor(), library.BertTokenizer(vocab=_words())],
         ),
         "owlv2-base": lambda: (
-            library.Owlv2ForObjectDetection(library.Owlv2Config()),
+            library.Owlv2ForObjectDetection(library.Owlv2Config(vision_config={"image_size": 960})),
             [library.Owlv2ImageProcessor(), library.CLIPTokenizer(vocab=_letters(), merges=[])],
         ),
     }[model]()
