@@ -112,3 +112,9 @@ def test_defaults() -> None:
     found = (config.scales, config.flip, config.class_filter, config.confidence, config.keep_share)
     assert found == ((0.75, 1.0, 1.25), True, True, 0.7, 1.0)
     assert (config.min_agreement, config.min_decided) == (0.0, 0.05)
+
+
+def test_a_quarter_of_each_class_is_the_surest_quarter() -> None:
+    labels = np.array([[0] * 4 + [1] * 4], np.uint8)
+    certainty = np.array([[1, 2, 3, 4, 40, 30, 20, 10]], np.uint8)
+    assert surest(labels, certainty, 0.25).tolist() == [[False] * 3 + [True, True] + [False] * 3]
