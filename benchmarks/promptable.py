@@ -7,7 +7,8 @@ embedding a photo), `promptable+zoom` (each box in a cut of its own), both with 
 one, three and five points an object in place of its box, and `a2gnn+promptable`: the masks of `a2gnn+crf`, each of
 their parts redrawn by the model (the labelers' `refiner`).
 Metrics: those of `a2gnn`: `miou` is the mean over the sets of `miou@SET`; `box_violation_px`, `empty_boxes`;
-`boundary_f`, the F measure of the objects' outlines within 3 pixels, mean over photos; `seconds_per_image`.
+`boundary_f`, the F measure of the objects' outlines within 3 pixels, mean over photos; `seconds_per_image`. `--dev`
+measures the development photos, on which `zoom` and clamping were chosen.
 """
 
 import argparse
@@ -90,10 +91,10 @@ def scores(labels: Sequence[Uint8Array | None], tested: Sequence[Photo], space: 
     return {**judge(whole, tested, space), "boundary_f": float(np.mean(outlines))}
 
 
-def plain_arm(bench: Bench, arm: str) -> dict[str, float]:
+def plain_arm(bench: Bench, arm: str, part: str) -> dict[str, float]:
     """`grabcut` or `a2gnn+crf`, as the benchmark of A2GNN makes them."""
-    tasks, begun = bench.tasks("test")
-    folder = bench.folder / "test"
+    tasks, begun = bench.tasks(part)
+    folder = bench.folder / part
     if arm == "a2gnn+crf":
         model = bench.model()
         labels, seconds = kept(folder, arm, tasks, lambda: graph_labels(model, tasks))
@@ -102,7 +103,7 @@ def plain_arm(bench: Bench, arm: str) -> dict[str, float]:
         labels, seconds = kept(
             folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(plain, arm, task))
         )
-    found = scores([label.mask for label in labels], bench.photos("test"), bench.space)
+    found = scores([label.mask for label in labels], bench.photos(part), bench.space)
     return {**found, "seconds_per_image": seconds + begun}
 
 
@@ -121,10 +122,10 @@ def model_arm(model: str, arm: str, tested: Sequence[Photo], space: LabelSpace) 
     return {**scores([label.mask for label in labels], tested, space), "seconds_per_image": seconds}
 
 
-def redrawn_arm(bench: Bench, model: str) -> dict[str, float]:
+def redrawn_arm(bench: Bench, model: str, part: str) -> dict[str, float]:
     """The labels of `a2gnn+crf`, made once for both arms, behind the refiner; seconds are those of both."""
-    tasks, begun = bench.tasks("test")
-    network, folder = bench.model(), bench.folder / "test"
+    tasks, begun = bench.tasks(part)
+    network, folder = bench.model(), bench.folder / part
     labels, seconds = kept(folder, "a2gnn+crf", tasks, lambda: graph_labels(network, tasks))
     config = RefinerConfig(kind="promptable", model=model)
     family = load_family(model_folder(model), pick_device(), config.precision)
@@ -134,16 +135,16 @@ def redrawn_arm(bench: Bench, model: str) -> dict[str, float]:
     start = time.perf_counter()
     drawn = refiner.refined(photos, labels)
     seconds += begun + (time.perf_counter() - start) / len(photos)
-    return {**scores([one.mask for one in drawn], bench.photos("test"), bench.space), "seconds_per_image": seconds}
+    return {**scores([one.mask for one in drawn], bench.photos(part), bench.space), "seconds_per_image": seconds}
 
 
-def measured(bench: Bench, arm: str, model: str) -> dict[str, float]:
-    """Figures of one arm."""
+def measured(bench: Bench, arm: str, model: str, part: str) -> dict[str, float]:
+    """Figures of one arm on the part `test` or `dev`."""
     if arm in PLAIN_ARMS:
-        return plain_arm(bench, arm)
+        return plain_arm(bench, arm, part)
     if arm == REDRAWN:
-        return redrawn_arm(bench, model)
-    return model_arm(model, arm, bench.photos("test"), bench.space)
+        return redrawn_arm(bench, model, part)
+    return model_arm(model, arm, bench.photos(part), bench.space)
 
 
 def run(options: Options, model: str) -> None:
@@ -158,7 +159,7 @@ def run(options: Options, model: str) -> None:
         parts = photos(options, (size.trained, size.tested), seed)
         bench = Bench(parts, size, seed, work / str(seed))
         for arm in arms:
-            record.add(arm, seed, measured(bench, arm, model))
+            record.add(arm, seed, measured(bench, arm, model, "dev" if options.dev else "test"))
             print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
     shutil.rmtree(work, ignore_errors=True)
@@ -169,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--model", default=STARTER)
     known, rest = own.parse_known_args(argv)
-    run(parse_options("promptable", __doc__, rest), known.model)
+    run(parse_options("promptable", __doc__, rest, has_dev=True), known.model)
 
 
 if __name__ == "__main__":

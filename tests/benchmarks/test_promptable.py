@@ -30,6 +30,15 @@ def test_every_arm_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["promptable+zoom"]["box_violation_px"]["mean"] == 0
 
 
+def test_dev_measures_development_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(promptable, "measured", lambda bench, arm, model, part: asked.append(part) or {"miou": 1.0})
+    write_sets(tmp_path / "data")
+    words = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "p.json")]
+    promptable.main([*words, "--dev"])
+    assert set(asked) == {"dev"}
+
+
 def test_outlines_are_met_within_three_pixels() -> None:
     truth = np.zeros((40, 40), np.uint8)
     truth[10:30, 10:30] = 1

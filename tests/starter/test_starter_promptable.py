@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from maskmill.starter.drawn import Scene, SceneConfig, instance_boxes, render_sc
 from maskmill.vision.pretrained import local_folder, model_folder, model_type
 
 VOC = load_label_space("voc")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +89,8 @@ def test_the_command_takes_it_without_being_told(scenes: list[Scene], tmp_path: 
     assert done.exit_code == 0, done.output
     mask = decode_mask((tmp_path / "out" / "masks" / "a.png").read_bytes(), "a.png")
     assert iou(mask > 0, scene.mask > 0) > 0.8
+
+
+def test_the_preset_for_shards_asks_as_the_command_does() -> None:
+    preset = yaml.safe_load((ROOT / "configs" / "label" / "starter-boxes.yaml").read_text())
+    assert preset["settings"] == {"model": "starter", "tags": "none", **FOR_STARTER}
