@@ -113,7 +113,7 @@ class GeneratorConfig(PracticalConfig):
     folder.
     """
 
-    model: str = Field(default="starter", description="diffusers folder, hub id, or `starter`")
+    model: str = Field(default="starter", description="diffusers folder, hub id, `starter` or `starter-mmdit`")
     height: int | None = Field(
         default=None, ge=8, description="of the drawn image in pixels, a multiple of 8; null = the model's own"
     )

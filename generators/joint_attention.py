@@ -148,7 +148,7 @@ class JointWatch:
     def _on_part(self, name: str) -> Any:
         def part(module: Any, args: Any, output: Tensor) -> None:
             if self._reading:
-                self._seen[name] = self._half(output)
+                self._seen.setdefault(name, self._half(output))  # the block's own; concepts of another watch come later
 
         return part
 

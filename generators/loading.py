@@ -1,4 +1,4 @@
-"""Pipelines by name: a folder, a hub id, or `starter`; and a fingerprint of the files that their results depend on."""
+"""Pipelines by name (a folder, a hub id, or one that ships), and a fingerprint of the files that decide their results."""
 
 import hashlib
 import os
@@ -15,19 +15,20 @@ from maskmill.vision.device import pick_device as pick_any
 from maskmill.vision.model_folders import check_model_folder
 from maskmill.vision.starter import starter_path
 
-STARTER = "generator"  # folder inside starter/
+SHIPPED = {"starter": "generator", "starter-mmdit": "generator_mmdit"}  # folders inside starter/
 READ_FROM_DISK = (".json", ".txt", ".safetensors", ".bin", ".model")
 
 
 @lru_cache(maxsize=8)
 def resolve_model(model: str) -> Path:
-    """The folder that holds a model: `starter`, a local folder, or a hub id (downloaded once into the hub's cache).
+    """The folder that holds a model: one that ships (`starter`, `starter-mmdit`), a local folder, or a hub id
+    (downloaded once into the hub's cache).
 
     Raises:
         FileNotFoundError: no such folder, and the hub does not give it.
         UnsafeModelError: a folder that brings code or pickles along.
     """
-    path = starter_path(STARTER) if model == "starter" else Path(model).expanduser()
+    path = starter_path(SHIPPED[model]) if model in SHIPPED else Path(model).expanduser()
     if path.is_dir():
         check_model_folder(path)
         return path
@@ -56,7 +57,7 @@ def local_model(model: str) -> Path | None:
         FileNotFoundError: a path with nothing there.
     """
     path = Path(model).expanduser()
-    if model == "starter" or path.is_dir() or path.is_absolute() or model.count("/") != 1:
+    if model in SHIPPED or path.is_dir() or path.is_absolute() or model.count("/") != 1:
         return resolve_model(model)
     from huggingface_hub import try_to_load_from_cache
 

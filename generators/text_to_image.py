@@ -8,8 +8,8 @@ Each image has its own noise generator, and every call runs a full batch (the la
 an image depends on its request and the config only, whatever it is batched with.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskmill.data_contracts import Problem, Reason, Uint8Array
-from maskmill.generators.attention_masks import mask_of, signs_of
+from maskmill.generators.attention_masks import ClassMaps, mask_of, signs_of
 from maskmill.generators.batches import Batches, fill
-from maskmill.generators.config import GeneratorConfig
+from maskmill.generators.config import GeneratorConfig, MaskConfig
 from maskmill.generators.families import family_of
 from maskmill.generators.families.base import Encoded, Family, Watched
 from maskmill.generators.loading import load_pipeline, pick_device, resolve_model
@@ -159,35 +159,69 @@ class TextToImage:
                     batch = self._encode(fill(part, size)) if ready is None else ready[number]
                     yield self._draw_batch(batch)[: len(part)]
 
-    def _encode(self, requests: list[Request]) -> Batch:
-        prompts = [self.prepare(request) for request in requests]
-        fitted = [self.family.fit(r.prompt, r.class_prompt) for r in requests]
-        encoded = self.family.encode(requests, prompts, [text for text, _ in fitted])
+    def _encode(self, requests: list[Request], family: Family | None = None) -> Batch:
+        family = family or self.family
+        prompts = [family.locate(request.names, request.class_ids) for request in requests]
+        fitted = [family.fit(r.prompt, r.class_prompt) for r in requests]
+        encoded = family.encode(requests, prompts, [text for text, _ in fitted])
         return Batch(requests, prompts, [cut for _, cut in fitted], encoded)
 
     def _draw_batch(self, batch: Batch) -> list[Drawn]:
-        with self.family.watch(batch.encoded) as watched:
-            images, flagged = self._run(batch, watched)
-            maps = watched.maps()
-        results = []
-        for k, request in enumerate(batch.requests):
-            mask, peaks = mask_of(maps[k], request.class_ids, self.size, self.config.mask)
-            problem = drawing_problem(images[k], flagged[k])
-            pixels, labels = to_uint8(images[k]), mask.cpu().numpy()
-            signs = {}
-            if self.config.mask.lineup:
-                signs = signs_of(maps[k], mask, request.class_ids, self.config.mask.power)
-            size = len(batch.requests)
-            results.append(Drawn(request, pixels, labels, peaks, batch.shortened[k], problem, size, signs))
-        return results
+        return self._read_batch({"": (self.family, batch)})[""]
 
-    def _run(self, batch: Batch, watched: Watched) -> tuple[Any, list[bool]]:
+    def compare(self, requests: Sequence[Request], masks: Mapping[str, MaskConfig]) -> dict[str, list[Drawn]]:
+        """Draw once, and read the masks in several ways: by name, what `draw` would give with that `mask`.
+
+        Raises:
+            ContractError: as `prepare`.
+            ValueError: a reading or layer that this model does not have.
+        """
+        import torch
+
+        families: dict[str, Family] = {
+            name: type(self.family)(self.pipeline, self.config.model_copy(update={"mask": mask}), self.device)
+            for name, mask in masks.items()
+        }
+        found: dict[str, list[Drawn]] = {name: [] for name in masks}
+        with torch.no_grad():
+            for part in self.batches.parts(requests):
+                full = fill(part, self.batches.size)
+                read = self._read_batch({name: (one, self._encode(full, one)) for name, one in families.items()})
+                for name, drawn in read.items():
+                    found[name] += drawn[: len(part)]
+        return found
+
+    def _read_batch(self, readings: Mapping[str, tuple[Family, Batch]]) -> dict[str, list[Drawn]]:
+        """Draw one batch, which each family has encoded for itself, and read it by all."""
+        with ExitStack() as watching:
+            watches = [
+                (watching.enter_context(family.watch(batch.encoded)), family.config.mask)
+                for family, batch in readings.values()
+            ]
+            images, flagged = self._run(next(batch for _, batch in readings.values()), watches)
+            maps = [watched.maps() for watched, _ in watches]
+        return {
+            name: [self._drawn(batch, k, images[k], flagged[k], own, family.config.mask) for k, own in enumerate(read)]
+            for (name, (family, batch)), read in zip(readings.items(), maps, strict=True)
+        }
+
+    def _drawn(self, batch: Batch, k: int, image: Any, flagged: bool, read: ClassMaps, config: MaskConfig) -> Drawn:
+        request, ids = batch.requests[k], batch.requests[k].class_ids
+        mask, peaks = mask_of(read, ids, self.size, config)
+        signs = signs_of(read, mask, ids, config.power) if config.lineup else {}
+        problem = drawing_problem(image, flagged)
+        pixels, labels = to_uint8(image), mask.cpu().numpy()
+        return Drawn(request, pixels, labels, peaks, batch.shortened[k], problem, len(batch.requests), signs)
+
+    def _run(self, batch: Batch, watches: Sequence[tuple[Watched, MaskConfig]]) -> tuple[Any, list[bool]]:
         """Call the pipeline: float images (B, H, W, 3) and whether its safety checker blanked each."""
-        first = round(self.config.mask.first_step * self.config.steps)
-        watched.active = first == 0
+        firsts = [(watched, round(mask.first_step * self.config.steps)) for watched, mask in watches]
+        for watched, first in firsts:
+            watched.active = first == 0
 
         def done(step: int) -> None:
-            watched.active = step + 1 >= first
+            for watched, first in firsts:
+                watched.active = step + 1 >= first
 
         result = self.pipeline(
             **batch.encoded.arguments,

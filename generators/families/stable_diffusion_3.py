@@ -8,7 +8,7 @@ from maskmill.generators.families.base import Control
 from maskmill.generators.families.joint import JointFamily
 from maskmill.generators.spans import Window
 
-T5_TOKENS = 256
+T5_TOKENS, CLIP_TOKENS = 256, 77
 
 
 class StableDiffusion3(JointFamily):
@@ -37,6 +37,16 @@ class StableDiffusion3(JointFamily):
         """As the transformer says."""
         return int(self.pipeline.transformer.config.patch_size)
 
+    @property
+    def behind(self) -> int:
+        """Tokens behind CLIP's: T5's, or the zeros that stand for it. A small model, whose CLIP takes fewer tokens
+        than the usual 77, learnt as many zeros as that.
+        """
+        clip = int(self.pipeline.tokenizer.model_max_length)
+        if self.pipeline.tokenizer_3 is not None:
+            return self.windows[-1][0].length
+        return clip if clip < CLIP_TOKENS else T5_TOKENS
+
     def embed(self, texts: list[str], negatives: list[str] | None) -> dict[str, Any]:
         """Joined by the pipeline; pooled vectors go into the modulation."""
         found = self.pipeline.encode_prompt(
@@ -47,7 +57,7 @@ class StableDiffusion3(JointFamily):
             1,
             negatives is not None,
             negatives,
-            max_sequence_length=self.windows[-1][0].length if self.pipeline.tokenizer_3 is not None else T5_TOKENS,
+            max_sequence_length=self.behind,
         )
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         return {name: tensor for name, tensor in zip(names, found, strict=True) if tensor is not None}

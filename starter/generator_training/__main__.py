@@ -1,4 +1,4 @@
-"""Train the starter generator, turn by turn.
+"""Train the starter generators, turn by turn.
 
     python -m maskmill.starter.generator_training autoencoder --work DIR --minutes 11
     # as often as there is time for
@@ -6,6 +6,9 @@
     # about half of the whole time: the learning rate falls to 0
     python -m maskmill.starter.generator_training diffusion --work DIR --minutes 30 --last
     python -m maskmill.starter.generator_training export --work DIR
+    # the one with joint attention, which shares scenes and the autoencoder that ships
+    python -m maskmill.starter.generator_training flow --work DIR --minutes 80 --last
+    python -m maskmill.starter.generator_training export-flow --work DIR
 
 Every turn resumes from DIR. SIGTERM ends a turn early and keeps its steps; a turn that is killed loses its own only.
 """
@@ -15,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from maskmill.starter.generator_training import autoencoder, diffusion
-from maskmill.starter.generator_training.export import export
+from maskmill.starter.generator_training import autoencoder, diffusion, flow
+from maskmill.starter.generator_training.export import export, export_flow
 from maskmill.starter.generator_training.loop import Turn, stop_on_request
 from maskmill.starter.generator_training.world import load_world
 
@@ -24,14 +27,14 @@ SCENES = 16_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the starter generator on the drawn world.")
-    parser.add_argument("part", choices=("autoencoder", "diffusion", "export"))
+    parser = argparse.ArgumentParser(description="Train the starter generators on the drawn world.")
+    parser.add_argument("part", choices=("autoencoder", "diffusion", "flow", "export", "export-flow"))
     parser.add_argument("--work", type=Path, required=True, help="folder for scenes and checkpoints")
     parser.add_argument("--minutes", type=float, default=11.0)
     parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("starter/generator"), help="where export writes its folder")
+    parser.add_argument("--out", type=Path, help="where export writes its folder (default: where it ships)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     stop_on_request()
@@ -46,9 +49,13 @@ def main() -> None:
     elif arguments.part == "diffusion":
         world = load_world(work / "scenes", arguments.scenes)
         diffusion.train(world, work, arguments.minutes, arguments.last)
+    elif arguments.part == "flow":
+        flow.train(load_world(work / "scenes", arguments.scenes), work, arguments.minutes, arguments.last)
     else:
         world = load_world(work / "scenes", arguments.scenes)
-        print(f"{arguments.out}: {export(world, work, arguments.out) / 1e6:.1f} MB")
+        write, usual = (export, "generator") if arguments.part == "export" else (export_flow, "generator_mmdit")
+        out: Path = arguments.out or Path("starter") / usual
+        print(f"{out}: {write(world, work, out) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

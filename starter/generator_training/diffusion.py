@@ -23,7 +23,7 @@ from maskmill.generators.requests import names_of
 from maskmill.generators.spans import Window, class_spans
 from maskmill.generators.words import classes_in
 from maskmill.starter.generator_training.autoencoder import fitted_autoencoder, load_autoencoder, to_signal
-from maskmill.starter.generator_training.loop import Average, Turn, load_checkpoint, save_checkpoint
+from maskmill.starter.generator_training.loop import RATE, Training, Turn, load_checkpoint, save_checkpoint
 from maskmill.starter.generator_training.models import (
     LATENT_SIZE,
     MAX_TOKENS,
@@ -35,8 +35,7 @@ from maskmill.starter.generator_training.models import (
 from maskmill.starter.generator_training.muon import Muon
 from maskmill.starter.generator_training.world import World
 
-BATCH, RATE, WARMUP, DROP_TEXT, ATTENTION_WEIGHT, LOG_EVERY = 24, 1e-3, 200, 0.1, 0.1, 50
-SAVE_EVERY = 200
+BATCH, DROP_TEXT = 24, 0.1
 OBJECT_WEIGHT = 3.0
 CLASSES = 3  # most classes of one scene
 
@@ -135,7 +134,12 @@ def velocity_loss(predicted: Tensor, latents: Tensor, noise: Tensor, alphas: Ten
     A cell counts 1 + OBJECT_WEIGHT x its share of objects, `cover` (B, rows, columns): shapes are what a class is.
     """
     a = alphas.view(-1, 1, 1, 1)
-    errors = (predicted - (a.sqrt() * noise - (1 - a).sqrt() * latents)).square().mean(dim=1)
+    return weighted_error(predicted, a.sqrt() * noise - (1 - a).sqrt() * latents, cover)
+
+
+def weighted_error(predicted: Tensor, wanted: Tensor, cover: Tensor) -> Tensor:
+    """Squared error of (B, channels, rows, columns), objects' cells counting more."""
+    errors = (predicted - wanted).square().mean(dim=1)
     weights = 1 + OBJECT_WEIGHT * cover
     return (errors * weights).sum() / weights.sum()
 
@@ -151,34 +155,29 @@ def make_optimisers(unet: Any, parameters: list[Tensor]) -> list[torch.optim.Opt
     return [Muon(inner, RATE), torch.optim.AdamW(others, RATE, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)]
 
 
-class Trainer:
-    """UNet, text encoder, optimiser and average, resumed from `path` where that exists."""
+class Trainer(Training[Lesson]):
+    """UNet and text encoder, resumed from `path` where that exists."""
+
+    name = "velocity"
 
     def __init__(self, tokenizer: Any, path: Path, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.path, self.seed, self.step = path, seed, 0
         self.unet = make_unet().to(memory_format=torch.channels_last)
         self.text = make_text_encoder(tokenizer)
         self.alphas: Tensor = make_scheduler().alphas_cumprod
         self.empty = tokens_of(tokenizer, [""])
         self.unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel at this size on a CPU
-        parameters = [*self.unet.parameters(), *self.text.parameters()]
-        self.optimisers = make_optimisers(self.unet, parameters)
-        self.average = Average(parameters, decay=0.998)
-        if (state := load_checkpoint(path)) is not None:
-            self.unet.load_state_dict(state["unet"])
-            self.text.load_state_dict(state["text"])
-            for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(kept)
-            self.average.values, self.step = state["average"], state["step"]
+        optimisers = make_optimisers(self.unet, [*self.unet.parameters(), *self.text.parameters()])
+        super().__init__(path, {"unet": self.unet, "text": self.text}, optimisers, seed)
+        self.watch = ClassAttention()
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        state: dict[str, Any] = {"unet": self.unet.state_dict(), "text": self.text.state_dict()}
-        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
-        save_checkpoint(self.path, state | {"average": self.average.values, "step": self.step})
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on the class-prompt attention."""
+        with watching_classes(self.unet) as self.watch:
+            yield
 
-    def losses(self, lesson: Lesson, watch: ClassAttention) -> tuple[Tensor, Tensor]:
+    def losses(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """Velocity loss and attention loss of the batch that belongs to this step."""
         rng = np.random.default_rng((self.seed, self.step))
         torch.manual_seed(self.seed + self.step)
@@ -193,36 +192,11 @@ class Trainer:
         a = alphas.view(-1, 1, 1, 1)
         with torch.autocast("cpu", torch.bfloat16):  # 1.3 times as fast as float32 where the CPU has it
             embeds = self.text(torch.cat([tokens, class_tokens])).last_hidden_state
-            watch.embeds, watch.seen = embeds[BATCH:], []
+            self.watch.embeds, self.watch.seen = embeds[BATCH:], []
             predicted = self.unet(a.sqrt() * latents + (1 - a).sqrt() * noise, times.long(), embeds[:BATCH]).sample
         cover = shares.sum(dim=1).view(-1, LATENT_SIZE, LATENT_SIZE)
         drawing = velocity_loss(predicted.float(), latents, noise, alphas, cover)
-        return drawing, watch.loss(lesson.weights[picks], shares)
-
-    def take_turn(self, lesson: Lesson, turn: Turn) -> None:
-        """Train until the turn is over, then save."""
-        sums = np.zeros(2)
-        with watching_classes(self.unet) as watch:
-            while turn.spent < 1:
-                drawing, attention = self.losses(lesson, watch)
-                for parameter in self.average.parameters:
-                    parameter.grad = None
-                torch.autograd.backward(drawing + ATTENTION_WEIGHT * attention)
-                torch.nn.utils.clip_grad_norm_(self.average.parameters, 1.0)
-                for optimiser in self.optimisers:
-                    for group in optimiser.param_groups:
-                        group["lr"] = RATE * turn.rate(self.step, WARMUP)
-                    optimiser.step()
-                self.average.update(self.step)
-                self.step += 1
-                sums += (float(drawing.detach()), float(attention.detach()))
-                if self.step % SAVE_EVERY == 0:
-                    self.save()
-                if self.step % LOG_EVERY == 0:
-                    means = " ".join(f"{value / LOG_EVERY:.4f}" for value in sums)
-                    print(f"diffusion step {self.step} turn {turn.spent:.0%} velocity, attention {means}", flush=True)
-                    sums[:] = 0
-        self.save()
+        return drawing, self.watch.loss(lesson.weights[picks], shares)
 
 
 def train(world: World, work: Path, minutes: float, last: bool) -> int:

@@ -129,3 +129,60 @@ def make_scheduler() -> Any:
         set_alpha_to_one=True,
         steps_offset=1,  # not used with trailing spacing; diffusers warns of any other value
     )
+
+
+def make_flow_text_encoders(tokenizer: Any) -> tuple[Any, Any]:
+    """The two CLIPs of a Stable Diffusion 3 folder, widths 96 and 32: side by side they give 128."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    def make(width: int, layers: int, heads: int) -> Any:
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return CLIPTextModelWithProjection(config)
+
+    return make(96, 3, 4), make(32, 2, 2)
+
+
+def make_transformer() -> Any:
+    """Stable Diffusion 3's, one latent a token, six blocks of width 144. Blocks begin as identities (adaLN-Zero)."""
+    import diffusers
+    import torch
+
+    make: Any = diffusers.SD3Transformer2DModel  # its constructor carries no types
+    model = make(
+        sample_size=LATENT_SIZE,
+        patch_size=1,
+        in_channels=LATENT_CHANNELS,
+        num_layers=6,
+        attention_head_dim=48,
+        num_attention_heads=3,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=144,
+        pooled_projection_dim=TEXT_WIDTH,
+        out_channels=LATENT_CHANNELS,
+        pos_embed_max_size=LATENT_SIZE,
+        qk_norm="rms_norm",
+    )
+    modulations = [norm.linear for block in model.transformer_blocks for norm in (block.norm1, block.norm1_context)]
+    for layer in (*modulations, model.norm_out.linear, model.proj_out):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    return model
+
+
+def make_flow_scheduler() -> Any:
+    """Euler steps along the flow, evenly spaced."""
+    import diffusers
+
+    make: Any = diffusers.FlowMatchEulerDiscreteScheduler  # its constructor carries no types
+    return make(num_train_timesteps=1000, shift=1.0)

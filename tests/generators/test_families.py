@@ -99,13 +99,30 @@ class Conformance:
         with torch.no_grad():
             batch = engine._encode(requests)
             with engine.family.watch(batch.encoded) as watched:
-                images, _ = engine._run(batch, watched)
+                images, _ = engine._run(batch, [(watched, engine.config.mask)])
                 return images, watched.maps(), watched
 
     def test_watching_does_not_change_one_bit_of_the_image(self, engine: TextToImage) -> None:
         for reading in self.readings:
             watched, _, _ = self.maps(self.again(engine, mask=MaskConfig(reading=reading)), REQUESTS[:2])
             assert np.array_equal(watched, self.plain(engine, REQUESTS[:2]))
+
+    def test_comparing_readings_draws_once_and_gives_what_each_gives(
+        self, engine: TextToImage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        masks = {reading: MaskConfig(reading=reading, background=("sky",)) for reading in self.readings}
+        masks["late"] = MaskConfig(first_step=0.5)
+        alone = {name: self.again(engine, mask=mask).draw(REQUESTS) for name, mask in masks.items()}
+        calls, run = [], TextToImage._run
+        monkeypatch.setattr(TextToImage, "_run", lambda *given: calls.append(0) or run(*given))
+        together = engine.compare(REQUESTS, masks)
+        assert len(calls) == 2  # batches of three
+        for name, drawn in alone.items():
+            assert len(together[name]) == len(drawn)
+            for one, other in zip(together[name], drawn, strict=True):
+                assert np.array_equal(one.image, other.image)
+                assert np.array_equal(one.mask, other.mask)
+                assert one.peaks == other.peaks
 
     def test_the_folders_index_decides(self, engine: TextToImage) -> None:
         assert engine.family.name == self.name
