@@ -1,4 +1,4 @@
-"""Pipelines by name (a folder, a hub id, or one that ships), and a fingerprint of the files that decide their results."""
+"""Pipelines by name (a folder, a hub id, or one that ships), and a fingerprint of the files that decide a result."""
 
 import hashlib
 import os

@@ -1,5 +1,5 @@
-"""The trained parts as a folder of Stable Diffusion, or of Stable Diffusion 3: fp16 safetensors, read by the loader that
-reads every other model.
+"""The trained parts as a folder of Stable Diffusion, or of Stable Diffusion 3: fp16 safetensors, read by the loader
+that reads every other model.
 """
 
 from pathlib import Path

@@ -70,7 +70,7 @@ def shared_latents(world: World, path: Path) -> Tensor:
         return found
     model = shipped_autoencoder()
     parts = [model.encode(to_signal(world.images[i : i + 64])).latents for i in range(0, len(world.images), 64)]
-    latents = torch.cat(parts) * model.config.scaling_factor
+    latents: Tensor = torch.cat(parts) * model.config.scaling_factor
     save_checkpoint(path, {"latents": latents})
     return latents
 
