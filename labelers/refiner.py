@@ -122,20 +122,16 @@ class Refined(Labeler):
     def _redrawn(self, label: PseudoLabel, objects: Objects, asked: Asked) -> PseudoLabel:
         """Object by object: the model's mask where it means the same thing, the labeler's where not."""
         assert label.mask is not None
-        size, answers, redrawn = asked.size, [], 0
+        answers, redrawn = [], 0
         for (one, pixels), found in zip(objects, asked.found, strict=True):
             new = (asked.restored(found.logits) > 0).cpu().numpy()
             if _iou(new, pixels) >= self.config.agreement:
                 redrawn += 1
-                answers.append(Answer(one.class_id, found.logits, found.score))
+                answers.append(Answer(one.class_id, found.logits, found.score, restore=asked.restored))
             else:
                 own = torch.from_numpy(np.where(pixels, CERTAIN, -CERTAIN).astype(np.float32))
                 answers.append(Answer(one.class_id, own, 0.5 if one.score is None else float(one.score)))
-
-        def restore(logits: torch.Tensor) -> torch.Tensor:
-            return logits if tuple(logits.shape) == size else asked.restored(logits)
-
-        drawn = compose(answers, restore, size, self._empty)
+        drawn = compose(answers, asked.size, self._empty)
         mask = drawn.mask
         held = np.logical_or.reduce([pixels for _, pixels in objects])
         other = ~held & (label.mask != self._empty) & (mask == self._empty)  # crumbs, and what nobody decided

@@ -108,7 +108,7 @@ class Promptable(Labeler):
             return PseudoLabel.abstain(Reason.LOW_CONFIDENCE, detail)
         background = IGNORE if self.space.background_id is None else self.space.background_id
         classes = sorted({one.class_id for one in good}) if config.crf is not None else []
-        drawn = compose(good, lambda logits: logits, shape, background, classes)
+        drawn = compose(good, shape, background, classes)
         if drawn.shares is not None:
             drawn = self._refined(image, drawn, classes, background)
         if not drawn.instances:

@@ -22,7 +22,7 @@ class Answer:
     logits: Tensor  # float32 (h, w) of the model's own grid
     score: float  # 0 to 1: predicted IoU times stability times the prompt's own weight
     box: Box | None = None  # pixels outside are cut off
-    restore: Callable[[Tensor], Tensor] | None = None  # its own way to the photo's size, where it saw a part of it
+    restore: Callable[[Tensor], Tensor] | None = None  # its way to the photo's size; None: it has that size
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,6 @@ class Drawn:
 
 def compose(
     answers: Sequence[Answer],
-    restore: Callable[[Tensor], Tensor],
     size: tuple[int, int],
     background: int,
     classes: Sequence[int] = (),
@@ -53,7 +52,7 @@ def compose(
     instances: dict[int, Instance] = {}
     for position in sorted(range(len(answers)), key=lambda i: (-answers[i].score, i)):
         one = answers[position]
-        logits = _cut((one.restore or restore)(one.logits), one.box)
+        logits = _cut(one.logits if one.restore is None else one.restore(one.logits), one.box)
         p = logits.sigmoid().cpu().numpy()
         own = (logits > 0).cpu().numpy()
         np.maximum(most, p, out=most)

@@ -6,6 +6,7 @@ A clip is all items of one group, in order of their index; its prompts are those
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Reason
@@ -51,12 +52,12 @@ class PromptedVideo(Labeler):
         size = (item.image.shape[0], item.image.shape[1])
         logits, scores = session.step(self.video.pixels(item.image))
         answers = [
-            Answer(prompt.class_id, one, score)
+            Answer(prompt.class_id, one, score, restore=partial(restore, size=size))
             for prompt, one, score in zip(prompts, logits, scores, strict=True)
             if score >= self.config.min_score
         ]
         background = IGNORE if self.space.background_id is None else self.space.background_id
-        drawn = compose(answers, lambda one: restore(one, size), size, background)
+        drawn = compose(answers, size, background)
         shown = len(drawn.instances)
         if not shown or shown < self.config.min_found * len(prompts):
             return PseudoLabel.abstain(Reason.LOW_CONFIDENCE, f"{shown} of {len(prompts)} objects found")

@@ -145,26 +145,26 @@ def drawn(first: float, second: float) -> list[Answer]:
 
 def test_overlaps_go_to_the_better_score() -> None:
     for scores, owner in (((0.9, 0.5), 1), ((0.5, 0.9), 2), ((0.5, 0.5), 1)):
-        found = compose(drawn(*scores), lambda x: x, (4, 6), 0)
+        found = compose(drawn(*scores), (4, 6), 0)
         assert (found.mask[:, 2:4] == owner).all()
         assert [one.class_id for one in found.instances] == [1, 2], "in the order of their prompts"
         assert check_instances(found.instances, found.mask, shapes.SPACE) is None
     p = torch.tensor([2.0, 1.0]).sigmoid().numpy()
-    first = compose(drawn(0.9, 0.5), lambda x: x, (4, 6), 0)
+    first = compose(drawn(0.9, 0.5), (4, 6), 0)
     assert first.confidence[0].tolist() == np.rint(255 * p[[0, 0, 0, 0, 1, 1]]).tolist()
-    lone = compose(drawn(0.9, 0.5)[:1], lambda x: x, (4, 6), 0)
+    lone = compose(drawn(0.9, 0.5)[:1], (4, 6), 0)
     assert lone.confidence[0, 5] == round(255 * float(torch.tensor(3.0).sigmoid())), "sure that nothing is there"
     assert (unsure(first, 0.8)[0] == [1, 1, 1, 1, IGNORE, IGNORE]).all()
 
 
 def test_pixels_outside_of_a_box_are_cut_where_that_is_asked() -> None:
     (one,) = drawn(0.9, 0.5)[:1]
-    found = compose([Answer(1, one.logits, 0.9, (1.2, 1.0, 2.4, 2.5))], lambda x: x, (4, 6), 0)
+    found = compose([Answer(1, one.logits, 0.9, (1.2, 1.0, 2.4, 2.5))], (4, 6), 0)
     assert np.argwhere(found.mask).tolist() == [[y, x] for y in (1, 2) for x in (1, 2)]
 
 
 def test_objects_follow_a_refined_map() -> None:
-    found = compose(drawn(0.9, 0.5), lambda x: x, (4, 6), 0)
+    found = compose(drawn(0.9, 0.5), (4, 6), 0)
     refined = found.mask.copy()
     refined[0], refined[3] = 0, 2
     own = owned(refined, found.instances, (1, 2))
