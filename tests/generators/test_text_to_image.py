@@ -274,3 +274,22 @@ def test_requests_come_from_prompt_rows():
 def test_too_long_class_prompts_are_refused(engine):
     with pytest.raises(ContractError, match="at most 30 tokens"):
         engine.draw([Request("x", ("dog " * 40,), (12,), 0)])
+
+
+def test_one_drawing_is_read_in_several_ways(folder, engine):
+    masks = {
+        "plain": MaskConfig(),
+        "late": MaskConfig(first_step=0.5),
+        "sharp": MaskConfig(power=0, foreground=0.9, uncertain=0.2),
+        "lineup": MaskConfig(lineup=True),
+    }
+    read = engine.compare(REQUESTS, masks)
+    for name, mask in masks.items():
+        alone = TextToImage(engine.config.model_copy(update={"mask": mask}), engine.pipeline).draw(REQUESTS)
+        assert len(read[name]) == len(alone) == 4
+        for one, other in zip(read[name], alone, strict=True):
+            assert np.array_equal(one.image, other.image)
+            assert np.array_equal(one.mask, other.mask)
+            assert (one.peaks, one.signs) == (other.peaks, other.signs)
+    assert any(one.signs for one in read["lineup"])
+    assert not any(one.signs for one in read["plain"])

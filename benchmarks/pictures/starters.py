@@ -1,0 +1,51 @@
+"""The picture of docs/generate.md: the same prompts drawn and masked by both starter generators.
+
+python -m benchmarks.pictures.starters --out docs/pictures/starters.png
+
+A row a prompt. Columns: the UNet's image and its mask; the joint-attention starter's image, then its concept, cross and
+anchor masks. Red: the class; grey: uncertain.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.starter_generator import MMDIT, READINGS, engine_of, requests_for
+from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.generators.text_to_image import Drawn
+
+SIDE, ROWS = 96, 8
+
+
+def masked(drawn: Drawn) -> Uint8Array:
+    """The image under its mask."""
+    over = drawn.image.copy()
+    for ids, colour in ((list(drawn.request.class_ids), (255, 0, 0)), ([IGNORE], (128, 128, 128))):
+        here = np.isin(drawn.mask, ids)
+        over[here] = over[here] // 2 + np.array(colour, np.uint8) // 2
+    return over
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=3)
+    args = parser.parse_args()
+    requests = requests_for(1, args.seed)[::2][:ROWS]
+    first = engine_of("starter").draw(requests)
+    read = engine_of(MMDIT).compare(requests, READINGS)
+    rows = []
+    for k, one in enumerate(first):
+        others = [read[name][k] for name in READINGS]
+        shown = [one.image, masked(one), others[0].image, *(masked(other) for other in others)]
+        rows.append(np.hstack([cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) for each in shown]))
+    half = (len(rows) + 1) // 2
+    sheet = np.hstack([np.vstack(rows[:half]), np.vstack(rows[half : 2 * half])])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(args.out), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+if __name__ == "__main__":
+    main()
