@@ -3,8 +3,8 @@
 Arms of the paper's method on a small encoder (`preset: faithful` but for encoder, width and size): `partial_ce`, `lsc`
 (+ local saliency coherence), `lsc+ssc` (+ structure consistency), all three with the plain mean of a level's features;
 `cat` (`lsc+ssc` with GCPANet's concatenation, the paper's own control) and `scwssod` (with AGGM: the paper's method).
-`ours` is the starter: another loss on strokes, coherence on all heads, gates that begin at 1, frozen norms on the small
-pass, a ramp. `fully_supervised` has true masks. All share first weights, order of samples, crops, schedule and steps.
+`ours` is the starter: coherence, the plain mean, and cells that a stroke touches count as drawn. `fully_supervised`
+has true masks. All share first weights, order of samples, crops, schedule and steps.
 At this size the deepest level of the small pass is one cell: batch norms keep its statistics out of those that are
 stored (`ssc_norm: own`). Both regularisers grow over the first 0.3 of the steps, in all arms (the release's learning
 rate rises for half of them): at full weight from the first step, consistency wins before there is anything to be

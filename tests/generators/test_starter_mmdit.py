@@ -1,4 +1,4 @@
-"""The shipped joint-attention starter: size, files, and that it draws through the common path and is read three ways."""
+"""The shipped joint-attention starter: size, files, and that it draws by the common path and is read three ways."""
 
 import json
 

@@ -30,12 +30,19 @@ from tests.trainers import shapes
 from tests.trainers.conformance import TrainerConformance
 from tests.trainers.scribble_data import FOREGROUND, write_scribbled
 
+WHOLE: dict[str, Any] = {
+    "pce": "nll",
+    "lsc_heads": "all",
+    "ssc_weight": 1.0,
+    "fusion": "aggm",
+}  # what starter leaves out
 SETTINGS: dict[str, Any] = {
     "augment": {"size": 48, "fit": "squash"},
     "encoder": "mobilenetv3_small_050",
     "encoder_weights": "random",
     "width": 8,
     "lsc_radius": 2,
+    **WHOLE,
 }
 
 
@@ -159,7 +166,7 @@ def test_total_weighs_the_heads_and_main_leaves_coherence_to_head_2() -> None:
     batch = {"plain": 0.1 * torch.randn(1, 3, 32, 32)}
 
     def parts(**changes: Any) -> tuple[float, float, float]:
-        loss, notes = scribble_loss(Config(**changes), heads, labels, batch)
+        loss, notes = scribble_loss(Config(**WHOLE | changes), heads, labels, batch)
         return loss.item(), notes["pce"].item(), notes["coherence"].item()
 
     loss, pce, everywhere = parts()
@@ -237,6 +244,8 @@ def test_faithful_schedule_is_a_triangle_between_1e5_and_1e2() -> None:
     assert (config.gate, config.ssc_norm, config.ramp_at(0)) == ("raw", "shared", 1.0)
     assert Config(preset="repository").lsc_form == "repository"
     starter = Config(steps=100, ramp=0.3)
+    assert (starter.pce, starter.lsc_heads, starter.ssc_weight) == ("softmax_of_prob", "main", 0.0)
+    assert (starter.fusion, starter.lsc_weight, starter.scribble_resize) == ("mean", 0.3, "any")
     assert [starter.ramp_at(step) for step in (0, 15, 30, 99)] == [0.0, 0.5, 1.0, 1.0]
 
 

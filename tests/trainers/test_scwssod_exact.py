@@ -75,7 +75,7 @@ def test_masks_have_nothing_of_the_method_beside_them(tmp_path: Path, monkeypatc
 
 
 def test_the_denominator_is_watched_where_it_may_reach_0() -> None:
-    assert [_watched(Config(gate=gate)) for gate in ("raw", "neutral", "softmax")] == [True, True, False]
+    assert [_watched(Config(gate=gate, fusion="aggm")) for gate in ("raw", "neutral", "softmax")] == [True, True, False]
     assert not _watched(Config(gate="raw", fusion="cat"))
 
 
