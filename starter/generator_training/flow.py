@@ -24,6 +24,7 @@ from maskmill.starter.generator_training.diffusion import BATCH, CLASSES, DROP_T
 from maskmill.starter.generator_training.loop import RATE, Training, Turn, load_checkpoint, save_checkpoint
 from maskmill.starter.generator_training.models import (
     LATENT_SIZE,
+    make_autoencoder,
     make_flow_text_encoders,
     make_tokenizer,
     make_transformer,
@@ -53,11 +54,15 @@ class FlowLesson:
 
 
 def shipped_autoencoder() -> Any:
-    """The autoencoder of the UNet's folder, which both share."""
+    """The autoencoder of the UNet's folder, which both share, with nothing of where it lay."""
     import diffusers
 
     load: Any = diffusers.AutoencoderTiny
-    return load.from_pretrained(starter_path("generator") / "vae", torch_dtype=torch.float32).eval()
+    shipped = load.from_pretrained(starter_path("generator") / "vae", torch_dtype=torch.float32)
+    model = make_autoencoder()
+    model.load_state_dict(shipped.state_dict())
+    model.register_to_config(scaling_factor=shipped.config.scaling_factor)
+    return model.eval()
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ def test_folder_is_a_small_complete_stable_diffusion_3_folder():
         assert (folder / part).is_dir()
     assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".safetensors"}
     assert (folder / "README.md").is_file()
+    assert not [path for path in files if path.suffix == ".json" and '_path": "/' in path.read_text()]
     assert local_model("starter-mmdit") == folder
     assert model_fingerprint("starter-mmdit") != model_fingerprint("starter")
 
