@@ -199,7 +199,8 @@ def measure(
     for name, data in world.tested.items():
         samples = Samples.open(data, str(cache))
         if alone:
-            samples = replace(samples, infos=tuple(replace(info, group=None) for info in samples.infos))
+            order = [place for places in samples.groups.values() for place in places]  # as groups are measured
+            samples = replace(samples, infos=tuple(replace(samples.infos[place], group=None) for place in order))
         metrics = group_metrics(predictor, samples)
         scores = metrics.compute()
         found |= {f"{measure}@{name}": scores[measure] for measure in MEASURES}

@@ -5,6 +5,7 @@ them, else drawings in the same layout, so that a fresh clone can act the hour.
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,9 +18,13 @@ GARMENTS = (41, 19, 48, 31, 39)  # skin, hair, shirt, pants, shoes, from top to 
 CLIPS = {"blackswan": "bird", "cows": "cow", "dog": "dog"}  # sequence: what it shows
 
 
-def drawn(classes: str = "dog", count: int = PAIRS) -> list[tuple[Uint8Array, Uint8Array]]:
+PLAIN = {"styles": ["noto"], "max_drawings": 1, "min_length": 0.85, "max_length": 0.95, "hue_jitter": 0, "turn": 0}
+PLAIN |= {"roam": 0.2, "backgrounds": ["sky", "wall"]}  # large, and nothing beside them that CLIP would rather name
+
+
+def drawn(classes: str = "dog", count: int = PAIRS, **more: Any) -> list[tuple[Uint8Array, Uint8Array]]:
     """Pictures of one thing, and 1 where it is."""
-    scene = {"size": SIDE, "max_objects": 1, "classes": [classes], "ignore_band": 0}
+    scene = {"size": SIDE, "max_objects": 1, "classes": [classes], "ignore_band": 0, **more}
     source = DrawnSource.model_validate({"count": count, "faulty": 0, "scene": scene})
     found = []
     for entry in source.entries():
@@ -62,7 +67,7 @@ def write_davis(folder: Path) -> None:
         take(real, "davis", folder, *names)
         return
     for clip, thing_shown in CLIPS.items():
-        for number, (image, thing) in enumerate(drawn(thing_shown, PAIRS // len(CLIPS))):
+        for number, (image, thing) in enumerate(drawn(thing_shown, PAIRS // len(CLIPS), **PLAIN)):
             write_pair(folder, f"{clip}/{number:05d}", image, thing, names)
 
 
