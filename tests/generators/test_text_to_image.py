@@ -1,5 +1,7 @@
 """Drawing and capturing on random-weight pipelines: a small one, and one of Stable Diffusion 1.x's whole topology."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -283,13 +285,22 @@ def test_one_drawing_is_read_in_several_ways(folder, engine):
         "sharp": MaskConfig(power=0, foreground=0.9, uncertain=0.2),
         "lineup": MaskConfig(lineup=True),
     }
-    read = engine.compare(REQUESTS, masks)
+    requests = [replace(one, others=("horse", "boat")) for one in REQUESTS]
+    read = engine.compare(requests, masks)
     for name, mask in masks.items():
-        alone = TextToImage(engine.config.model_copy(update={"mask": mask}), engine.pipeline).draw(REQUESTS)
+        alone = TextToImage(engine.config.model_copy(update={"mask": mask}), engine.pipeline).draw(requests)
         assert len(read[name]) == len(alone) == 4
         for one, other in zip(read[name], alone, strict=True):
             assert np.array_equal(one.image, other.image)
             assert np.array_equal(one.mask, other.mask)
             assert (one.peaks, one.signs) == (other.peaks, other.signs)
-    assert any(one.signs for one in read["lineup"])
+    assert all("share" in signs for one in read["lineup"] for signs in one.signs.values())
     assert not any(one.signs for one in read["plain"])
+
+
+def test_the_first_step_that_is_read_is_the_nearest(engine):
+    """Of three steps 0.4 leaves one out and 0.6 two."""
+    read = engine.compare(REQUESTS[:1], {str(share): MaskConfig(first_step=share) for share in (0.4, 0.6, 0.7)})
+    (early,), (late,), (same,) = read.values()
+    assert early.peaks != late.peaks
+    assert late.peaks == same.peaks

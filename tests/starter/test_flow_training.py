@@ -113,6 +113,12 @@ def test_what_is_taught_is_what_the_reading_reads(trainer, tokenizer, lesson, wo
     wanted = shares[0, :, : len(ids)].T.reshape(-1, 16, 16)
     assert wanted.std() > 1e-3
     assert torch.allclose(read.maps, wanted, atol=1e-4)
+    several = {"concept": mask, "cross": MaskConfig(reading="cross"), "anchor": MaskConfig(reading="anchor")}
+    together = engine.compare([request], several)
+    for name, one in several.items():
+        alone = TextToImage(engine.config.model_copy(update={"mask": one}), engine.pipeline).draw([request])[0]
+        assert together[name][0].peaks == alone.peaks
+        assert np.array_equal(together[name][0].mask, alone.mask)
 
 
 def test_every_weight_learns_by_one_optimiser(trainer):
