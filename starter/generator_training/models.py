@@ -56,23 +56,29 @@ def make_tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def make_text_encoder(tokenizer: Any) -> Any:
-    """Two causal layers, width 128."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def clip_config(tokenizer: Any, width: int, layers: int, heads: int) -> Any:
+    """A causal text encoder of the starter's vocabulary."""
+    from transformers import CLIPTextConfig
 
-    config = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=4 * TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         max_position_embeddings=MAX_TOKENS,
-        projection_dim=TEXT_WIDTH,
+        projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return CLIPTextModel(config)
+
+
+def make_text_encoder(tokenizer: Any) -> Any:
+    """Two causal layers, width 128."""
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel(clip_config(tokenizer, TEXT_WIDTH, 2, 4))
 
 
 def make_autoencoder() -> Any:
@@ -133,24 +139,10 @@ def make_scheduler() -> Any:
 
 def make_flow_text_encoders(tokenizer: Any) -> tuple[Any, Any]:
     """The two CLIPs of a Stable Diffusion 3 folder, widths 96 and 32: side by side they give 128."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPTextModelWithProjection
 
-    def make(width: int, layers: int, heads: int) -> Any:
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return CLIPTextModelWithProjection(config)
-
-    return make(96, 3, 4), make(32, 2, 2)
+    wide, narrow = clip_config(tokenizer, 96, 3, 4), clip_config(tokenizer, 32, 2, 2)
+    return CLIPTextModelWithProjection(wide), CLIPTextModelWithProjection(narrow)
 
 
 def make_transformer() -> Any:
