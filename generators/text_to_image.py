@@ -174,6 +174,7 @@ class TextToImage:
 
         Raises:
             ContractError: as `prepare`.
+            MemoryError: as `draw`.
             ValueError: a reading or layer that this model does not have.
         """
         import torch
@@ -182,14 +183,16 @@ class TextToImage:
             name: type(self.family)(self.pipeline, self.config.model_copy(update={"mask": mask}), self.device)
             for name, mask in masks.items()
         }
-        found: dict[str, list[Drawn]] = {name: [] for name in masks}
         with torch.no_grad():
-            for part in self.batches.parts(requests):
-                full = fill(part, self.batches.size)
-                read = self._read_batch({name: (one, self._encode(full, one)) for name, one in families.items()})
-                for name, drawn in read.items():
-                    found[name] += drawn[: len(part)]
-        return found
+            drawn = self.batches.draw(requests, lambda rest: self._compare(rest, families)) if masks else []
+        return {name: [one[name] for one in drawn] for name in masks}
+
+    def _compare(self, requests: Sequence[Request], families: Mapping[str, Family]) -> Iterator[list[dict[str, Drawn]]]:
+        """Batch by batch, what each family reads of each request."""
+        for part in self.batches.parts(requests):
+            full = fill(part, self.batches.size)
+            read = self._read_batch({name: (one, self._encode(full, one)) for name, one in families.items()})
+            yield [{name: own[k] for name, own in read.items()} for k in range(len(part))]
 
     def _read_batch(self, readings: Mapping[str, tuple[Family, Batch]]) -> dict[str, list[Drawn]]:
         """Draw one batch, which each family has encoded for itself, and read it by all."""

@@ -3,7 +3,7 @@ captions that the UNet learns from, by flow matching.
 
 The line from picture to noise is walked at constant speed: x = (1 - s) latents + s noise, and what is predicted is
 noise - latents. Beside that, the maps of concept tokens (ConceptAttention's reading, mean over all blocks) are taught
-to lie on the objects, as the UNet's cross-attention is.
+to lie on the objects, as the UNet's cross-attention is. Blocks are compiled, which wants a C++ compiler.
 """
 
 from dataclasses import dataclass

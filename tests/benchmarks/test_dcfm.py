@@ -10,6 +10,7 @@ import torch
 import benchmarks.dcfm as bench
 from benchmarks.common import Options, is_train_key
 from maskmill.data_contracts import encode_image, encode_mask
+from maskmill.trainers.engine import Samples
 
 torch.set_num_threads(1)
 
@@ -89,3 +90,27 @@ def test_with_test_data_all_of_data_may_be_learnt_from(root: Path, capsys: pytes
     world = bench.build_world(options(root, "other", root / "empty"), bench.SIZES["small"], root / "again")
     assert set(world.tested) == {"distractors", "seen"}
     assert len(world.train) == 4 + 8
+
+
+def test_images_alone_come_in_the_order_of_their_groups(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the units of `dcfm_alone` are paired with other images."""
+    world = bench.build_world(options(root), bench.SIZES["small"], root / "work")
+    seen: list[list[str]] = []
+
+    class Nothing:
+        def compute(self) -> dict[str, float]:
+            return dict.fromkeys(bench.MEASURES, 0.0)
+
+        def each(self) -> dict[str, list[float]]:
+            return {}
+
+    def noted(predictor: object, samples: Samples) -> Nothing:
+        alone = [[place] for place, info in enumerate(samples.infos) if info.group is None]
+        seen.append([samples.ids[place] for places in [*samples.groups.values(), *alone] for place in places])
+        return Nothing()
+
+    monkeypatch.setattr(bench, "group_metrics", noted)
+    for alone in (False, True):
+        bench.measure(world, None, root / "cache", alone=alone)  # type: ignore[arg-type]
+    assert seen[: len(world.tested)] == seen[len(world.tested) :]
+    assert len(seen) == 2 * len(world.tested)

@@ -294,8 +294,24 @@ def test_one_drawing_is_read_in_several_ways(folder, engine):
             assert np.array_equal(one.image, other.image)
             assert np.array_equal(one.mask, other.mask)
             assert (one.peaks, one.signs) == (other.peaks, other.signs)
+    assert engine.compare(requests, {}) == {}
     assert all("share" in signs for one in read["lineup"] for signs in one.signs.values())
     assert not any(one.signs for one in read["plain"])
+
+
+def test_comparing_halves_its_batches_where_memory_runs_out(folder, monkeypatch):
+    engine = TextToImage(GeneratorConfig(model=str(folder), steps=1, batch_size=4, device="cpu"))
+    run = TextToImage._run
+
+    def small(self, batch, watches):
+        if len(batch.requests) > 2:
+            raise torch.OutOfMemoryError("full")
+        return run(self, batch, watches)
+
+    monkeypatch.setattr(TextToImage, "_run", small)
+    read = engine.compare(REQUESTS, {"plain": MaskConfig(), "sharp": MaskConfig(power=0)})
+    assert [one.request for one in read["sharp"]] == REQUESTS
+    assert {one.batch_size for one in read["plain"]} == {2}
 
 
 def test_the_first_step_that_is_read_is_the_nearest(engine):
