@@ -49,6 +49,7 @@ from maskmill.trainers.engine.saliency import to_map
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.segmenters import PACKAGED_ENCODER
 
+SIDE = 224  # of drawn scenes and of what networks see, in pixels, so that borders can show
 PARTS = ("plain", "dpg", "dpg+scl", "dcfm")
 ARMS = ("plain", "ours", *PARTS[1:], "dcfm_alone")
 TRAINED = {"ours": "plain", "dcfm_alone": "dcfm"}  # the arm whose network it is
@@ -66,7 +67,7 @@ SMALL: dict[str, Any] = {  # the published form on a small encoder
     "lr": 2e-3,
     "encoder_lr_factor": 0.1,
     "grad_clip": 1.0,  # raw rank weights reach 10^5 on this grid
-    "augment": {"fit": "squash", "scale": (1.0, 1.25), "rotate": 0.0, "size": 160, "brightness": 0.2, "contrast": 0.2},
+    "augment": {"fit": "squash", "scale": (1.0, 1.25), "rotate": 0.0, "size": SIDE, "brightness": 0.2, "contrast": 0.2},
     "consensus_weight": 2.0,  # of `ours`; no training sees it
 }
 WORDS = {"s": "S of some groups with distractors", "max_f": "max F of the same"}
@@ -74,7 +75,6 @@ GARMENTS = "ccp"  # source of the groups of one garment on a person each
 MEASURES = ("s", "max_e", "max_f", "mae")
 OBJECT = LabelSpace.from_names(["object"], name="object")
 INDEX = "co_groups/groups.json"
-SCENE_SIDE = 160
 TRAIN_SEED, TEST_SEED, DEV_SEED = 0, 1, 2
 TILE = 96
 
@@ -127,7 +127,7 @@ def build_world(options: Options, size: Size, work: Path) -> World:
 
 def _drawn(styles: tuple[str, ...], count: int, members: int, seed: int, alone: float = 0.0) -> DrawnGroupsSource:
     """Groups of things among others; a share `alone` of them without."""
-    scene = SceneConfig(size=SCENE_SIDE, styles=styles, seed=seed)
+    scene = SceneConfig(size=SIDE, styles=styles, seed=seed)
     return DrawnGroupsSource(count=count, members=members, alone=alone, shared="object", scene=scene)
 
 

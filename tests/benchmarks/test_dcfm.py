@@ -35,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(bench.SIZES, "small", bench.Size(2, 2, 2, 2, TINY, 1))
     monkeypatch.setitem(bench.SMALL, "consensus_size", 32)
     monkeypatch.setitem(bench.SMALL, "consensus_layers", ("blocks.4",))
-    monkeypatch.setattr(bench, "SCENE_SIDE", 32)
+    monkeypatch.setattr(bench, "SIDE", 32)
     rng = np.random.default_rng(0)
     folder = tmp_path / "data" / "set"
     folder.mkdir(parents=True)
