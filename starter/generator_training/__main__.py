@@ -6,7 +6,7 @@
     # about half of the whole time: the learning rate falls to 0
     python -m maskmill.starter.generator_training diffusion --work DIR --minutes 30 --last
     python -m maskmill.starter.generator_training export --work DIR
-    # the one with joint attention, which shares scenes and the autoencoder that ships
+    # the one with joint attention, which shares the autoencoder that ships; its scenes are more varied
     python -m maskmill.starter.generator_training flow --work DIR --minutes 80 --last
     python -m maskmill.starter.generator_training export-flow --work DIR
 
@@ -21,7 +21,7 @@ import torch
 from maskmill.starter.generator_training import autoencoder, diffusion, flow
 from maskmill.starter.generator_training.export import export, export_flow
 from maskmill.starter.generator_training.loop import Turn, stop_on_request
-from maskmill.starter.generator_training.world import load_world
+from maskmill.starter.generator_training.world import TYPICAL, VARIED, load_world
 
 SCENES = 16_000
 
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="flow: a folder that export-flow wrote, to begin from its weights")
     parser.add_argument("--out", type=Path, help="where export writes its folder (default: where it ships)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -50,9 +51,11 @@ def main() -> None:
         world = load_world(work / "scenes", arguments.scenes)
         diffusion.train(world, work, arguments.minutes, arguments.last)
     elif arguments.part == "flow":
-        flow.train(load_world(work / "scenes", arguments.scenes), work, arguments.minutes, arguments.last)
+        world = load_world(work / "varied", arguments.scenes, VARIED)
+        flow.train(world, work, arguments.minutes, arguments.last, arguments.start)
     else:
-        world = load_world(work / "scenes", arguments.scenes)
+        manner, folder = (TYPICAL, "scenes") if arguments.part == "export" else (VARIED, "varied")
+        world = load_world(work / folder, arguments.scenes, manner)
         write, usual = (export, "generator") if arguments.part == "export" else (export_flow, "generator_mmdit")
         out: Path = arguments.out or Path("starter") / usual
         print(f"{out}: {write(world, work, out) / 1e6:.1f} MB")

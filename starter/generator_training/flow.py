@@ -21,7 +21,7 @@ from maskmill.generators.spans import encode
 from maskmill.generators.words import class_words, classes_in
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
 from maskmill.starter.generator_training.diffusion import BATCH, CLASSES, DROP_TEXT, tokens_of, weighted_error
-from maskmill.starter.generator_training.loop import RATE, Training, Turn, load_checkpoint, save_checkpoint
+from maskmill.starter.generator_training.loop import RATE, Average, Training, Turn, load_checkpoint, save_checkpoint
 from maskmill.starter.generator_training.models import (
     LATENT_SIZE,
     make_autoencoder,
@@ -190,6 +190,15 @@ class FlowTrainer(Training[FlowLesson]):
         super().__init__(path, modules, make_flow_optimisers(self.transformer, parameters), seed)
         self.block: Any = torch.compile(block_with_concepts) if compiled else block_with_concepts
 
+    def begin_from(self, folder: Path) -> None:
+        """Take the weights of a Stable Diffusion 3 folder with parts of these sizes."""
+        parts = {"transformer": "transformer", "text": "text_encoder", "text_2": "text_encoder_2"}
+        for name, part in parts.items():
+            module = self.modules[name]
+            kept = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
+            module.load_state_dict(kept.state_dict())
+        self.average = Average(self.average.parameters, self.average.decay)
+
     def forward(
         self, noisy: Tensor, sigmas: Tensor, text: Tensor, pooled: Tensor, concepts: Tensor, real: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -235,10 +244,14 @@ def map_loss(found: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
     return losses.sum() / present.sum() / shares.shape[-1]
 
 
-def train(world: World, work: Path, minutes: float, last: bool) -> int:
-    """One turn of flow training in `work`, its clock starting at the first step; returns the steps so far."""
+def train(world: World, work: Path, minutes: float, last: bool, start: Path | None = None) -> int:
+    """One turn of flow training in `work`, its clock starting at the first step; returns the steps so far. A first
+    turn begins from the weights in the folder `start`, if one is given.
+    """
     tokenizer = make_tokenizer(work / "tokenizer")
     lesson = make_flow_lesson(world, tokenizer, shared_latents(world, work / "flow_latents.pt"))
     trainer = FlowTrainer(tokenizer, work / "flow.pt")
+    if start is not None and trainer.step == 0:
+        trainer.begin_from(start)
     trainer.take_turn(lesson, Turn.begin(minutes, last))
     return trainer.step

@@ -20,8 +20,26 @@ SEED = 20_260
 # What is said of a scene names its style: a small model need not average three drawings of a class.
 STYLE_WORDS = {"noto": "photo", "twemoji": "drawing", "fluent": "picture"}
 STYLES = ("noto", "twemoji", "fluent", "noto", "twemoji", "noto", "fluent")  # cycled through scene by scene
-OBJECTS = (1, 1, 1, 1, 2)  # number of objects, cycled through as well
 BARE = 0.1  # share of captions that are the class words alone: any style
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How scenes are drawn: `objects` in a scene, cycled through scene by scene; the `drawings` of a class and style;
+    `min_length`, `mirror` and `turn` as in a `SceneConfig`.
+    """
+
+    objects: tuple[int, ...]
+    drawings: int
+    min_length: float
+    mirror: float
+    turn: float
+
+
+# The most typical drawing of each class and style, as it was drawn: what the UNet learnt.
+TYPICAL = Manner(objects=(1, 1, 1, 1, 2), drawings=1, min_length=0.7, mirror=0.0, turn=0.0)
+# Up to three drawings of each class and style, of either side, leaning and of more sizes, more often two of them.
+VARIED = Manner(objects=(1, 1, 2, 1, 2), drawings=3, min_length=0.6, mirror=0.5, turn=8.0)
 
 
 @dataclass(frozen=True)
@@ -34,22 +52,20 @@ class World:
     class_prompts: list[str]
 
 
-def scene_config(index: int) -> SceneConfig:
-    """Clean, large drawings near the middle, the most typical one of each class and style, as it was drawn: what a
-    small model can learn to draw.
-    """
-    objects = OBJECTS[index % len(OBJECTS)]
+def scene_config(index: int, manner: Manner = TYPICAL) -> SceneConfig:
+    """Clean, large drawings near the middle: what a small model can learn to draw."""
+    objects = manner.objects[index % len(manner.objects)]
     return SceneConfig(
         size=IMAGE_SIZE,
         styles=(STYLES[index % len(STYLES)],),
         min_objects=objects,
         max_objects=objects,
-        max_drawings=1,
-        min_length=0.7,
+        max_drawings=manner.drawings,
+        min_length=manner.min_length,
         max_length=0.95,
         roam=1.0 if objects > 1 else 0.5,
-        mirror=0.0,
-        turn=0.0,
+        mirror=manner.mirror,
+        turn=manner.turn,
         colour_jitter=0.08,
         hue_jitter=0.0,
         shadow=0.0,
@@ -75,9 +91,9 @@ def caption_of(scene: Scene, index: int) -> tuple[str, str]:
     return append_classes(caption, class_prompt), class_prompt
 
 
-def render_world(first: int, count: int) -> World:
+def render_world(first: int, count: int, manner: Manner = TYPICAL) -> World:
     """Scenes `first` … `first + count - 1`; a scene depends on its number only."""
-    scenes = [render_scene(scene_config(i), i) for i in range(first, first + count)]
+    scenes = [render_scene(scene_config(i, manner), i) for i in range(first, first + count)]
     texts = [caption_of(scene, i) for i, scene in enumerate(scenes, start=first)]
     return World(
         np.stack([s.image for s in scenes]),
@@ -87,14 +103,14 @@ def render_world(first: int, count: int) -> World:
     )
 
 
-def load_world(folder: Path, count: int, part: int = 2000) -> World:
-    """The first `count` scenes, rendered once and kept in `folder` in parts of `part` scenes."""
+def load_world(folder: Path, count: int, manner: Manner = TYPICAL, part: int = 2000) -> World:
+    """The first `count` scenes of a manner, rendered once and kept in `folder` in parts of `part` scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for first in range(0, count, part):
         path = folder / f"scenes-{first:06d}.npz"
         if not path.exists():
-            world = render_world(first, part)
+            world = render_world(first, part, manner)
             texts = np.array([world.captions, world.class_prompts])
             temporary = path.with_suffix(".part.npz")
             np.savez(temporary, images=world.images, masks=world.masks, texts=texts)
