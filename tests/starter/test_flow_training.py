@@ -121,6 +121,30 @@ def test_what_is_taught_is_what_the_reading_reads(trainer, tokenizer, lesson, wo
         assert np.array_equal(together[name][0].mask, alone.mask)
 
 
+def test_a_first_turn_begins_from_the_weights_of_a_folder(trainer, tokenizer, world, tmp_path, monkeypatch):
+    trainer.path = tmp_path / "old" / "flow.pt"
+    trainer.path.parent.mkdir()
+    trainer.average.values = [p.detach().clone() for p in trainer.average.parameters]
+    trainer.save()
+    trained_flow_pipeline(trainer.path.parent).save_pretrained(tmp_path / "folder")
+    begun = []
+
+    def no_turn(self, lesson, turn):
+        begun.append([p.detach().clone() for p in self.average.parameters])
+        self.step += 1
+        self.save()
+
+    monkeypatch.setattr(flow.FlowTrainer, "take_turn", no_turn)
+    monkeypatch.setattr(flow, "shared_latents", lambda world, path: torch.zeros(24, 8, 16, 16))
+    for _ in range(2):
+        assert flow.train(world, tmp_path, minutes=1, last=False, start=tmp_path / "folder") == len(begun)
+    assert all(torch.equal(a, b) for a, b in zip(begun[0], trainer.average.values, strict=True))
+    state = torch.load(tmp_path / "flow.pt", weights_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(state["average"], trainer.average.values, strict=True))
+    other = flow.FlowTrainer(tokenizer, tmp_path / "none.pt", compiled=False)
+    assert not all(torch.equal(a, b) for a, b in zip(begun[0], other.average.parameters, strict=True))
+
+
 def test_every_weight_learns_by_one_optimiser(trainer):
     lists = [[id(p) for group in o.param_groups for p in group["params"]] for o in trainer.optimisers]
     every = [id(p) for module in trainer.modules.values() for p in module.parameters()]
@@ -180,7 +204,7 @@ def test_flow_training_resumes_and_exports_a_folder_that_draws(world, tmp_path, 
     second = flow.train(world, tmp_path, minutes=0.02, last=True)
     assert second > first > 0
     assert export_flow(world, tmp_path, tmp_path / "folder") < 12e6
-    assert f"{second} steps of" in (tmp_path / "folder" / "README.md").read_text()
+    assert f"then {second} more" in (tmp_path / "folder" / "README.md").read_text()
     engine = TextToImage(GeneratorConfig(model=str(tmp_path / "folder"), steps=2, batch_size=1, device="cpu"))
     assert engine.family.name == "stable_diffusion_3"
     (drawn,) = engine.draw([Request("a photo of a potted plant; potted plant", ("potted plant",), (16,), 0)])

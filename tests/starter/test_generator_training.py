@@ -8,12 +8,20 @@ from maskmill.data_contracts import load_label_space
 from maskmill.generators.text_to_image import GeneratorConfig, Request, TextToImage
 from maskmill.generators.words import class_words
 from maskmill.starter.drawn.drawings import KNOWN_STYLES, UNSEEN_STYLES
+from maskmill.starter.drawn.scenes import render_scene
 from maskmill.starter.generator_training import autoencoder, diffusion
 from maskmill.starter.generator_training.export import export
 from maskmill.starter.generator_training.loop import Turn
 from maskmill.starter.generator_training.models import LATENT_CHANNELS, make_tokenizer
 from maskmill.starter.generator_training.muon import Muon, orthogonalised
-from maskmill.starter.generator_training.world import STYLE_WORDS, load_world, render_world, scene_config
+from maskmill.starter.generator_training.world import (
+    STYLE_WORDS,
+    TYPICAL,
+    VARIED,
+    load_world,
+    render_world,
+    scene_config,
+)
 
 VOC = load_label_space("voc")
 
@@ -50,6 +58,31 @@ def test_a_stored_world_is_the_rendered_world(world, tmp_path):
         stored = load_world(tmp_path, 30, part=15)
         assert np.array_equal(stored.images, world.images[:30])
         assert stored.captions == world.captions[:30]
+
+
+def test_varied_scenes_show_more_drawings_poses_and_pairs_than_typical_ones():
+    drawn = {
+        manner: [render_scene(scene_config(index, manner), index) for index in range(60)]
+        for manner in (TYPICAL, VARIED)
+    }
+    kinds = {
+        manner: {(one.class_name, one.style, one.emoji) for scene in scenes for one in scene.instances}
+        for manner, scenes in drawn.items()
+    }
+    of_class = {manner: len(found) / len({kind[:2] for kind in found}) for manner, found in kinds.items()}
+    assert of_class[TYPICAL] == 1 < of_class[VARIED]
+    pairs = {manner: sum(len(scene.instances) > 1 for scene in scenes) for manner, scenes in drawn.items()}
+    assert pairs == {TYPICAL: 12, VARIED: 24}
+    posed = scene_config(0, VARIED)
+    assert posed.mirror == 0.5
+    assert posed.turn == 8
+
+
+def test_scenes_of_another_manner_are_kept_apart(tmp_path):
+    for _ in range(2):
+        stored = load_world(tmp_path, 6, VARIED, part=6)
+        assert np.array_equal(stored.images, render_world(0, 6, VARIED).images)
+    assert not np.array_equal(stored.images, render_world(0, 6).images)
 
 
 def test_encoder_weights_compute_the_principal_components(world):

@@ -1,7 +1,9 @@
 """The starter CLIP that ships with the project: an ordinary open_clip model that names photos."""
 
+import copy
 import csv
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import maskmill.vision.clip.towers  # noqa: F401  (registers the tower)
+from maskmill.vision.clip.folding import folded
 from maskmill.vision.clip.towers import POSITION_CHANNELS, LiteTrunk, position_channels
 from maskmill.vision.starter import starter_path
 
@@ -153,3 +156,76 @@ def test_names_photos(starter: tuple[Any, Any]) -> None:
             image = model.encode_image(photo_tensor(folder / row["file"]), normalize=True)
         right += names[int((image @ text.T).argmax())] == row["name"]
     assert right / len(rows[::25]) > 0.5
+
+
+def unfolded(trunk, images):
+    """What the trunk gives with its batch norms as they stand: while a weight learns they are not folded."""
+    weight = trunk.net.conv_stem.weight.requires_grad_(True)
+    with torch.no_grad():
+        found = trunk(images)
+    weight.requires_grad_(False)
+    return found
+
+
+@pytest.fixture
+def trunk():
+    """A frozen trunk with statistics as if trained."""
+    torch.manual_seed(0)
+    found = LiteTrunk().requires_grad_(False)
+    for norm in (m for m in found.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.normal_(std=0.1)
+    return found
+
+
+def test_a_frozen_trunk_runs_with_folded_batch_norms(trunk):
+    images = torch.rand(2, 3, 64, 96) * 2 - 1
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    run = trunk.frozen.of(trunk.net)
+    assert run is not trunk.net
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in run.modules())
+    assert sum(isinstance(m, torch.nn.ReLU6) for m in run.modules()) == sum(
+        isinstance(m, torch.nn.ReLU6) for m in trunk.net.modules()
+    )
+    assert trunk.frozen.of(trunk.net) is run
+    with torch.inference_mode():
+        found = trunk(images)
+    wanted = unfolded(trunk, images)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    trunk(images.requires_grad_()).sum().backward()  # gradients of the images, as explanations want them
+    assert float(images.grad.abs().max()) > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
+
+
+@pytest.mark.parametrize("change", ["load", "in_place", "copy", "dtype"])
+def test_folding_follows_the_weights(trunk, change):
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    first = trunk(images)
+    if change == "load":
+        trunk.load_state_dict({name: tensor * 1.01 for name, tensor in trunk.state_dict().items()})
+    elif change == "in_place":
+        trunk.net.bn2.bias.add_(0.5)
+    elif change == "copy":
+        trunk = copy.deepcopy(trunk)
+        trunk.net.bn2.bias.add_(0.5)
+    else:
+        trunk, images = trunk.double(), images.double()
+    found, wanted = trunk(images), unfolded(trunk, images)
+    assert found.dtype == wanted.dtype
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    assert change == "dtype" or not torch.allclose(found, first, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_norm_without_its_convolution_is_refused():
+    with pytest.raises(ValueError, match=r"Sequential\.1: no convolution of its size"):
+        folded(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(5)))
+
+
+def test_folded_trunks_go_to_other_processes_and_devices(trunk):
+    trunk(torch.rand(1, 3, 64, 64))
+    other = pickle.loads(pickle.dumps(trunk))
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(other(images), trunk(images))
+    assert trunk.to("meta")(images.to("meta")).device.type == "meta"

@@ -26,6 +26,8 @@ from timm.layers.hybrid_embed import HybridEmbed
 from timm.models import VisionTransformer, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from maskmill.vision.clip.folding import Frozen
+
 TOWER_NAME = "vit_hybrid_lite0_16"
 STRIDE = 16
 WIDTH = 320
@@ -50,6 +52,7 @@ class LiteTrunk(nn.Module):
     `forward`: float (B, 3, H, W) in [-1, 1] → (B, 1280 + 112 + 12, H/16, W/16): the classifier's features before
     pooling, the last features before dilation, and the cosines and sines of the token's place in the image.
     Batch norms always use their stored statistics, whatever mode the tower is in: a few photos must not move them.
+    While no weight learns they are folded into the convolutions.
     """
 
     num_features = TRUNK_CHANNELS
@@ -57,6 +60,7 @@ class LiteTrunk(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = timm.create_model("tf_efficientnet_lite0", pretrained=False, output_stride=STRIDE, num_classes=0)
+        self.frozen = Frozen()
         self.eval()
 
     def train(self, mode: bool = True) -> LiteTrunk:
@@ -64,8 +68,8 @@ class LiteTrunk(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        net = cast(Any, self.net)
-        x = net.bn1(net.conv_stem(x))
+        net = cast(Any, self.frozen.of(self.net))
+        x = net.bn1(net.conv_stem(x.to(memory_format=torch.channels_last) if net is not self.net else x))
         middle = x
         for stage, block in enumerate(net.blocks):
             x = block(x)
