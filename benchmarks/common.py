@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-Budget = Literal["small", "full"]
+Budget = Literal["small", "full", "long"]
 
 #: Tenths of all keys (stems, sequences, patients, groups) that a benchmark may train and tune on; the rest is tested.
 TRAIN_TENTHS = 7
@@ -45,6 +45,7 @@ class Options:
     budget: Budget
     json_path: Path
     dev: bool = False
+    arms: tuple[str, ...] = ()  # to run; of a benchmark that lets one choose
 
     @property
     def tested(self) -> Path | None:
@@ -59,10 +60,13 @@ def parse_options(
     *,
     needs_data: bool = True,
     has_dev: bool = False,
+    has_long: bool = False,
+    arms: Sequence[str] = (),
 ) -> Options:
     """Read the flags that every benchmark accepts; bad values end the program with a message, as argparse does.
 
-    With `has_dev` also `--dev`, for a benchmark that can measure its development parts.
+    With `has_dev` also `--dev`, for a benchmark that can measure its development parts; with `has_long` a third budget,
+    longer trainings of the small world; with `arms` also `--arms`, which runs some of them.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -75,13 +79,18 @@ def parse_options(
         help="folder of the same layout: all of --data may be trained on, only this is tested",
     )
     parser.add_argument("--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one run per seed (default: 0)")
-    parser.add_argument("--budget", choices=("small", "full"), default="small", help="small: 10 min, full: 90 min")
+    budgets, meant = ["small", "full"], "small: 10 min, full: 90 min"
+    if has_long:
+        budgets, meant = [*budgets, "long"], f"{meant}, long: longer trainings of the small world"
+    parser.add_argument("--budget", choices=budgets, default="small", help=meant)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", dest="json_path", help="result file")
     if has_dev:
         parser.add_argument("--dev", action="store_true", help="measure development parts, not test parts")
+    if arms:
+        parser.add_argument("--arms", type=_some_of(arms), default=tuple(arms), metavar="A,B", help="default: all")
     given = parser.parse_args(argv)
-    dev = has_dev and given.dev
-    return Options(name, given.data, given.test_data, given.seeds, given.budget, given.json_path, dev)
+    dev, chosen = has_dev and given.dev, given.arms if arms else ()
+    return Options(name, given.data, given.test_data, given.seeds, given.budget, given.json_path, dev, chosen)
 
 
 def _folder(text: str) -> Path:
@@ -89,6 +98,16 @@ def _folder(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"no such folder: {path}")
     return path
+
+
+def _some_of(arms: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def chosen(text: str) -> tuple[str, ...]:
+        names = text.split(",")
+        if unknown := set(names) - set(arms):
+            raise argparse.ArgumentTypeError(f"no such arm: {', '.join(sorted(unknown))}; there is {', '.join(arms)}")
+        return tuple(arm for arm in arms if arm in names)
+
+    return chosen
 
 
 def _seeds(text: str) -> tuple[int, ...]:

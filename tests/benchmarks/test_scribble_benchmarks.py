@@ -1,5 +1,6 @@
 """What the scribble benchmarks count with: Dice of volumes, saliency metrics, both forms of the pair-wise losses."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import dfr
+from benchmarks.common import Options, parse_options
 from benchmarks.dfr import STEM, volume_dice
 from benchmarks.kernel_cost import half_lsc, half_potts, unfold_lsc, unfold_potts
 from benchmarks.scwssod import Saliency
@@ -72,3 +75,20 @@ def test_half_window_sums_never_make_a_tensor_of_the_unfolded_size() -> None:
             torch.autograd.grad(form(p, image), p)
         largest[name] = seen.bytes
     assert largest["half"] < 0.1 * largest["unfold"]
+
+
+def test_some_arms_and_longer_trainings_are_asked_for_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def options(*more: str) -> Options:
+        given = ["--data", str(tmp_path), "--json", str(tmp_path / "a.json"), *more]
+        return parse_options("dfr", None, given, has_long=True, arms=tuple(dfr.ARMS))
+
+    assert options().arms == tuple(dfr.ARMS)
+    assert options("--arms", "dfr,static").arms == ("static", "dfr")
+    assert dfr.SIZES[options("--budget", "long").budget].acdc_steps > 2 * dfr.SIZES["small"].acdc_steps
+    with pytest.raises(SystemExit):
+        options("--arms", "dfr,other")
+    assert "no such arm: other; there is partial_ce, static" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_options("abd", None, ["--data", str(tmp_path), "--json", "a.json", "--budget", "long"])
