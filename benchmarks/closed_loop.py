@@ -37,8 +37,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, parse_options
+from benchmarks.judge import iou, train_judge, verdicts
 from benchmarks.loop_arms import ARMS, Pair, choose, cross_fit_scores, faulty_share, opinion, scene_spread
-from benchmarks.starter_generator import iou, train_judge, verdicts
 from maskmill.data_contracts import (
     DECISION,
     SAMPLE,
