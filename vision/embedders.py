@@ -34,7 +34,7 @@ from maskmill.vision.pretrained import (
 
 Vectors = NDArray[np.float32]
 Inputs = dict[str, Tensor]  # what a model reads of one image, or (batch first) of some
-VERSION = 2
+VERSION = 3
 GPU_BATCH = 16
 FAMILIES = {  # model_type: the library's model and image processor
     "dinov2": ("Dinov2Model", "BitImageProcessor"),

@@ -9,7 +9,7 @@ from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.crf_options import crf_stamp
 from maskmill.vision.segmenters import weights_stamp
 
-VERSION = 4
+VERSION = 5
 
 
 def stamps(config: Config) -> tuple[str, ...]:

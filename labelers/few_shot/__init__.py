@@ -5,7 +5,7 @@ from maskmill.labelers.few_shot.labeler import FewShot, load
 from maskmill.labelers.few_shot.support import support_stamp
 from maskmill.trainers.engine import read_info
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.crf_options import crf_stamp
 from maskmill.vision.pretrained import Precision, model_fingerprint
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from maskmill.trainers.few_shot.start import start_by_name
 from maskmill.vision.segmenters import weights_stamp
 
 MASKS = False  # of images alone: it needs labelled examples beside an image
-VERSION = 2
+VERSION = 3
 LOOKED_AT = 8  # episodes that a finished network is tried on
 
 

@@ -40,7 +40,7 @@ from maskmill.vision.clip import build_text_bank, clip_fingerprint
 from maskmill.vision.crf_options import crf_backend
 from maskmill.vision.segmenters import weights_stamp
 
-VERSION = 3
+VERSION = 4
 
 
 def stamps(config: Config) -> tuple[str, ...]:
