@@ -6,7 +6,7 @@
     # about half of the whole time: the learning rate falls to 0
     python -m maskmill.starter.generator_training diffusion --work DIR --minutes 30 --last
     python -m maskmill.starter.generator_training export --work DIR
-    # the one with joint attention, which shares the autoencoder that ships; its scenes are more varied
+    # the one with joint attention, which shares scenes and the autoencoder that ships
     python -m maskmill.starter.generator_training flow --work DIR --minutes 80 --last
     python -m maskmill.starter.generator_training export-flow --work DIR
 
@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="cool the learning rate down to 0 in this turn")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--varied", action="store_true", help="several drawings of a class, in poses; the weights that ship had one"
+    )
     parser.add_argument("--start", type=Path, help="flow: a folder that export-flow wrote, to begin from its weights")
     parser.add_argument("--out", type=Path, help="where export writes its folder (default: where it ships)")
     arguments = parser.parse_args()
@@ -41,21 +44,24 @@ def main() -> None:
     stop_on_request()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
+    folder, other = ("varied", "scenes") if arguments.varied else ("scenes", "varied")
+    if (work / other).is_dir():  # what was made of them, latents and weights, has one name
+        parser.error(f"{work}: expected {folder} or nothing, found {other}; give another --work")
+    scenes = (work / folder, arguments.scenes, VARIED if arguments.varied else TYPICAL)
     if arguments.part == "autoencoder":
-        world = load_world(work / "scenes", min(arguments.scenes, 6000))
+        world = load_world(scenes[0], min(arguments.scenes, 6000), scenes[2])
         turn = Turn.begin(arguments.minutes, arguments.last)
         autoencoder.train(world.images, work / "autoencoder.pt", turn)
         model = autoencoder.load_autoencoder(work / "autoencoder.pt")
         print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
     elif arguments.part == "diffusion":
-        world = load_world(work / "scenes", arguments.scenes)
+        world = load_world(*scenes)
         diffusion.train(world, work, arguments.minutes, arguments.last)
     elif arguments.part == "flow":
-        world = load_world(work / "varied", arguments.scenes, VARIED)
+        world = load_world(*scenes)
         flow.train(world, work, arguments.minutes, arguments.last, arguments.start)
     else:
-        manner, folder = (TYPICAL, "scenes") if arguments.part == "export" else (VARIED, "varied")
-        world = load_world(work / folder, arguments.scenes, manner)
+        world = load_world(*scenes)
         write, usual = (export, "generator") if arguments.part == "export" else (export_flow, "generator_mmdit")
         out: Path = arguments.out or Path("starter") / usual
         print(f"{out}: {write(world, work, out) / 1e6:.1f} MB")

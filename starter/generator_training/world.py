@@ -36,7 +36,7 @@ class Manner:
     turn: float
 
 
-# The most typical drawing of each class and style, as it was drawn: what the UNet learnt.
+# The most typical drawing of each class and style, as it was drawn: what the weights that ship learnt.
 TYPICAL = Manner(objects=(1, 1, 1, 1, 2), drawings=1, min_length=0.7, mirror=0.0, turn=0.0)
 # Up to three drawings of each class and style, of either side, leaning and of more sizes, more often two of them.
 VARIED = Manner(objects=(1, 1, 2, 1, 2), drawings=3, min_length=0.6, mirror=0.5, turn=8.0)
