@@ -10,6 +10,7 @@ from maskmill.generators.words import class_words
 from maskmill.starter.drawn.drawings import KNOWN_STYLES, UNSEEN_STYLES
 from maskmill.starter.drawn.scenes import render_scene
 from maskmill.starter.generator_training import autoencoder, diffusion
+from maskmill.starter.generator_training.__main__ import main
 from maskmill.starter.generator_training.export import export
 from maskmill.starter.generator_training.loop import Turn
 from maskmill.starter.generator_training.models import LATENT_CHANNELS, make_tokenizer
@@ -83,6 +84,15 @@ def test_scenes_of_another_manner_are_kept_apart(tmp_path):
         stored = load_world(tmp_path, 6, VARIED, part=6)
         assert np.array_equal(stored.images, render_world(0, 6, VARIED).images)
     assert not np.array_equal(stored.images, render_world(0, 6).images)
+
+
+@pytest.mark.parametrize(("there", "flags"), [("scenes", ["--varied"]), ("varied", [])])
+def test_a_folder_holds_one_manner_of_scenes(tmp_path, monkeypatch, capsys, there, flags):
+    (tmp_path / there).mkdir()
+    monkeypatch.setattr("sys.argv", ["generator_training", "flow", "--work", str(tmp_path), *flags])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"found {there}; give another --work" in capsys.readouterr().err
 
 
 def test_encoder_weights_compute_the_principal_components(world):
