@@ -11,8 +11,9 @@ smallest gain that so many starts can tell from none: twice the standard error o
 its 1-shot episodes: `support_first` and `support_second`, the object's IoU of a support segmented by its own vector and
 by both; `missed`, the share of its object that the auxiliary vector stands for; `miou_1shot_own`, the query's mIoU with
 the support's plain vector in both places.
-Arms `prior_plain`, `vvp_paper` (masked picture, best cosine), `vvp_ours`, `vtp`, `vtp+pir`: training-free maps of the
-same 1-shot episodes; metric `ap`, the average precision over an episode's pixels, mean over episodes. Prompts are
+Arms `prior_plain`, `vvp_paper` (masked picture, best cosine), `vvp_ours`, `vtp`, `vtp+pir`, `product` (of `vvp_ours`
+and the masked picture's match over all blocks), `product*vtp` (that times the root of `vtp+pir`): training-free maps of
+the same 1-shot episodes; metric `ap`, the average precision over an episode's pixels, mean over episodes. Prompts are
 target-only throughout.
 Each metric is the mean of two worlds, which follow as `@ccp` (street photos, held-out garments; tested on stems that
 nothing was tuned on) and `@drawn` (drawn scenes, held-out classes, tested in a style that training never saw).
@@ -67,7 +68,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 #: What each arm adds to.
 WITHOUT = {arm: "base" for arm in NETWORKS if arm != "base"}
-PRIORS = ("prior_plain", "vvp_paper", "vvp_ours", "vtp", "vtp+pir")
+PRIORS = ("prior_plain", "vvp_paper", "vvp_ours", "vtp", "vtp+pir", "product", "product*vtp")
+BLOCKS = 4  # of the starter CLIP
 PAIRED = ("miou_1shot", "miou_5shot")
 FOLDS = 4
 SIZES = {
@@ -168,7 +170,10 @@ def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -
     """Mean average precision of each training-free map over the 1-shot episodes."""
     given = {**settings_of(world, size, seed, fold), "prior": "pi_clip"}
     config, as_published = Config(**given), Config(**{**given, "priors": PAPER})
-    featurizer, paper = (featurizer_of(one, world.space, torch.device("cpu")) for one in (config, as_published))
+    joint = Config(**{**given, "priors": {"product_blocks": BLOCKS}})
+    featurizer, paper, both = (
+        featurizer_of(one, world.space, torch.device("cpu")) for one in (config, as_published, joint)
+    )
     samples = Samples.open(world.test, str(folder / "cache"))
     where = {sample_id: position for position, sample_id in enumerate(samples.ids)}
     values: dict[str, list[float]] = {arm: [] for arm in PRIORS}
@@ -178,22 +183,25 @@ def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -
             continue
         target = binary_mask(query.mask, episode.class_id)
         shown = (support.image, binary_mask(support.mask, episode.class_id))
-        maps = prior_maps(featurizer, paper, episode, query.image, *shown)
-        for arm, map_ in maps.items():
-            full = cv2.resize(map_, (target.shape[1], target.shape[0]), interpolation=cv2.INTER_LINEAR)
-            values[arm].append(average_precision(full, target))
+        maps = prior_maps(featurizer, paper, both, episode, query.image, *shown)
+        size_ = target.shape[1], target.shape[0]
+        full = {arm: cv2.resize(map_, size_, interpolation=cv2.INTER_LINEAR) for arm, map_ in maps.items()}
+        full["product*vtp"] = stretched(full["product"]) * np.sqrt(stretched(full["vtp+pir"]) + 1e-3)
+        for arm, map_ in full.items():
+            values[arm].append(average_precision(map_, target))
     return {arm: float(np.mean(found)) for arm, found in values.items()}
 
 
 def prior_maps(
     featurizer: Featurizer,
     paper: Featurizer,
+    both: Featurizer,
     episode: Episode,
     query: Uint8Array,
     support: Uint8Array,
     mask: Uint8Array,
 ) -> dict[str, NDArray[np.float32]]:
-    """The maps of an episode on their own grids; `paper` matches as published."""
+    """The maps of an episode on their own grids; `paper` matches as published, `both` gives the product last."""
     seen = featurizer.image(query, episode.query)
     shot = featurizer.shot(support, mask, episode.supports[0])
     if featurizer.clip is None or seen.clip is None:
@@ -204,8 +212,16 @@ def prior_maps(
         "vvp_ours": featurizer.vvp(seen, [shot]).mean(dim=0),
         "vtp": featurizer.clip.cam(seen.clip.view, episode.class_id),
         "vtp+pir": featurizer.vtp(seen, episode.class_id),
+        "product": both.vvp(both.image(query, episode.query), [both.shot(support, mask)])[-1],
     }
     return {arm: map_.float().cpu().numpy() for arm, map_ in maps.items()}
+
+
+def stretched(map_: NDArray[Any]) -> NDArray[np.float32]:
+    """The map from 0 to 1."""
+    low, high = float(map_.min()), float(map_.max())
+    found: NDArray[np.float32] = ((map_ - low) / max(high - low, 1e-6)).astype(np.float32)
+    return found
 
 
 @contextlib.contextmanager

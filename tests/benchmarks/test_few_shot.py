@@ -128,6 +128,22 @@ def test_arms_see_and_begin_alike_and_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"missed", "cross_gain"} <= set(runs["base+scl"])
 
 
+def test_every_prior_has_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = few_shot_worlds.Size(8, 8, 1, 1, steps=1, episodes={1: 2}, starts=1)
+    plain = few_shot.settings_of
+    own = {"size": 64, "encoder": "test_efficientnet", "encoder_weights": "random"}
+    episodes = {"episodes": {"held_out": (), "min_share": 0.0}}
+    monkeypatch.setattr(few_shot, "settings_of", lambda *given: {**plain(*given), **own, **episodes})
+    data = [DataConfig(samples=(shapes.write_scenes(tmp_path / "s", 8),))] * 2
+    world = few_shot_worlds.World("shapes", shapes.SPACE, *data, {})
+    found = few_shot.all_priors(world, size, 0, [0], tmp_path)
+    assert tuple(found) == few_shot.PRIORS
+    assert all(0 < value <= 1 for value in found.values())
+    assert len(set(found.values())) == len(found)
+    map_ = few_shot.stretched(np.array([[3, 5], [4, 3]], np.float32))
+    assert map_.tolist() == [[0, 1], [0.5, 0]]
+
+
 def named(world: few_shot_worlds.World, *rest: Any) -> tuple[Any, ...]:
     return world.name, *rest
 
