@@ -229,3 +229,10 @@ def test_folded_trunks_go_to_other_processes_and_devices(trunk):
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(other(images), trunk(images))
     assert trunk.to("meta")(images.to("meta")).device.type == "meta"
+
+
+def test_a_compiler_sees_the_trunk_as_it_stands(trunk):
+    images = torch.rand(1, 3, 64, 64)
+    found = torch.export.export(trunk, (images,)).module()(images)
+    wanted = trunk(images)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))

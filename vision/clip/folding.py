@@ -44,7 +44,9 @@ class Frozen:
         self._kept: tuple[tuple[int, ...], nn.Module] | None = None
 
     def of(self, net: nn.Module) -> nn.Module:
-        """The copy to run in the place of `net`; `net` itself while any of its weights learns."""
+        """The copy to run in the place of `net`; `net` itself while a weight learns, or where a compiler looks on."""
+        if torch.compiler.is_compiling():
+            return net
         tensors = [*net.parameters(), *net.buffers()]
         if any(one.requires_grad or one.is_inference() for one in tensors):
             return net
