@@ -55,11 +55,9 @@ def main() -> None:
         model = autoencoder.load_autoencoder(work / "autoencoder.pt")
         print(f"psnr {autoencoder.psnr(model, world.images[:64]):.2f} dB")
     elif arguments.part == "diffusion":
-        world = load_world(*scenes)
-        diffusion.train(world, work, arguments.minutes, arguments.last)
+        diffusion.train(load_world(*scenes), work, arguments.minutes, arguments.last)
     elif arguments.part == "flow":
-        world = load_world(*scenes)
-        flow.train(world, work, arguments.minutes, arguments.last, arguments.start)
+        flow.train(load_world(*scenes), work, arguments.minutes, arguments.last, arguments.start)
     else:
         world = load_world(*scenes)
         write, usual = (export, "generator") if arguments.part == "export" else (export_flow, "generator_mmdit")
