@@ -44,6 +44,7 @@ from maskmill.trainers.few_shot.episodes import Episode, binary_mask
 from maskmill.trainers.few_shot.features import Featurizer
 from maskmill.trainers.few_shot.metrics import EpisodeMetrics, average_precision
 from maskmill.trainers.few_shot.predict import FewShotPredictor, Supports
+from maskmill.trainers.few_shot.priors import product_with_text
 from maskmill.trainers.few_shot.scl import guide, mask_iou, second_look
 from maskmill.trainers.few_shot.train import featurizer_of, test_episodes
 from maskmill.trainers.registry import load_artifact
@@ -186,7 +187,8 @@ def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -
         maps = prior_maps(featurizer, paper, both, episode, query.image, *shown)
         size_ = target.shape[1], target.shape[0]
         full = {arm: cv2.resize(map_, size_, interpolation=cv2.INTER_LINEAR) for arm, map_ in maps.items()}
-        full["product*vtp"] = stretched(full["product"]) * np.sqrt(stretched(full["vtp+pir"]) + 1e-3)
+        product, text = (torch.from_numpy(full[name]) for name in ("product", "vtp+pir"))
+        full["product*vtp"] = product_with_text(product[None], text)[0].numpy()
         for arm, map_ in full.items():
             values[arm].append(average_precision(map_, target))
     return {arm: float(np.mean(found)) for arm, found in values.items()}
@@ -215,13 +217,6 @@ def prior_maps(
         "product": both.vvp(both.image(query, episode.query), [both.shot(support, mask)])[-1],
     }
     return {arm: map_.float().cpu().numpy() for arm, map_ in maps.items()}
-
-
-def stretched(map_: NDArray[Any]) -> NDArray[np.float32]:
-    """The map from 0 to 1."""
-    low, high = float(map_.min()), float(map_.max())
-    found: NDArray[np.float32] = ((map_ - low) / max(high - low, 1e-6)).astype(np.float32)
-    return found
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ scenes in the third known style; nothing that `benchmarks.few_shot` tests is ope
 Priors, metric `ap` (mean over 1-shot episodes of the average precision over pixels): `contrast` (ours), `masked` (best
 match of the cut-out object, averaged over all blocks), `product` (of both), `vtp+pir`.
 Networks, paired starts: `base` (plain prior), `base+ours` (contrast and text), `base+product` (the product as one more
-channel); `scl` (hard split), `scl+soft`, `scl+soft+late` (support losses in the last third), `scl+soft+detached`
-(support losses teach their own merge alone). Metrics: `miou_1shot`; `gain_1shot` over `base`, and `sees_1shot`, the
-smallest gain that so many starts can tell from none. All also by world, `@ccp` and `@drawn`.
+channel), `base+joint` (that times the root of the text); `scl` (hard split), `scl+soft`, `scl+soft+late` (support
+losses in the last third), `scl+soft+detached` (support losses teach their own merge alone). Metrics: `miou_1shot`;
+`gain_1shot` over `base`, and `sees_1shot`, the smallest gain that so many starts can tell from none. All also by world,
+`@ccp` and `@drawn`.
 """
 
 import shutil
@@ -35,6 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
     "base+ours": OURS,
     "base+product": {**OURS, "priors": {"product_blocks": BLOCKS}},
+    "base+joint": {**OURS, "priors": {"product_blocks": BLOCKS, "product_text": True}},
     "scl": {"prior": "plain", "scl": True},
     "scl+soft": SOFT,
     "scl+soft+late": {**SOFT, "support_from": 2 / 3},
@@ -95,7 +97,7 @@ def run(options: Options) -> None:
             by_world = {f"ap@{world}": scores[name] for world, scores in maps.items()}
             _add(record, name, seed, {"ap": float(np.mean(list(by_world.values()))), **by_world})
     for seed in options.seeds:
-        for arm in (arm for arm in NETWORKS if not record.has(arm, seed)):
+        for arm in (arm for arm in options.arms if not record.has(arm, seed)):
             found = network_scores(arm, worlds, size, seed, work)
             _add(record, arm, seed, found if arm == "base" else gains(found, record.values["base"][str(seed)]))
     record.finish(device="cuda" if torch.cuda.is_available() else "cpu")
@@ -131,4 +133,4 @@ def _add(record: Record, arm: str, seed: int, found: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    run(parse_options("few_shot_choices", __doc__))
+    run(parse_options("few_shot_choices", __doc__, arms=tuple(NETWORKS)))

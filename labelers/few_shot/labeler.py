@@ -19,7 +19,7 @@ from maskmill.labelers.few_shot.config import Config
 from maskmill.labelers.few_shot.support import Exemplar, read_supports
 from maskmill.trainers.engine import resize_image
 from maskmill.trainers.few_shot.predict import FewShotPredictor, Supports
-from maskmill.trainers.few_shot.priors import ClipPriors, ClipView
+from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, product_with_text
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.device import pick_device
 from maskmill.vision.refine import par
@@ -52,27 +52,40 @@ class PriorEngine(Engine):
         text = next((c.text for c in space.classes if c.name == config.class_name), config.class_name)
         device = str(pick_device(config.device))
         self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts, device=device)
-        self.shots = [(self.priors.encode(s.image, s.mask, text=False), s.mask) for s in supports]
+        self.shots = [(self._view(s), s.mask) for s in supports]
         self.threshold = config.threshold or best_threshold(self._peaked, supports, self.shots)
 
+    def _view(self, support: Exemplar) -> ClipView:
+        view = self.priors.encode(support.image, support.mask, text=False)
+        cut_too = self.config.priors.product_blocks and not self.config.priors.mask_image
+        return self.priors.cut_out(view, support.image, support.mask) if cut_too else view
+
     def map(self, image: Uint8Array) -> Float32 | None:
-        raw = self._raw(image, self.shots)
-        return None if raw.max() < self.config.min_peak else self._share(raw)
+        raw, peak = self._raw(image, self.shots)
+        return None if peak < self.config.min_peak else self._share(raw)
 
     def _peaked(self, image: Uint8Array, shots: Sequence[PriorShot]) -> Float32:
-        return self._share(self._raw(image, shots))
+        return self._share(self._raw(image, shots)[0])
 
     def _share(self, raw: Float32) -> Float32:
         peaked: Float32 = raw / max(float(raw.max()), 1e-6)
         return peaked
 
-    def _raw(self, image: Uint8Array, shots: Sequence[PriorShot]) -> Float32:
-        query = self.priors.encode(image)
-        share = self.config.visual
-        maps = share * self.priors.vvp(query, shots).mean(dim=0) + (1 - share) * self.priors.vtp(query, 1)
-        full = F.interpolate(maps[None, None], image.shape[:2], mode="bilinear", align_corners=False)
-        found: Float32 = full[0, 0].clamp(0, 1).cpu().numpy()
-        return found
+    def _raw(self, image: Uint8Array, shots: Sequence[PriorShot]) -> tuple[Float32, float]:
+        """What is thresholded as a share of its peak, and the peak of the mix, which says whether there is a thing."""
+        query, options = self.priors.encode(image), self.config.priors
+        matches, text = self.priors.vvp(query, shots), self.priors.vtp(query, 1)
+        share, count = self.config.visual, len(shots) if options.shots == "concat" else 1
+        products = matches[-count:] if options.product_blocks else matches[:0]
+        mix = share * matches[: len(matches) - len(products)].mean(dim=0) + (1 - share) * text
+        maps = mix
+        if options.product_text:
+            maps = product_with_text(products, text).mean(dim=0)
+        elif options.product_blocks:
+            maps = share * products.mean(dim=0) + (1 - share) * text
+        full = F.interpolate(torch.stack([maps, mix])[:, None], image.shape[:2], mode="bilinear", align_corners=False)
+        found, mixed = full[:, 0].clamp(0, 1).cpu().numpy()
+        return found, float(mixed.max())
 
 
 class TrainedEngine(Engine):

@@ -32,6 +32,7 @@ from maskmill.starter.drawn.textures import Rng
 IGNORE = 255
 ATTEMPTS = 12
 CLASS_WORDS = class_words(VOC)
+Laid = tuple[Drawing, bool, bool]  # what was laid on the canvas: whether it is an object, and mirrored
 # Things that come in any colour: their hue may turn, so that one or two drawings a style do not become one colour.
 RECOLOURED = frozenset({"bicycle", "bottle", "bus", "car", "chair", "motorbike", "sofa", "boat", "train", "aeroplane"})
 
@@ -96,7 +97,7 @@ class SceneConfig(BaseModel):
 class Instance:
     """One drawn object. `mask`: visible pixels; `full_mask`: with the parts that others hide; both bool (H, W).
 
-    `box`: x0, y0, x1, y1 of the visible pixels, x1 and y1 exclusive.
+    `box`: x0, y0, x1, y1 of the visible pixels, x1 and y1 exclusive; `mirrored`: left and right change places.
     """
 
     class_id: int
@@ -106,6 +107,7 @@ class Instance:
     mask: NDArray[np.bool_]
     full_mask: NDArray[np.bool_]
     box: tuple[int, int, int, int]
+    mirrored: bool
 
     @property
     def visible_area(self) -> int:
@@ -198,17 +200,17 @@ def _place(rng: Rng, canvas: Canvas, drawing: Drawing, config: SceneConfig, crow
     return None
 
 
-def _add(rng: Rng, canvas: Canvas, drawing: Drawing, config: SceneConfig, crowd: int) -> bool:
+def _add(rng: Rng, canvas: Canvas, drawing: Drawing, config: SceneConfig, crowd: int) -> Pose | None:
     placed = _place(rng, canvas, drawing, config, crowd)
     colours = drawing_colours(rng, drawing, config)
     if placed is None:
-        return False
+        return None
     patch, pose = placed
     if rng.random() < config.shadow:
         drop = Pose(pose.x + 0.04 * pose.length, pose.y + 0.06 * pose.length, pose.length, pose.turn, pose.mirrored)
         canvas.shade(resample(drawing, drop, config.size, config.size, blur=2), rng.uniform(0.25, 0.5))
     canvas.lay(recolour(patch, colours))
-    return True
+    return pose
 
 
 def describe(instances: Iterable[Instance], others: Iterable[str]) -> str:
@@ -231,33 +233,31 @@ def compose(config: SceneConfig, index: int, rng: Rng, wanted: list[str], others
     tasks = [(name, True) for name in wanted] + [(name, False) for name in others]
     for _ in range(ATTEMPTS):
         canvas = Canvas(backdrop.copy())
-        laid: list[tuple[Drawing, bool]] = []
+        laid: list[Laid] = []
         for position in rng.permutation(len(tasks)):
             name, is_object = tasks[int(position)]
             drawing = pick_drawing(rng, drawings, name, config.max_drawings)
-            if _add(rng, canvas, drawing, config, len(tasks)):
-                laid.append((drawing, is_object))
-        if sum(is_object for _, is_object in laid) >= min(config.min_objects, len(wanted)):
+            if (pose := _add(rng, canvas, drawing, config, len(tasks))) is not None:
+                laid.append((drawing, is_object, pose.mirrored))
+        if sum(is_object for _, is_object, _ in laid) >= min(config.min_objects, len(wanted)):
             return _finish(config, index, rng, canvas, laid, background)
     raise ValueError(
         f"scene {index}: no room for {config.min_objects} objects; lower min_objects, min_length or min_visible"
     )
 
 
-def _finish(
-    config: SceneConfig, index: int, rng: Rng, canvas: Canvas, laid: list[tuple[Drawing, bool]], background: str
-) -> Scene:
-    lookup = np.array([0] + [drawing.class_id if is_object else 0 for drawing, is_object in laid], np.uint8)
+def _finish(config: SceneConfig, index: int, rng: Rng, canvas: Canvas, laid: list[Laid], background: str) -> Scene:
+    lookup = np.array([0] + [drawing.class_id if is_object else 0 for drawing, is_object, _ in laid], np.uint8)
     mask = lookup[canvas.owner]
     instances = []
-    for layer, (drawing, is_object) in enumerate(laid, start=1):
+    for layer, (drawing, is_object, mirrored) in enumerate(laid, start=1):
         if is_object and drawing.class_name is not None:
             visible, full = canvas.owner == layer, canvas.full_mask(layer)
             names = (CLASS_IDS[drawing.class_name], drawing.class_name, drawing.style, drawing.name)
-            instances.append(Instance(*names, visible, full, mask_box(visible)))
+            instances.append(Instance(*names, visible, full, mask_box(visible), mirrored))
     if config.ignore_band:
         mask[canvas.edge] = IGNORE
-    extras = tuple(drawing.class_name or drawing.name for drawing, is_object in laid if not is_object)
+    extras = tuple(drawing.class_name or drawing.name for drawing, is_object, _ in laid if not is_object)
     caption = config.caption.format(objects=describe(instances, extras), background=background)
     ids = tuple(sorted({one.class_id for one in instances}))
     image = canvas.pixels(rng, config.noise)

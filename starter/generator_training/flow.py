@@ -182,6 +182,7 @@ class FlowTrainer(Training[FlowLesson]):
 
     def __init__(self, tokenizer: Any, path: Path, seed: int = 0, compiled: bool = True) -> None:
         torch.manual_seed(seed)
+        self.tokenizer = tokenizer
         self.transformer = make_transformer()
         self.encoders = make_flow_text_encoders(tokenizer)
         self.empty = tokens_of(tokenizer, [""])
@@ -191,12 +192,22 @@ class FlowTrainer(Training[FlowLesson]):
         self.block: Any = torch.compile(block_with_concepts) if compiled else block_with_concepts
 
     def begin_from(self, folder: Path) -> None:
-        """Take the weights of a Stable Diffusion 3 folder with parts of these sizes."""
+        """Take the weights of a Stable Diffusion 3 folder with parts of these sizes; a word piece that its tokenizer
+        has not keeps its first embedding.
+        """
+        from transformers import CLIPTokenizer
+
         parts = {"transformer": "transformer", "text": "text_encoder", "text_2": "text_encoder_2"}
+        known = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+        rows = {index: known[piece] for piece, index in self.tokenizer.get_vocab().items() if piece in known}
         for name, part in parts.items():
             module = self.modules[name]
-            kept = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
-            module.load_state_dict(kept.state_dict())
+            own = module.state_dict()
+            kept = type(module).from_pretrained(folder / part, torch_dtype=torch.float32).state_dict()
+            for key in (k for k in kept if k.endswith("token_embedding.weight")):
+                own[key][list(rows)] = kept[key][list(rows.values())]
+                kept[key] = own[key]
+            module.load_state_dict(kept)
         self.average = Average(self.average.parameters, self.average.decay)
 
     def forward(

@@ -10,6 +10,7 @@ from typing import Any
 from maskmill.data_contracts import LabelSpace, load_label_space
 from maskmill.generators.words import NUMBERS, class_words, plural
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS
+from maskmill.starter.drawn.drawings import KNOWN_STYLES, load_drawings
 from maskmill.starter.generator_training.tokenizer import write_tokenizer
 
 IMAGE_SIZE = 64
@@ -18,10 +19,18 @@ LATENT_CHANNELS = 8
 PATCH_VALUES = 48  # red, green and blue of a 4 x 4 patch
 TEXT_WIDTH = 128
 MAX_TOKENS = 32
+MIRRORED = "mirrored"
+
+
+def drawing_words(name: str) -> str:
+    """What a caption calls a drawing: "motor-scooter" is "motor scooter"."""
+    return name.replace("-", " ")
 
 
 def known_words() -> list[str]:
-    """Words kept whole by the starter's tokenizer: class names of VOC and COCO, background words, what prompts say."""
+    """Words kept whole by the starter's tokenizer: of classes of VOC and COCO, of drawings and of backgrounds, and what
+    prompts say.
+    """
     spaces: list[LabelSpace] = [load_label_space("voc"), load_label_space("coco")]
     names = [w for space in spaces for w in class_words(space).values()]
     names += [label.name for space in spaces for label in space.classes]
@@ -43,7 +52,9 @@ def known_words() -> list[str]:
         "near",
         "small",
     ]
-    said += ["large", "big", "background"]
+    said += ["large", "big", "background", MIRRORED]
+    drawings = load_drawings(KNOWN_STYLES).by_class.values()
+    names += [drawing_words(one.name) for styles in drawings for found in styles.values() for one in found]
     phrases = [*names, *(plural(n) for n in names), *BACKGROUND_WORDS, *NUMBERS.values(), *said, ",", ".", ";"]
     return sorted({word for phrase in phrases for word in phrase.lower().split()})
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from maskmill.data_contracts import load_label_space, sample_seed
 from maskmill.generators.prompts import append_classes
 from maskmill.generators.words import class_words, counted, joined
-from maskmill.starter.drawn.scenes import Scene, SceneConfig, render_scene
-from maskmill.starter.generator_training.models import IMAGE_SIZE
+from maskmill.starter.drawn.drawings import load_drawings
+from maskmill.starter.drawn.scenes import Instance, Scene, SceneConfig, render_scene
+from maskmill.starter.generator_training.models import IMAGE_SIZE, MIRRORED, drawing_words
 
 SEED = 20_260
 # What is said of a scene names its style: a small model need not average three drawings of a class.
@@ -38,8 +39,9 @@ class Manner:
 
 # The most typical drawing of each class and style, as it was drawn: what the weights that ship learnt.
 TYPICAL = Manner(objects=(1, 1, 1, 1, 2), drawings=1, min_length=0.7, mirror=0.0, turn=0.0)
-# Up to three drawings of each class and style, of either side, leaning and of more sizes, more often two of them.
-VARIED = Manner(objects=(1, 1, 2, 1, 2), drawings=3, min_length=0.6, mirror=0.5, turn=8.0)
+# Up to three drawings of each class and style, of either side, leaning and of more sizes, more often two of them; every
+# other scene is as in TYPICAL. Captions name what is not the first drawing of its class as it was drawn.
+VARIED = Manner(objects=(1, 1, 2, 1, 2), drawings=3, min_length=0.6, mirror=0.4, turn=8.0)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class World:
 
 def scene_config(index: int, manner: Manner = TYPICAL) -> SceneConfig:
     """Clean, large drawings near the middle: what a small model can learn to draw."""
+    manner = manner if index % 2 else TYPICAL
     objects = manner.objects[index % len(manner.objects)]
     return SceneConfig(
         size=IMAGE_SIZE,
@@ -75,16 +78,26 @@ def scene_config(index: int, manner: Manner = TYPICAL) -> SceneConfig:
     )
 
 
+def name_of(one: Instance, word: str) -> str:
+    """What a caption calls an object: its class, if it is the first drawing of that as it was drawn; its own name,
+    and that it is mirrored, otherwise. (The second train is called "train", and is one from the front.)
+    """
+    first = load_drawings((one.style,)).by_class[one.class_name][one.style][0]
+    own = drawing_words(one.emoji)
+    name = word if one.emoji == first.name else f"oncoming {word}" if own == word else own
+    return f"{MIRRORED} {name}" if one.mirrored else name
+
+
 def caption_of(scene: Scene, index: int) -> tuple[str, str]:
     """(caption with the class words appended, class words), in the words of the prompt sets."""
     words = class_words(load_label_space("voc"))
     rng = np.random.default_rng(sample_seed(SEED, str(index), "caption"))
-    counts = Counter(one.class_id for one in scene.instances)
-    ids = [int(i) for i in rng.permutation(sorted(counts))]
+    ids = [int(i) for i in rng.permutation(sorted({one.class_id for one in scene.instances}))]
     class_prompt = " ".join(words[i] for i in ids)
-    if rng.random() < BARE:
+    names = Counter(name_of(one, words[i]) for i in ids for one in scene.instances if one.class_id == i)
+    if rng.random() < BARE and not set(names) - set(words.values()):
         return class_prompt, class_prompt
-    things = joined([counted(words[i], counts[i]) for i in ids])
+    things = joined([counted(name, count) for name, count in names.items()])
     caption = f"a {STYLE_WORDS[scene.instances[0].style]} of {things}"
     if rng.random() < 0.8:
         caption = f"{caption}, {scene.background}"

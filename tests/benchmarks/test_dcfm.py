@@ -64,9 +64,9 @@ def options(root: Path, data: str = "data", test_data: Path | None = None) -> Op
 def test_arms_and_metrics_carry_the_issues_names(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench.run(options(root))
     metrics = json.loads((root / "out.json").read_text())["metrics"]
-    assert list(metrics) == ["plain", "ours", "dpg", "dpg+scl", "dcfm", "dcfm_alone"]
+    assert list(metrics) == ["plain", "plain+edges", "ours", "dpg", "dpg+scl", "dcfm", "dcfm_alone"]
     assert metrics["dcfm"] != metrics["dcfm_alone"], "a group is worth something, or something is wrong"
-    assert metrics["ours"] != metrics["plain"]
+    assert metrics["ours"] != metrics["plain"] != metrics["plain+edges"] != metrics["ours"]
     worlds = ("groups", "garments", "distractors", "seen")
     names = {f"{m}@{w}" for m in ("s", "max_e", "max_f", "mae") for w in worlds}
     assert all(set(found) == names for found in metrics.values())

@@ -247,6 +247,8 @@ NO_RESULT = {
     "consensus_size",
     "consensus_layers",
     "consensus_threshold",
+    "consensus_level",
+    "consensus_edges",
 }  # the consensus has no weight
 
 

@@ -209,6 +209,7 @@ PRIORS = {
     "box_peak": 254,
     "edge_fix": False,
     "product_blocks": 0,
+    "product_text": False,
 }
 EPISODES = {
     "folds": 4,

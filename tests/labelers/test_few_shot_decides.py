@@ -84,7 +84,36 @@ def test_both_priors_have_their_share() -> None:
 
     engine = PriorEngine.__new__(PriorEngine)
     engine.config, engine.priors = config(visual=0.7), Maps()  # type: ignore[assignment]
-    np.testing.assert_allclose(engine._raw(IMAGE, []), np.full((20, 30), 0.7 * 0.5 + 0.3 * 0.1), atol=1e-6)
+    found, peak = engine._raw(IMAGE, [])
+    np.testing.assert_allclose(found, np.full((20, 30), 0.7 * 0.5 + 0.3 * 0.1), atol=1e-6)
+    assert peak == pytest.approx(0.7 * 0.5 + 0.3 * 0.1)
+
+
+@pytest.mark.parametrize("shots", ["mean", "concat"])
+def test_the_product_takes_the_place_of_the_match(shots: str) -> None:
+    """With `product_text` it is multiplied by the text's root as well; the peak stays that of the mix."""
+    count = 2 if shots == "concat" else 1
+    ramp = torch.linspace(0, 1, 24).view(4, 6)
+
+    class Maps:
+        def encode(self, image: Uint8Array) -> None: ...
+
+        def vvp(self, query: None, shots: Any) -> torch.Tensor:
+            return torch.cat([torch.full((2 * count, 4, 6), 0.5), ramp.repeat(count, 1, 1)])
+
+        def vtp(self, query: None, class_id: int) -> torch.Tensor:
+            return 0.2 * ramp.flip(0)
+
+    engine = PriorEngine.__new__(PriorEngine)
+    engine.priors = Maps()  # type: ignore[assignment]
+    image = np.zeros((4, 6, 3), np.uint8)
+    for with_text in (False, True):
+        options = {"product_blocks": 2, "product_text": with_text, "shots": shots}
+        engine.config = config(visual=0.7, priors=options)
+        found, peak = engine._raw(image, [None] * count)  # type: ignore[list-item]
+        joint = ramp * (ramp.flip(0) + 1e-3).sqrt() if with_text else 0.7 * ramp + 0.06 * ramp.flip(0)
+        np.testing.assert_allclose(found, joint.clamp(0, 1), atol=1e-5)
+        assert peak == pytest.approx(0.7 * 0.5 + 0.3 * 0.2)
 
 
 def test_a_lone_support_and_ignored_pixels() -> None:

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.dcfm import Config
-from maskmill.trainers.dcfm.consensus import Consensus, consensus_of
+from maskmill.trainers.dcfm.consensus import Consensus, aligned, consensus_of, quantile
 from maskmill.trainers.dcfm.model import Dcfm
 from maskmill.trainers.dcfm.predict import GroupPredictor
 from maskmill.trainers.engine import DataConfig, PredictConfig
 from maskmill.trainers.registry import load_artifact
+from maskmill.vision.refine import par
 from maskmill.vision.segmenters import IMAGENET
 from tests.trainers import shapes
 
@@ -32,6 +33,9 @@ SETTINGS: dict[str, Any] = {
     "consensus_weight": 2.0,
     "consensus_size": 64,
     "consensus_layers": ("blocks.3", "blocks.4"),
+    "consensus_threshold": 0.5,
+    "consensus_level": None,
+    "consensus_edges": (0, 0),
 }
 
 
@@ -124,11 +128,48 @@ def predictor(**changes: Any) -> GroupPredictor:
 def test_what_is_salient_and_shared(consensus: Consensus) -> None:
     logits = torch.tensor([-40.0, -2, 0, 3, 40]).reshape(1, 1, 1, 5)
     votes = torch.full((1, 1, 1, 1), 1.5)
-    found = consensus.shared(logits, votes)
+    found = consensus.shared(logits, votes, torch.zeros(1, 3, 1, 5))
     product = logits.double().sigmoid() * torch.sigmoid(torch.tensor(2 * (1.5 - 0.5), dtype=torch.float64))
     torch.testing.assert_close(found.sigmoid().double(), product, atol=1e-6, rtol=1e-5)
     assert bool(found.isfinite().all())
-    assert bool(consensus.shared(logits, votes + 40).isfinite().all())
+    assert bool(consensus.shared(logits, votes + 40, torch.zeros(1, 3, 1, 5)).isfinite().all())
+
+
+def test_the_most_shared_part_of_an_image_keeps_its_map() -> None:
+    """Relative to the vote below which a share `level` of what is salient lies; by hand."""
+    consensus = Consensus(Config.model_validate({**SETTINGS, "consensus_level": 0.6}))
+    votes = torch.tensor([[1.0, -1.0, 0.0, 2.0], [3.0, 3.0, 3.0, 3.0]]).view(2, 1, 1, 4)
+    mass = torch.tensor([[0.1, 0.2, 0.5, 0.2], [0.2, 0.2, 0.2, 0.2]]).view(2, 1, 1, 4)
+    found = consensus.favour(votes, mass).exp()
+    factor = torch.sigmoid(2 * (votes - 0.5))
+    at = factor[0, 0, 0, 2]  # -1 has 0.2 of the mass, 0 the next 0.5
+    torch.testing.assert_close(found[0, 0, 0], torch.tensor([1.0, float(factor[0, 0, 0, 1] / at), 1.0, 1.0]))
+    torch.testing.assert_close(found[1], torch.ones(1, 1, 4), msg="votes that are the same everywhere lower nothing")
+    assert quantile(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 1.0]), 1.0) == 3
+    assert quantile(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.0, 0.0, 0.0]), 0.5) == 1, "nothing is salient"
+
+
+@pytest.mark.parametrize("edges", [(3, 0), (0, 2)])
+def test_votes_and_map_follow_the_edges(edges: tuple[int, int]) -> None:
+    """Each for its own rounds; PAR's growth is taken off again."""
+    consensus = Consensus(Config.model_validate({**SETTINGS, "consensus_edges": edges}))
+    generator = torch.Generator().manual_seed(3)
+    images = torch.zeros(2, 3, 32, 32)
+    images[..., 16:] = 1
+    logits, votes = (torch.randn(2, 1, side, side, generator=generator) for side in (16, 4))
+    found = consensus.shared(logits, votes, images)
+    logits, votes = (F.interpolate(x, (32, 32), mode="bilinear", align_corners=False) for x in (logits, votes))
+    if edges[0]:
+        votes = par(images, votes, iterations=3) / 1.01**3
+    expected = logits.sigmoid() * torch.sigmoid(2 * (votes - 0.5))
+    if edges[1]:
+        expected = par(images, expected, iterations=2) / 1.01**2
+    torch.testing.assert_close(found.sigmoid(), expected, atol=1e-5, rtol=1e-4)
+    one = consensus.shared(logits[:1], F.interpolate(votes, (4, 4))[:1], images[:1])
+    two = consensus.shared(logits, F.interpolate(votes, (4, 4)), images)
+    torch.testing.assert_close(one, two[:1])
+    even = aligned(torch.full((1, 1, 32, 32), 0.3), images[:1], 4)
+    torch.testing.assert_close(even, torch.full((1, 1, 32, 32), 0.3), atol=1e-5, rtol=1e-5)
 
 
 def test_a_group_s_maps_are_multiplied_and_a_photo_alone_is_left() -> None:

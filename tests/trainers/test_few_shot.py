@@ -60,7 +60,7 @@ class FewShotConformance(TrainerConformance):
 
 
 class TestSclWithPriors(FewShotConformance):
-    priors: ClassVar = {**PRIORS, "product_blocks": 2}
+    priors: ClassVar = {**PRIORS, "product_blocks": 2, "product_text": True}
     settings: ClassVar = {**SMALL, "scl": True, "prior": "pi_clip", "priors": priors}
 
 

@@ -19,6 +19,7 @@ from maskmill.trainers.few_shot.priors import (
     high_order,
     masked_match,
     plain_prior,
+    product_with_text,
     refine,
     resize_nearest,
     transition,
@@ -78,6 +79,15 @@ def test_the_product_is_the_contrast_times_the_match_of_what_was_cut_out(shots: 
     torch.testing.assert_close(found[-1], contrast.mean(dim=0) * match)
     assert more.config.channels(3) == plain.config.channels(3) + (3 if shots == "concat" else 1)
     assert len(more.vvp(query, [(cut, object_)] * 3)) == more.config.channels(3)
+
+
+def test_the_product_counts_where_the_text_speaks_as_well() -> None:
+    """Each map from 0 to 1, then the product times the root of the text's."""
+    products, text = torch.tensor([[[2.0, 4.0, 6.0]], [[1.0, 0.0, 1.0]]]), torch.tensor([[0.0, 1.0, 4.0]])
+    expected = torch.tensor([[[0.0, 0.5, 1.0]], [[1.0, 0.0, 1.0]]]) * (torch.tensor([[0.0, 0.25, 1.0]]) + 1e-3).sqrt()
+    torch.testing.assert_close(product_with_text(products, text), expected)
+    with pytest.raises(ValueError, match="set product_blocks"):
+        priors(product_text=True)
 
 
 def test_the_product_takes_the_last_blocks() -> None:

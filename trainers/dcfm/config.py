@@ -55,7 +55,9 @@ class Config(TrainerConfig):
         **TrainerConfig.later,
         "test_resize": "logits",
         "consensus_weight": 0.0,
-        "consensus_threshold": 0.5,
+        "consensus_threshold": 1.0,
+        "consensus_level": 0.85,
+        "consensus_edges": [10, 5],
         "consensus_size": 320,
         "consensus_layers": ["blocks.4", "blocks.5", "blocks.6"],
     }
@@ -125,7 +127,17 @@ class Config(TrainerConfig):
         "frozen copy of the first encoder (ours; nothing of it is trained); 0 = off",
     )
     consensus_threshold: float = Field(
-        default=0.5, description="votes above which a cell counts as shared; they have mean 0 and deviation 1 an image"
+        default=1.0, description="votes above which a cell counts as shared; they have mean 0 and deviation 1 an image"
+    )
+    consensus_level: float | None = Field(
+        default=0.85,
+        ge=0,
+        le=1,
+        description="share of what is salient in an image that loses by the votes; the most shared rest, and what has "
+        "more votes, keeps its map. none = the product as it is, which lowers all of an image",
+    )
+    consensus_edges: tuple[int, int] = Field(
+        default=(10, 5), description="rounds of PAR that let the votes, and then the map, follow the image's edges"
     )
     consensus_size: int = Field(default=320, ge=32, description="side at which that encoder sees an image, in pixels")
     consensus_layers: tuple[str, ...] = Field(

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from maskmill.trainers.dcfm.config import Config
 from maskmill.trainers.dcfm.prototypes import RANGE_EPS, agreement, match_votes
+from maskmill.vision.refine import par
+from maskmill.vision.refine.par import POSITION_WEIGHT
 from maskmill.vision.segmenters import build_encoder
 
 
@@ -27,6 +29,7 @@ class Consensus(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.weight, self.threshold = config.consensus_weight, config.consensus_threshold
+        self.level, self.edges = config.consensus_level, config.consensus_edges
         self.size, self.layers = config.consensus_size, config.consensus_layers
         encoder = build_encoder(config.encoder, config.encoder_weights, out_indices=config.feature_levels)
         self.encoder = encoder.requires_grad_(False)
@@ -80,11 +83,45 @@ class Consensus(nn.Module):
         seeds = torch.einsum("ncp,np->nc", unit.flatten(2), weights)
         return votes.reshape(count, 1, *grid), agreement(seeds, mates)
 
-    def shared(self, logits: Tensor, votes: Tensor) -> Tensor:
-        """Logits (N, 1, H, W) of sigmoid(logits) sigmoid(weight (votes - threshold)): salient, and shared."""
-        votes = F.interpolate(votes, logits.shape[2:], mode="bilinear", align_corners=False)
-        both = F.logsigmoid(logits) + F.logsigmoid(self.weight * (votes - self.threshold))
+    def shared(self, logits: Tensor, votes: Tensor, images: Tensor) -> Tensor:
+        """Logits (N, 1, H, W) of sigmoid(logits) times what `favour` makes of the votes: salient, and shared.
+
+        `logits` and `votes` on any grids; `images` (N, 3, H, W), of any scale, are what votes and map are aligned to.
+        """
+        size = images.shape[2:]
+        logits, votes = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (logits, votes))
+        both = F.logsigmoid(logits) + self.favour(aligned(votes, images, self.edges[0]), logits.sigmoid())
+        if self.edges[1]:
+            both = aligned(both.exp(), images, self.edges[1]).clamp_min(1e-30).log()
         return both - torch.log(-torch.expm1(both.clamp_max(-1e-6)))
+
+    def favour(self, votes: Tensor, saliency: Tensor) -> Tensor:
+        """Logarithm of the factor (N, 1, H, W) by which votes lower a map: sigmoid(weight (votes - threshold)), over
+        its value at the quantile `level` of what is salient in the image, and at most 1.
+        """
+        factor = F.logsigmoid(self.weight * (votes - self.threshold))
+        if self.level is None:
+            return factor
+        kept = [quantile(own, mass, self.level) for own, mass in zip(factor, saliency, strict=True)]
+        return (factor - torch.stack(kept).view(-1, 1, 1, 1)).clamp_max(0)
+
+
+def quantile(values: Tensor, mass: Tensor, level: float) -> Tensor:
+    """The smallest of the values up to which a share `level` of all mass lies; both of one shape."""
+    order = values.flatten().argsort()
+    reached = mass.flatten()[order].cumsum(0)
+    place = torch.searchsorted(reached, level * reached[-1]).clamp_max(len(order) - 1)
+    return values.flatten()[order[place]]
+
+
+def aligned(maps: Tensor, images: Tensor, rounds: int) -> Tensor:
+    """Maps (N, 1, H, W) after so many rounds of PAR on images (N, 3, H, W), on their own scale again. One image at a
+    time: its 48 neighbours' weights are many.
+    """
+    if not rounds:
+        return maps
+    spread = [par(image[None], own[None], iterations=rounds) for image, own in zip(images, maps, strict=True)]
+    return torch.cat(spread) / (1 + POSITION_WEIGHT) ** rounds
 
 
 def _on(features: Tensor, grid: tuple[int, int]) -> Tensor:

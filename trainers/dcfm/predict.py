@@ -83,7 +83,7 @@ class GroupPredictor:
             inputs = [self._input(image, config.size) for image in images]
             logits, agree = self._logits(inputs, config.batch)
             if self.consensus is not None and len(images) > 1:
-                logits, agree = self._agreed(self.consensus, images, logits, config.batch)
+                logits, agree = self._agreed(self.consensus, images, logits, config)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         if self.resize == "maps":
             net = inputs[0].shape[1], inputs[0].shape[2]
@@ -93,15 +93,16 @@ class GroupPredictor:
         return [GroupMap(one, float(a)) for one, a in zip(maps, agree, strict=True)]
 
     def _agreed(
-        self, consensus: Consensus, images: Sequence[Uint8Array], logits: Tensor, batch: int
+        self, consensus: Consensus, images: Sequence[Uint8Array], logits: Tensor, config: PredictConfig
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, 1, h, w) of what is salient and shared, and each image's agreement (N,)."""
+        """Logits (N, 1, S, S) of what is salient and shared, at the network's size, and each image's agreement (N,)."""
         features = []
-        for start in range(0, len(images), batch):
-            inputs = [self._input(image, consensus.size) for image in images[start : start + batch]]
+        for start in range(0, len(images), config.batch):
+            inputs = [self._input(image, consensus.size) for image in images[start : start + config.batch]]
             features.append(consensus.encode(torch.stack(inputs).to(self.device)))
         votes, agree = consensus.votes(torch.cat(features), logits.sigmoid())
-        return consensus.shared(logits, votes), agree
+        seen = torch.stack([self._input(image, config.size) for image in images]).to(self.device)
+        return consensus.shared(logits, votes, seen), agree
 
     def _input(self, image: Uint8Array, size: int) -> Tensor:
         """All images of a group take one size: both sides `size`, the aspect is lost."""

@@ -30,7 +30,7 @@ from maskmill.trainers.engine import (
 )
 from maskmill.vision.segmenters import encoder_normalisation, weights_stamp
 
-VERSION = 3
+VERSION = 4
 
 
 def stamps(config: Config) -> tuple[str, ...]:

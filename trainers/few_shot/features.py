@@ -19,7 +19,7 @@ from maskmill.trainers.few_shot.base import resize
 from maskmill.trainers.few_shot.config import Config
 from maskmill.trainers.few_shot.encoder import encoder_of
 from maskmill.trainers.few_shot.known import read_known
-from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, resize_nearest
+from maskmill.trainers.few_shot.priors import ClipPriors, ClipView, plain_prior, product_with_text, resize_nearest
 from maskmill.vision.segmenters import encoder_normalisation
 
 
@@ -284,6 +284,10 @@ class Featurizer:
         vvp = resize(self.vvp(query, shots)[None], grid)
         clip, view = self._clip_of(query)
         vtp = resize(clip.spread_out(self.vtp(query, class_id, labels), view.view)[None, None], grid)
+        if self.config.priors.product_text:
+            count = len(shots) if self.config.priors.shots == "concat" else 1
+            joint = product_with_text(vvp[0, -count:], vtp[0, 0])
+            vvp = torch.cat([vvp[:, :-count], joint[None]], dim=1)
         return torch.cat([vvp, *[vtp] * self.config.text_channels], dim=1)[0]
 
     def plain(self, query: Features, shots: Sequence[Shot]) -> Tensor:

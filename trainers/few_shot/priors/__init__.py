@@ -2,7 +2,7 @@
 
 from maskmill.trainers.few_shot.priors.clip import ClipPriors, ClipView, resize_nearest
 from maskmill.trainers.few_shot.priors.config import PriorConfig
-from maskmill.trainers.few_shot.priors.matching import contrast_match, masked_match, plain_prior
+from maskmill.trainers.few_shot.priors.matching import contrast_match, masked_match, plain_prior, product_with_text
 from maskmill.trainers.few_shot.priors.pir import diffuse, high_order, refine, transition
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "high_order",
     "masked_match",
     "plain_prior",
+    "product_with_text",
     "refine",
     "resize_nearest",
     "transition",

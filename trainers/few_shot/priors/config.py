@@ -4,7 +4,7 @@ CLIP.
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from maskmill.data_contracts import WithPresets
 from maskmill.vision.clip import CamLayer, clip_fingerprint
@@ -80,6 +80,7 @@ class PriorConfig(WithPresets):
         "words": {},
         "box_peak": 255,
         "product_blocks": 0,
+        "product_text": False,
     }
     preset: Literal["faithful", "faithful_coco", "starter"] = Field(
         default="starter",
@@ -118,6 +119,9 @@ class PriorConfig(WithPresets):
         ge=0,
         description="one more map: the one above times the best match of the cut-out object, averaged over so many "
         "last blocks; 0 = none",
+    )
+    product_text: bool = Field(
+        default=False, description="that map, from 0 to 1, is multiplied by the root of the text's map as well"
     )
     shots: Literal["mean", "concat"] = Field(
         default="mean",
@@ -174,6 +178,12 @@ class PriorConfig(WithPresets):
     edge_fix: bool = Field(
         default=True, description="let boxes reach the last row and column of the grid, which the release's never do"
     )
+
+    @model_validator(mode="after")
+    def _has_a_product(self) -> "PriorConfig":
+        if self.product_text and not self.product_blocks:
+            raise ValueError("product_text: expected product_blocks of 1 or more, found 0; set product_blocks")
+        return self
 
     @property
     def leaks(self) -> bool:

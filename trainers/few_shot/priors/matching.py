@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 EPSILON = 1e-7
+TEXT_FLOOR = 1e-3  # what no text speaks for still counts a little
 
 
 def masked_match(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
@@ -30,6 +31,14 @@ def plain_prior(query: Tensor, supports: list[tuple[Tensor, Tensor]]) -> Tensor:
     """
     maps = [_stretch(masked_match(query.flatten(1), s.flatten(1), m.flatten())) for s, m in supports]
     return torch.stack(maps).mean(dim=0).view(query.shape[1:])
+
+
+def product_with_text(product: Tensor, text: Tensor) -> Tensor:
+    """Maps (P, h, w) times the root of a text's map (h, w), each map from 0 to 1 before: where the example and the
+    text agree.
+    """
+    each = torch.stack([_stretch(one) for one in product])
+    return each * (_stretch(text) + TEXT_FLOOR).sqrt()
 
 
 def _stretch(values: Tensor) -> Tensor:
