@@ -27,6 +27,11 @@ class PromptConfig(BaseModel):
         default=(), description="names of the classes to ask for; empty = all of the label space"
     )
     words: dict[str, str] = Field(default={}, description="class name -> word that prompts use in its place")
+    kinds: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="class name -> what captions may call it (poodle, sheepdog), one drawn for each; an empty one = "
+        "its own word, which is appended to every prompt in any case",
+    )
     templates: tuple[str, ...] = Field(
         default=("a photo of {objects}",),
         description="captions, one drawn for each prompt; {objects} stands for the objects",
@@ -43,6 +48,14 @@ class PromptConfig(BaseModel):
         default=(1,), description="classes of a prompt, taken in turn: [1, 1, 2] makes every third prompt name two"
     )
     negative_prompt: str | None = Field(default=None, description="what the picture must not show; null = nothing")
+
+    def kinds_by_id(self, space: LabelSpace) -> dict[int, tuple[str, ...]]:
+        """Kinds of each class that has any.
+
+        Raises:
+            KeyError: a name that the space does not know.
+        """
+        return {space.find(name).id: kinds for name, kinds in self.kinds.items() if kinds}
 
     def class_ids(self, space: LabelSpace) -> tuple[int, ...]:
         """Ids asked for, ascending.
@@ -120,12 +133,17 @@ def deal_classes(mentions: Mapping[int, int], sizes: Sequence[int], seed: int) -
 
 
 def compose(
-    ids: Sequence[int], words: Mapping[int, str], config: PromptConfig, rng: np.random.Generator
+    ids: Sequence[int],
+    words: Mapping[int, str],
+    config: PromptConfig,
+    rng: np.random.Generator,
+    kinds: Mapping[int, Sequence[str]],
 ) -> tuple[str, str]:
-    """A caption for these classes, and the scene it names: template, count, attribute and scene are drawn from
-    `config`.
+    """A caption for these classes, and the scene it names: template, kind, count, attribute and scene are drawn from
+    `config` and `kinds`.
     """
-    things = [counted(words[i], _pick(config.counts, rng), _pick(config.attributes, rng)) for i in ids]
+    called = {i: (_pick(kinds[i], rng) if i in kinds else "") or words[i] for i in ids}
+    things = [counted(called[i], _pick(config.counts, rng), _pick(config.attributes, rng)) for i in ids]
     caption = _pick(config.templates, rng).format(objects=joined(things))
     scene = _pick(config.scenes, rng)
     return (config.scene_template.format(prompt=caption, scene=scene) if scene else caption), scene
@@ -142,11 +160,11 @@ def prompts_from_mentions(
 
     Row i depends on `seed`, i and its classes only.
     """
-    words = class_words(space, config.words)
+    words, kinds = class_words(space, config.words), config.kinds_by_id(space)
     rows = []
     for index, ids in enumerate(deal_classes(mentions, config.classes_per_prompt, seed), start=first):
         rng = np.random.default_rng(sample_seed(seed, str(index), "prompt"))
-        caption, scene = compose(ids, words, config, rng)
+        caption, scene = compose(ids, words, config, rng, kinds)
         noise = sample_seed(seed, str(index), "noise")
         rows.append(prompt_row(caption, ids, words, noise, scene=scene, negative=config.negative_prompt))
     return rows

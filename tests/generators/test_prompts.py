@@ -97,6 +97,23 @@ def test_words_can_be_replaced():
         PromptConfig(classes=("dragon",)).class_ids(VOC)
 
 
+def test_kinds_vary_what_captions_say_and_the_class_stays():
+    kinds = {"bird": ("", "parrot", "eagle"), "dog": ("poodle",), "cat": ()}
+    config = PromptConfig(classes=("bird", "dog", "cat"), kinds=kinds, attributes=("", "old"))
+    rows = prompts_from_classes(VOC, config, per_class=12, seed=1)
+    said = {}
+    for row in rows:
+        caption, _, appended = row["prompt"].partition("; ")
+        assert appended == row["class_prompt"], "maps are read against the class"
+        said.setdefault(appended, set()).add(caption.removeprefix("a photo of ").split()[-1])
+    assert said == {"bird": {"bird", "parrot", "eagle"}, "dog": {"poodle"}, "cat": {"cat"}}
+    assert any("an old poodle" in row["prompt"] for row in rows)
+    without = prompts_from_classes(VOC, config.model_copy(update={"kinds": {}}), per_class=12, seed=1)
+    assert [r for r in rows if r["class_prompt"] == "cat"] == [r for r in without if r["class_prompt"] == "cat"]
+    with pytest.raises(KeyError, match="unicorn"):
+        prompts_from_classes(VOC, PromptConfig(kinds={"unicorn": ("a",)}), 1, seed=0)
+
+
 def test_no_two_neighbours_of_a_deck_are_the_same_class():
     groups = deal_classes(dict.fromkeys(range(1, 6), 20), (1,), seed=2)
     assert sum(a == b for a, b in pairwise(groups)) <= 4

@@ -56,8 +56,8 @@ class Config(TrainerConfig):
         "test_resize": "logits",
         "consensus_weight": 0.0,
         "consensus_threshold": 1.0,
-        "consensus_level": 0.85,
-        "consensus_edges": [10, 5],
+        "consensus_level": 0.9,
+        "consensus_edges": [10, 10],
         "consensus_size": 320,
         "consensus_layers": ["blocks.4", "blocks.5", "blocks.6"],
     }
@@ -130,14 +130,14 @@ class Config(TrainerConfig):
         default=1.0, description="votes above which a cell counts as shared; they have mean 0 and deviation 1 an image"
     )
     consensus_level: float | None = Field(
-        default=0.85,
+        default=0.9,
         ge=0,
         le=1,
         description="share of what is salient in an image that loses by the votes; the most shared rest, and what has "
         "more votes, keeps its map. none = the product as it is, which lowers all of an image",
     )
     consensus_edges: tuple[int, int] = Field(
-        default=(10, 5), description="rounds of PAR that let the votes, and then the map, follow the image's edges"
+        default=(10, 10), description="rounds of PAR that let the votes, and then the map, follow the image's edges"
     )
     consensus_size: int = Field(default=320, ge=32, description="side at which that encoder sees an image, in pixels")
     consensus_layers: tuple[str, ...] = Field(
