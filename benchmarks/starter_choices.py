@@ -4,7 +4,8 @@
     python -m benchmarks.starter_choices --model DIR --judge FILE     # another training's folder (export-flow --out)
 
 By guidance: class agreement with the judge, and by `first_step` the median IoU of concept masks with what it sees. The
-judge is trained where FILE is not there yet.
+judge is trained where FILE is not there yet. With --named the same for captions that name one of a class's three
+drawings and its side, and how often it is that drawing, and that side (see `named_drawings`).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.judge import train_judge, verdicts
+from benchmarks.named_drawings import named_metrics
 from benchmarks.starter_generator import MMDIT, PLANS, READINGS, UNTESTED, ious_of, requests_for
 from maskmill.generators.config import GeneratorConfig
 from maskmill.generators.text_to_image import TextToImage
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--model", default=MMDIT)
     parser.add_argument("--guidance", default="3", metavar="2,3,4")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--named", action="store_true", help="also whether drawings are drawn that captions name")
     parser.add_argument("--judge", type=Path, required=True, metavar="FILE")
     given = parser.parse_args()
     plan, concept = PLANS["small"], READINGS["mmdit_concept"]
@@ -39,6 +42,9 @@ def main() -> None:
         print(
             f"guidance {guidance}: class agreement {np.mean(seen == wanted):.3f}, IoU by first_step {ious}", flush=True
         )
+        if given.named:
+            named = named_metrics(judge, config.model_copy(update={"mask": masks[f"{FIRST_STEPS[-1]}"]}), UNTESTED)
+            print("  by name: " + ", ".join(f"{name} {value:.3f}" for name, value in named.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from maskmill.data_contracts import load_label_space, sample_seed
 from maskmill.generators.prompts import append_classes
 from maskmill.generators.words import class_words, counted, joined
-from maskmill.starter.drawn.drawings import load_drawings
-from maskmill.starter.drawn.scenes import Instance, Scene, SceneConfig, render_scene
+from maskmill.starter.drawn.drawings import CLASS_IDS, KNOWN_STYLES, load_drawings
+from maskmill.starter.drawn.scenes import CLASS_WORDS, Scene, SceneConfig, render_scene
 from maskmill.starter.generator_training.models import IMAGE_SIZE, MIRRORED, drawing_words
 
 SEED = 20_260
@@ -78,14 +78,28 @@ def scene_config(index: int, manner: Manner = TYPICAL) -> SceneConfig:
     )
 
 
-def name_of(one: Instance, word: str) -> str:
-    """What a caption calls an object: its class, if it is the first drawing of that as it was drawn; its own name,
-    and that it is mirrored, otherwise. (The second train is called "train", and is one from the front.)
+def called(class_name: str, style: str, drawing: str, mirrored: bool = False) -> str:
+    """What a caption calls a drawing: its class, if it is the first of that class and style as it was drawn; its own
+    name, and that it is mirrored, otherwise. (The second train is called "train", and is one from the front.)
     """
-    first = load_drawings((one.style,)).by_class[one.class_name][one.style][0]
-    own = drawing_words(one.emoji)
-    name = word if one.emoji == first.name else f"oncoming {word}" if own == word else own
-    return f"{MIRRORED} {name}" if one.mirrored else name
+    first = load_drawings((style,)).by_class[class_name][style][0]
+    word, own = CLASS_WORDS[CLASS_IDS[class_name]], drawing_words(drawing)
+    name = word if drawing == first.name else f"oncoming {word}" if own == word else own
+    return f"{MIRRORED} {name}" if mirrored else name
+
+
+def kinds_of(most: int = VARIED.drawings) -> dict[str, tuple[str, ...]]:
+    """Names of the first drawings of each class that all known styles have, as `kinds` of a prompt set; the class's
+    own word is the empty one.
+    """
+    drawn = load_drawings(KNOWN_STYLES).by_class
+    found = {}
+    for class_name, by_style in drawn.items():
+        by = [[called(class_name, style, one.name) for one in by_style[style][:most]] for style in KNOWN_STYLES]
+        common = [name for name in by[0][1:] if all(name in other for other in by[1:])]
+        if common:
+            found[class_name] = ("", *common)
+    return found
 
 
 def caption_of(scene: Scene, index: int) -> tuple[str, str]:
@@ -94,7 +108,12 @@ def caption_of(scene: Scene, index: int) -> tuple[str, str]:
     rng = np.random.default_rng(sample_seed(SEED, str(index), "caption"))
     ids = [int(i) for i in rng.permutation(sorted({one.class_id for one in scene.instances}))]
     class_prompt = " ".join(words[i] for i in ids)
-    names = Counter(name_of(one, words[i]) for i in ids for one in scene.instances if one.class_id == i)
+    names = Counter(
+        called(one.class_name, one.style, one.emoji, one.mirrored)
+        for i in ids
+        for one in scene.instances
+        if one.class_id == i
+    )
     if rng.random() < BARE and not set(names) - set(words.values()):
         return class_prompt, class_prompt
     things = joined([counted(name, count) for name, count in names.items()])

@@ -9,7 +9,7 @@ from maskmill.generators.config import BACKGROUND, GeneratorConfig, MaskConfig
 from maskmill.generators.requests import Request
 from maskmill.generators.text_to_image import TextToImage
 from maskmill.generators.words import class_words
-from maskmill.starter.generator_training import flow
+from maskmill.starter.generator_training import flow, models
 from maskmill.starter.generator_training.export import export_flow, trained_flow_pipeline
 from maskmill.starter.generator_training.models import make_tokenizer
 from maskmill.starter.generator_training.world import render_world
@@ -143,6 +143,28 @@ def test_a_first_turn_begins_from_the_weights_of_a_folder(trainer, tokenizer, wo
     assert all(torch.equal(a, b) for a, b in zip(state["average"], trainer.average.values, strict=True))
     other = flow.FlowTrainer(tokenizer, tmp_path / "none.pt", compiled=False)
     assert not all(torch.equal(a, b) for a, b in zip(begun[0], other.average.parameters, strict=True))
+
+
+def test_words_that_a_folder_has_not_keep_their_first_embedding(trainer, tokenizer, tmp_path, monkeypatch):
+    """Rows of the embedding go by piece, not by number."""
+    known = [word for word in models.known_words() if word not in ("parrot", "mirrored")]
+    monkeypatch.setattr(models, "known_words", lambda: known)
+    smaller = make_tokenizer(tmp_path / "smaller")
+    old = flow.FlowTrainer(smaller, tmp_path / "old.pt", seed=3, compiled=False)
+    folder = tmp_path / "folder"
+    for name, part in {"transformer": "transformer", "text": "text_encoder", "text_2": "text_encoder_2"}.items():
+        old.modules[name].save_pretrained(folder / part)
+    smaller.save_pretrained(folder / "tokenizer")
+    assert len(smaller) < len(tokenizer)
+    found = flow.FlowTrainer(tokenizer, tmp_path / "new.pt", seed=4, compiled=False)
+    first = found.encoders[0].get_input_embeddings().weight.detach().clone()
+    found.begin_from(folder)
+    rows, before = (one.encoders[0].get_input_embeddings().weight for one in (found, old))
+    pieces, others = tokenizer.get_vocab(), smaller.get_vocab()
+    for word in ("dog</w>", "photo</w>", "<|endoftext|>"):
+        assert torch.equal(rows[pieces[word]], before[others[word]])
+    assert torch.equal(rows[pieces["parrot</w>"]], first[pieces["parrot</w>"]])
+    assert found.encoders[0].config.eos_token_id == tokenizer.eos_token_id
 
 
 def test_every_weight_learns_by_one_optimiser(trainer):

@@ -19,6 +19,8 @@ from maskmill.starter.generator_training.world import (
     STYLE_WORDS,
     TYPICAL,
     VARIED,
+    called,
+    kinds_of,
     load_world,
     render_world,
     scene_config,
@@ -73,10 +75,30 @@ def test_varied_scenes_show_more_drawings_poses_and_pairs_than_typical_ones():
     of_class = {manner: len(found) / len({kind[:2] for kind in found}) for manner, found in kinds.items()}
     assert of_class[TYPICAL] == 1 < of_class[VARIED]
     pairs = {manner: sum(len(scene.instances) > 1 for scene in scenes) for manner, scenes in drawn.items()}
-    assert pairs == {TYPICAL: 12, VARIED: 24}
-    posed = scene_config(0, VARIED)
-    assert posed.mirror == 0.5
+    assert pairs == {TYPICAL: 12, VARIED: 18}
+    posed = scene_config(1, VARIED)
+    assert posed.mirror == 0.4
     assert posed.turn == 8
+    assert scene_config(2, VARIED) == scene_config(2), "every other scene is typical"
+
+
+def test_captions_name_what_is_not_the_first_drawing_as_it_was_drawn():
+    world = render_world(0, 80, VARIED)
+    said = set()
+    for index, caption in enumerate(world.captions):
+        scene = render_scene(scene_config(index, VARIED), index)
+        names = [called(one.class_name, one.style, one.emoji, one.mirrored) for one in scene.instances]
+        plain = all(name in class_words(VOC).values() for name in names)
+        assert all(name in caption for name in names)
+        assert plain or ";" in caption, "the class words alone are any style's first drawing"
+        said.update(names)
+    assert {"mirrored speedboat", "parrot", "dog"} <= said
+    assert called("train", "noto", "locomotive") == "train"
+    assert called("train", "noto", "train", mirrored=True) == "mirrored oncoming train"
+    kinds = kinds_of()
+    assert kinds["bird"] == ("", "parrot")
+    assert kinds["boat"] == ("", "speedboat", "canoe")
+    assert "bicycle" not in kinds, "it has one drawing"
 
 
 def test_scenes_of_another_manner_are_kept_apart(tmp_path):
