@@ -1,5 +1,6 @@
 """few_shot: what is made of a map: shares of both priors, thresholds, edges, confidence, what lies outside."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from maskmill.labelers.few_shot import labeler as module
 from maskmill.labelers.few_shot.config import Config
 from maskmill.labelers.few_shot.labeler import Engine, FewShot, PriorEngine, TrainedEngine, best_threshold
 from maskmill.labelers.few_shot.support import Exemplar
+from maskmill.trainers.few_shot.priors import ClipPriors
+from tests.trainers import shapes
+
+TINY = str(Path(__file__).parents[1] / "data" / "tiny_clip")
 
 IMAGE: Uint8Array = np.zeros((20, 30, 3), np.uint8)
 RAMP = np.tile(np.linspace(0, 1, 30, dtype=np.float32), (20, 1))
@@ -114,6 +119,23 @@ def test_the_product_takes_the_place_of_the_match(shots: str) -> None:
         joint = ramp * (ramp.flip(0) + 1e-3).sqrt() if with_text else 0.7 * ramp + 0.06 * ramp.flip(0)
         np.testing.assert_allclose(found, joint.clamp(0, 1), atol=1e-5)
         assert peak == pytest.approx(0.7 * 0.5 + 0.3 * 0.2)
+
+
+def test_the_product_sees_the_cut_out_object() -> None:
+    image, mask = shapes.draw_scene(0, 64, 64)
+    object_ = (mask == mask[(mask > 0) & (mask < 255)][0]).astype(np.uint8)
+    views = []
+    for options in ({"product_blocks": 1}, {"product_blocks": 1, "mask_image": True}, {}):
+        small = {"model": TINY, "pretrained": None, "match_side": 64, "text_side": 64, **options}
+        engine = PriorEngine.__new__(PriorEngine)
+        engine.config = config(priors=small)
+        engine.priors = ClipPriors(engine.config.priors, {1: "box"})
+        views.append((engine._view(Exemplar("a", image, object_)), engine.priors.encode(image, text=False)))
+    (cut, whole), (masked, _), (plain, _) = views
+    assert torch.equal(cut.blocks, whole.blocks)
+    assert not torch.allclose(cut.deep, whole.deep)  # type: ignore[arg-type]
+    torch.testing.assert_close(cut.deep, masked.deep)
+    assert plain.deep is None
 
 
 def test_a_lone_support_and_ignored_pixels() -> None:

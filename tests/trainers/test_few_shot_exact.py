@@ -16,7 +16,7 @@ from maskmill.trainers.few_shot.base import MatchingDecoder, PyramidDecoder, dis
 from maskmill.trainers.few_shot.base.hdmnet import Matching
 from maskmill.trainers.few_shot.model import FewShotNet
 from maskmill.trainers.few_shot.predict import FewShotPredictor
-from maskmill.trainers.few_shot.priors import refine, resize_nearest
+from maskmill.trainers.few_shot.priors import product_with_text, refine, resize_nearest
 from maskmill.trainers.few_shot.source import EpisodeSource
 from maskmill.trainers.few_shot.train import featurizer_of, measure, training_episodes
 from maskmill.trainers.registry import load_artifact
@@ -225,6 +225,29 @@ def test_steps_draw_other_episodes_and_views_other_flips(tmp_path: Path, scenes:
         )
     assert {(0, True), (0, False), (1, True), (1, False)} <= turned
     assert len([one for one in turned if one[0] == -1]) >= 3, "query and support are not mirrored together"
+
+
+@pytest.mark.parametrize("shots", ["mean", "concat"])
+def test_the_product_channels_hear_the_text_at_the_decoders_grid(shots: str) -> None:
+    """With `product_text`; all other channels stay as they are."""
+    image, mask = shapes.draw_scene(3)
+    objects = [(mask == value).astype(np.uint8) for value in np.unique(mask[(mask > 0) & (mask < 255)])[:2]]
+    found, count = [], 2 if shots == "concat" else 1
+    for with_text in (False, True):
+        priors = {**PRIORS, "product_blocks": 2, "product_text": with_text, "shots": shots}
+        given = {**SMALL, "prior": "pi_clip", "priors": priors, "shots": 2, "test_shots": 2}
+        made = featurizer_of(Config.model_validate(given), shapes.SPACE, torch.device("cpu"))
+        query = made.image(shapes.draw_scene(5)[0])
+        found.append(made.priors(query, [made.shot(image, one) for one in objects], 2))
+    plain, joint = found
+    assert plain.shape == joint.shape
+    assert len(plain) == made.config.prior_channels
+    visual = len(plain) - made.config.text_channels
+    expected = product_with_text(plain[visual - count : visual], plain[-1])
+    torch.testing.assert_close(joint[visual - count : visual], expected)
+    assert not torch.allclose(joint[visual - count : visual], plain[visual - count : visual])
+    others = [*range(visual - count), *range(visual, len(plain))]
+    torch.testing.assert_close(joint[others], plain[others])
 
 
 def test_an_object_is_cut_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
