@@ -5,7 +5,7 @@ from maskmill.labelers.co_saliency.labeler import CoSaliency, load
 from maskmill.trainers.engine import read_info
 from maskmill.vision.crf_options import crf_stamp
 
-VERSION = 1
+VERSION = 2
 
 
 def stamps(config: Config) -> tuple[str, ...]:
