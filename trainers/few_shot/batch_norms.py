@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskmill.trainers.engine.batches import Batch
-from maskmill.trainers.few_shot.features import Features, Featurizer, Levels, Shot
+from maskmill.trainers.few_shot.features import Featurizer
+from maskmill.trainers.few_shot.kept import Features, Levels, Shot
 
 NO_MASK = np.zeros((0, 0), np.uint8)  # the plain prior reads the grid's masks alone
 

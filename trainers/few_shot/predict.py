@@ -11,7 +11,8 @@ from maskmill.data_contracts import LabelSpace, Uint8Array
 from maskmill.trainers.engine import Example, Prediction, Remembered, Samples, evaluating
 from maskmill.trainers.few_shot.canvas import corner, enlarged
 from maskmill.trainers.few_shot.episodes import Episode, binary_mask
-from maskmill.trainers.few_shot.features import Features, Featurizer, Shot, canvas_target
+from maskmill.trainers.few_shot.features import Featurizer, canvas_target
+from maskmill.trainers.few_shot.kept import Features, Shot
 from maskmill.trainers.few_shot.metrics import EpisodeMetrics
 from maskmill.trainers.few_shot.model import FewShotNet, Vectors
 from maskmill.trainers.few_shot.scl import weighted_sum

@@ -12,7 +12,8 @@ from maskmill.data_contracts import Uint8Array, sample_seed
 from maskmill.trainers.engine import Remembered, Samples, collate, draw_geometry, jitter_colours
 from maskmill.trainers.engine.batches import Batch, fill_colour
 from maskmill.trainers.few_shot.episodes import Episode, Episodes, binary_mask
-from maskmill.trainers.few_shot.features import Featurizer, Shot, canvas_target
+from maskmill.trainers.few_shot.features import Featurizer, canvas_target
+from maskmill.trainers.few_shot.kept import Shot
 
 KEPT_EXAMPLES = 512  # decoded images that a source keeps
 KEPT_VIEWS = 1024  # (image, class) pairs whose masks it keeps, where views are not random
