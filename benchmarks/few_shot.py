@@ -59,7 +59,10 @@ PAPER = {
     "cam_layer": "norm",
     "background_words": False,
     "edge_fix": False,
+    "product_blocks": 0,
+    "product_text": False,
 }
+NO_PRODUCT = {"product_blocks": 0, "product_text": False}
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
     "base+pi_clip": {"prior": "pi_clip", "scl": False, "priors": PAPER},
@@ -170,8 +173,8 @@ def self_guidance(predictor: FewShotPredictor, samples: Samples, episodes: Seque
 def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
     """Mean average precision of each training-free map over the 1-shot episodes."""
     given = {**settings_of(world, size, seed, fold), "prior": "pi_clip"}
-    config, as_published = Config(**given), Config(**{**given, "priors": PAPER})
-    joint = Config(**{**given, "priors": {"product_blocks": BLOCKS}})
+    config, as_published = Config(**{**given, "priors": NO_PRODUCT}), Config(**{**given, "priors": PAPER})
+    joint = Config(**{**given, "priors": {"product_blocks": BLOCKS, "product_text": False}})
     featurizer, paper, both = (
         featurizer_of(one, world.space, torch.device("cpu")) for one in (config, as_published, joint)
     )

@@ -4,11 +4,11 @@ Learnt from photos of the training part and scenes in two known styles, measured
 scenes in the third known style; nothing that `benchmarks.few_shot` tests is opened. Seed = fold (modulo 4).
 Priors, metric `ap` (mean over 1-shot episodes of the average precision over pixels): `contrast` (ours), `masked` (best
 match of the cut-out object, averaged over all blocks), `product` (of both), `vtp+pir`.
-Networks, paired starts: `base` (plain prior), `base+ours` (contrast and text), `base+product` (the product as one more
-channel), `base+joint` (that times the root of the text); `scl` (hard split), `scl+soft`, `scl+soft+late` (support
-losses in the last third), `scl+soft+detached` (support losses teach their own merge alone). Metrics: `miou_1shot`;
-`gain_1shot` over `base`, and `sees_1shot`, the smallest gain that so many starts can tell from none. All also by world,
-`@ccp` and `@drawn`.
+Networks, paired starts: `base` (plain prior), `base+contrast` (contrast and text), `base+product` (the product as one
+more channel), `base+ours` (that times the root of the text, the default); `scl` (hard split), `scl+soft`,
+`scl+soft+late` (support losses in the last third), `scl+soft+detached` (support losses teach their own merge alone).
+Metrics: `miou_1shot`; `gain_1shot` over `base`, and `sees_1shot`, the smallest gain that so many starts can tell from
+none. All also by world, `@ccp` and `@drawn`.
 """
 
 import shutil
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Options, Record, parse_options, part_of
-from benchmarks.few_shot import FOLDS, settings_of, smallest_seen, tested_episodes, trained_scores
+from benchmarks.few_shot import FOLDS, NO_PRODUCT, settings_of, smallest_seen, tested_episodes, trained_scores
 from benchmarks.few_shot_worlds import Size, World, drawn_world, photo_world, read_photos
 from maskmill.starter.drawn import KNOWN_STYLES
 from maskmill.trainers.engine import Samples
@@ -34,9 +34,9 @@ OURS = {"prior": "pi_clip", "scl": False}
 SOFT = {"prior": "plain", "scl": True, "split": "soft"}
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
+    "base+contrast": {**OURS, "priors": NO_PRODUCT},
+    "base+product": {**OURS, "priors": {"product_blocks": BLOCKS, "product_text": False}},
     "base+ours": OURS,
-    "base+product": {**OURS, "priors": {"product_blocks": BLOCKS}},
-    "base+joint": {**OURS, "priors": {"product_blocks": BLOCKS, "product_text": True}},
     "scl": {"prior": "plain", "scl": True},
     "scl+soft": SOFT,
     "scl+soft+late": {**SOFT, "support_from": 2 / 3},
@@ -59,7 +59,7 @@ def worlds_of(options: Options, size: Size, folder: Path) -> list[World]:
 
 def prior_scores(world: World, size: Size, seed: int, fold: int, folder: Path) -> dict[str, float]:
     """Mean average precision of each map over the 1-shot episodes."""
-    given = {**settings_of(world, size, seed, fold), **OURS, "priors": {"product_blocks": BLOCKS}}
+    given = {**settings_of(world, size, seed, fold), **NETWORKS["base+product"]}
     config = Config(**given)
     featurizer, samples = featurizer_of(config, world.space, torch.device("cpu")), Samples.open(world.test, str(folder))
     where = {sample_id: position for position, sample_id in enumerate(samples.ids)}

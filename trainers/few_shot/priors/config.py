@@ -65,7 +65,9 @@ FAITHFUL: dict[str, Any] = {
     "box_peak": 254,
 }
 FAITHFUL_COCO: dict[str, Any] = {**FAITHFUL, "text_source": "canvas_as_it_is", "words": COCO_WORDS}
-PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "faithful_coco": FAITHFUL_COCO, "starter": {}}
+# Chosen on development episodes: benchmarks.few_shot_choices.
+STARTER: dict[str, Any] = {"product_blocks": 4, "product_text": True}
+PRESETS: dict[str, dict[str, Any]] = {"faithful": FAITHFUL, "faithful_coco": FAITHFUL_COCO, "starter": STARTER}
 
 
 class PriorConfig(WithPresets):
