@@ -22,7 +22,7 @@ class Config(LabelerConfig):
         gt=0,
         lt=1,
         description="of the map as a share of its peak (of the probability, where trained); none = what segments the "
-        "supports best, each by the others; 0.65 for a lone one",
+        "supports best, each by the others; for a lone one 0.4, without priors.product_text 0.65",
     )
     min_peak: float = Field(
         default=0.3, ge=0, lt=1, description="abstain where no value of the training-free map is as high"

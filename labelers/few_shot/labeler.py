@@ -27,7 +27,9 @@ from maskmill.vision.refine import par
 Float32 = NDArray[np.float32]
 PriorShot = tuple[ClipView, Uint8Array]
 THRESHOLDS = np.linspace(0.3, 0.9, 25)
-ONE_SUPPORT = 0.65  # threshold where there is no second support to try one on
+# Threshold where there is no second support to try one on, without the product of match and text, and with it: chosen
+# on development episodes.
+ONE_SUPPORT = {False: 0.65, True: 0.4}
 
 
 class Engine(ABC):
@@ -53,7 +55,8 @@ class PriorEngine(Engine):
         device = str(pick_device(config.device))
         self.priors = ClipPriors(config.priors, {1: text}, surroundings=space.background_prompts, device=device)
         self.shots = [(self._view(s), s.mask) for s in supports]
-        self.threshold = config.threshold or best_threshold(self._peaked, supports, self.shots)
+        lone = ONE_SUPPORT[config.priors.product_text]
+        self.threshold = config.threshold or best_threshold(self._peaked, supports, self.shots, lone)
 
     def _view(self, support: Exemplar) -> ClipView:
         view = self.priors.encode(support.image, support.mask, text=False)
@@ -107,10 +110,11 @@ def best_threshold(
     map_of: Callable[[Uint8Array, Sequence[PriorShot]], Float32],
     supports: Sequence[Exemplar],
     shots: Sequence[PriorShot],
+    lone: float,
 ) -> float:
-    """The threshold with the best mean IoU on the supports, each segmented by the others; fixed for a lone one."""
+    """The threshold with the best mean IoU on the supports, each segmented by the others; `lone` for a single one."""
     if len(supports) < 2:
-        return ONE_SUPPORT
+        return lone
     curves = [
         _iou_curve(map_of(support.image, [*shots[:number], *shots[number + 1 :]]), support.mask)
         for number, support in enumerate(supports)

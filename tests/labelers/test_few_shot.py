@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from maskmill.data_contracts import LabelSpace, Reason, Uint8Array, encode_image, encode_mask
 from maskmill.labelers import LabelItem, get_labeler
-from maskmill.labelers.few_shot.labeler import ONE_SUPPORT, FewShot, TrainedEngine, best_threshold, centred
+from maskmill.labelers.few_shot.labeler import FewShot, TrainedEngine, best_threshold, centred
 from maskmill.labelers.few_shot.support import Exemplar, read_supports, support_stamp
 from maskmill.pipelines.cli.main import app
 from maskmill.pipelines.stages.train import TrainConfig, train
@@ -142,9 +142,9 @@ def test_the_threshold_is_tried_on_the_other_supports() -> None:
         seen.append(len(shots))
         return map_
 
-    assert 0.6 < best_threshold(map_of, supports, [None] * 3) <= 0.8  # type: ignore[list-item]
+    assert 0.6 < best_threshold(map_of, supports, [None] * 3, 0.65) <= 0.8  # type: ignore[list-item]
     assert seen == [2, 2, 2]
-    assert best_threshold(map_of, supports[:1], [None]) == ONE_SUPPORT  # type: ignore[list-item]
+    assert best_threshold(map_of, supports[:1], [None], 0.4) == 0.4  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("limit", ["min_share", "min_peak"])

@@ -88,7 +88,8 @@ def test_both_priors_have_their_share() -> None:
             return torch.full((4, 6), 0.1)
 
     engine = PriorEngine.__new__(PriorEngine)
-    engine.config, engine.priors = config(visual=0.7), Maps()  # type: ignore[assignment]
+    plain = {"product_blocks": 0, "product_text": False}
+    engine.config, engine.priors = config(visual=0.7, priors=plain), Maps()  # type: ignore[assignment]
     found, peak = engine._raw(IMAGE, [])
     np.testing.assert_allclose(found, np.full((20, 30), 0.7 * 0.5 + 0.3 * 0.1), atol=1e-6)
     assert peak == pytest.approx(0.7 * 0.5 + 0.3 * 0.1)
@@ -125,7 +126,11 @@ def test_the_product_sees_the_cut_out_object() -> None:
     image, mask = shapes.draw_scene(0, 64, 64)
     object_ = (mask == mask[(mask > 0) & (mask < 255)][0]).astype(np.uint8)
     views = []
-    for options in ({"product_blocks": 1}, {"product_blocks": 1, "mask_image": True}, {}):
+    for options in (
+        {"product_blocks": 1},
+        {"product_blocks": 1, "mask_image": True},
+        {"product_blocks": 0, "product_text": False},
+    ):
         small = {"model": TINY, "pretrained": None, "match_side": 64, "text_side": 64, **options}
         engine = PriorEngine.__new__(PriorEngine)
         engine.config = config(priors=small)
@@ -142,7 +147,7 @@ def test_a_lone_support_and_ignored_pixels() -> None:
     mask = np.zeros((10, 10), np.uint8)
     mask[:5], mask[5:] = 1, IGNORE
     one = Exemplar("a", np.zeros((10, 10, 3), np.uint8), mask)
-    assert best_threshold(lambda *_: RAMP, [one], [None]) == 0.65  # type: ignore[list-item]
+    assert best_threshold(lambda *_: RAMP, [one], [None], 0.65) == 0.65  # type: ignore[list-item]
     map_ = np.full((10, 10), 0.35, np.float32)
     assert module._iou_curve(map_, mask)[0] == 1, "what is ignored is no mistake"
     assert module._iou_curve(map_, mask)[-1] == 0
@@ -154,7 +159,7 @@ def test_the_threshold_that_is_best_for_all_supports_together(monkeypatch: pytes
     curves[0][[3, 9]], curves[1][9] = (1.0, 0.8), 0.8
     monkeypatch.setattr(module, "_iou_curve", lambda map_, mask: curves[int(mask[0, 0])])
     shown = [Exemplar("a", np.zeros((2, 2, 3), np.uint8), np.full((2, 2), n, np.uint8)) for n in (0, 1)]
-    found = best_threshold(lambda *_: RAMP, shown, [None, None])  # type: ignore[list-item]
+    found = best_threshold(lambda *_: RAMP, shown, [None, None], 0.65)  # type: ignore[list-item]
     assert found == pytest.approx(float(module.THRESHOLDS[9]))
 
 

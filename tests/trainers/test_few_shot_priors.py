@@ -38,7 +38,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def priors(**settings: Any) -> ClipPriors:
-    small = {"model": TINY, "pretrained": None, "match_side": 64, "text_side": 64}
+    plain = {} if "preset" in settings else {"product_blocks": 0, "product_text": False}
+    small = {"model": TINY, "pretrained": None, "match_side": 64, "text_side": 64, **plain}
     return ClipPriors(PriorConfig(**{**small, **settings}), NAMES, base=(1, 2), surroundings=("wall", "floor"))
 
 
