@@ -7,6 +7,7 @@ import torch
 from maskmill.data_contracts import load_label_space
 from maskmill.generators.text_to_image import GeneratorConfig, Request, TextToImage
 from maskmill.generators.words import class_words
+from maskmill.pipelines.run.config import load_run_config
 from maskmill.starter.drawn.drawings import KNOWN_STYLES, UNSEEN_STYLES
 from maskmill.starter.drawn.scenes import render_scene
 from maskmill.starter.generator_training import autoencoder, diffusion
@@ -219,3 +220,10 @@ def test_a_cut_off_turn_leaves_no_half_written_checkpoint(tmp_path):
     save_checkpoint(path, {"step": 3})
     path.with_suffix(".part").write_bytes(b"half")
     assert load_checkpoint(path) == {"step": 3}
+
+
+def test_the_preset_asks_for_all_kinds_that_were_learnt():
+    config = load_run_config("starter-mmdit")
+    assert config.generate is not None
+    assert config.generate.prompts.kinds == kinds_of()
+    assert "mirrored" in config.generate.prompts.attributes
