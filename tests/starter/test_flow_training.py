@@ -226,7 +226,7 @@ def test_flow_training_resumes_and_exports_a_folder_that_draws(world, tmp_path, 
     second = flow.train(world, tmp_path, minutes=0.02, last=True)
     assert second > first > 0
     assert export_flow(world, tmp_path, tmp_path / "folder") < 12e6
-    assert f"{second} steps of" in (tmp_path / "folder" / "README.md").read_text()
+    assert f"; {second:,} on {len(world.images)}\nvaried scenes" in (tmp_path / "folder" / "README.md").read_text()
     engine = TextToImage(GeneratorConfig(model=str(tmp_path / "folder"), steps=2, batch_size=1, device="cpu"))
     assert engine.family.name == "stable_diffusion_3"
     (drawn,) = engine.draw([Request("a photo of a potted plant; potted plant", ("potted plant",), (16,), 0)])
