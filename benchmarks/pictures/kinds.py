@@ -10,10 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from benchmarks.named_drawings import asked
-from benchmarks.pictures.starters import masked
+from benchmarks.pictures.starters import masked, save_in_halves
 from benchmarks.starter_generator import MMDIT, READINGS, engine_of
 
 SIDE = 80
@@ -40,10 +39,7 @@ def main() -> None:
         for d in drawn
     ]
     lines = [np.hstack(tiles[i : i + 3]) for i in range(0, len(tiles), 3)]
-    half = (len(lines) + 1) // 2
-    sheet = np.hstack([np.vstack(lines[:half]), np.vstack(lines[half : 2 * half])])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).quantize(128).save(args.out, optimize=True)  # a picture for a page, not for measuring
+    save_in_halves(lines, args.out)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ anchor masks. Red: the class; grey: uncertain.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.starter_generator import MMDIT, READINGS, engine_of, requests_for
@@ -29,6 +31,13 @@ def masked(drawn: Drawn) -> Uint8Array:
     return over
 
 
+def save_in_halves(rows: list[NDArray[Any]], out: Path) -> None:
+    """An even number of rows, the second half beside the first: a picture for a page, not for measuring."""
+    half = len(rows) // 2
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])).quantize(128).save(out, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -42,10 +51,7 @@ def main() -> None:
         others = [read[name][k] for name in READINGS]
         shown = [one.image, masked(one), others[0].image, *(masked(other) for other in others)]
         rows.append(np.hstack([cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) for each in shown]))
-    half = (len(rows) + 1) // 2
-    sheet = np.hstack([np.vstack(rows[:half]), np.vstack(rows[half : 2 * half])])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).quantize(128).save(args.out, optimize=True)  # a picture for a page, not for measuring
+    save_in_halves(rows, args.out)
 
 
 if __name__ == "__main__":

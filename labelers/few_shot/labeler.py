@@ -78,9 +78,9 @@ class PriorEngine(Engine):
         """What is thresholded as a share of its peak, and the peak of the mix, which says whether there is a thing."""
         query, options = self.priors.encode(image), self.config.priors
         matches, text = self.priors.vvp(query, shots), self.priors.vtp(query, 1)
-        share, count = self.config.visual, len(shots) if options.shots == "concat" else 1
-        products = matches[-count:] if options.product_blocks else matches[:0]
-        mix = share * matches[: len(matches) - len(products)].mean(dim=0) + (1 - share) * text
+        share, plain = self.config.visual, len(matches) - options.products(len(shots))
+        products = matches[plain:]
+        mix = share * matches[:plain].mean(dim=0) + (1 - share) * text
         maps = mix
         if options.product_text:
             maps = product_with_text(products, text).mean(dim=0)

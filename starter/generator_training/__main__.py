@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--varied", action="store_true", help="several drawings of a class, in poses; the weights that ship had one"
+        "--varied",
+        action="store_true",
+        help="several drawings of a class, in poses, that captions name",
     )
     parser.add_argument("--start", type=Path, help="flow: a folder that export-flow wrote, to begin from its weights")
     parser.add_argument("--out", type=Path, help="where export writes its folder (default: where it ships)")

@@ -37,7 +37,7 @@ class Manner:
     turn: float
 
 
-# The most typical drawing of each class and style, as it was drawn: what the weights that ship learnt.
+# The most typical drawing of each class and style, as it was drawn: what `starter` learnt, and `starter-mmdit` first.
 TYPICAL = Manner(objects=(1, 1, 1, 1, 2), drawings=1, min_length=0.7, mirror=0.0, turn=0.0)
 # Up to three drawings of each class and style, of either side, leaning and of more sizes, more often two of them; every
 # other scene is as in TYPICAL. Captions name what is not the first drawing of its class as it was drawn.

@@ -83,7 +83,7 @@ class GroupPredictor:
             inputs = [self._input(image, config.size) for image in images]
             logits, agree = self._logits(inputs, config.batch)
             if self.consensus is not None and len(images) > 1:
-                logits, agree = self._agreed(self.consensus, images, logits, config)
+                logits, agree = self._agreed(self.consensus, images, torch.stack(inputs), logits, config.batch)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         if self.resize == "maps":
             net = inputs[0].shape[1], inputs[0].shape[2]
@@ -93,16 +93,17 @@ class GroupPredictor:
         return [GroupMap(one, float(a)) for one, a in zip(maps, agree, strict=True)]
 
     def _agreed(
-        self, consensus: Consensus, images: Sequence[Uint8Array], logits: Tensor, config: PredictConfig
+        self, consensus: Consensus, images: Sequence[Uint8Array], seen: Tensor, logits: Tensor, batch: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, 1, S, S) of what is salient and shared, at the network's size, and each image's agreement (N,)."""
+        """Logits (N, 1, S, S) of what is salient and shared, at the size of `seen` (N, 3, S, S), which the network saw,
+        and each image's agreement (N,).
+        """
         features = []
-        for start in range(0, len(images), config.batch):
-            inputs = [self._input(image, consensus.size) for image in images[start : start + config.batch]]
+        for start in range(0, len(images), batch):
+            inputs = [self._input(image, consensus.size) for image in images[start : start + batch]]
             features.append(consensus.encode(torch.stack(inputs).to(self.device)))
         votes, agree = consensus.votes(torch.cat(features), logits.sigmoid())
-        seen = torch.stack([self._input(image, config.size) for image in images]).to(self.device)
-        return consensus.shared(logits, votes, seen), agree
+        return consensus.shared(logits, votes, seen.to(self.device)), agree
 
     def _input(self, image: Uint8Array, size: int) -> Tensor:
         """All images of a group take one size: both sides `size`, the aspect is lost."""

@@ -182,7 +182,7 @@ class Featurizer:
         clip, view = self._clip_of(query)
         vtp = resize(clip.spread_out(self.vtp(query, class_id, labels), view.view)[None, None], grid)
         if self.config.priors.product_text:
-            count = len(shots) if self.config.priors.shots == "concat" else 1
+            count = self.config.priors.products(len(shots))
             joint = product_with_text(vvp[0, -count:], vtp[0, 0])
             vvp = torch.cat([vvp[:, :-count], joint[None]], dim=1)
         return torch.cat([vvp, *[vtp] * self.config.text_channels], dim=1)[0]

@@ -199,4 +199,11 @@ class PriorConfig(WithPresets):
 
     def channels(self, shots: int) -> int:
         """Channels of VVP for so many supports."""
-        return (len(self.match_blocks) + (self.product_blocks > 0)) * (shots if self.shots == "concat" else 1)
+        return len(self.match_blocks) * self._maps(shots) + self.products(shots)
+
+    def products(self, shots: int) -> int:
+        """The last so many of them, which are products."""
+        return self._maps(shots) if self.product_blocks else 0
+
+    def _maps(self, shots: int) -> int:
+        return shots if self.shots == "concat" else 1
