@@ -13,6 +13,8 @@ from typing import Any
 
 STARTS_S = 90  # a server takes that long on a busy machine
 ANSWERS_S = 60
+BUSY = (429, 502, 503)  # what Prefect's own client asks again
+BUSY_S = 60
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,30 @@ class Server:
     def ask(self, method: str, *path: str, data: Any = None) -> Any:
         """The answer to one request; None where there is nothing of that name.
 
+        A server that is busy (its database is locked for a moment) is asked again, for `BUSY_S` seconds.
+
         Raises:
-            ValueError: the server refuses; says what it said.
+            ValueError: the server refuses, or stays busy; says what it said.
         """
         url = "/".join([self.api, *(urllib.parse.quote(part, safe="") for part in path)])
         body = None if data is None else json.dumps(data).encode()
         wanted = urllib.request.Request(
             url, body, {"Content-Type": "application/json", **_credentials()}, method=method
         )
-        try:
-            with urllib.request.urlopen(wanted, timeout=ANSWERS_S) as answer:
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            if error.code == 404 and method == "GET":
-                return None
-            said = error.read().decode(errors="replace")[:500]
-            raise ValueError(f"{method} {url}: the Prefect server answers {error.code}: {said}") from error
+        ends, pause = time.monotonic() + BUSY_S, 0.25
+        while True:
+            try:
+                with urllib.request.urlopen(wanted, timeout=ANSWERS_S) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code == 404 and method == "GET":
+                    return None
+                if error.code not in BUSY or time.monotonic() + pause > ends:
+                    said = error.read().decode(errors="replace")[:500]
+                    words = f"{method} {url}: the Prefect server answers {error.code}: {said}"
+                    raise ValueError(words) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 5)
 
 
 def _credentials() -> dict[str, str]:

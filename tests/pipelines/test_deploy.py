@@ -4,6 +4,8 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from maskmill.pipelines.cli.crashed import AFTER_S, LEAST_S, automation
 from maskmill.pipelines.cli.deploy import entry, export_entry, write_entries
 from maskmill.pipelines.cli.faults import words_for
 from maskmill.pipelines.cli.serve import open_server
-from maskmill.pipelines.cli.server import Server
+from maskmill.pipelines.cli.server import BUSY, Server
 from maskmill.pipelines.core.beat import ALIVE, EVERY_S
 from maskmill.pipelines.export.push import RECORD, push_export
 
@@ -71,6 +73,58 @@ def test_without_a_server_the_way_to_one_is_told() -> None:
     assert "no model" not in words_for(refused.value)[0]
     with pytest.raises(ValueError, match="PREFECT_API_URL"):
         Server("no-url").wait()
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Refuses as long as `left` says, as a server does whose database is locked; then answers what was asked."""
+
+    left = 0
+    code = 503
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        busy = type(self).left > 0
+        type(self).left -= 1
+        self.send_response(self.code if busy else 200)
+        self.end_headers()
+        self.wfile.write(b"Service Unavailable" if busy else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def busy() -> Iterator[Server]:
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield Server(f"http://127.0.0.1:{server.server_port}/api")
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_busy_server_is_asked_again(busy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in BUSY:
+        monkeypatch.setattr(Busy, "left", 2)
+        monkeypatch.setattr(Busy, "code", code)
+        assert busy.ask("POST", "deployments", data={"name": "mine"}) == {"name": "mine"}
+        assert Busy.left == -1, "two refusals and an answer"
+
+
+def test_a_server_that_stays_busy_or_refuses_says_what_it_said(busy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskmill.pipelines.cli.server.BUSY_S", 0)
+    for code in (503, 500, 422):
+        monkeypatch.setattr(Busy, "left", 5)
+        monkeypatch.setattr(Busy, "code", code)
+        with pytest.raises(ValueError, match=rf"POST .*/api/deployments: .* answers {code}: Service Unavailable"):
+            busy.ask("POST", "deployments", data={})
+        assert Busy.left == 4, "once"
+    monkeypatch.setattr("maskmill.pipelines.cli.server.BUSY_S", 60)
+    monkeypatch.setattr(Busy, "left", 5)
+    with pytest.raises(ValueError, match="422"):
+        busy.ask("POST", "deployments", data={})
+    assert Busy.left == 4, "what is refused for good is not asked again"
 
 
 def test_reports_are_served_and_nothing_else(tmp_path: Path) -> None:
