@@ -63,11 +63,12 @@ PAPER = {
     "product_text": False,
 }
 NO_PRODUCT = {"product_blocks": 0, "product_text": False}
+RELEASED_SCL = {"support_weight": 1.0, "inter_scale_source": "initial", "split": "hard", "support_from": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
     "base+pi_clip": {"prior": "pi_clip", "scl": False, "priors": PAPER},
     "base+ours": {"prior": "pi_clip", "scl": False},
-    "base+scl": {"prior": "plain", "scl": True, "support_weight": 1.0, "inter_scale_source": "initial"},
+    "base+scl": {"prior": "plain", "scl": True, **RELEASED_SCL},
     "base+scl_ours": {"prior": "plain", "scl": True},
 }
 #: What each arm adds to.

@@ -31,13 +31,14 @@ from maskmill.trainers.few_shot.train import featurizer_of
 
 BLOCKS = 4  # of the starter CLIP
 OURS = {"prior": "pi_clip", "scl": False}
-SOFT = {"prior": "plain", "scl": True, "split": "soft"}
+HARD = {"prior": "plain", "scl": True, "split": "hard", "support_from": 0.0}
+SOFT = {**HARD, "split": "soft"}
 NETWORKS: dict[str, dict[str, Any]] = {
     "base": {"prior": "plain", "scl": False},
     "base+contrast": {**OURS, "priors": NO_PRODUCT},
     "base+product": {**OURS, "priors": {"product_blocks": BLOCKS, "product_text": False}},
     "base+ours": OURS,
-    "scl": {"prior": "plain", "scl": True},
+    "scl": HARD,
     "scl+soft": SOFT,
     "scl+soft+late": {**SOFT, "support_from": 2 / 3},
     "scl+soft+detached": {**SOFT, "support_detached": True},

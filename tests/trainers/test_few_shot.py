@@ -134,7 +134,8 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> FewShotPredictor:
     """SCL after a short training on red boxes and green discs."""
     folder = tmp_path_factory.mktemp("guided")
     data = DataConfig(samples=(shapes.write_scenes(folder / "samples", 24),))
-    settings = {"steps": 80, "batch": 4, "lr": 5e-3, "width": 16, "output_stride": 8, "scl": True, "prior": "none"}
+    settings = {"steps": 80, "batch": 4, "lr": 5e-3, "width": 16, "output_stride": 8, "prior": "none"}
+    settings |= {"scl": True, "split": "hard", "support_from": 0.0}  # as released
     predictor: FewShotPredictor = load_artifact(run(folder, data, **settings), "cpu")
     return predictor
 

@@ -166,7 +166,7 @@ def test_a_soft_split_weighs_every_cell_of_the_object() -> None:
 
 def test_every_way_asks_for_the_same_split() -> None:
     query, supports, masks, priors, targets = support_set(2)
-    hard, soft = net(), net(split="soft")
+    hard, soft = net(split="hard"), net(split="soft")
     soft.load_state_dict(hard.state_dict())
     for shots in (1, 2):
         hard_v, soft_v = (n.guides(supports[:shots], masks[:shots], targets[:shots])[1] for n in (hard, soft))

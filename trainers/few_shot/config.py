@@ -136,7 +136,7 @@ class Config(TrainerConfig):
         "of the first (initial, the release)",
     )
     split: Split = Field(
-        default="hard",
+        default="soft",
         description="scl: an example's object is split by what its first segmentation finds (hard, the release), or "
         "each cell counts in both vectors by its probability (soft)",
     )
@@ -145,7 +145,10 @@ class Config(TrainerConfig):
         description="scl: an example's losses teach its own merge and reduction alone, not what the query shares",
     )
     support_from: float = Field(
-        default=0.0, ge=0, lt=1, description="scl: share of the run after which an example's losses begin"
+        default=2 / 3,
+        ge=0,
+        lt=1,
+        description="scl: share of the run after which an example's losses begin; the release: 0",
     )
     through_grid: bool = Field(
         default=False,

@@ -32,6 +32,8 @@ SCL: dict[str, Any] = {
     "prior": "plain",
     "mask_stage": True,
     "scl": True,
+    "split": "hard",
+    "support_from": 0.0,
     "scales": (60, 30, 15, 8),
     "optimizer": "sgd",
     "momentum": 0.9,
