@@ -20,7 +20,7 @@ from benchmarks.ftmu.toy import (
 from maskmill.trainers.ftmu.policies import Learned
 
 COUNTERFACTUAL = {"counterfactual": WIDER["counted"], "free_counterfactual": WIDER["free"]}
-LOOKED_BACK = {"small": 150, "full": 600}  # steps of those
+LOOKED_BACK = {"small": (800, 300), "full": (2_000, 1_000)}  # steps of those: as actor-critics, and looking back
 
 
 def run(options: Options) -> None:
@@ -41,8 +41,9 @@ def run(options: Options) -> None:
         for arm, rules in COUNTERFACTUAL.items():
             if not record.has(arm, seed):
                 patience = None if rules.free else LONG_PATIENCE
-                config = settings(LOOKED_BACK[options.budget], seed)
-                actor = learn_counterfactual(config, rules, patience)
+                first, steps = LOOKED_BACK[options.budget]
+                config = settings(steps, seed)
+                actor = learn_counterfactual(config, rules, patience, first)
                 record.add(arm, seed, measure(Learned(actor), patience, config, rules))
                 print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)
         for arm, rules in WIDER.items():
