@@ -64,6 +64,14 @@ def allowed_area(class_id: int, boxes: Sequence[PixelBox], size: tuple[int, int]
     return area
 
 
+def inside(boxes: Sequence[PixelBox], size: tuple[int, int]) -> Bool:
+    """True where any box lies: bool (H, W)."""
+    area = np.zeros(size, bool)
+    for box in boxes:
+        area[box.at] = True
+    return area
+
+
 def box_violations(mask: Uint8Array, boxes: Sequence[PixelBox], class_ids: Sequence[int]) -> int:
     """Pixels of a foreground class that lie outside every box of that class."""
     return sum(

@@ -9,14 +9,16 @@ from pydantic import ConfigDict, Field, model_validator
 from maskmill.data_contracts import WithPresets
 from maskmill.labelers.base import LabelerConfig
 from maskmill.labelers.clip_cam import Config as CamConfig
+from maskmill.labelers.promptable.config import Config as PromptedConfig
 from maskmill.trainers.affinity.model import Cells, Nodes
 from maskmill.vision.crf_options import WITHOUT_IMAGE, CrfOptions, laid_over
 from maskmill.vision.segmenters import PACKAGED_ENCODER
 
-Fusion = Literal["cam+grabcut", "grabcut", "cam"]
+Fusion = Literal["prompted", "cam+grabcut", "grabcut", "cam"]
 Reseed = Literal["none", "agree", "weak"]
 Check = Literal["released", "centred", "quantile", "none"]
-CRF = CrfOptions(gaussian_sxy=2, gaussian_weight=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10)
+CRF = CrfOptions()
+RELEASED_CRF = CrfOptions(gaussian_sxy=2, gaussian_weight=3, bilateral_sxy=50, bilateral_srgb=5, bilateral_weight=10)
 
 
 class SeedConfig(WithPresets):
@@ -29,9 +31,22 @@ class SeedConfig(WithPresets):
         "points_with_maps": False,
         "ready": False,
         "superpixels": None,
+        "prompted": PromptedConfig(),
+        "prompted_fill": (0.05, 0.98),
     }
 
-    fusion: Fusion = Field(default="grabcut", description="which sources must agree inside a box")
+    fusion: Fusion = Field(
+        default="prompted",
+        description="what claims pixels inside a box: a promptable model that is asked for it, GrabCut, GrabCut where "
+        "class maps agree (cam+grabcut), or class maps alone",
+    )
+    prompted: PromptedConfig = Field(
+        default=PromptedConfig(zoom=1.6, clamp_to_boxes=True),
+        description="options of labeler `promptable` for fusion: prompted and `prompted_weight`",
+    )
+    prompted_fill: tuple[float, float] = Field(
+        default=(0.05, 0.98), description="share of a box that the promptable model may claim"
+    )
     cam: CamConfig = Field(default=CamConfig(refine="none", min_decided=0.0), description="the class maps' own options")
     cam_keep: float = Field(default=0.4, gt=0, le=1, description="share of a class's CAM pixels that are confident")
     cam_floor: float = Field(default=0.01, ge=0, le=1, description="lowest map value of a confident pixel")
@@ -96,7 +111,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             points_with_maps=True,
             superpixels=400,
         ),
-        "crf": replace(CRF, backend="auto"),  # pydensecrf, as released, where it is installed
+        "prompted_weight": 0.0,
+        "crf": replace(RELEASED_CRF, backend="auto"),  # pydensecrf, as released, where it is installed
         "nodes": "levels",
         "cells": "released",
         "walk": "raw",
@@ -126,7 +142,12 @@ class Config(LabelerConfig):
     """`preset` fills in what is not given; the field defaults are those of `starter`."""
 
     presets: ClassVar = PRESETS
-    later: ClassVar[Mapping[str, Any]] = {"nodes": "balanced", "cells": "area", "walk": "shares"}
+    later: ClassVar[Mapping[str, Any]] = {
+        "nodes": "balanced",
+        "cells": "area",
+        "walk": "shares",
+        "prompted_weight": 0.0,
+    }
     preset: Literal["faithful", "starter"] = Field(
         default="starter",
         description="values for all that is not given: faithful = the released box recipe, starter = for a few CPU "
@@ -162,6 +183,9 @@ class Config(LabelerConfig):
     )
     reseed_floor: float = Field(default=0.7, ge=0, le=1, description="share from which those maps are sure")
     prior_weight: float = Field(default=0.3, ge=0, description="of those maps' shares beside the graph's")
+    prompted_weight: float = Field(
+        default=1.0, ge=0, description="of the promptable model's shares beside the graph's, where there are boxes"
+    )
     prior_fill: tuple[float, float] = Field(
         default=(0.3, 0.75), description="mean share of a class in its box, least and most"
     )

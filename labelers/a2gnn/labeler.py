@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, Uint8Array, foreground_ids
 from maskmill.data_contracts.rle import Runs
-from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, inside, pixel_boxes
 from maskmill.labelers.a2gnn.config import Config
 from maskmill.labelers.a2gnn.graphs import PlainGraphs
 from maskmill.labelers.a2gnn.hints import other_seeds, with_given
@@ -32,6 +32,10 @@ from maskmill.labelers.a2gnn.walk import walked_maps
 from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
 from maskmill.labelers.clip_cam import ClipCam
 from maskmill.labelers.clip_cam import load as load_cam
+from maskmill.labelers.promptable.labeler import Promptable
+from maskmill.labelers.promptable.labeler import load as load_promptable
+from maskmill.labelers.promptable.masks import shares_of
+from maskmill.labelers.promptable.prompts import Prompt
 from maskmill.trainers.affinity import ImageGraph
 from maskmill.trainers.registry import load_artifact
 from maskmill.vision.device import pick_device
@@ -75,11 +79,12 @@ class A2gnn(Labeler):
         class_ids = self._class_ids(item, boxes)
         if not class_ids:
             return None
+        masks = self._masks(item, boxes)
         if boxes and self.config.seeds.ready and item.scribble is not None:
             seeds = Seeds(item.scribble.copy())
         elif boxes:
-            maps = self._maps(item, class_ids) if self.config.seeds.fusion != "grabcut" else None
-            seeds = box_seeds(item, boxes, maps, class_ids, self.background_id, self.config.seeds)
+            maps = self._maps(item, class_ids) if "cam" in self.config.seeds.fusion else None
+            seeds = box_seeds(item, boxes, maps, class_ids, self.background_id, self.config.seeds, masks)
             seeds = with_given(seeds, item, self.config.seeds.point_radius)
         else:
             ground = item.scribble is not None and bool((item.scribble == self.background_id).any())
@@ -88,7 +93,8 @@ class A2gnn(Labeler):
         beside = bool(boxes) and not self.config.seeds.ready
         free: frozenset[int] = frozenset(class_ids) - {box.class_id for box in boxes} if beside else frozenset()
         channel_ids = class_ids if self.config.mask_absent_classes else self.space.ids
-        return Task(item, boxes, class_ids, channel_ids, seeds, free)
+        prompted = class_shares(masks, boxes, class_ids) if masks and self.config.prompted_weight else None
+        return Task(item, boxes, class_ids, channel_ids, seeds, prompted, free)
 
     def _left_out(self, items: Sequence[LabelItem]) -> None:
         """Say which hints do not count: silence would let people believe that they do."""
@@ -122,6 +128,18 @@ class A2gnn(Labeler):
     def _cam(self) -> ClipCam:
         return load_cam(self.config.seeds.cam, self.space)
 
+    @functools.cached_property
+    def _promptable(self) -> Promptable:
+        return load_promptable(self.config.seeds.prompted, self.space)
+
+    def _masks(self, item: LabelItem, boxes: Sequence[PixelBox]) -> list[Float32]:
+        """What the promptable model sees in each box, float32 (H, W) in [0, 1]; nothing where it is not asked."""
+        ready = self.config.seeds.ready and item.scribble is not None
+        if not boxes or not (self.config.prompted_weight or (self.config.seeds.fusion == "prompted" and not ready)):
+            return []
+        corners = [(box.class_id, (box.x0, box.y0, box.x1, box.y1)) for box in boxes]
+        return self._promptable.probabilities(item.image, [Prompt(class_id, box) for class_id, box in corners])
+
     def _maps(self, item: LabelItem, class_ids: tuple[int, ...]) -> Float32:
         """CLIP's class maps at image size, float32 (K, H, W) in [0, 1]."""
         _, maps = self._cam.class_maps(self._cam.resize(item.image)[None], [class_ids])
@@ -131,7 +149,7 @@ class A2gnn(Labeler):
     def _log_fallbacks(self, tasks: Sequence[Task]) -> None:
         sources = sum((task.seeds.sources for task in tasks), Counter[str]())
         if total := sum(sources.values()):
-            shares = ", ".join(f"{name} {sources[name] / total:.1%}" for name in ("seeded", "grabcut", "centre"))
+            shares = ", ".join(f"{name} {sources[name] / total:.1%}" for name in ("seeded", "claim", "centre"))
             logger.info("%d boxes took their seeds from: %s", total, shares)
 
     def _seed_labels(self, tasks: Sequence[Task]) -> list[PseudoLabel]:
@@ -184,6 +202,11 @@ class A2gnn(Labeler):
             channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
             shares[channels] += self.config.prior_weight * view.prior
             shares /= 1 + self.config.prior_weight
+        if task.prompted is not None:
+            channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
+            added = self.config.prompted_weight * inside(task.boxes, size)
+            shares[channels] += added * task.prompted
+            shares /= 1 + added
         if self.config.clamp_to_boxes and task.boxes:
             shares = clamp(shares, task.channel_ids, task.boxes, task.free)
         return shares
@@ -220,6 +243,15 @@ class A2gnn(Labeler):
         ]
         unboxed = [Instance.of(i, mask == i) for i in sorted(task.free) if (mask == i).any()]
         return (*boxed, *unboxed)
+
+
+def class_shares(masks: Sequence[Float32], boxes: Sequence[PixelBox], class_ids: Sequence[int]) -> Float32:
+    """Class shares (1 + K, H, W), background first, from each box's probability of being its object (H, W)."""
+    maps = np.zeros((len(class_ids), *masks[0].shape), np.float32)
+    for mask, box in zip(masks, boxes, strict=True):
+        channel = class_ids.index(box.class_id)
+        np.maximum(maps[channel], mask, out=maps[channel])
+    return shares_of(maps)
 
 
 def load(config: Config, space: LabelSpace) -> A2gnn:

@@ -24,13 +24,13 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Seeds:
-    """`labels` uint8 (H, W), 255 where nobody knows; for boxes, GrabCut's claim of each one, and how each one got its
-    seeds: `seeded`, or by falling back on `grabcut` or on its `centre`. `maps` are the class maps where there are any.
+    """`labels` uint8 (H, W), 255 where nobody knows; for boxes, the claim of each one, and how each one got its seeds:
+    `seeded`, or by falling back on its whole `claim` or on its `centre`. `maps` are the class maps where there are any.
     """
 
     labels: Uint8Array
     claims: tuple[Bool, ...] = ()
-    plain: tuple[Bool, ...] = ()  # GrabCut's claims as they came, box by box
+    plain: tuple[Bool, ...] = ()  # the claims as they came, box by box
     weak: tuple[bool, ...] = ()  # boxes for which no cut is plausible
     sources: Counter[str] = field(default_factory=Counter)
     maps: Float32 | None = None  # (K, H, W) in [0, 1], tags ascending
@@ -120,9 +120,15 @@ def box_seeds(
     class_ids: Sequence[int],
     background_id: int,
     config: SeedConfig,
+    masks: Sequence[Float32] = (),
 ) -> Seeds:
-    """Seeds of one image from its boxes. `maps` (K, H, W) belong to `class_ids`; None where fusion asks for none."""
-    if config.fusion == "cam":
+    """Seeds of one image from its boxes. `maps` (K, H, W) belong to `class_ids`; None where fusion asks for none.
+    `masks`: for fusion `prompted`, each box's probability of being its object, (H, W).
+    """
+    if config.fusion == "prompted":
+        claims, weak = prompted_claims(item, boxes, masks, config)
+        plain = tuple(claims)
+    elif config.fusion == "cam":
         claims, weak = [allowed_pixels(item.image, box) for box in boxes], [False] * len(boxes)
         plain = tuple(claims)
     else:
@@ -133,13 +139,28 @@ def box_seeds(
         if config.groups:
             claims, weak = grouped_claims(item.image, boxes, claims, seed, config)
     sure = None
-    if maps is not None and config.fusion != "grabcut":
+    if maps is not None and "cam" in config.fusion:
         sure = confident(item.image, box_maps(maps, class_ids, boxes), class_ids, config)
     alone = {group[0] for group in touching(boxes) if len(group) == 1}
-    sound = [not w or (config.groups and i not in alone) for i, w in enumerate(weak)]
+    grouped = config.groups and config.fusion != "prompted"
+    sound = [not w or (grouped and i not in alone) for i, w in enumerate(weak)]
     size = (item.image.shape[0], item.image.shape[1])
     found = fuse(boxes, claims, sound, sure, size, background_id, config)
     return replace(found, maps=maps, plain=plain, weak=tuple(weak))
+
+
+def prompted_claims(
+    item: LabelItem, boxes: Sequence[PixelBox], masks: Sequence[Float32], config: SeedConfig
+) -> tuple[list[Bool], list[bool]]:
+    """The promptable model's claims, GrabCut's where a box's is not plausible and the cut is; which boxes have none."""
+    claims, filling = [mask > 0.5 for mask in masks], config.model_copy(update={"fill_range": config.prompted_fill})
+    weak = [not is_plausible(claim, box, filling) for claim, box in zip(claims, boxes, strict=True)]
+    seed = sample_seed(0, item.sample_id, "grabcut")
+    for i in np.flatnonzero(weak):
+        cut = grabcut(item.image, [boxes[i]], seed, config.grabcut_iterations, config.grabcut_margin)
+        if is_plausible(cut, boxes[i], config):
+            claims[i], weak[i] = cut, False
+    return claims, weak
 
 
 def allowed_pixels(image: Uint8Array, box: PixelBox) -> Bool:
@@ -158,7 +179,7 @@ def fuse(
     background_id: int,
     config: SeedConfig,
 ) -> Seeds:
-    """Merge GrabCut's claims and confident class maps.
+    """Merge claims and confident class maps.
 
     Outside all boxes: background. Inside: a class where its box's claim and the class maps agree; background where the
     maps say so and no claim objects (with `hollow`, wherever none objects); 255 everywhere else. Claims that are not
@@ -212,7 +233,7 @@ def _fall_back(labels: Uint8Array, box: PixelBox, claim: Bool | None, config: Se
     free = region == IGNORE
     if claim is not None and (free & claim[box.at]).any():
         region[free & claim[box.at]] = box.class_id
-        return "grabcut"
+        return "claim"
     region[_centre(region.shape, config.centre_area) & (free | ~free.any())] = box.class_id
     return "centre"
 

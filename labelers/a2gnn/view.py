@@ -27,6 +27,7 @@ class Task:
     class_ids: tuple[int, ...]  # shown in the image, ascending
     channel_ids: tuple[int, ...]  # of the channels after the background's
     seeds: Seeds
+    prompted: Float32 | None = None  # the promptable model's class shares (1 + K, H, W), for class_ids
     free: frozenset[int] = frozenset()  # classes beside boxes that strokes or points alone name: no box holds them
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, LabelSpace, Reason, Uint8Array
 from maskmill.labelers.base import Labeler, LabelItem, PseudoLabel
@@ -33,6 +34,7 @@ from maskmill.vision.refine import refine_many
 
 NOTHING = "expected a box, a point, a stroke or a tag of a class, found none"
 Task = tuple[LabelItem, list[Prompt]]
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Promptable(Labeler):
         todo = [(item, own) for item, own in zip(items, prompts, strict=True) if own]
         done = iter(self.batches.run(todo, self._batch))
         return [next(done) if own else PseudoLabel.abstain(Reason.NO_CLASSES, NOTHING) for own in prompts]
+
+    def probabilities(self, image: Uint8Array, prompts: Sequence[Prompt]) -> list[Float32]:
+        """Each prompt's own mask in an image (H, W, 3), float32 (H, W) in [0, 1], in their order."""
+        (found,) = self.batches.run([(image, list(prompts))], self._asked)
+        return [one.whole.sigmoid().float().cpu().numpy() for one in found]
 
     def prompts(self, items: Sequence[LabelItem]) -> list[list[Prompt]]:
         """What to ask of each image: its own boxes, points and strokes; else what the detector or CLIP finds."""
@@ -83,20 +90,22 @@ class Promptable(Labeler):
         return [found[position] for position in range(len(view.prompts))]
 
     def _batch(self, tasks: Sequence[Task], size: int) -> list[PseudoLabel]:
-        seen = [(n, v) for n, (item, own) in enumerate(tasks) for v in views_of(item.image, own, self.config.zoom)]
+        asked = self._asked([(item.image, own) for item, own in tasks], size)
+        return [self._finish(item.image, answers) for (item, _), answers in zip(tasks, asked, strict=True)]
+
+    def _asked(self, tasks: Sequence[tuple[Uint8Array, list[Prompt]]], size: int) -> list[list[Answer]]:
+        """Answers for images and their prompts, in the prompts' order."""
+        seen = [(n, v) for n, (image, own) in enumerate(tasks) for v in views_of(image, own, self.config.zoom)]
         found: list[dict[int, Answer]] = [{} for _ in tasks]
         for start in range(0, len(seen), size):
             part = seen[start : start + size]
             pixels = stacked([self.family.pixels(view.shown) for _, view in part], size)
             for (number, view), embedding in zip(part, self.family.embed(pixels), strict=False):
-                item, prompts = tasks[number]
+                image, prompts = tasks[number]
                 boxes = [prompts[position].box for position in view.positions]
-                answers = self.answers(embedding, view, boxes, (item.image.shape[0], item.image.shape[1]))
+                answers = self.answers(embedding, view, boxes, (image.shape[0], image.shape[1]))
                 found[number] |= zip(view.positions, answers, strict=True)
-        return [
-            self._finish(item.image, [own[position] for position in sorted(own)])
-            for (item, _), own in zip(tasks, found, strict=True)
-        ]
+        return [[own[position] for position in sorted(own)] for own in found]
 
     def _finish(self, image: Uint8Array, answers: Sequence[Answer]) -> PseudoLabel:
         """The label of a photo from the answers for its prompts."""

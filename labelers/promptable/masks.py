@@ -24,6 +24,11 @@ class Answer:
     box: Box | None = None  # pixels outside are cut off
     restore: Callable[[Tensor], Tensor] | None = None  # its way to the photo's size; None: it has that size
 
+    @property
+    def whole(self) -> Tensor:
+        """Logits float32 (H, W) at the photo's size, "not here" outside of its box."""
+        return _cut(self.logits if self.restore is None else self.restore(self.logits), self.box)
+
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -52,7 +57,7 @@ def compose(
     instances: dict[int, Instance] = {}
     for position in sorted(range(len(answers)), key=lambda i: (-answers[i].score, i)):
         one = answers[position]
-        logits = _cut(one.logits if one.restore is None else one.restore(one.logits), one.box)
+        logits = one.whole
         p = logits.sigmoid().cpu().numpy()
         own = (logits > 0).cpu().numpy()
         np.maximum(most, p, out=most)
@@ -65,7 +70,7 @@ def compose(
             taken |= own
     sure[~taken] = 1 - most[~taken]
     found = tuple(instances[position] for position in sorted(instances))
-    shares = None if maps is None else _shares(maps)
+    shares = None if maps is None else shares_of(maps)
     return Drawn(mask, np.rint(255 * sure).astype(np.uint8), found, shares)
 
 
@@ -80,7 +85,7 @@ def _cut(logits: Tensor, box: Box | None) -> Tensor:
     return out
 
 
-def _shares(maps: Float32) -> Float32:
+def shares_of(maps: Float32) -> Float32:
     """Shares (K + 1, H, W) that sum to 1, background first, from the objects' probabilities a class (K, H, W)."""
     stack = np.concatenate([1 - maps.max(axis=0, keepdims=True), maps])
     return np.asarray(stack / np.maximum(stack.sum(axis=0, keepdims=True), 1e-7), np.float32)

@@ -352,6 +352,8 @@ RELEASED: dict[str, Any] = {  # constants of train_infer_A2GNN_box.py, …_other
 def test_preset_of_the_labeler_as_a_whole_table() -> None:
     found = Config(preset="faithful").model_dump()
     assert found["seeds"].pop("cam")["preset"] == "faithful"  # CLIP-ES in place of SEAM
+    assert not found.pop("prompted_weight")  # the release asks no promptable model
+    del found["seeds"]["prompted"], found["seeds"]["prompted_fill"]
     assert found == RELEASED
 
 

@@ -11,7 +11,8 @@ import torch
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, check_instances
 from maskmill.labelers import LabelItem, PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn, Config, load
-from maskmill.labelers.a2gnn.boxes import box_violations, empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, empty_boxes, inside, pixel_boxes
+from maskmill.labelers.a2gnn.labeler import class_shares
 from maskmill.trainers.affinity import ImageGraph
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.test_clip_cam import TINY
@@ -218,7 +219,7 @@ def test_class_maps_stand_in_for_a_box_without_a_plausible_cut() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (48, 56, 3)).astype(np.uint8)  # nothing for GrabCut to see
     item = LabelItem("noise", image, boxes=np.array([[2, 8, 8, 48, 40]], np.float32))
-    seeds = {**FAST["seeds"], "fill_range": (0.0, 0.01)}  # no cut is good enough
+    seeds = {**FAST["seeds"], "fusion": "grabcut", "fill_range": (0.0, 0.01)}  # no cut is good enough
     models = {name: engine(reseed=name, seeds=seeds) for name in ("none", "weak", "agree")}
     found = {name: replace(model, graphs=Blobs(model.graphs)) for name, model in models.items()}
     views = {name: model._views([model.task(item)])[0] for name, model in found.items()}  # type: ignore[list-item]
@@ -236,6 +237,72 @@ def test_class_maps_stand_in_for_a_box_without_a_plausible_cut() -> None:
     label = found["weak"].label([item])[0]
     assert label.mask is not None
     assert (label.mask[12:36, 12:20] == 2).mean() > (label.mask[12:36, 38:46] == 2).mean()
+
+
+@dataclass
+class Halves:
+    """A promptable model to which the left half of every box is the object."""
+
+    asked: list[Any]
+
+    def probabilities(self, image: np.ndarray, prompts: list[Any]) -> list[np.ndarray]:
+        self.asked += prompts
+        found = []
+        for prompt in prompts:
+            x0, y0, x1, y1 = (int(v) for v in prompt.box)
+            mask = np.zeros(image.shape[:2], np.float32)
+            mask[y0:y1, x0 : (x0 + x1) // 2] = 0.9
+            found.append(mask)
+        return found
+
+
+def halved(**settings: Any) -> A2gnn:
+    model = engine(**settings)
+    model.__dict__["_promptable"] = Halves([])
+    return model
+
+
+def test_the_promptable_model_is_asked_for_each_box_once_and_only_where_it_counts() -> None:
+    item, _ = boxed(1)
+    rows = pixel_boxes(item.boxes, (48, 56))
+    model = halved()
+    task = model.task(item)
+    assert task is not None
+    found = [(one.class_id, one.box) for one in model._promptable.asked]  # type: ignore[attr-defined]
+    assert found == [(box.class_id, (box.x0, box.y0, box.x1, box.y1)) for box in rows]
+    for settings in ({"seeds": {**FAST["seeds"], "fusion": "grabcut"}, "prompted_weight": 0}, {"preset": "faithful"}):
+        other = halved(**settings)
+        if settings.get("preset") != "faithful":
+            assert other.task(item) is not None
+        assert not other._masks(item, rows)
+        assert not other._promptable.asked  # type: ignore[attr-defined]
+    weight_alone = halved(seeds={**FAST["seeds"], "fusion": "grabcut"})
+    assert weight_alone._masks(item, rows)
+    assert not model._masks(replace(item, boxes=np.zeros((0, 5), np.float32)), ())
+
+
+def test_its_shares_join_the_graphs_inside_of_boxes_alone() -> None:
+    item, _ = boxed(1)
+    plain, joined = halved(prompted_weight=0, clamp_to_boxes=False), halved(prompted_weight=3, clamp_to_boxes=False)
+    (task,), (own,) = plain.graph_shares([plain.task(item)])  # type: ignore[list-item]
+    (other,), (mixed,) = joined.graph_shares([joined.task(item)])  # type: ignore[list-item]
+    assert task.prompted is None
+    assert other.prompted is not None
+    np.testing.assert_allclose(other.prompted.sum(axis=0), 1, atol=1e-5)
+    assert set(np.unique(other.prompted[1:].max(axis=0)).round(3)) == {0.0, np.float32(0.9).round(3)}
+    held = inside(task.boxes, (48, 56))
+    np.testing.assert_allclose(mixed[:, ~held], own[:, ~held], atol=1e-6)
+    channels = [0, *(1 + task.channel_ids.index(i) for i in task.class_ids)]
+    expected = own.copy()
+    expected[channels] += 3 * other.prompted
+    np.testing.assert_allclose(mixed[:, held], expected[:, held] / 4, atol=1e-6)
+
+
+def test_shares_of_masks_take_the_surest_of_a_class() -> None:
+    boxes = [PixelBox(1, 0, 0, 2, 2), PixelBox(2, 0, 0, 2, 2), PixelBox(1, 0, 0, 2, 2)]
+    masks = [np.full((2, 2), value, np.float32) for value in (0.2, 0.5, 0.4)]
+    found = class_shares(masks, boxes, (1, 2))
+    np.testing.assert_allclose(found[:, 0, 0], np.array([0.5, 0.4, 0.5]) / 1.4, rtol=1e-6)
 
 
 def test_large_images_are_solved_small_and_come_back_whole() -> None:

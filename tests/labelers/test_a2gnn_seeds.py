@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskmill.data_contracts import IGNORE
+from maskmill.data_contracts import IGNORE, sample_seed
 from maskmill.labelers import LabelItem
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, fill_empty_boxes, pixel_boxes
 from maskmill.labelers.a2gnn.cam_seeds import Confident, box_maps, confident
@@ -20,6 +20,7 @@ from maskmill.labelers.a2gnn.seeds import (
     grabcut,
     grouped_claims,
     is_plausible,
+    prompted_claims,
     touching,
 )
 
@@ -224,7 +225,7 @@ def test_boxes_without_seeds_fall_back_and_are_counted() -> None:
     config = SeedConfig(fusion="cam+grabcut", hollow=False, core=0.0)
     claim = rectangle(PixelBox(1, 3, 3, 11, 11))
     by_claim = fuse([box], [claim], [True], nothing, (20, 20), 0, config)
-    assert by_claim.sources == {"grabcut": 1}
+    assert by_claim.sources == {"claim": 1}
     np.testing.assert_array_equal(by_claim.labels == 1, claim)
     by_centre = fuse([box], [np.zeros((20, 20), bool)], [True], nothing, (20, 20), 0, config)
     assert by_centre.sources == {"centre": 1}
@@ -252,7 +253,7 @@ def test_implausible_cuts_are_marked_weak() -> None:
     speck = PixelBox(2, 30, 2, 39, 12)  # nothing but noise
     boxes = (DISC, speck)
     item = LabelItem("a", image)
-    found = box_seeds(item, boxes, None, (1, 2), 0, SeedConfig(fill_range=(0.3, 0.9)))
+    found = box_seeds(item, boxes, None, (1, 2), 0, SeedConfig(fusion="grabcut", fill_range=(0.3, 0.9)))
     assert len(found.weak) == 2
     assert not found.weak[0]
     for weak, cut, box in zip(found.weak, found.plain, boxes, strict=True):
@@ -260,9 +261,40 @@ def test_implausible_cuts_are_marked_weak() -> None:
 
 
 def test_the_cut_of_a_box_on_its_own_must_be_plausible_to_count() -> None:
-    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, SeedConfig(fill_range=(0.97, 1.0)))
+    options = SeedConfig(fusion="grabcut", fill_range=(0.97, 1.0))
+    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, options)
     assert found.weak == (True,)
     assert found.sources == {"centre": 1}
+
+
+def test_a_promptable_model_claims_where_it_is_surer_than_not() -> None:
+    """Less a rim the claim is seed, the rest of the box background, and the border nobody's."""
+    mask = np.where(rectangle(PixelBox(1, 13, 17, 28, 32), (40, 48)), np.float32(0.51), np.float32(0.49))
+    mask[:11] = mask[30:] = mask[:, :15] = mask[:, 34:] = 0
+    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, SeedConfig(), [mask])
+    np.testing.assert_array_equal(found.claims[0], mask > 0.5)
+    np.testing.assert_array_equal(found.labels == 1, core(mask > 0.5, 3))
+    np.testing.assert_array_equal(found.labels == 0, mask < 0.5)
+    assert (found.weak, found.sources) == ((False,), {"seeded": 1})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04, 0.99])
+def test_where_its_claim_is_not_plausible_a_plausible_cut_stands_in(share: float) -> None:
+    image, mask = photo(), np.zeros((40, 48), np.float32)
+    width = DISC.x1 - DISC.x0
+    mask[DISC.y0 : DISC.y0 + round(share * (DISC.y1 - DISC.y0)), DISC.x0 : DISC.x0 + max(1, round(share * width))] = 0.9
+    if share > 0.9:
+        mask[DISC.at] = 0.9
+    item, seed = LabelItem("a", image), sample_seed(0, "a", "grabcut")
+    cut = grabcut(image, [DISC], seed)
+    claims, weak = prompted_claims(item, (DISC,), [mask], SeedConfig())
+    np.testing.assert_array_equal(claims[0], cut)
+    assert weak == [False]
+    claims, weak = prompted_claims(item, (DISC,), [mask], SeedConfig(fill_range=(0.97, 1.0)))
+    np.testing.assert_array_equal(claims[0], mask > 0.5)
+    assert weak == [True]
+    found = box_seeds(item, (DISC,), None, (1,), 0, SeedConfig(fill_range=(0.97, 1.0)), [mask])
+    assert (found.weak, found.sources) == ((True,), {"centre": 1})
 
 
 def test_the_core_of_a_claim() -> None:
