@@ -4,8 +4,10 @@ Boxes are the tight ones of each object in the true masks of ccp (coarse classes
 has three parts, by hash of the stem or the sequence: the affinity network and both segmenters learn from the first,
 from boxes alone but for `segmenter_on_truth`; settings are chosen on the second, and the third is tested. One run
 measures both: metrics of the development part begin with `dev_`.
-Arms: `box_fill`, `grabcut`, `seeds+crf` (fused seeds, filled in by the dense CRF), `a2gnn` (the graph's own labels),
-`a2gnn+crf`; `segmenter_on_labels`, `segmenter_on_truth`: one recipe on both kinds of masks.
+Arms: `box_fill`, `grabcut`, `promptable+crf` (the starter model of labeler `promptable`, as it is asked there),
+`seeds+crf` (seeds from that model's claims, filled in by the dense CRF), `a2gnn_cuts+crf` (seeds from GrabCut, no
+promptable model, the released CRF), `a2gnn` (the graph's own labels, joined by the model's shares), `a2gnn+crf`;
+`segmenter_on_labels`, `segmenter_on_truth`: one recipe on both kinds of masks.
 Metrics: `miou` is the mean over the sets of `miou@SET`; `over_grabcut` is how far `miou` is above GrabCut's of the same
 seed, and `over_grabcut@SET`; `box_violation_px` pixels of a class outside all of its boxes,
 `empty_boxes` boxes without a pixel of their class; `seconds_per_image`; `speedup_vs_dense` against the dense form, one
@@ -15,16 +17,19 @@ image at a time, and `dense_agreement`, the share of pixels on which both agree;
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.box_labels import (
+    CUTS,
     THREADS,
+    Made,
     by_size,
     errors_in_doubt,
     graph_labels,
@@ -41,6 +46,7 @@ from benchmarks.shards import write_rows
 from maskmill.data_contracts import (
     PSEUDO_LABEL,
     LabelSpace,
+    Uint8Array,
     encode_image,
     encode_mask,
     foreground_ids,
@@ -48,13 +54,18 @@ from maskmill.data_contracts import (
 from maskmill.labelers import PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn, Config, load
 from maskmill.labelers.a2gnn.view import Task
+from maskmill.labelers.promptable import Config as PromptableConfig
+from maskmill.labelers.promptable import load as load_promptable
+from maskmill.labelers.promptable.config import FOR_STARTER
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig
 from maskmill.trainers.registry import load_artifact
 
-LABEL_ARMS = ("box_fill", "grabcut", "seeds+crf", "a2gnn", "a2gnn+crf")
+LABEL_ARMS = ("box_fill", "grabcut", "promptable+crf", "seeds+crf", "a2gnn_cuts+crf", "a2gnn", "a2gnn+crf")
+OF_CUTS = ("grabcut", "a2gnn_cuts+crf")
 SEGMENTER_ARMS = ("segmenter_on_labels", "segmenter_on_truth")
-ABOVE = ("seeds+crf", "a2gnn", "a2gnn+crf")  # measured after GrabCut, and set against it
+ABOVE = LABEL_ARMS[2:]  # measured after GrabCut, and set against it
+OWN: dict[str, dict[str, Any]] = {"": {}, "cuts": CUTS}  # options of the labeler, by the name of the working folder
 SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it and the trainers faster
 TRAINING: dict[str, dict[str, Any]] = {
     "affinity": {},
@@ -115,17 +126,23 @@ def write_labels(folder: Path, photos: Sequence[Photo], labels: Sequence[PseudoL
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """One seed's photos and working folder. Boxes become seeds once: all arms share them."""
+    """One seed's photos and working folder. Boxes become seeds once: all arms share them. `own`: of the labeler."""
 
     parts: Parts
     size: Size
     seed: int
     folder: Path
+    own: Mapping[str, Any] = field(default_factory=dict)
     seeded: dict[str, tuple[list[Task], float]] = field(default_factory=dict)
 
     @property
     def space(self) -> LabelSpace:
         return self.parts.space
+
+    def config(self, **more: Any) -> Config:
+        """The labeler's options: the benchmark's, this bench's own over them, and `more`."""
+        seeds = {**SETTINGS.get("seeds", {}), **self.own.get("seeds", {})}
+        return Config.model_validate({**SETTINGS, **self.own, **({"seeds": seeds} if seeds else {}), **more})
 
     def photos(self, part: str) -> list[Photo]:
         """Photos of the part `train`, `dev` or `test`."""
@@ -135,7 +152,9 @@ class Bench:
     def tasks(self, part: str) -> tuple[list[Task], float]:
         """Seeds of a part's photos, and seconds an image."""
         if part not in self.seeded:
-            model = load(Config(**SETTINGS), self.space)
+            model = load(self.config(), self.space)
+            if self.photos(part):
+                model.task(self.photos(part)[0].item)  # untimed: what is loaded once
             items = [photo.item for photo in self.photos(part)]
             begun = time.perf_counter()
             with ThreadPoolExecutor(THREADS) as pool:
@@ -163,7 +182,7 @@ class Bench:
         return artifact
 
     def model(self) -> A2gnn:
-        return load(Config(**SETTINGS, affinity=self.affinity(), seed=self.seed), self.space)
+        return load(self.config(affinity=self.affinity(), seed=self.seed), self.space)
 
     def label_arm(self, arm: str) -> dict[str, float]:
         """Metrics of the tested part, and of the development part how good its labels are."""
@@ -177,22 +196,25 @@ class Bench:
         extra: dict[str, float] = {}
         if arm.startswith("a2gnn"):
             model = self.model()
-            labels, seconds = kept(folder, arm, tasks, lambda: graph_labels(model, tasks))
+            name = "a2gnn" if arm == "a2gnn" else "a2gnn+crf"
+            labels, seconds = kept(folder, name, tasks, lambda: graph_labels(model, tasks))
             if part == "dev":
                 extra = {}
             elif arm == "a2gnn":
                 order = by_size(tasks)
                 extra = speed(model, [tasks[i] for i in order[:: max(1, len(order) // self.size.timed)]])
-            else:
+            elif arm == "a2gnn+crf":
                 extra = {"errors_in_doubt": errors_in_doubt(labels, tested)}
+        elif arm == "promptable+crf":
+            labels, seconds = kept(folder, arm, tasks, lambda: promptable_labels(arm, tasks, self.space))
         else:
-            model = load(Config(**SETTINGS), self.space)
+            model = load(self.config(), self.space)
             labels, seconds = kept(
                 folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(model, arm, task))
             )
             if arm == "seeds+crf":
                 extra = seed_quality(tasks, tested)
-        seconds += 0 if arm == "box_fill" else begun
+        seconds += 0 if arm in ("box_fill", "promptable+crf") else begun
         scores = judge([label.mask for label in labels], tested, self.space)
         return {**scores, "seconds_per_image": seconds, **extra}
 
@@ -213,6 +235,18 @@ class Bench:
         return found
 
 
+def promptable_labels(arm: str, tasks: Sequence[Task], space: LabelSpace) -> Made:
+    """Labels of the starter model, a photo a call; where it finds nothing, background."""
+    engine = load_promptable(PromptableConfig.model_validate({"tags": "none", **FOR_STARTER}), space)
+    engine.label([tasks[0].item])  # untimed: what is loaded once
+
+    def label(task: Task) -> Uint8Array:
+        (found,) = engine.label([task.item])
+        return np.zeros(task.item.image.shape[:2], np.uint8) if found.mask is None else found.mask
+
+    return timed_labels(arm, tasks, label)
+
+
 def over_grabcut(own: dict[str, float], grabcut: dict[str, float]) -> dict[str, float]:
     """How far an arm's `miou` (of every set and part) is above GrabCut's of the same seed."""
     shared = [name for name in own if "miou" in name and name in grabcut]
@@ -228,9 +262,11 @@ def run(options: Options) -> None:
         arms = [arm for arm in (*LABEL_ARMS, *SEGMENTER_ARMS) if not record.has(arm, seed)]
         if not arms:
             continue
-        bench = Bench(photos(options, (size.trained, size.tested), seed), size, seed, work / str(seed))
+        parts = photos(options, (size.trained, size.tested), seed)
+        bench, cuts = (Bench(parts, size, seed, work / f"{seed}{own}", OWN[own]) for own in OWN)
         for arm in arms:
-            found = bench.segmenter_arm(arm) if arm in SEGMENTER_ARMS else bench.label_arm(arm)
+            chosen = cuts if arm in OF_CUTS else bench
+            found = chosen.segmenter_arm(arm) if arm in SEGMENTER_ARMS else chosen.label_arm(arm)
             if arm in ABOVE:
                 found |= over_grabcut(found, record.values["grabcut"][str(seed)])
             record.add(arm, seed, found)

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, decode_mask,
 from maskmill.labelers import PseudoLabel
 from maskmill.labelers.a2gnn import A2gnn
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, clamp, empty_boxes, pixel_boxes
+from maskmill.labelers.a2gnn.config import RELEASED_CRF
 from maskmill.labelers.a2gnn.seeds import allowed_pixels
 from maskmill.labelers.a2gnn.view import Task
 from maskmill.trainers.engine import SegmentationMetrics
 
+#: A2GNN as it was before a promptable model was asked: seeds from GrabCut alone, and the released dense CRF.
+CUTS: dict[str, Any] = {"seeds": {"fusion": "grabcut"}, "prompted_weight": 0.0, "crf": asdict(RELEASED_CRF)}
 CHUNK = 6  # images that a thread labels at a time
 THREADS = min(2, torch.get_num_threads())
 
@@ -33,7 +36,7 @@ def paint(boxes: Sequence[PixelBox], areas: Sequence[Any], shape: tuple[int, ...
 
 
 def plain_labels(model: A2gnn, arm: str, task: Task) -> Uint8Array:
-    """`box_fill`, `grabcut` (the box where GrabCut claims nothing) or `seeds+crf` of one image."""
+    """`box_fill`, `grabcut` (the box where GrabCut claims nothing; of tasks made with `CUTS`) or `seeds+crf`."""
     if arm == "seeds+crf":
         return seeds_and_crf(model, task)
     whole = [allowed_pixels(task.item.image, box) for box in task.boxes]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.box_labels import CUTS
 from benchmarks.box_sets import Photo, photos
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, Uint8Array
@@ -37,7 +38,7 @@ from maskmill.trainers.engine import IMAGENET_MEAN, IMAGENET_STD, SegmentationMe
 STRIDES = (8, 4)
 COUNTS = {"small": 4, "full": 40}  # photos a set
 COLOURS = 6  # the last channels of balanced nodes
-SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it faster
+SETTINGS: dict[str, Any] = CUTS  # of the labeler; tests make it faster
 
 
 def finer(graph: ImageGraph, image: Uint8Array, config: Config) -> tuple[ImageGraph, torch.Tensor]:

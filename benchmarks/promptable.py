@@ -2,10 +2,11 @@
 
 `--model FOLDER` names the model: any folder or hub id that labeler `promptable` takes; by default `starter`, the one
 that ships. Masks keep to their boxes in all of its arms, as those of GrabCut and A2GNN do.
-Arms: `grabcut`, `a2gnn+crf` (its affinity network is trained on boxes of the other part, as there), `promptable` (one
-embedding a photo), `promptable+zoom` (each box in a cut of its own), both with `+crf` as well, `promptable@N points`:
-one, three and five points an object in place of its box, and `a2gnn+promptable`: the masks of `a2gnn+crf`, each of
-their parts redrawn by the model (the labelers' `refiner`).
+Arms: `grabcut`, `a2gnn+crf` (seeds from GrabCut, no promptable model, the released dense CRF; its affinity network is
+trained on boxes of the other part, as there), `promptable` (one embedding a photo), `promptable+zoom` (each box in a
+cut of its own), both with `+crf` as well, `promptable@N points`: one, three and five points an object in place of its
+box, and `a2gnn+promptable`: the masks of `a2gnn+crf`, each of their parts redrawn by the model (the labelers'
+`refiner`).
 Metrics: those of `a2gnn`: `miou` is the mean over the sets of `miou@SET`; `box_violation_px`, `empty_boxes`;
 `boundary_f`, the F measure of the objects' outlines within 3 pixels, mean over photos; `seconds_per_image`. `--dev`
 measures the development photos, on which `zoom` and clamping were chosen.
@@ -22,14 +23,12 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.a2gnn import SETTINGS as BOX_SETTINGS
 from benchmarks.a2gnn import SIZES, Bench
-from benchmarks.box_labels import graph_labels, judge, kept, plain_labels, timed_labels
+from benchmarks.box_labels import CUTS, graph_labels, judge, kept, plain_labels, timed_labels
 from benchmarks.box_sets import Photo, photos
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, sample_seed
 from maskmill.labelers import LabelItem
-from maskmill.labelers.a2gnn import Config as BoxConfig
 from maskmill.labelers.a2gnn import load as load_boxes
 from maskmill.labelers.promptable import Config, load
 from maskmill.labelers.promptable.config import FOR_STARTER
@@ -99,7 +98,7 @@ def plain_arm(bench: Bench, arm: str, part: str) -> dict[str, float]:
         model = bench.model()
         labels, seconds = kept(folder, arm, tasks, lambda: graph_labels(model, tasks))
     else:
-        plain = load_boxes(BoxConfig(**BOX_SETTINGS), bench.space)
+        plain = load_boxes(bench.config(), bench.space)
         labels, seconds = kept(
             folder, arm, tasks, lambda: timed_labels(arm, tasks, lambda task: plain_labels(plain, arm, task))
         )
@@ -157,7 +156,7 @@ def run(options: Options, model: str) -> None:
         if not arms:
             continue
         parts = photos(options, (size.trained, size.tested), seed)
-        bench = Bench(parts, size, seed, work / str(seed))
+        bench = Bench(parts, size, seed, work / str(seed), CUTS)
         for arm in arms:
             record.add(arm, seed, measured(bench, arm, model, "dev" if options.dev else "test"))
             print(f"seed {seed}: {arm} {record.values[arm][str(seed)]}", flush=True)

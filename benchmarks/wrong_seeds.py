@@ -1,9 +1,9 @@
 """How A2GNN bears wrong seeds: the released check and gate, which never fire, beside ours over rates of wrong seeds.
 
-Photos, boxes and parts are those of `benchmarks.a2gnn`; seeds are its own, of which whole blocks of 8 x 8 pixels inside
-boxes take the other side (foreground background, background the box's class) until the rate is met. No affinity network
-and no dense CRF: it is the graph that has to bear them. Arms: `none`, `released` (its check and gate, which change
-nothing), `check` (seeds far from their box's points go, cosines centred), `gate` (edges of negative centred cosine are
+Photos, boxes and parts are those of `benchmarks.a2gnn`; seeds are its own from GrabCut, of which whole blocks of 8 x 8
+pixels inside boxes take the other side (foreground background, background the box's class) until the rate is met. No
+affinity network and no dense CRF: it is the graph that has to bear them. Arms: `none`, `released` (its check and gate,
+which change nothing), `check` (seeds far from their box's points go, cosines centred), `gate` (edges of negative centred cosine are
 cut), `check+gate`. Metrics: `miou@RATE` of the labels.
 With --dev the development part.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.box_labels import by_size
+from benchmarks.box_labels import CUTS, by_size
 from benchmarks.box_sets import Photo, photos
 from benchmarks.common import Options, Record, parse_options
 from maskmill.data_contracts import IGNORE, Uint8Array, sample_seed
@@ -32,7 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "check+gate": {"check": "centred", "gate": "centred"},
 }
 COUNTS = {"small": 4, "full": 40}  # photos a set
-SETTINGS: dict[str, Any] = {}  # of the labeler; tests make it faster
+SETTINGS: dict[str, Any] = {**CUTS, "crf": None}  # of the labeler; tests make it faster
 
 
 def spoil(task: Task, rate: float, seed: int) -> Task:
@@ -74,7 +74,7 @@ def run(options: Options) -> None:
             continue
         parts = photos(options, (0, COUNTS[options.budget]), seed)
         shown: list[Photo] = parts.dev if options.dev else parts.test
-        config = Config.model_validate({"crf": None, "instances": False, "seed": seed, **SETTINGS})
+        config = Config.model_validate({"instances": False, "seed": seed, **SETTINGS})
         model = load(config, parts.space)
         pairs = [(model.task(photo.item), photo.mask) for photo in shown]
         known = [(task, mask) for task, mask in pairs if task is not None]
