@@ -3,8 +3,8 @@
 Photos, boxes and parts are those of `benchmarks.a2gnn`; seeds are its own from GrabCut, of which whole blocks of 8 x 8
 pixels inside boxes take the other side (foreground background, background the box's class) until the rate is met. No
 affinity network and no dense CRF: it is the graph that has to bear them. Arms: `none`, `released` (its check and gate,
-which change nothing), `check` (seeds far from their box's points go, cosines centred), `gate` (edges of negative centred cosine are
-cut), `check+gate`. Metrics: `miou@RATE` of the labels.
+which change nothing), `check` (seeds far from their box's points go, cosines centred), `gate` (edges of negative
+centred cosine are cut), `check+gate`. Metrics: `miou@RATE` of the labels.
 With --dev the development part.
 """
 
