@@ -4,13 +4,14 @@ python -m benchmarks.pictures.a2gnn --data DIR --out docs/pictures/a2gnn.png
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from benchmarks.box_labels import plain_labels
+from benchmarks.box_labels import CUTS, plain_labels
 from benchmarks.box_sets import SETS, Photo, choose, label_space, list_files, open_photo
 from benchmarks.common import is_train_key
 from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array
@@ -31,7 +32,9 @@ def panels(model: A2gnn, photo: Photo, space: LabelSpace) -> list[Uint8Array]:
     unknown = task.seeds.labels == IGNORE
     seeds = overlay(photo.image, np.where(unknown, 0, task.seeds.labels).astype(np.uint8), space)
     seeds[unknown] = 255 - (255 - seeds[unknown]) // 3
-    maps = (plain_labels(model, "grabcut", task), label, photo.mask)
+    cut = replace(model, config=Config.model_validate(CUTS)).task(item)
+    assert cut is not None
+    maps = (plain_labels(model, "grabcut", cut), label, photo.mask)
     return [boxed(photo, space), seeds, *(overlay(photo.image, one, space) for one in maps)]
 
 

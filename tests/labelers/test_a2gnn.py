@@ -10,9 +10,10 @@ import torch
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, check_instances
 from maskmill.labelers import LabelItem, PseudoLabel
-from maskmill.labelers.a2gnn import A2gnn, Config, load
+from maskmill.labelers.a2gnn import A2gnn, Config, load, stamps
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, empty_boxes, inside, pixel_boxes
 from maskmill.labelers.a2gnn.labeler import class_shares
+from maskmill.labelers.promptable.config import FOR_STARTER
 from maskmill.trainers.affinity import ImageGraph
 from tests.labelers.conformance import LabelerConformance
 from tests.labelers.test_clip_cam import TINY
@@ -296,6 +297,15 @@ def test_its_shares_join_the_graphs_inside_of_boxes_alone() -> None:
     expected = own.copy()
     expected[channels] += 3 * other.prompted
     np.testing.assert_allclose(mixed[:, held], expected[:, held] / 4, atol=1e-6)
+
+
+def test_how_the_promptable_model_is_asked_by_default() -> None:
+    config = Config()
+    asked = config.seeds.prompted
+    assert (config.seeds.fusion, config.prompted_weight, config.seeds.prompted_fill) == ("prompted", 1.0, (0.05, 0.98))
+    assert (asked.model, asked.zoom, asked.clamp_to_boxes) == ("starter", FOR_STARTER["zoom"], True)
+    assert len(stamps(config)) == 1 + len(stamps(Config(prompted_weight=0, seeds={"fusion": "grabcut"})))  # type: ignore[arg-type]
+    assert len(stamps(config)) == len(stamps(Config(seeds={"fusion": "grabcut"})))  # type: ignore[arg-type]
 
 
 def test_shares_of_masks_take_the_surest_of_a_class() -> None:
