@@ -5,11 +5,11 @@ target is hidden from time to time for 3 to 7 steps and comes back anywhere. Mat
 detection within 18 units of the template's place, matching by appearance the one most like the template. The agent sees
 the similarity and the distance, and is given no hint at the right threshold.
 Arms: fixed policies (`overlap_updated`, `overlap_kept`, `appearance_updated`, `appearance_kept`); `threshold` and
-`threshold@5` (update where the similarity is above a level, chosen on clips of their own; N = 3 and 5); `learned`, and
-`learned` without one of its parts: `one_step` (trace 0, the paper's TD error), `full_returns` (trace 1 and gamma 0.99,
-the released code's), `no_entropy`, `no_normalisation` (of advantages); `counted` (the counter, N and "lost" are in the
-state; N = 5) and `free` (besides, the agent itself says when to look over the whole frame: there is no N); and both
-learnt from what each action would have given (`counterfactual`, `free_counterfactual`).
+`threshold@5` (update where the similarity is above a level, chosen on clips of their own; N = 3 and 5); `actor_critic`
+(N = 3), and it without one of its parts: `one_step` (trace 0, the paper's TD error), `full_returns` (trace 1 and gamma
+0.99, the released code's), `no_entropy`, `no_normalisation` (of advantages); `counted` (the counter, N and "lost" are
+in the state; N = 5) and `free` (besides, the agent itself says when to look over the whole frame: there is no N); and
+both learnt on from what each action would have given: `counterfactual`, and, free, `learned`.
 Metrics: `j`, `whole_rate` (appearance calls), `update_rate`, `action_variety`.
 """
 
@@ -198,7 +198,7 @@ BASE: dict[str, Any] = {
     "price": 0.05, "batch": 96, "length": 20, "schedule": "linear", "lr_floor": 0.1, "grad_clip": None,
 }  # fmt: skip
 LEARNED: dict[str, dict[str, Any]] = {
-    "learned": {},
+    "actor_critic": {},
     "one_step": {"trace": 0.0},
     "full_returns": {"trace": 1.0, "discount": 0.99},
     "no_entropy": {"entropy": 0.0},

@@ -19,7 +19,7 @@ from benchmarks.ftmu.toy import (
 )
 from maskmill.trainers.ftmu.policies import Learned
 
-COUNTERFACTUAL = {"counterfactual": WIDER["counted"], "free_counterfactual": WIDER["free"]}
+COUNTERFACTUAL = {"counterfactual": WIDER["counted"], "learned": WIDER["free"]}
 LOOKED_BACK = {"small": (800, 300), "full": (2_000, 1_000)}  # steps of those: as actor-critics, and looking back
 
 
