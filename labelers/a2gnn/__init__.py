@@ -7,7 +7,7 @@ from maskmill.labelers.a2gnn.config import Config, SeedConfig
 from maskmill.labelers.a2gnn.labeler import A2gnn, load
 from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.crf_options import crf_stamp
-from maskmill.vision.pretrained import model_fingerprint
+from maskmill.vision.pretrained import Precision, model_fingerprint
 from maskmill.vision.segmenters import weights_stamp
 
 VERSION = 6
@@ -17,12 +17,17 @@ def stamps(config: Config) -> tuple[str, ...]:
     """Weights of CLIP, which makes class maps, of who is asked for boxes, and of who makes graphs; which CRF."""
     crf = () if config.crf is None else crf_stamp(config.crf)
     cam = config.seeds.cam
-    asked = config.prompted_weight or config.seeds.fusion == "prompted"
-    prompted = (model_fingerprint(config.seeds.prompted.model),) if asked else ()
-    known = (clip_fingerprint(cam.model, cam.pretrained, cam.precision), *prompted)
+    asked = (model_fingerprint(model) for model, _ in models(config))
+    known = (clip_fingerprint(cam.model, cam.pretrained, cam.precision), *asked)
     if config.affinity is None:
         return (*known, weights_stamp(config.encoder, config.weights), *crf)
     return (*known, content_id(read_bytes(os.path.join(config.affinity, "config.json"))), *crf)
 
 
-__all__ = ["VERSION", "A2gnn", "Config", "SeedConfig", "load", "stamps"]
+def models(config: Config) -> list[tuple[str, Precision]]:
+    """The folder or hub id of who is asked for boxes, with its precision."""
+    asked, own = config.prompted_weight or config.seeds.fusion == "prompted", config.seeds.prompted
+    return [(own.model, own.precision)] if asked else []
+
+
+__all__ = ["VERSION", "A2gnn", "Config", "SeedConfig", "load", "models", "stamps"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, Uint8Array, foreground_ids
 from maskmill.data_contracts.rle import Runs
-from maskmill.labelers.a2gnn.boxes import PixelBox, clamp, fill_empty_boxes, inside, pixel_boxes
+from maskmill.labelers.a2gnn.boxes import Bool, PixelBox, clamp, fill_empty_boxes, inside, pixel_boxes
 from maskmill.labelers.a2gnn.config import Config
 from maskmill.labelers.a2gnn.graphs import PlainGraphs
 from maskmill.labelers.a2gnn.hints import other_seeds, with_given
@@ -79,12 +79,12 @@ class A2gnn(Labeler):
         class_ids = self._class_ids(item, boxes)
         if not class_ids:
             return None
-        masks = self._masks(item, boxes)
+        claims, prompted = self._asked(item, boxes, class_ids)
         if boxes and self.config.seeds.ready and item.scribble is not None:
             seeds = Seeds(item.scribble.copy())
         elif boxes:
             maps = self._maps(item, class_ids) if "cam" in self.config.seeds.fusion else None
-            seeds = box_seeds(item, boxes, maps, class_ids, self.background_id, self.config.seeds, masks)
+            seeds = box_seeds(item, boxes, maps, class_ids, self.background_id, self.config.seeds, claims)
             seeds = with_given(seeds, item, self.config.seeds.point_radius)
         else:
             ground = item.scribble is not None and bool((item.scribble == self.background_id).any())
@@ -93,7 +93,6 @@ class A2gnn(Labeler):
         beside = bool(boxes) and not self.config.seeds.ready
         free: frozenset[int] = frozenset(class_ids) - {box.class_id for box in boxes} if beside else frozenset()
         channel_ids = class_ids if self.config.mask_absent_classes else self.space.ids
-        prompted = class_shares(masks, boxes, class_ids) if masks and self.config.prompted_weight else None
         return Task(item, boxes, class_ids, channel_ids, seeds, prompted, free)
 
     def _left_out(self, items: Sequence[LabelItem]) -> None:
@@ -132,13 +131,22 @@ class A2gnn(Labeler):
     def _promptable(self) -> Promptable:
         return load_promptable(self.config.seeds.prompted, self.space)
 
-    def _masks(self, item: LabelItem, boxes: Sequence[PixelBox]) -> list[Float32]:
-        """What the promptable model sees in each box, float32 (H, W) in [0, 1]; nothing where it is not asked."""
+    def _asked(
+        self, item: LabelItem, boxes: Sequence[PixelBox], class_ids: Sequence[int]
+    ) -> tuple[list[Bool], Float32 | None]:
+        """What the promptable model claims of each box, bool (H, W), and its class shares (1 + K, H, W); nothing where
+        it is not asked.
+        """
         ready = self.config.seeds.ready and item.scribble is not None
         if not boxes or not (self.config.prompted_weight or (self.config.seeds.fusion == "prompted" and not ready)):
-            return []
-        corners = [(box.class_id, (box.x0, box.y0, box.x1, box.y1)) for box in boxes]
-        return self._promptable.probabilities(item.image, [Prompt(class_id, box) for class_id, box in corners])
+            return [], None
+        prompts = [Prompt(box.class_id, (box.x0, box.y0, box.x1, box.y1)) for box in boxes]
+        maps, claims = np.zeros((len(class_ids), *item.image.shape[:2]), np.float32), []
+        for box, mask in zip(boxes, self._promptable.probabilities(item.image, prompts), strict=True):
+            claims.append(mask > 0.5)
+            own = maps[class_ids.index(box.class_id)]
+            np.maximum(own, mask, out=own)
+        return claims, shares_of(maps) if self.config.prompted_weight else None
 
     def _maps(self, item: LabelItem, class_ids: tuple[int, ...]) -> Float32:
         """CLIP's class maps at image size, float32 (K, H, W) in [0, 1]."""
@@ -243,15 +251,6 @@ class A2gnn(Labeler):
         ]
         unboxed = [Instance.of(i, mask == i) for i in sorted(task.free) if (mask == i).any()]
         return (*boxed, *unboxed)
-
-
-def class_shares(masks: Sequence[Float32], boxes: Sequence[PixelBox], class_ids: Sequence[int]) -> Float32:
-    """Class shares (1 + K, H, W), background first, from each box's probability of being its object (H, W)."""
-    maps = np.zeros((len(class_ids), *masks[0].shape), np.float32)
-    for mask, box in zip(masks, boxes, strict=True):
-        channel = class_ids.index(box.class_id)
-        np.maximum(maps[channel], mask, out=maps[channel])
-    return shares_of(maps)
 
 
 def load(config: Config, space: LabelSpace) -> A2gnn:

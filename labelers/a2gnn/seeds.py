@@ -120,13 +120,13 @@ def box_seeds(
     class_ids: Sequence[int],
     background_id: int,
     config: SeedConfig,
-    masks: Sequence[Float32] = (),
+    prompted: Sequence[Bool] = (),
 ) -> Seeds:
     """Seeds of one image from its boxes. `maps` (K, H, W) belong to `class_ids`; None where fusion asks for none.
-    `masks`: for fusion `prompted`, each box's probability of being its object, (H, W).
+    `prompted`: for fusion `prompted`, what the promptable model claims of each box, (H, W).
     """
     if config.fusion == "prompted":
-        claims, weak = prompted_claims(item, boxes, masks, config)
+        claims, weak = prompted_claims(item, boxes, prompted, config)
         plain = tuple(claims)
     elif config.fusion == "cam":
         claims, weak = [allowed_pixels(item.image, box) for box in boxes], [False] * len(boxes)
@@ -150,10 +150,10 @@ def box_seeds(
 
 
 def prompted_claims(
-    item: LabelItem, boxes: Sequence[PixelBox], masks: Sequence[Float32], config: SeedConfig
+    item: LabelItem, boxes: Sequence[PixelBox], prompted: Sequence[Bool], config: SeedConfig
 ) -> tuple[list[Bool], list[bool]]:
     """The promptable model's claims, GrabCut's where a box's is not plausible and the cut is; which boxes have none."""
-    claims, filling = [mask > 0.5 for mask in masks], config.model_copy(update={"fill_range": config.prompted_fill})
+    claims, filling = list(prompted), config.model_copy(update={"fill_range": config.prompted_fill})
     weak = [not is_plausible(claim, box, filling) for claim, box in zip(claims, boxes, strict=True)]
     seed = sample_seed(0, item.sample_id, "grabcut")
     for i in np.flatnonzero(weak):

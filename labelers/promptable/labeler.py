@@ -5,7 +5,7 @@ its processor reads the photo, its model answers, and its enlargement brings a m
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,10 +56,11 @@ class Promptable(Labeler):
         done = iter(self.batches.run(todo, self._batch))
         return [next(done) if own else PseudoLabel.abstain(Reason.NO_CLASSES, NOTHING) for own in prompts]
 
-    def probabilities(self, image: Uint8Array, prompts: Sequence[Prompt]) -> list[Float32]:
-        """Each prompt's own mask in an image (H, W, 3), float32 (H, W) in [0, 1], in their order."""
+    def probabilities(self, image: Uint8Array, prompts: Sequence[Prompt]) -> Iterator[Float32]:
+        """Each prompt's own mask in an image (H, W, 3), float32 (H, W) in [0, 1], in their order, one at a time."""
         (found,) = self.batches.run([(image, list(prompts))], self._asked)
-        return [one.whole.sigmoid().float().cpu().numpy() for one in found]
+        for one in found:
+            yield one.whole.sigmoid().float().cpu().numpy()
 
     def prompts(self, items: Sequence[LabelItem]) -> list[list[Prompt]]:
         """What to ask of each image: its own boxes, points and strokes; else what the detector or CLIP finds."""

@@ -10,9 +10,8 @@ import torch
 
 from maskmill.data_contracts import IGNORE, Instance, LabelSpace, Reason, check_instances
 from maskmill.labelers import LabelItem, PseudoLabel
-from maskmill.labelers.a2gnn import A2gnn, Config, load, stamps
+from maskmill.labelers.a2gnn import A2gnn, Config, load, models, stamps
 from maskmill.labelers.a2gnn.boxes import PixelBox, box_violations, empty_boxes, inside, pixel_boxes
-from maskmill.labelers.a2gnn.labeler import class_shares
 from maskmill.labelers.promptable.config import FOR_STARTER
 from maskmill.trainers.affinity import ImageGraph
 from tests.labelers.conformance import LabelerConformance
@@ -275,11 +274,16 @@ def test_the_promptable_model_is_asked_for_each_box_once_and_only_where_it_count
         other = halved(**settings)
         if settings.get("preset") != "faithful":
             assert other.task(item) is not None
-        assert not other._masks(item, rows)
+        assert other._asked(item, rows, (1, 2, 3)) == ([], None)
         assert not other._promptable.asked  # type: ignore[attr-defined]
     weight_alone = halved(seeds={**FAST["seeds"], "fusion": "grabcut"})
-    assert weight_alone._masks(item, rows)
-    assert not model._masks(replace(item, boxes=np.zeros((0, 5), np.float32)), ())
+    assert weight_alone._asked(item, rows, (1, 2, 3))[1] is not None
+    claims_alone, shares = halved(prompted_weight=0)._asked(item, rows, (1, 2, 3))
+    assert (len(claims_alone), shares) == (len(rows), None)
+    assert model._asked(replace(item, boxes=np.zeros((0, 5), np.float32)), (), (1,)) == ([], None)
+    drawn = replace(item, scribble=np.zeros((48, 56), np.uint8))
+    given = {"prompted_weight": 0, "seeds": {**FAST["seeds"], "ready": True}}
+    assert halved(**given)._asked(drawn, rows, (1, 2, 3)) == ([], None), "ready-made seeds ask nobody"
 
 
 def test_its_shares_join_the_graphs_inside_of_boxes_alone() -> None:
@@ -304,15 +308,30 @@ def test_how_the_promptable_model_is_asked_by_default() -> None:
     asked = config.seeds.prompted
     assert (config.seeds.fusion, config.prompted_weight, config.seeds.prompted_fill) == ("prompted", 1.0, (0.05, 0.98))
     assert (asked.model, asked.zoom, asked.clamp_to_boxes) == ("starter", FOR_STARTER["zoom"], True)
+    assert models(config) == [("starter", "fp32")]
+    assert not models(Config(preset="faithful"))
     assert len(stamps(config)) == 1 + len(stamps(Config(prompted_weight=0, seeds={"fusion": "grabcut"})))  # type: ignore[arg-type]
     assert len(stamps(config)) == len(stamps(Config(seeds={"fusion": "grabcut"})))  # type: ignore[arg-type]
 
 
-def test_shares_of_masks_take_the_surest_of_a_class() -> None:
+@dataclass
+class Listed:
+    """A promptable model that is so sure of all of a photo, prompt by prompt."""
+
+    sure: tuple[float, ...]
+
+    def probabilities(self, image: np.ndarray, prompts: list[Any]) -> list[np.ndarray]:
+        return [np.full(image.shape[:2], value, np.float32) for value in self.sure]
+
+
+def test_shares_of_masks_take_the_surest_of_a_class_and_claims_need_half() -> None:
     boxes = [PixelBox(1, 0, 0, 2, 2), PixelBox(2, 0, 0, 2, 2), PixelBox(1, 0, 0, 2, 2)]
-    masks = [np.full((2, 2), value, np.float32) for value in (0.2, 0.5, 0.4)]
-    found = class_shares(masks, boxes, (1, 2))
-    np.testing.assert_allclose(found[:, 0, 0], np.array([0.5, 0.4, 0.5]) / 1.4, rtol=1e-6)
+    model = engine()
+    model.__dict__["_promptable"] = Listed((0.55, 0.5, 0.4))
+    claims, found = model._asked(LabelItem("a", np.zeros((4, 4, 3), np.uint8)), boxes, (1, 2))
+    assert found is not None
+    np.testing.assert_allclose(found[:, 0, 0], np.array([0.45, 0.55, 0.5]) / 1.5, rtol=1e-6)
+    assert [bool(claim.all()) for claim in claims] == [True, False, False]
 
 
 def test_large_images_are_solved_small_and_come_back_whole() -> None:

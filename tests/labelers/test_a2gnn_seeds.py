@@ -267,33 +267,32 @@ def test_the_cut_of_a_box_on_its_own_must_be_plausible_to_count() -> None:
     assert found.sources == {"centre": 1}
 
 
-def test_a_promptable_model_claims_where_it_is_surer_than_not() -> None:
+def test_a_promptable_models_claim_is_seed_and_the_rest_of_its_box_background() -> None:
     """Less a rim the claim is seed, the rest of the box background, and the border nobody's."""
-    mask = np.where(rectangle(PixelBox(1, 13, 17, 28, 32), (40, 48)), np.float32(0.51), np.float32(0.49))
-    mask[:11] = mask[30:] = mask[:, :15] = mask[:, 34:] = 0
-    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, SeedConfig(), [mask])
-    np.testing.assert_array_equal(found.claims[0], mask > 0.5)
-    np.testing.assert_array_equal(found.labels == 1, core(mask > 0.5, 3))
-    np.testing.assert_array_equal(found.labels == 0, mask < 0.5)
+    claim = rectangle(PixelBox(1, 13, 17, 28, 32), (40, 48))
+    found = box_seeds(LabelItem("a", photo()), (DISC,), None, (1,), 0, SeedConfig(), [claim])
+    np.testing.assert_array_equal(found.claims[0], claim)
+    np.testing.assert_array_equal(found.labels == 1, core(claim, 3))
+    np.testing.assert_array_equal(found.labels == 0, ~claim)
     assert (found.weak, found.sources) == ((False,), {"seeded": 1})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.04, 0.99])
 def test_where_its_claim_is_not_plausible_a_plausible_cut_stands_in(share: float) -> None:
-    image, mask = photo(), np.zeros((40, 48), np.float32)
+    image, claim = photo(), np.zeros((40, 48), bool)
     width = DISC.x1 - DISC.x0
-    mask[DISC.y0 : DISC.y0 + round(share * (DISC.y1 - DISC.y0)), DISC.x0 : DISC.x0 + max(1, round(share * width))] = 0.9
+    claim[DISC.at][: round(share * (DISC.y1 - DISC.y0)), : max(1, round(share * width))] = True
     if share > 0.9:
-        mask[DISC.at] = 0.9
+        claim[DISC.at] = True
     item, seed = LabelItem("a", image), sample_seed(0, "a", "grabcut")
     cut = grabcut(image, [DISC], seed)
-    claims, weak = prompted_claims(item, (DISC,), [mask], SeedConfig())
+    claims, weak = prompted_claims(item, (DISC,), [claim], SeedConfig())
     np.testing.assert_array_equal(claims[0], cut)
     assert weak == [False]
-    claims, weak = prompted_claims(item, (DISC,), [mask], SeedConfig(fill_range=(0.97, 1.0)))
-    np.testing.assert_array_equal(claims[0], mask > 0.5)
+    claims, weak = prompted_claims(item, (DISC,), [claim], SeedConfig(fill_range=(0.97, 1.0)))
+    np.testing.assert_array_equal(claims[0], claim)
     assert weak == [True]
-    found = box_seeds(item, (DISC,), None, (1,), 0, SeedConfig(fill_range=(0.97, 1.0)), [mask])
+    found = box_seeds(item, (DISC,), None, (1,), 0, SeedConfig(fill_range=(0.97, 1.0)), [claim])
     assert (found.weak, found.sources) == ((True,), {"centre": 1})
 
 
