@@ -6,7 +6,8 @@ images from their tags, without training. `weclip`: a decoder trained on tags al
 from CLIP's embedding what the tags are, and moves the logits at test time; `weclip+maps`: CLIP's class maps, of the
 tags that the image is told or found to have, spread by the decoder's affinity, answer; both at the labels' input side.
 What RFM does: `rfm_none` (labels never refined), `rfm_signed` (the release's choice of maps), `rfm_absolute` (the
-paper's), both from half of the steps on, `rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a
+paper's), `rfm_centred` (the same with cosines of centred features for the decoder's affinity, which else saturates),
+all from half of the steps on, `rfm_from_step_0`, and `rfm_presence_gate` (tags that CLIP does not see in a
 crop are left out of its labels).
 Metrics: `miou@drawn`, trained on scenes of known styles and tested on a style that training never saw; `miou@photos`,
 DAVIS frames (the class is in the sequence's name) and horses, tested on sequences and stems that training never saw, in
@@ -50,6 +51,7 @@ RFM_ARMS: dict[str, dict[str, Any]] = {
     "rfm_none": {"rfm_start": 1_000_000},
     "rfm_signed": {"filter": "signed"},
     "rfm_absolute": {"filter": "absolute"},
+    "rfm_centred": {"filter": "absolute", "affinity": "centred"},
     "rfm_from_step_0": {"filter": "absolute", "rfm_start": 0},
     "rfm_presence_gate": {"filter": "absolute", "presence_gate": 0.05},
 }

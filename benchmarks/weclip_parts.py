@@ -72,7 +72,8 @@ class Engine:
         if arm in ANSWERS:
             found = witness(dense, decoded, None if told is None else [told])[0]
         else:
-            spread = affinity_logits(decoded.features) if arm.startswith("rfm") else None
+            form = labeler.config.affinity
+            spread = affinity_logits(decoded.features, form) if arm.startswith("rfm") else None
             found = witness.shares(dense, decoded, [told or []], spread)[0].clamp_min(1e-6).log()
         if told is None:
             return found

@@ -214,6 +214,7 @@ RECIPE = {  # constants of the release's scripts and configs, by our names
     "ignore_below": None,
     "ignore_padding": False,
     "loss_stride": 1,
+    "affinity": "inner",
     "affinity_weight": 0.1,
     "affinity_loss": "linear",
     "test_size": 512,

@@ -90,6 +90,16 @@ def test_the_decoder_is_its_plain_version() -> None:
     torch.testing.assert_close(affinity_logits(found.features)[0], flat.T @ flat)
 
 
+def test_the_centred_affinity_does_not_care_for_the_features_length_or_mean() -> None:
+    """Two tokens on either side of the mean along one channel, two along another: cosines of 1, 0 and -1, times 8."""
+    features = torch.tensor([[[[3.0, 1.0], [2.0, 2.0]], [[5.0, 5.0], [9.0, 1.0]]]])
+    found = affinity_logits(features, "centred")
+    expected = 8 * torch.tensor([[1.0, -1, 0, 0], [-1, 1, 0, 0], [0, 0, 1, -1], [0, 0, -1, 1]])
+    torch.testing.assert_close(found, expected[None])
+    torch.testing.assert_close(affinity_logits(40 * features + 7, "centred"), found)
+    assert (affinity_logits(40 * features + 7).sigmoid() == 1).all(), "inner products saturate"
+
+
 def test_half_of_the_segmentation_loss_is_over_background() -> None:
     """Two pixels of background with cross-entropy ln 2 each, one of class 1 with ln 4, one ignored."""
     logits = torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 0.0, -1.0986123, 0.0]]).reshape(1, 2, 1, 4)

@@ -12,7 +12,7 @@ import torch
 
 from maskmill.pipelines.stages.train import TrainConfig, train
 from maskmill.trainers.engine import DataConfig
-from maskmill.trainers.weclip import Config, labels, predict
+from maskmill.trainers.weclip import Config, label_curve, labels, predict, tags
 from maskmill.trainers.weclip.labels import PseudoLabeler
 from maskmill.trainers.weclip.model import Weclip
 from maskmill.trainers.weclip.predict import WeclipPredictor
@@ -111,6 +111,30 @@ def test_each_option_reaches_the_training(tmp_path: Path, monkeypatch: pytest.Mo
     parts = line["segmentation"] + Config.model_validate(settings).affinity_weight * line["affinity"]
     assert line["loss"] == pytest.approx(parts + 0.5 * line["tags"], rel=1e-5)
     assert [line["maps_kept"] for line in lines if "maps_kept" in line] == [4.0], "all maps of the small CLIP, an image"
+
+
+def test_the_form_of_the_affinity_reaches_training_labels_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, set[str]] = {}
+    plain = training.affinity_logits
+
+    def watched(name: str) -> Any:
+        def call(features: torch.Tensor, form: str) -> torch.Tensor:
+            asked.setdefault(name, set()).add(form)
+            return plain(features, form)
+
+        return call
+
+    for name, module in (("training", training), ("label_curve", label_curve), ("tags", tags)):
+        monkeypatch.setattr(module, "affinity_logits", watched(name))
+    data = DataConfig(samples=(shapes.write_scenes(tmp_path / "scenes", 2),))
+    own = {"affinity": "centred", "rfm_start": 0, "measure_labels": True, "test_maps": 0.5, "steps": 1, "batch": 2}
+    settings = {**SMALL, **own}
+    config = TrainConfig(trainer="weclip", label_space=shapes.SPACE, data=data, val=data, settings=settings)
+    train(config, str(tmp_path / "run"), str(tmp_path / "artifact"))
+    assert asked == {"training": {"centred"}, "label_curve": {"centred"}, "tags": {"centred"}}
+    assert Config().affinity == Config(preset="faithful").affinity == "inner"
 
 
 def test_sides_are_cut_to_whole_pixels_as_in_the_release() -> None:

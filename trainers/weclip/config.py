@@ -7,6 +7,7 @@ from pydantic import Field
 
 from maskmill.trainers.engine import AugmentConfig, TrainerConfig
 from maskmill.trainers.engine.config import Schedule
+from maskmill.trainers.weclip.decoder import AffinityForm
 from maskmill.trainers.weclip.losses import AffinityLoss
 from maskmill.trainers.weclip.refine import Filter
 from maskmill.vision.crf_options import CrfOptions, laid_over
@@ -45,6 +46,7 @@ _RELEASE: dict[str, Any] = {
     "edge_fix": False,
     "background_power": 1.0,
     "ignore_padding": False,
+    "affinity": "inner",
     "affinity_weight": 0.1,
     "affinity_loss": "linear",
     "test_size": 512,
@@ -74,6 +76,7 @@ class Config(TrainerConfig):
         "test_tags": 0.0,
         "test_maps": 0.0,
         "contrast": 0.0,
+        "affinity": "inner",
     }
     preset: Literal["faithful", "faithful_coco", "starter"] = Field(
         default="starter",
@@ -173,6 +176,11 @@ class Config(TrainerConfig):
     )
     ignore_padding: bool = Field(default=True, description="leave the padding of crops out of the loss")
     loss_stride: int = Field(default=4, ge=1, description="segmentation loss on every n-th pixel of every n-th row")
+    affinity: AffinityForm = Field(
+        default="inner",
+        description="logits of the decoder's affinity: inner products of its features (the release), or cosines of "
+        "centred features, which a sigmoid can tell apart whatever the features' length is",
+    )
     affinity_weight: float = Field(default=0.1, ge=0, description="weight of the affinity loss")
     affinity_loss: AffinityLoss = Field(
         default="linear", description="linear (the release), or bce (as printed in the paper)"

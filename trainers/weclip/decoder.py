@@ -7,6 +7,7 @@ second branch follows its successor WeCLIP+ (TPAMI 2025).
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ WIDTH = 256
 HEADS = 8
 LAYERS = 3
 DROPOUT = 0.1
+AffinityForm = Literal["inner", "centred"]
+GAIN = 8.0  # of the cosines of centred features
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,14 @@ def _to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
-def affinity_logits(features: Tensor) -> Tensor:
-    """F^T F of features (B, F, h, w): (B, n, n), symmetric; its sigmoid is the decoder's affinity A_f."""
+def affinity_logits(features: Tensor, form: AffinityForm = "inner") -> Tensor:
+    """Features (B, F, h, w) to logits (B, n, n), symmetric, whose sigmoid is the decoder's affinity A_f.
+
+    `inner` (paper and release): F^T F. `centred`: cosines of the features less their mean over the image, times `GAIN`,
+    so that a sigmoid can tell them apart whatever the features' length is.
+    """
     flat = features.float().flatten(2)
+    if form == "centred":
+        unit = F.normalize(flat - flat.mean(dim=2, keepdim=True), dim=1)
+        return GAIN * unit.transpose(1, 2) @ unit
     return flat.transpose(1, 2) @ flat

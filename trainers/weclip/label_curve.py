@@ -50,7 +50,8 @@ def one_label(
     )
     images = model.normalisation(rgb)
     dense = model.encode(images, labeler.n_attention)
-    affinity = affinity_logits(model.decode(dense, images).features) if refining else None
+    form = labeler.config.affinity
+    affinity = affinity_logits(model.decode(dense, images).features, form) if refining else None
     labels, _ = labeler(dense, rgb, [list(tags)], affinity)
     small = labels[0].to(torch.uint8).cpu().numpy()
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)

@@ -73,7 +73,7 @@ class Witness:
         ids = bank.class_ids
         found = [[ids[k] for k in (row >= math.log(SHOWN)).nonzero()[:, 0].tolist()] for row in lead]
         shown = found if told is None else [sorted(own) for own in told]
-        shares = self.shares(dense, decoded, shown, affinity_logits(decoded.features))
+        shares = self.shares(dense, decoded, shown, affinity_logits(decoded.features, config.affinity))
         return (1 - config.test_maps) * logits.log_softmax(dim=1) + config.test_maps * shares.clamp_min(FLOOR).log()
 
     def log_p(self, dense: DenseFeatures) -> Tensor:

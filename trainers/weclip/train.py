@@ -124,7 +124,7 @@ def train(config: Config, job: Job) -> str:
             dense = store(images, batch["sample_id"], batch["view"].tolist())
         with loop.autocast():
             decoded = model.decode(dense, images)
-        affinity = affinity_logits(decoded.features)
+        affinity = affinity_logits(decoded.features, config.affinity)
         notes: dict[str, Tensor] = {}
         if supervised:
             labels = batch["mask"]
