@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 Environment = dict[str, str]
 
@@ -41,7 +42,16 @@ def running_server(home: Path, settings: Environment | None = None) -> Iterator[
         _wait_until_healthy(f"{env['PREFECT_API_URL']}/health", process, home / "server.log")
         yield env
     finally:
-        process.terminate()
+        end(process)
+
+
+def end(process: "subprocess.Popen[Any]", within_s: float = 60) -> None:
+    """Ask a process to end, and end it: a worker of Prefect's that is asked now and then never does."""
+    process.terminate()
+    try:
+        process.wait(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
         process.wait(timeout=300)
 
 

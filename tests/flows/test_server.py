@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prefect_server import Environment, running_server
+from tests.prefect_server import Environment, end, running_server
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +48,7 @@ def test_nightly_deployment_curates_a_dataset(server: Environment, tmp_path: Pat
         run = ("deployment", "run", "curate-synthetic/nightly", "--watch", "--param", f"parameters={parameters}")
         prefect(server, *run)
     finally:
-        worker.terminate()
-        worker.wait(timeout=300)
+        end(worker)
     said = (tmp_path / "worker.log").read_text()
     ledger = json.loads((run_dir / "ledger.json").read_text())
     assert sum(shard["rows_in"] for shard in ledger["shards"]) == 12, said[-3000:]
