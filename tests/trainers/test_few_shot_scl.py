@@ -207,6 +207,12 @@ def test_support_losses_may_begin_late() -> None:
     assert always == losses[4]
 
 
+def test_own_defaults_are_those_that_did_not_collapse_and_presets_the_releases() -> None:
+    own, released = Config(scl=True), Config(preset="scl")
+    assert (own.split, own.support_from, own.support_weight) == ("soft", 2 / 3, 0.5)
+    assert (released.split, released.support_from, released.support_weight) == ("hard", 0.0, 1.0)
+
+
 def test_the_inter_scale_source_matters_from_the_second_scale_on() -> None:
     d, features = decoder(), noise(1, 8, 8, 8)
     guided = guide(d, features, disc(1))
