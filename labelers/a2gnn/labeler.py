@@ -203,17 +203,14 @@ class A2gnn(Labeler):
         shares = enlarge(solution.logits, view.image, size, self.config.cells)
         walked = task.seeds.maps is not None and not task.boxes and task.item.scribble is None
         if walked and self.config.walk_weight and (self.config.walk == "raw" or self.config.mask_absent_classes):
-            channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
-            shares[channels] += self.config.walk_weight * walked_maps(view, self.config)
+            shares[task.channels] += self.config.walk_weight * walked_maps(view, self.config)
             shares /= shares.sum(axis=0, keepdims=True)
         if view.prior is not None and self.config.prior_weight:
-            channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
-            shares[channels] += self.config.prior_weight * view.prior
+            shares[task.channels] += self.config.prior_weight * view.prior
             shares /= 1 + self.config.prior_weight
         if task.prompted is not None:
-            channels = [0, *(1 + task.channel_ids.index(class_id) for class_id in task.class_ids)]
             added = self.config.prompted_weight * inside(task.boxes, size)
-            shares[channels] += added * task.prompted
+            shares[task.channels] += added * task.prompted
             shares /= 1 + added
         if self.config.clamp_to_boxes and task.boxes:
             shares = clamp(shares, task.channel_ids, task.boxes, task.free)

@@ -30,6 +30,11 @@ class Task:
     prompted: Float32 | None = None  # the promptable model's class shares (1 + K, H, W), for class_ids
     free: frozenset[int] = frozenset()  # classes beside boxes that strokes or points alone name: no box holds them
 
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the background and of the classes that may occur, in the order of `class_ids`."""
+        return [0, *(1 + self.channel_ids.index(class_id) for class_id in self.class_ids)]
+
 
 @dataclass(frozen=True, eq=False)
 class View:
