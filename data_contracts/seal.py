@@ -5,7 +5,7 @@ to: 8 bytes of magic, the hash of all bytes before the seal, the hash of all aft
 there is one. Pages carry checksums besides, so that reading a column verifies what it reads and nothing else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fsspec
 import pyarrow as pa
@@ -28,6 +28,7 @@ class Tail:
     body: int  # bytes before the seal (or the footer, where there is no seal)
     data_hash: bytes | None  # what the seal says of them; None: no seal
     fault: str | None = None
+    whole: bytes | None = field(default=None, repr=False)  # the file, where its end is all of it
 
 
 def seal(parquet: bytes | memoryview) -> bytes:
@@ -52,7 +53,7 @@ def read_tail(path: str) -> Tail:
         return Tail({}, size, None, f"no Parquet footer in its {size} bytes")
     if (wanted := footer_bytes + SEAL_BYTES) > len(data):
         data = fs.cat_file(target, start=max(0, size - wanted), end=size)
-    footer = data[-footer_bytes:]
+    footer, whole = data[-footer_bytes:], data if len(data) == size else None
     try:
         metadata = dict(pq.read_schema(pa.BufferReader(END + footer)).metadata or {})
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -60,9 +61,9 @@ def read_tail(path: str) -> Tail:
     mark = data[-footer_bytes - SEAL_BYTES : -footer_bytes]
     if not mark.startswith(MAGIC):
         fault = "no seal, though the footer speaks of one" if SEAL_KEY in metadata else None
-        return Tail(metadata, size - footer_bytes, None, fault)
+        return Tail(metadata, size - footer_bytes, None, fault, whole)
     fault = None if mark[-16:] == _hash(footer) else "a footer that is not the one that was sealed"
-    return Tail(metadata, size - footer_bytes - SEAL_BYTES, mark[-32:-16], fault)
+    return Tail(metadata, size - footer_bytes - SEAL_BYTES, mark[-32:-16], fault, whole)
 
 
 def data_fault(path: str, tail: Tail) -> str | None:

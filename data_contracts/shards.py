@@ -5,6 +5,7 @@ inputs), so a stage can tell that a shard is done without opening its rows. Its 
 themselves: what comes next depends on it, so inputs that were made again with the same result trigger no further work.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -208,9 +209,10 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     """A Parquet file to read pages from; what cannot be read inside is damage."""
     fs, target = fsspec.core.url_to_fs(path)
     try:
-        if fault := read_tail(path).fault:
-            raise DamagedError(path, fault)
-        with fs.open(target, "rb") as handle:
+        tail = read_tail(path)
+        if tail.fault:
+            raise DamagedError(path, tail.fault)
+        with fs.open(target, "rb") if tail.whole is None else io.BytesIO(tail.whole) as handle:
             yield handle
     except (pa.ArrowException, OSError) as error:
         raise_transient(error)

@@ -94,6 +94,8 @@ def load_tables(run_dir: str) -> Tables:
 
 def _leaves_as(rows: pl.DataFrame) -> pl.Series:
     """Classes of each sample as it leaves: those of its mask, but for what people relabelled."""
+    if rows["relabel_to"].null_count() == rows.height:
+        return rows["class_ids"].cast(pl.List(pl.Int32))
     told = rows.select("class_ids", "relabel_from", "relabel_to").iter_rows(named=True)
     ids = [relabel.ids(row["class_ids"] or []) if (relabel := Relabel.of(row)) else row["class_ids"] for row in told]
     return pl.Series("leaves_as", ids, dtype=pl.List(pl.Int32))
@@ -135,9 +137,21 @@ def fault_of(extra: str | None) -> str | None:
     return str(fault) if fault else None
 
 
-def pick(ids: Iterable[str], count: int, seed: int) -> list[str]:
-    """`count` of the ids, chosen by hash: the same ones however the ids are ordered."""
-    return sorted(ids, key=lambda sample_id: content_id(str(seed), sample_id))[:count]
+class Pick:
+    """Chooses ids by hash: the same ones however they are ordered. Another seed chooses others."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = str(seed)
+        self._hashes: dict[str, str] = {}  # of the ids that were asked for, which are asked for again
+
+    def __call__(self, ids: Iterable[str], count: int) -> list[str]:
+        return sorted(ids, key=self._hash)[:count]
+
+    def _hash(self, sample_id: str) -> str:
+        found = self._hashes.get(sample_id)
+        if found is None:
+            found = self._hashes[sample_id] = content_id(self._seed, sample_id)
+        return found
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from maskmill.pipelines.report.alarms import alarms_of
 from maskmill.pipelines.report.colours import reason_colour, reason_pattern
 from maskmill.pipelines.report.data import (
     Change,
+    Pick,
     ReportConfig,
     Tables,
     Timing,
@@ -27,7 +28,6 @@ from maskmill.pipelines.report.data import (
     duplicate_groups,
     fault_rows,
     fetch_files,
-    pick,
     size_balance,
 )
 from maskmill.pipelines.report.pays import subset_rows, verdict
@@ -96,6 +96,7 @@ class Page:
         self._ledger = ledger
         self._space = space
         self._config = config
+        self._pick = Pick(config.seed)
         self._desk = desk
         self._verdicts = verdict_words(honoured(run_dir))
         self._rows: dict[str, dict[str, Any]] = {}  # of the chosen samples, by id
@@ -162,7 +163,7 @@ class Page:
             "desk": self._desk,
         }
         while True:
-            listed = {*pick(rows["sample_id"].to_list(), number, self._config.seed), *pictured}
+            listed = {*self._pick(rows["sample_id"].to_list(), number), *pictured}
             shown = rows.filter(pl.col("sample_id").is_in(sorted(listed)))
             data = records(shown, self._space, self._css, neighbours(self._run_dir, listed))
             text = as_json({**data, **more})
@@ -198,15 +199,15 @@ class Page:
         found = {r: rows.filter(pl.col("reason") == r)["sample_id"].to_list() for r in reasons}
         counts = {r: per_reason * 2 if r == KEPT else per_reason for r in reasons}
         if rows.height <= ALL * per_reason:
-            return {r: pick(ids, len(ids), self._config.seed) for r, ids in found.items() if ids}
+            return {r: self._pick(ids, len(ids)) for r, ids in found.items() if ids}
         worst = {r: worst_first(rows.filter(pl.col("reason") == r))[: counts[r]] for r in reasons}
-        by_hash = {r: pick(ids, counts[r], self._config.seed) for r, ids in found.items()}
+        by_hash = {r: self._pick(ids, counts[r]) for r, ids in found.items()}
         return {r: list(dict.fromkeys([*by_hash[r], *worst[r]])) for r in reasons if found[r]}
 
     def _choose_groups(self, count: int) -> list[list[str]]:
         known = set(self._tables.rows["sample_id"].to_list())
         inside = [keeper for keeper in self._groups if keeper in known]
-        return [[keeper, *self._groups[keeper]] for keeper in pick(inside, count, self._config.seed)]
+        return [[keeper, *self._groups[keeper]] for keeper in self._pick(inside, count)]
 
     def _moved(self, per_reason: int) -> dict[str, str]:
         """Samples to show of those that were kept and are not any more, or the reverse, and in which way they moved."""
@@ -214,7 +215,7 @@ class Page:
         for change in self._changes:
             if KEPT in (change.before, change.after) and change.after != "absent":
                 way = f"{label(change.before)} → {label(change.after)}"
-                chosen |= dict.fromkeys(pick(change.ids, max(1, per_reason // 2), self._config.seed), way)
+                chosen |= dict.fromkeys(self._pick(change.ids, max(1, per_reason // 2)), way)
         return chosen
 
     def _pixels(self, ids: set[str]) -> dict[str, dict[str, object]]:
@@ -263,7 +264,7 @@ class Page:
         return overlay(decoded, self._space, size)
 
     def _ingest_rejects(self, shown: int = 60) -> list[dict[str, Any]]:
-        ids = pick(self._tables.rejects["sample_id"].to_list(), shown, self._config.seed)
+        ids = self._pick(self._tables.rejects["sample_id"].to_list(), shown)
         rows = self._tables.rejects.filter(pl.col("sample_id").is_in(ids)).sort(["reason", "source_path", "sample_id"])
         return rows.select("reason", "source_path", "detail").to_dicts()
 

@@ -1,6 +1,7 @@
 """The report as a step of a run: one unit."""
 
 from maskmill.data_contracts.secrets import published
+from maskmill.pipelines.core.index import recall_footers
 from maskmill.pipelines.core.step import NOTHING, Again, Outcome
 from maskmill.pipelines.report.write import why_report, write_report
 from maskmill.pipelines.run.config import RunConfig
@@ -27,6 +28,7 @@ class ReportStep:
         if self.why(index) is None:
             return Outcome("skipped")
         config = self._config
+        recall_footers(config.run_dir)
         note_fit(config)
         write_report(config.run_dir, config.report, config.space, run_config=published(config), title=config.name)
         return Outcome("written")

@@ -16,12 +16,12 @@ from maskmill.data_contracts import IGNORE, PSEUDO_LABEL, LabelSpace, load_label
 from maskmill.pipelines.core.ledger import build_ledger
 from maskmill.pipelines.report import ReportConfig, Timing, report_summary_markdown, why_report, write_report
 from maskmill.pipelines.report.data import (
+    Pick,
     changes,
     duplicate_groups,
     fault_of,
     fault_rows,
     load_tables,
-    pick,
 )
 from maskmill.pipelines.report.figures import Threshold, histogram, ticks
 from maskmill.pipelines.report.scores import score_figures
@@ -86,12 +86,12 @@ def test_ledger_and_every_shown_decision_are_on_the_page(run: FakeRun) -> None:
 
 def test_gallery_is_chosen_by_hash(run: FakeRun) -> None:
     ids = sorted(run.rows)
-    assert pick(ids, 5, 0) == pick(reversed(ids), 5, 0)
-    assert pick(ids, 5, 0) != pick(ids, 5, 1)
+    assert Pick(0)(ids, 5) == Pick(0)(reversed(ids), 5)
+    assert Pick(0)(ids, 5) != Pick(1)(ids, 5)
     html = page(run, per_reason=2, groups=0)
     shelf = html[html.index('class="shelf" data-reason="kept"') :]
     shown = re.findall(r'<code title="([0-9a-f]{32})">', shelf[: shelf.index("</section>")])
-    assert set(pick(run.kept, 4, 0)) <= set(shown)
+    assert set(Pick(0)(run.kept, 4)) <= set(shown)
 
 
 def test_page_stays_below_its_limit(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_page_of_a_large_run_says_which_samples_it_lists(run: FakeRun, monkeyp
     data = json.loads(re.search(r'id="run-data">(.*?)</script>', html, re.S).group(1))  # type: ignore[union-attr]
     assert data["total"] == 18
     listed, pictured = set(data["rows"]["sample_id"]), set(re.findall(r'data-id="(\w+)"', html))
-    assert {*pick(run.rows, 5, 0), *pictured} == listed
+    assert {*Pick(0)(run.rows, 5), *pictured} == listed
     assert len(listed) < 18
 
 
