@@ -121,8 +121,8 @@ def read_samples(samples: Sequence[Prepared], engine: Engine, seed: int) -> list
     images = batch_of([s.pixels for s in samples], engine)
     dense = backbone.encode(images, config.n_attention)
     tail = run_tail(backbone, dense.last_input, config.cam_layer)
-    embeddings = tail.embeddings.detach()
-    mixed = _mixed_embeddings(samples, images, engine, seed)
+    embeddings = tail.embeddings
+    mixed = _mixed_embeddings(samples, images, embeddings, engine, seed)
     readings = Readings(
         embeddings=embeddings,
         log_p=engine.bank.log_probabilities(embeddings, allowed, engine.scale),
@@ -161,9 +161,11 @@ def batch_of(pixels: Sequence[Tensor], engine: Engine) -> Tensor:
     return engine.backbone.normalise(pinned.to(device, non_blocking=True))
 
 
-def _mixed_embeddings(samples: Sequence[Prepared], images: Tensor, engine: Engine, seed: int) -> Tensor:
-    """Embeddings (R, micro_batch, E) after R shuffles, each sample with permutations of its own. The way is that of the
-    images themselves, product by product, so that a copy that equals its image has its embedding.
+def _mixed_embeddings(
+    samples: Sequence[Prepared], images: Tensor, embeddings: Tensor, engine: Engine, seed: int
+) -> Tensor:
+    """Embeddings (R, micro_batch, E) after R shuffles, each sample with permutations of its own. A copy that equals its
+    image has its image's of `embeddings`, to the bit: whose attention is wanted goes another way through the tower.
     """
     config, backbone = engine.config, engine.backbone
     orders = [draw_orders(config.perturbation, seed, s.sample_id, config.permutations, config.grid) for s in samples]
@@ -172,8 +174,8 @@ def _mixed_embeddings(samples: Sequence[Prepared], images: Tensor, engine: Engin
         shuffled = images.clone()
         for place, order in enumerate(orders):
             shuffled[place] = perturb(config.perturbation, images[place], order[turn])
-        dense = backbone.encode(shuffled, config.n_attention, attended=0)
-        found.append(run_tail(backbone, dense.last_input, config.cam_layer).embeddings.detach())
+        same = (shuffled == images).flatten(1).all(dim=1, keepdim=True)
+        found.append(torch.where(same, embeddings, backbone.embed(shuffled)))
     return torch.stack(found)
 
 

@@ -29,7 +29,7 @@ from maskmill.vision.promptable import Family, load_family
 from maskmill.vision.promptable.ask import batches_of
 from maskmill.vision.segmenters import weights_stamp
 
-VERSION = 4
+VERSION = 5
 
 
 class SdsScorer(Scorer):

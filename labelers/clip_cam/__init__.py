@@ -5,7 +5,7 @@ from maskmill.labelers.clip_cam.labeler import ClipCam, load
 from maskmill.vision.clip import clip_fingerprint
 from maskmill.vision.crf_options import crf_stamp
 
-VERSION = 4
+VERSION = 5
 
 
 def stamps(config: Config) -> tuple[str, ...]:

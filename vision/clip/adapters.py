@@ -56,12 +56,12 @@ class NativeVit(Tower):
         out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return out
 
-    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         attn = block.attn
         heads, width = attn.num_heads, z.shape[-1]
         qkv = functional.linear(z, attn.in_proj_weight, attn.in_proj_bias)
         q, k, v = qkv.reshape(*z.shape[:2], 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        mixed, weights = attend(q * (width // heads) ** -0.5, k, v, count)
+        mixed, weights = attend(q * (width // heads) ** -0.5, k, v)
         x = x + block.ls_1(functional.linear(mixed, attn.out_proj.weight, attn.out_proj.bias))
         return x + block.ls_2(block.mlp(block.ln_2(x))), weights
 
@@ -140,12 +140,12 @@ class TimmVit(Tower):
         x = x + _optional(block, "ls1", block.attn(z))
         return x + _optional(block, "ls2", block.mlp(block.norm2(x)))
 
-    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def from_norm_attended(self, block: Any, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         attn = block.attn
         if not is_plain(attn):
-            return super().from_norm_attended(block, z, x, count)
+            return super().from_norm_attended(block, z, x)
         q, k, v = attn.qkv(z).reshape(*z.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed, weights = attend(attn.q_norm(q) * attn.scale, attn.k_norm(k), v, count)
+        mixed, weights = attend(attn.q_norm(q) * attn.scale, attn.k_norm(k), v)
         x = x + _optional(block, "ls1", attn.proj(attn.norm(mixed)))
         return x + _optional(block, "ls2", block.mlp(block.norm2(x))), weights
 

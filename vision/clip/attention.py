@@ -4,21 +4,20 @@ import torch
 from torch import Tensor, nn
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled queries, keys and values (B, heads, L, d) to what attention makes of them (B, L, heads * d), and the
-    head-mean weights (count, L, L), fp32, of the first `count` images. On a CPU one head of one image at a time, which
-    stays in its cache.
+    head-mean weights (B, L, L), added up in fp32. On a CPU one head of one image at a time, which stays in its cache.
     """
     batch, heads, length, _ = q.shape
-    total = torch.zeros(count, length, length, device=q.device)
+    total = torch.zeros(batch, length, length, device=q.device)
     mixed = torch.empty_like(v)
     size = 1 if q.device.type == "cpu" else batch
     for start in range(0, batch, size):
         some = slice(start, start + size)
-        wanted = total[some]  # empty beyond `count`
+        wanted = total[some]
         for head in range(heads):
-            weights = (q[some, head] @ k[some, head].transpose(1, 2)).softmax(dim=-1, dtype=torch.float32)
-            wanted += weights[: len(wanted)]
+            weights = (q[some, head] @ k[some, head].transpose(1, 2)).softmax(dim=-1)
+            wanted += weights
             mixed[some, head] = weights.to(v.dtype) @ v[some, head]
     return mixed.transpose(1, 2).reshape(batch, length, -1), total / heads
 

@@ -27,7 +27,7 @@ class DenseFeatures:
     """What the frozen tower gives for B images with n = h*w patches and L = prefix + n tokens of width D.
 
     `attention` (B, n, n) is the mean over heads and over the last n blocks, patch part, rows not renormalised; None
-    when not asked for (B: the images that it was asked for). `block_outputs` (output of each block but the last) and
+    when not asked for. `block_outputs` (output of each block but the last) and
     `block_attention` (each of the last n blocks) are filled when asked for.
     """
 
@@ -85,31 +85,28 @@ class ClipBackbone:
         *,
         per_block: bool = False,
         block_outputs: bool = False,
-        attended: int | None = None,
     ) -> DenseFeatures:
         """Run all blocks but the last on images (B, 3, H, W).
 
         Attention weights are materialised for the last `n_attention` blocks only (the last one included; it is not
-        run further), and for the first `attended` images only; None = all, 0 = none, by the same products. Towers
-        without blocks give the self-similarity of their feature map instead. No gradient.
+        run further). Towers without blocks give the self-similarity of their feature map instead. No gradient.
         """
-        count = len(images) if attended is None else attended
         with torch.no_grad():
-            with self._autocast():
+            with self.autocast():
                 x, grid = self.tower.tokens(images.to(self.device))
                 if not self.tower.blocks:
-                    return self._convolutional(x.float(), grid, n_attention, count)
+                    return self._convolutional(x.float(), grid, n_attention)
                 outputs, maps = [], []
                 first = self.n_blocks - n_attention
                 for index, block in enumerate(self.tower.blocks):
                     z, weights = self.tower.norm_in(block, x), None
                     if index == self.n_blocks - 1:
-                        weights = self.tower.attention(block, z[:count]) if index >= first and count else None
+                        weights = self.tower.attention(block, z) if index >= first else None
                     elif index >= first:
-                        x, weights = self.tower.from_norm_attended(block, z, x, count)
+                        x, weights = self.tower.from_norm_attended(block, z, x)
                     else:
                         x = self.tower.from_norm(block, z, x)
-                    if weights is not None and count:
+                    if weights is not None:
                         maps.append(weights[:, self.tower.prefix :, self.tower.prefix :])
                     if index < self.n_blocks - 1 and block_outputs:
                         outputs.append(x)
@@ -122,8 +119,8 @@ class ClipBackbone:
                 block_attention=tuple(maps) if per_block else (),
             )
 
-    def _convolutional(self, x: Tensor, grid: Grid, n_attention: int, count: int) -> DenseFeatures:
-        attention = self.tower.attention(torch.nn.Identity(), x[:count]) if n_attention and count else None
+    def _convolutional(self, x: Tensor, grid: Grid, n_attention: int) -> DenseFeatures:
+        attention = self.tower.attention(torch.nn.Identity(), x) if n_attention else None
         return DenseFeatures(x, attention, grid, 0, (), () if attention is None else (attention,))
 
     def last_norm(self, x: Tensor) -> Tensor:
@@ -171,7 +168,8 @@ class ClipBackbone:
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
         return (images.float() / 255 - mean) / std
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What the blocks before the last run in."""
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16

@@ -6,8 +6,9 @@ transition matrix, inside the boxes of the class map. Every function works on al
 once; no result of a pair depends on the other pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -41,21 +42,47 @@ class ClassResponse:
 @dataclass(frozen=True)
 class Tail:
     """The last block of B images, run once for embeddings and class maps: the tokens (B, L, D) that maps are taken
-    from, as a `leaf` of the graph, and the unit embeddings (B, E) that came of them.
+    from, as a `leaf` of the graph, and the unit embeddings (B, E) that came of them. `way`: the embeddings at the end
+    of a graph that starts at `leaf`.
     """
 
     leaf: Tensor
     embeddings: Tensor
+    way: Callable[[], Tensor]
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The gradient at the leaf (B, L, D), from that at the embeddings (B, E)."""
+        (found,) = torch.autograd.grad(self.way(), self.leaf, gradient, retain_graph=True)
+        return found
 
 
 def run_tail(backbone: ClipBackbone, x: Tensor, layer: CamLayer = "norm") -> Tail:
-    """The last block from its input x (B, L, D). `layer` as in `clip_response`."""
+    """The last block from its input x (B, L, D). `layer` as in `clip_response`.
+
+    Embeddings are fp32. In bf16 gradients go back through a run of the block in bf16, once they are wanted: class maps
+    are made of their means over patches.
+    """
     with torch.no_grad():
         z = backbone.last_norm(x)
         tokens = z if layer == "norm" else backbone.last_output(z, x)
-    with torch.enable_grad():
-        leaf = tokens.detach().requires_grad_(True)
-        return Tail(leaf, backbone.tail_from_norm(leaf, x) if layer == "norm" else backbone.pool(leaf))
+    leaf = tokens.detach().requires_grad_(True)
+
+    def forward() -> Tensor:
+        with torch.enable_grad():
+            return backbone.tail_from_norm(leaf, x) if layer == "norm" else backbone.pool(leaf)
+
+    if backbone.precision != "bf16" or layer == "output":
+        embeddings = forward()
+        return Tail(leaf, embeddings.detach(), lambda: embeddings)
+
+    @cache
+    def forward_in_half() -> Tensor:
+        with backbone.autocast():
+            return forward()
+
+    with torch.no_grad():
+        exact = backbone.tail_from_norm(tokens, x)
+    return Tail(leaf, exact, forward_in_half)
 
 
 def clip_response(
@@ -135,16 +162,15 @@ def class_cams(
         tail = run_tail(backbone, x, layer)
     tokens = tail.leaf.detach()
     with torch.enable_grad():
-        log_p = bank.log_probabilities(
-            tail.embeddings, allowed[images], backbone.logit_scale if scale is None else scale
-        )
+        embeddings = tail.embeddings.detach().requires_grad_(True)
+        log_p = bank.log_probabilities(embeddings, allowed[images], backbone.logit_scale if scale is None else scale)
     maps = torch.empty(len(pair_row), *dense.grid, device=tokens.device)
     for pairs in _rounds(pair_image):
         places = [images.index(pair_image[pair]) for pair in pairs]
         wanted = torch.zeros_like(log_p)
         wanted[places, [pair_row[pair] for pair in pairs]] = 1
-        (gradient,) = torch.autograd.grad(log_p, tail.leaf, wanted, retain_graph=True)
-        weights = gradient[:, dense.prefix :].mean(dim=1, keepdim=True)
+        (towards,) = torch.autograd.grad(log_p, embeddings, wanted, retain_graph=True)
+        weights = tail.back(towards)[:, dense.prefix :].mean(dim=1, keepdim=True)
         # Sum the products explicitly: a matrix product may choose its kernel by the number of pairs.
         found = (tokens[:, dense.prefix :] * weights).sum(dim=-1).relu().reshape(-1, *dense.grid)
         maps[pairs] = min_max(found)[places]

@@ -48,10 +48,9 @@ class Tower(ABC):
     def attention(self, block: nn.Module, z: Tensor) -> Tensor:
         """Head-mean attention weights (B, L, L) of a block whose normalised input is z; rows sum to 1."""
 
-    def from_norm_attended(self, block: nn.Module, z: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """`from_norm`, and `attention` of the first `count` images; where the tower can, both by the same products."""
-        weights = self.attention(block, z[:count]) if count else z.new_empty(0, z.shape[1], z.shape[1])
-        return self.from_norm(block, z, x), weights
+    def from_norm_attended(self, block: nn.Module, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`from_norm`, and `attention`; where the tower can, both by the same products."""
+        return self.from_norm(block, z, x), self.attention(block, z)
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
