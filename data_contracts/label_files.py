@@ -1,6 +1,7 @@
 """Mask files as they are: palette indices, grey values or colours, of whatever depth."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,21 @@ Uint8Array = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class LabelFile:
-    """A decoded mask file. `values` (H, W) are palette indices or grey values, whole numbers, also where a coloured
-    file has equal channels; None for real colours. `colours` are raw channels (H, W, 3 or 4) of a coloured file.
+    """A decoded mask file. `stored` (H, W), uint8 or int32: palette indices or grey values, whole numbers, also where
+    a coloured file has equal channels; None for real colours. `colours` are raw channels (H, W, 3 or 4) of a coloured
+    file.
     """
 
-    values: NDArray[np.int32] | None
+    stored: Uint8Array | NDArray[np.int32] | None
     colours: Uint8Array | None
     palette: Uint8Array | None  # (n, 3)
     lossy: str | None  # the format, where it changes values
     mode: str
+
+    @cached_property
+    def values(self) -> NDArray[np.int32] | None:
+        """`stored`, wide enough to count with."""
+        return None if self.stored is None else self.stored.astype(np.int32)
 
 
 def decode_labels(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS, page: int | None = None) -> LabelFile:
@@ -57,7 +64,9 @@ def decode_labels(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS
     return LabelFile(values, colours, palette_rows, lossy, mode)
 
 
-def _label_values(pixels: NDArray[Any], mode: str, where: str) -> tuple[NDArray[np.int32] | None, Uint8Array | None]:
+def _label_values(
+    pixels: NDArray[Any], mode: str, where: str
+) -> tuple[Uint8Array | NDArray[np.int32] | None, Uint8Array | None]:
     """Grey values or palette indices of decoded pixels, where they have any, and the colours of coloured ones."""
     if pixels.ndim == 2:
         return _whole(pixels, where), None
@@ -69,11 +78,13 @@ def _label_values(pixels: NDArray[Any], mode: str, where: str) -> tuple[NDArray[
         found = f"mode {mode} whose transparency goes from {pixels[..., -1].min()} to {pixels[..., -1].max()}"
         fix = "save one channel of class ids without transparency"
         raise ContractError(where, Problem(Reason.WRONG_MASK_FORMAT, "a mask of one channel", found, fix))
-    return first.astype(np.int32), pixels if channels == 3 else None
+    return np.ascontiguousarray(first), pixels if channels == 3 else None
 
 
-def _whole(pixels: NDArray[Any], where: str) -> NDArray[np.int32]:
+def _whole(pixels: NDArray[Any], where: str) -> Uint8Array | NDArray[np.int32]:
     """Whole numbers; floats may miss them by a thousandth."""
+    if pixels.dtype == np.uint8:
+        return pixels
     if pixels.dtype.kind != "f":
         return pixels.astype(np.int32)
     sane = bool(np.isfinite(pixels).all()) and (not pixels.size or bool(abs(pixels).max() <= MOST_VALUE))
@@ -101,17 +112,18 @@ def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) 
         ContractError: undecodable, too large, coloured (no single channel), or ids outside 0..255.
     """
     found = decode_labels(data, where, max_pixels)
-    if found.values is None:
+    if found.stored is None:
         raise ContractError(
             where, coloured(found, "convert colours to class ids, e.g. through ingest's `colours` option")
         )
-    if found.values.size and (found.values.max() > 255 or found.values.min() < 0):
-        expected, there = "ids 0..255", f"ids from {found.values.min()} to {found.values.max()}"
+    values = found.stored
+    if values.dtype != np.uint8 and values.size and (values.max() > 255 or values.min() < 0):
+        expected, there = "ids 0..255", f"ids from {values.min()} to {values.max()}"
         problem = Problem(
             Reason.WRONG_MASK_FORMAT, expected, there, "write class ids of 0..255, or ingest with `remap`"
         )
         raise ContractError(where, problem)
-    return found.values.astype(np.uint8)
+    return values.astype(np.uint8)
 
 
 def coloured(found: LabelFile, fix: str) -> Problem:

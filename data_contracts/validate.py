@@ -1,6 +1,7 @@
 """Checks on one image–mask pair. Each returns the problem it finds; whoever calls decides to raise or to record it."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskmill.data_contracts.blocks import histogram
 from maskmill.data_contracts.errors import ContractError, Problem, Reason
@@ -9,9 +10,20 @@ from maskmill.data_contracts.instances import check_instances, read_instances
 from maskmill.data_contracts.label_files import decode_mask
 from maskmill.data_contracts.labels import LabelSpace
 
+Counts = NDArray[np.int64]
 
-def check_pair(image: Uint8Array, mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:
-    """First thing wrong with an image uint8 (H, W, 3) and its mask uint8 (H, W), or None."""
+
+def check_pair(
+    image: Uint8Array,
+    mask: Uint8Array,
+    space: LabelSpace,
+    *,
+    allow_empty: bool = False,
+    counts: Counts | None = None,
+) -> Problem | None:
+    """First thing wrong with an image uint8 (H, W, 3) and its mask uint8 (H, W), or None. `counts`: the mask's
+    histogram, where it is known.
+    """
     if image.shape[:2] != mask.shape:
         return Problem(
             Reason.SIZE_MISMATCH,
@@ -19,12 +31,14 @@ def check_pair(image: Uint8Array, mask: Uint8Array, space: LabelSpace, *, allow_
             f"{mask.shape[1]}x{mask.shape[0]}",
             "resize the mask by nearest neighbour, or pair it with its own image",
         )
-    return check_mask(mask, space, allow_empty=allow_empty)
+    return check_mask(mask, space, allow_empty=allow_empty, counts=counts)
 
 
-def check_mask(mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False) -> Problem | None:
+def check_mask(
+    mask: Uint8Array, space: LabelSpace, *, allow_empty: bool = False, counts: Counts | None = None
+) -> Problem | None:
     """Ids outside the label space (with pixel counts), or no foreground at all."""
-    counts = histogram(mask)
+    counts = histogram(mask) if counts is None else counts
     strangers = [int(i) for i in np.flatnonzero(counts) if int(i) not in space.allowed_ids]
     if strangers:
         found = ", ".join(f"id {i} on {counts[i]} pixels" for i in strangers[:5])
@@ -52,9 +66,9 @@ def _empty_fix(ignored: bool, space: LabelSpace) -> str:
     return f"255 means ignore; if it is your object, set source.remap: {{255: {name}}}; if nothing is to be seen, {fix}"
 
 
-def foreground_ids(mask: Uint8Array, space: LabelSpace) -> list[int]:
+def foreground_ids(mask: Uint8Array, space: LabelSpace, counts: Counts | None = None) -> list[int]:
     """Foreground ids present in a mask, ascending: its values minus background and ignore."""
-    present = np.flatnonzero(histogram(mask))
+    present = np.flatnonzero(histogram(mask) if counts is None else counts)
     return [int(i) for i in present if int(i) in space.by_id]
 
 

@@ -13,7 +13,7 @@ from maskmill.data_contracts.rle import runs_by_value
 from maskmill.pipelines.ingest.base import Source, class_value, rgb
 from maskmill.pipelines.ingest.soft_masks import cut, soft_border
 
-Values = NDArray[np.int32]
+Values = NDArray[np.int32] | Uint8Array
 Colour = tuple[int, int, int]
 BLACK = (0, 0, 0)
 
@@ -66,10 +66,10 @@ class MaskRule:
             raise ContractError(where, _lossy(found))
         if self.colours:
             labels = Labels(self._from_colours(_as_colours(found), where))
-        elif found.values is None:
+        elif found.stored is None:
             labels = Labels(self._in_the_space_s_colours(found, where))
         else:
-            labels = self._from_values(found, found.values, where, foreground is not None)
+            labels = self._from_values(found, found.stored, where, foreground is not None)
         if foreground is None:
             return labels
         mask = np.where((labels.mask == 0) | (labels.mask == IGNORE), labels.mask, np.uint8(foreground))

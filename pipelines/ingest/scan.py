@@ -70,9 +70,9 @@ def _masks(source: Source, space: LabelSpace) -> Iterator[tuple[Uint8Array, bool
 def _values(data: bytes, where: str, source: Source) -> Uint8Array | None:
     """A mask's own values; None for one that holds no ids of 0..255, of which ingest says more."""
     found = decode_labels(data, where, source.max_pixels, source.page)
-    if found.lossy is not None or found.values is None or not found.values.size:
+    if found.lossy is not None or found.stored is None or not found.stored.size:
         return None
-    return found.values.astype(np.uint8) if found.values.min() >= 0 and found.values.max() <= IGNORE else None
+    return found.stored.astype(np.uint8) if found.stored.min() >= 0 and found.stored.max() <= IGNORE else None
 
 
 @dataclass(frozen=True)

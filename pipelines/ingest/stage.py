@@ -30,6 +30,7 @@ from maskmill.data_contracts import (
     shard_name,
     storable,
 )
+from maskmill.data_contracts.blocks import histogram
 from maskmill.data_contracts.images import Photo, decode_photo
 from maskmill.data_contracts.secrets import redact
 from maskmill.data_contracts.texts import TextError, parse_json
@@ -253,11 +254,13 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         labels, carried = carry(raw.objects, labels, rule, space)
     labels, notes = lay_on(photo, labels, source.masks_drawn_on, entry.key)
     mask = None if labels is None else labels.mask
-    if (
-        mask is not None
-        and (problem := check_pair(photo.pixels, mask, space, allow_empty=source.allow_empty)) is not None
-    ):
-        raise ContractError(entry.key, problem)
+    present: list[int] = []
+    if mask is not None:
+        counts = histogram(mask)
+        problem = check_pair(photo.pixels, mask, space, allow_empty=source.allow_empty, counts=counts)
+        if problem is not None:
+            raise ContractError(entry.key, problem)
+        present = foreground_ids(mask, space, counts)
     instances = None if labels is None else labels.instances
     if mask is not None and instances and (problem := check_instances(instances, mask, space)) is not None:
         raise ContractError(entry.key, problem)
@@ -270,7 +273,7 @@ def _row(entry: Entry, raw: RawSample, source: Source, space: LabelSpace, rule: 
         "mask": None if encoded is None else {"bytes": encoded, "path": None},
         "height": photo.pixels.shape[0],
         "width": photo.pixels.shape[1],
-        "class_ids": [] if mask is None else foreground_ids(mask, space),
+        "class_ids": present,
         "prompt_class_ids": None if raw.words is None else find_classes(raw.words, space, entry.key),
         "group": None if raw.group is None else storable(raw.group),
         "index": raw.index,
