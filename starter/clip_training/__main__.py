@@ -7,20 +7,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from maskmill.starter.clip_training.adapt import OTHER_WORDS, Adaptation, AdaptSchedule, Lessons, word_targets
-from maskmill.starter.clip_training.drawings import DrawnAdaptation, DrawnSchedule, drawn_lessons, text_rows
+from maskmill.starter.clip_training.drawings import (
+    DrawnAdaptation,
+    DrawnSchedule,
+    drawn_lessons,
+    stored_tokens,
+    text_rows,
+)
 from maskmill.starter.clip_training.photos import PhotoSet, Spoilt, cached_maps, find_photos
 from maskmill.starter.clip_training.regions import REGION_SETS, REGIONS, in_training_part, patch_labels, prototypes
 from maskmill.starter.clip_training.space import Space, learn_space, mean_photo, pooled_features
 from maskmill.starter.clip_training.teacher import class_ids, load_teacher
 from maskmill.starter.clip_training.text import TextSchedule, train_text
 from maskmill.starter.clip_training.tower import first_tokens, middle_axes, start_as_teacher
+from maskmill.starter.clip_training.upper import MANNERS, UpperAdaptation, UpperSchedule, stored_middle, upper_lessons
 from maskmill.starter.clip_training.vocabulary import Vocabulary, build_vocabulary, nouns_to_place, place
 from maskmill.starter.clip_training.wordnet import read_wordnet
 
@@ -40,42 +47,60 @@ class Paths:
     work: Path
     out: Path
     scenes: Path
-    only_drawings: bool
+    only: Literal["drawings", "last-stages"] | None
 
 
 def main() -> None:
     paths = _parse()
     paths.work.mkdir(parents=True, exist_ok=True)
-    if paths.only_drawings:
-        go_on(paths)
-    else:
+    if paths.only is None:
         make(paths)
+    else:
+        go_on(paths)
 
 
 def go_on(paths: Paths) -> None:
-    """The last step alone, on the model in `out`."""
+    """The named step alone, on the model in `out`."""
     import open_clip
 
     import maskmill.vision.clip.towers  # noqa: F401  (registers the tower)
 
     clip = open_clip.create_model(f"local-dir:{paths.out}").eval()
-    trunk = clip.visual.trunk.patch_embed.backbone.net
-    photos = {
-        folder.name: cached_maps(trunk, find_photos(folder), SIDE, paths.work, folder.name) for folder in paths.photos
-    }
-    lessons = _lessons(clip, trunk, photos, _labelled(trunk, paths), paths)
-    losses = learn_drawings(clip, open_clip.get_tokenizer(f"local-dir:{paths.out}"), lessons, paths)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{paths.out}")
+    if paths.only == "last-stages":
+        losses = learn_upper(clip, tokenizer, paths)
+    else:
+        trunk = clip.visual.trunk.patch_embed.backbone.net
+        photos = {
+            folder.name: cached_maps(trunk, find_photos(folder), SIDE, paths.work, folder.name)
+            for folder in paths.photos
+        }
+        losses = learn_drawings(clip, tokenizer, _lessons(clip, trunk, photos, _labelled(trunk, paths), paths), paths)
     print(f"losses {losses}; {export(clip, paths.out) / 1e6:.1f} MB in {paths.out}")
 
 
 def learn_drawings(clip: Any, tokenizer: Any, lessons: Lessons, paths: Paths) -> dict[str, float]:
     """The adaptation to drawn scenes. Words are where the finished text tower puts them."""
-    by_id = dict(line.split("\t") for line in _lemmas().read_text().splitlines())
-    rows = text_rows(clip, tokenizer, [by_id[wnid].strip() for wnid in class_ids()])
-    words = dict(zip(WORDS, text_rows(clip, tokenizer, WORDS), strict=True))
-    drawn = drawn_lessons(clip, tokenizer, paths.scenes, paths.work)
+    rows, words = _finished_texts(clip, tokenizer)
+    drawn = drawn_lessons(clip, tokenizer, paths.scenes, stored_tokens(clip, paths.work))
     scale = float(clip.logit_scale.detach().exp())
     return DrawnAdaptation(clip, rows, words, lessons, drawn, scale=scale, seed=0).run(DrawnSchedule())
+
+
+def learn_upper(clip: Any, tokenizer: Any, paths: Paths) -> dict[str, float]:
+    """The trunk's last stages and the blocks, on drawn scenes and photos."""
+    rows, words = _finished_texts(clip, tokenizer)
+    lessons = upper_lessons(clip, paths.photos, paths.data, paths.work)
+    drawn = drawn_lessons(clip, tokenizer, paths.scenes, stored_middle(clip, paths.work), MANNERS)
+    scale = float(clip.logit_scale.detach().exp())
+    return UpperAdaptation(clip, rows, words, lessons, drawn, scale=scale, seed=0).run(UpperSchedule())
+
+
+def _finished_texts(clip: Any, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Unit rows (1000, 160) of ImageNet's classes and those of single words, by the text tower."""
+    by_id = dict(line.split("\t") for line in _lemmas().read_text().splitlines())
+    rows = text_rows(clip, tokenizer, [by_id[wnid].strip() for wnid in class_ids()])
+    return rows, dict(zip(WORDS, text_rows(clip, tokenizer, WORDS), strict=True))
 
 
 def _lemmas() -> Path:
@@ -98,6 +123,7 @@ def make(paths: Paths) -> None:
     targets = word_targets(vocabulary, WORDS)
     losses = Adaptation(clip, space.rows, targets, lessons, space.scale, seed=0).run(AdaptSchedule())
     losses |= learn_drawings(clip, tokenizer, lessons, paths)
+    losses |= learn_upper(clip, tokenizer, paths)
     size = export(clip, paths.out)
     print(f"text cosine {cosine:.3f}; losses {losses}; {size / 1e6:.1f} MB in {paths.out}")
 
@@ -115,11 +141,13 @@ def _parse() -> Paths:
         "--scenes", type=Path, required=True, help="folder that python -m maskmill.starter.drawn.store wrote"
     )
     parser.add_argument(
-        "--only-drawings", action="store_true", help="teach the finished model in --out the drawn scenes, nothing else"
+        "--only",
+        choices=("drawings", "last-stages"),
+        help="teach the finished model in --out the drawn scenes and nothing else: its blocks, or the last stages, too",
     )
     given = parser.parse_args()
     places = (tuple(given.photos), given.data, given.wordnet, given.work, given.out)
-    return Paths(*places, given.scenes, given.only_drawings)
+    return Paths(*places, given.scenes, given.only)
 
 
 def _space(teacher: nn.Module, photos: Mapping[str, PhotoSet], file: Path) -> Space:

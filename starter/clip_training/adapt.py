@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from maskmill.starter.clip_training.regions import IGNORE, NOT_PERSON, REGIONS
 from maskmill.starter.clip_training.space import DIMENSIONS
-from maskmill.vision.clip.towers import WIDTH
+from maskmill.vision.clip.towers import MIDDLE_STAGE, WIDTH, position_channels
 
 #: What competes for a patch besides the words of the regions.
 # fmt: off
@@ -72,12 +72,15 @@ def run_blocks(
 def raw_patches(
     clip: Any, tokens: Tensor, *, attention: bool = False, half: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
-    """Tokens (B, L, 320) through all blocks: patch embeddings (B, L, 161) as they are pooled, attention maps.
+    """Tokens (B, L, 320), or middle maps (B, 112, s, s), through all blocks: patch embeddings (B, L, 161) as they are
+    pooled, attention maps.
 
     With `half`, matrix products are in bfloat16; what is returned is float32 either way.
     """
     x, maps = tokens.float(), []
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
+        if tokens.dim() == 4:
+            x = upper_tokens(clip, x).float()
         for block in clip.visual.trunk.blocks:
             z = block.norm1(x)
             attn = block.attn
@@ -94,10 +97,29 @@ def raw_patches(
     return patches.float(), maps
 
 
+def upper_tokens(clip: Any, middle: Tensor) -> Tensor:
+    """Middle maps (B, 112, s, s) through the rest of the trunk: what the first block is given, (B, s*s, 320)."""
+    embed = clip.visual.trunk.patch_embed
+    net = embed.backbone.net
+    x = middle.contiguous(memory_format=torch.channels_last)
+    for block in net.blocks[MIDDLE_STAGE + 1 :]:
+        x = block(x)
+    head = net.bn2(net.conv_head(x))
+    place = position_channels(head.shape[-2], head.shape[-1], torch.zeros(1)).expand(len(head), -1, -1, -1)
+    tokens: Tensor = embed.proj(torch.cat([head, middle, place], dim=1)).flatten(2).transpose(1, 2)
+    return tokens
+
+
+def n_patches(tokens: Tensor) -> int:
+    """Patches of a picture of tokens (n, L, 320) or middle maps (n, 112, s, s)."""
+    return tokens.shape[1] if tokens.dim() == 3 else tokens.shape[2] * tokens.shape[3]
+
+
 class Adaptation:
     """One run of the three lessons over the blocks of `clip`, in place."""
 
     half = False
+    watch: Callable[[int, Mapping[str, float]], None] | None = None
 
     def __init__(
         self, clip: Any, rows: Tensor, words: Mapping[str, Tensor], lessons: Lessons, scale: float, seed: int
@@ -143,9 +165,8 @@ class Adaptation:
 
     def run(self, schedule: AdaptSchedule) -> dict[str, float]:
         """Train. Returns the last value of each loss."""
-        scales = [weight for name, weight in self.weights if name.endswith("gamma")]
-        others = [weight for name, weight in self.weights if not name.endswith("gamma")]
-        groups = [(scales, schedule.scale_learning_rate), (others, schedule.learning_rate)]
+        groups = self._groups(schedule)
+        every = [weight for weights, _ in groups for weight in weights]
         optimizer = torch.optim.AdamW(
             [{"params": params, "lr": rate} for params, rate in groups], betas=(0.9, 0.98), weight_decay=0.0
         )
@@ -157,10 +178,17 @@ class Adaptation:
             loss, parts = self._lesson(step, schedule)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_([weight for _, weight in self.weights], 1.0)
+            torch.nn.utils.clip_grad_norm_(every, 1.0)
             optimizer.step()
             last.update(parts)
+            if self.watch is not None:
+                self.watch(step, last)
         return last
+
+    def _groups(self, schedule: AdaptSchedule) -> list[tuple[list[Tensor], float]]:
+        scales = [weight for name, weight in self.weights if name.endswith("gamma")]
+        others = [weight for name, weight in self.weights if not name.endswith("gamma")]
+        return [(scales, schedule.scale_learning_rate), (others, schedule.learning_rate)]
 
     def _lesson(self, step: int, schedule: AdaptSchedule) -> tuple[Tensor, dict[str, float]]:
         return self._unlabelled(schedule) if step % 2 == 0 else self._labelled(schedule)

@@ -15,7 +15,7 @@ Softening: scenes are shrunk and enlarged again, since a generator's small pictu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskmill.data_contracts import LabelSpace, load_label_space
-from maskmill.starter.clip_training.adapt import Adaptation, AdaptSchedule, Lessons, _within, raw_patches
+from maskmill.starter.clip_training.adapt import Adaptation, AdaptSchedule, Lessons, _within, n_patches, raw_patches
 from maskmill.starter.clip_training.photos import Spoilt, kept_maps, spoil
 from maskmill.starter.clip_training.regions import IGNORE, PURE
 from maskmill.starter.clip_training.space import DIMENSIONS
@@ -84,7 +84,18 @@ def patch_cover(masks: NDArray[np.uint8], n_classes: int, grid: int) -> Tensor:
     return torch.cat(parts).half()
 
 
-def soften(images: NDArray[np.uint8], side: int, share: float, rng: random.Random) -> Iterator[Tensor]:
+Manner = Callable[[NDArray[np.uint8], random.Random], Iterable[NDArray[np.uint8]]]
+
+
+def as_drawn(images: NDArray[np.uint8], rng: random.Random) -> Iterable[NDArray[np.uint8]]:
+    """Scenes as they are."""
+    return images
+
+
+PLAIN: Mapping[str, Manner] = {"": as_drawn}
+
+
+def soften(images: Iterable[NDArray[np.uint8]], side: int, share: float, rng: random.Random) -> Iterator[Tensor]:
     """Images uint8 (n, S, S, 3) one by one as (3, side, side) in [0, 1]; a share of them is shrunk to 0.4 S or more."""
     for image in images:
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
@@ -163,8 +174,17 @@ def class_names(space: LabelSpace) -> list[list[str]]:
     ]
 
 
-def drawn_lessons(clip: Any, tokenizer: Any, folder: Path, work: Path) -> DrawnLessons:
-    """Lessons on the scenes of `folder`, files of `starter.drawn.store`; trunk maps are kept in `work`.
+Stored = Callable[[str, Iterable[Tensor]], Tensor]
+
+
+def drawn_lessons(
+    clip: Any, tokenizer: Any, folder: Path, stored: Stored, manners: Mapping[str, Manner] = PLAIN
+) -> DrawnLessons:
+    """Lessons on the scenes of `folder`, files of `starter.drawn.store`.
+
+    Args:
+        stored: what is kept of pictures (3, S, S) by a name, from disk where it is there.
+        manners: ways to show a scene, by a suffix of its name.
 
     Raises:
         FileNotFoundError: no scenes there.
@@ -174,23 +194,29 @@ def drawn_lessons(clip: Any, tokenizer: Any, folder: Path, work: Path) -> DrawnL
         raise FileNotFoundError(f"no scenes (*.npz) in {folder}: python -m maskmill.starter.drawn.store --out {folder}")
     space = load_label_space("voc")
     words = embed_words(clip, tokenizer, class_names(space), space.background_prompts)
-    trunk = clip.visual.trunk.patch_embed.backbone.net
     scenes, spoilt = {}, {}
     for file in files:
-        with np.load(file) as stored:
-            images, masks = stored["images"], stored["masks"]
-            numbers = torch.tensor([words.backgrounds.index(str(word)) for word in stored["backgrounds"]])
+        with np.load(file) as archive:
+            images, masks = archive["images"], archive["masks"]
+            numbers = torch.tensor([words.backgrounds.index(str(word)) for word in archive["backgrounds"]])
         for side in SIDES.get(images.shape[1], (224,)):
-            name = f"{file.stem}.{side}"
-            maps = kept_maps(trunk, soften(images, side, SOFT, random.Random(name)), work, name)
             cover = patch_cover(masks, words.n_classes, side // STRIDE)
-            scenes[name] = Scenes(first_tokens(clip, trunk, maps).clone(), cover, numbers)
+            for suffix, manner in manners.items():
+                name = f"{file.stem}.{side}{suffix}"
+                shown = manner(images, random.Random(f"{name}.manner"))
+                scenes[name] = Scenes(stored(name, soften(shown, side, SOFT, random.Random(name))), cover, numbers)
             for how in SPOILERS:
-                rng = random.Random(f"{name}.{how}")
+                name = f"{file.stem}.{side}.{how}"
+                rng = random.Random(name)
                 copies = (spoil(image, how, rng) for image in soften(images[::SPOILT_STEP], side, SOFT, rng))
-                maps = kept_maps(trunk, copies, work, f"{name}.{how}")
-                spoilt[f"{name}.{how}"] = first_tokens(clip, trunk, maps).clone()
+                spoilt[name] = stored(name, copies)
     return DrawnLessons(scenes, spoilt, words)
+
+
+def stored_tokens(clip: Any, work: Path) -> Stored:
+    """Tokens (n, L, 320) of pictures; trunk maps are kept in `work`."""
+    trunk = clip.visual.trunk.patch_embed.backbone.net
+    return lambda name, images: first_tokens(clip, trunk, kept_maps(trunk, images, work, name)).clone()
 
 
 @dataclass(frozen=True)
@@ -268,10 +294,10 @@ class DrawnAdaptation(Adaptation):
 
     def _drawn(self, schedule: DrawnSchedule) -> tuple[Tensor, dict[str, float]]:
         scenes = self.drawn.scenes[self.rng.choice(list(self.drawn.scenes))]
-        length = scenes.tokens.shape[1]
+        length = n_patches(scenes.tokens)
         count = schedule.drawn_tokens // length
         index = torch.randint(0, len(scenes.tokens), (count,))
-        alike_sized = {name: t for name, t in self.drawn.spoilt.items() if t.shape[1] == length}
+        alike_sized = {name: t for name, t in self.drawn.spoilt.items() if n_patches(t) == length}
         spoilt = self._spoilt(alike_sized, count // 4) if alike_sized else scenes.tokens[:0]
         tokens = torch.cat([scenes.tokens[index], spoilt])
         raw, attention = raw_patches(self.clip, tokens, attention=True, half=self.half)

@@ -25,6 +25,7 @@ from maskmill.starter.drawn.drawings import DRAWN_DIR
 SIZE = 128
 ATLAS_COLUMNS = 12
 MIN_ALPHA = 8
+CATALOGUE = DRAWN_DIR / "catalogue.yaml"
 
 Rgba = NDArray[np.uint8]
 
@@ -107,9 +108,10 @@ def build_style(style: str, catalogue: dict[str, Any], packages: Path) -> tuple[
     return atlas, rows
 
 
-def build(packages: Path, out: Path = DRAWN_DIR) -> None:
-    """Write one atlas per style and `index.json` to `out`."""
-    catalogue = yaml.safe_load((DRAWN_DIR / "catalogue.yaml").read_text())
+def build(packages: Path, out: Path = DRAWN_DIR, catalogue_file: Path = CATALOGUE) -> None:
+    """Write one atlas per style of the catalogue and `index.json` to `out`."""
+    catalogue = yaml.safe_load(catalogue_file.read_text())
+    out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for style in catalogue["packages"]:
         atlas, style_rows = build_style(style, catalogue, packages)
@@ -121,7 +123,10 @@ def build(packages: Path, out: Path = DRAWN_DIR) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Rebuild the shipped drawings from the emoji packages.")
-    parser.add_argument("--packages", type=Path, required=True, help="folder with the four npm tarballs")
+    parser.add_argument(
+        "--packages", type=Path, required=True, help="folder with the npm tarballs that the catalogue names"
+    )
     parser.add_argument("--out", type=Path, default=DRAWN_DIR)
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="which icons show which class")
     arguments = parser.parse_args()
-    build(arguments.packages, arguments.out)
+    build(arguments.packages, arguments.out, arguments.catalogue)

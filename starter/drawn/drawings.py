@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ DRAWN_DIR = Path(__file__).resolve().parent
 KNOWN_STYLES = ("noto", "twemoji", "fluent")
 UNSEEN_STYLES = ("openmoji",)
 ALL_STYLES = KNOWN_STYLES + UNSEEN_STYLES
+_FOLDERS = dict.fromkeys(ALL_STYLES, DRAWN_DIR)
 
 VOC = load_label_space("voc")
 VOC_CLASSES = tuple(label.name for label in VOC.classes)
@@ -44,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Drawings:
-    """Drawings of some styles: `by_class[class][style]` and `distractors[style]` are never empty."""
+    """Drawings of some styles: `by_class[class][style]` and `distractors[style]` of shipped styles are never empty."""
 
     styles: tuple[str, ...]
     by_class: dict[str, dict[str, tuple[Drawing, ...]]]
@@ -78,21 +80,48 @@ def _levels(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
     return tuple(np.rint(one).astype(np.uint8) for one in levels)
 
 
+def known_styles() -> tuple[str, ...]:
+    """The styles that ship and those of `add_styles`."""
+    return tuple(_FOLDERS)
+
+
+def add_styles(folder: Path) -> tuple[str, ...]:
+    """Make this process know the styles of a folder that `starter.drawn.build` wrote; returns their names.
+
+    They may lack classes: `pick_drawing` draws a class in the styles that have it.
+
+    Raises:
+        FileNotFoundError: no index there. ValueError: a style that is known from another folder.
+    """
+    styles = tuple(dict.fromkeys(row["style"] for row in _index(folder)))
+    if taken := [style for style in styles if _FOLDERS.get(style, folder) != folder]:
+        raise ValueError(f"{folder}: the style {taken[0]!r} is already drawn from {_FOLDERS[taken[0]]}: rename it")
+    _FOLDERS.update(dict.fromkeys(styles, folder))
+    return styles
+
+
+def _index(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / "index.json").is_file():
+        raise FileNotFoundError(f"{folder}/index.json is missing; the drawings ship in starter/drawn of the checkout")
+    rows: list[dict[str, Any]] = json.loads((folder / "index.json").read_text())
+    return rows
+
+
 @lru_cache(maxsize=8)
-def load_drawings(styles: tuple[str, ...] = KNOWN_STYLES, folder: Path = DRAWN_DIR) -> Drawings:
+def load_drawings(styles: tuple[str, ...] = KNOWN_STYLES) -> Drawings:
     """Load the atlases of `styles`; cached, so every caller in a process shares one copy (about 13 MB a style).
 
     Raises:
         ValueError: unknown or no style. FileNotFoundError: the starter folder is not there.
     """
-    if not styles or set(styles) - set(ALL_STYLES):
-        raise ValueError(f"styles: expected some of {', '.join(ALL_STYLES)}, found {styles}")
-    if not (folder / "index.json").is_file():
-        raise FileNotFoundError(f"{folder}/index.json is missing; the drawings ship in starter/drawn of the checkout")
-    atlases = {style: np.asarray(Image.open(folder / f"{style}.png")) for style in styles}
+    if not styles or set(styles) - set(_FOLDERS):
+        raise ValueError(f"styles: expected some of {', '.join(_FOLDERS)}, found {styles}")
+    folders = dict.fromkeys(_FOLDERS[style] for style in styles)
+    listed = [row for folder in folders for row in _index(folder)]
+    atlases = {style: np.asarray(Image.open(_FOLDERS[style] / f"{style}.png")) for style in styles}
     by_class: dict[str, dict[str, tuple[Drawing, ...]]] = {}
     distractors: dict[str, tuple[Drawing, ...]] = {}
-    for row in json.loads((folder / "index.json").read_text()):
+    for row in listed:
         style, class_name = row["style"], row["class_name"]
         if style not in atlases:
             continue

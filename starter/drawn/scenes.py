@@ -18,13 +18,13 @@ from maskmill.generators.words import class_words, counted
 from maskmill.starter.drawn.backgrounds import BACKGROUND_WORDS, render_background
 from maskmill.starter.drawn.compositing import Canvas, Patch, Pose, colour_jitter, recolour, resample
 from maskmill.starter.drawn.drawings import (
-    ALL_STYLES,
     CLASS_IDS,
     DRAWN_CLASSES,
     KNOWN_STYLES,
     VOC,
     Drawing,
     Drawings,
+    known_styles,
     load_drawings,
 )
 from maskmill.starter.drawn.textures import Rng
@@ -81,7 +81,7 @@ class SceneConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "SceneConfig":
         for name, values, known in (
-            ("styles", self.styles, ALL_STYLES),
+            ("styles", self.styles, known_styles()),
             ("classes", self.classes, DRAWN_CLASSES),
             ("backgrounds", self.backgrounds, BACKGROUND_WORDS),
         ):
@@ -158,8 +158,9 @@ def scene_rng(config: SceneConfig, index: int, purpose: str = "scene") -> Rng:
 
 def pick_drawing(rng: Rng, drawings: Drawings, class_name: str | None, most: int | None = None) -> Drawing:
     """A drawing of a class (None: a distractor), each style equally likely; of a class's only the first `most`."""
-    style = drawings.styles[int(rng.integers(len(drawings.styles)))]
-    pool = drawings.distractors[style] if class_name is None else drawings.by_class[class_name][style]
+    table = drawings.distractors if class_name is None else drawings.by_class[class_name]
+    able = [style for style in drawings.styles if style in table]
+    pool = table[able[int(rng.integers(len(able)))]]
     if class_name is not None:
         pool = pool[:most]
     return pool[int(rng.integers(len(pool)))]

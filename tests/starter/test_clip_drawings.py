@@ -25,6 +25,7 @@ from maskmill.starter.clip_training.drawings import (
     patch_cover,
     patch_labels_of,
     soften,
+    stored_tokens,
 )
 from maskmill.starter.clip_training.regions import IGNORE
 from maskmill.starter.drawn import store
@@ -55,7 +56,7 @@ def test_stored_scenes_are_of_known_styles_and_stay(tmp_path: Path, monkeypatch:
 
 def test_lessons_need_scenes(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"starter\.drawn\.store"):
-        drawn_lessons(None, None, tmp_path, tmp_path)
+        drawn_lessons(None, None, tmp_path, stored_tokens)  # type: ignore[arg-type]
 
 
 def test_cover_counts_pixels() -> None:
