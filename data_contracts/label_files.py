@@ -117,7 +117,7 @@ def decode_mask(data: bytes, where: str = "mask", max_pixels: int = MAX_PIXELS) 
             where, coloured(found, "convert colours to class ids, e.g. through ingest's `colours` option")
         )
     values = found.stored
-    if values.dtype != np.uint8 and values.size and (values.max() > 255 or values.min() < 0):
+    if values.size and (values.max() > 255 or values.min() < 0):
         expected, there = "ids 0..255", f"ids from {values.min()} to {values.max()}"
         problem = Problem(
             Reason.WRONG_MASK_FORMAT, expected, there, "write class ids of 0..255, or ingest with `remap`"

@@ -20,7 +20,7 @@ from maskmill.data_contracts import (
 from maskmill.figures import Sheet, Shown, contact_sheet
 from maskmill.pipelines.core.ledger import Ledger, build_ledger
 from maskmill.pipelines.report import report_path
-from maskmill.pipelines.report.data import fetch_files, pick
+from maskmill.pipelines.report.data import Pick, fetch_files
 from maskmill.pipelines.report.words import label
 from maskmill.pipelines.run.config import RunConfig, load_run_config
 from maskmill.pipelines.run.explain import explain_sample, find_sample, read_table
@@ -143,14 +143,15 @@ class Run:
         rows = self.decisions.unique("sample_id", keep="first")
         if rows.is_empty():
             raise ValueError(f"{self.path}: nothing is decided yet; run select")
+        pick = Pick(seed)
         if reason is not None:
             found = rows.filter(pl.col("reason") == reason)
             if found.is_empty():
                 there = ", ".join(f"{name} ({number})" for name, number in self.ledger.counts.items())
                 raise ValueError(f"reason {reason!r}: no decision has it; there is: {there}")
-            ids = pick(found["sample_id"].to_list(), n, seed)
+            ids = pick(found["sample_id"].to_list(), n)
         else:
-            kept, dropped = (pick(rows.filter(kept=way)["sample_id"].to_list(), n, seed) for way in (True, False))
+            kept, dropped = (pick(rows.filter(kept=way)["sample_id"].to_list(), n) for way in (True, False))
             half = min(len(kept), max((n + 1) // 2, n - len(dropped)))
             ids = [*kept[:half], *dropped[: n - half]]
         shown = rows.filter(pl.col("sample_id").is_in(ids))

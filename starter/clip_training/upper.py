@@ -97,7 +97,7 @@ class _ByFlippedKernel(torch.autograd.Function):
 class _Depthwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.weight.to(x.dtype)
-        out: Tensor = _ByFlippedKernel.apply(x, kernel, self.padding[0], self.dilation[0])  # type: ignore[no-untyped-call]
+        out: Tensor = _ByFlippedKernel.apply(x, kernel, self.padding[0], self.dilation[0])
         return out
 
 
