@@ -6,8 +6,7 @@ squashed to the tower's size; a name is embedded with the templates below.
 Drawn scenes of one object (starter/drawn), fresh ones for each seed, in the three known styles and in the unseen
 one: 64 pixels enlarged to 256, as the starter preset of SDS does, and 160 pixels as they are; means over both.
 
-Arms: `starter`; `teacher` = EfficientNet-Lite0's own 1,000-way classifier on `imagenet_one_per_class`, and on Caltech
-its features in the shared space (the tower with its transformer blocks skipped) beside the same text embeddings.
+Arms: `starter`; `teacher` = EfficientNet-Lite0, with its own 1,000-way classifier, on `imagenet_one_per_class`.
 Metrics: `caltech_top1`, `imagenet_top1`: all photos are tested and every seed gives the same figures. Of the starter,
 with `@known` and `@unseen`: `drawn_top1` among the 19 classes that can be drawn, `drawn_background` the share whose
 nearest background word is right (words that look alike count as one), `drawn_iou` of the class map above one half with
@@ -37,7 +36,7 @@ from maskmill.starter.clip_training.teacher import class_ids, load_teacher
 from maskmill.starter.drawn import KNOWN_STYLES, UNSEEN_STYLES, Scene, SceneConfig, render_scene
 from maskmill.starter.drawn.drawings import DRAWN_CLASSES
 from maskmill.vision.clip import build_text_bank, clip_response, load_clip
-from maskmill.vision.clip.towers import DEPTH, HEAD_CHANNELS, STRIDE
+from maskmill.vision.clip.towers import DEPTH, STRIDE
 from maskmill.vision.starter import starter_path
 
 TEMPLATES = ("{}", "a photo of a {}.", "a clean origami {}.")
@@ -56,15 +55,6 @@ class Named:
     files: tuple[Path, ...]
     names: tuple[str, ...]
     wnids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Readings:
-    """Of n photos: the starter's unit embeddings, the teacher's in the shared space, the teacher's pooled features."""
-
-    starter: Tensor
-    teacher: Tensor
-    features: Tensor
 
 
 def read_labels(folder: Path) -> Named:
@@ -103,21 +93,10 @@ def _batches(files: Sequence[Path], preprocess: Any) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def read_photos(model: Any, preprocess: Any, files: Sequence[Path]) -> Readings:
-    """One pass of the trunk serves both arms."""
-    tower, parts = model.visual, []
-    seen: list[Tensor] = []
-    hook = tower.trunk.patch_embed.backbone.register_forward_hook(lambda _m, _i, out: seen.append(out))
-    try:
-        for images in _batches(files, preprocess):
-            starter = functional.normalize(model.encode_image(images), dim=-1)
-            maps = seen.pop()
-            tokens = tower.trunk.patch_embed.proj(maps).flatten(2).mean(2)
-            parts.append((starter, functional.normalize(tower.head(tokens), dim=-1), maps.mean((2, 3))))
-    finally:
-        hook.remove()
-    starters, teachers, pooled = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Readings(starters, teachers, pooled[:, :HEAD_CHANNELS])
+def embed_photos(model: Any, preprocess: Any, files: Sequence[Path]) -> Tensor:
+    """Unit embeddings (n, D)."""
+    parts = [functional.normalize(model.encode_image(images), dim=-1) for images in _batches(files, preprocess)]
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
@@ -136,13 +115,13 @@ def top1(images: Tensor, texts: Tensor, vocabulary: Sequence[str], truth: Sequen
     return sum(vocabulary[index] == name for index, name in zip(found, truth, strict=True)) / len(truth)
 
 
-def classifier_top1(features: Tensor, wnids: Sequence[str]) -> float:
-    """Top-1 of the teacher's own classifier."""
-    classifier: Any = load_teacher().classifier
-    with torch.inference_mode():
-        found: list[int] = classifier(features).argmax(1).tolist()
-    ids = class_ids()
-    return sum(ids[index] == wnid for index, wnid in zip(found, wnids, strict=True)) / len(wnids)
+@torch.inference_mode()
+def classifier_top1(preprocess: Any, photos: Named) -> float:
+    """Top-1 of the teacher."""
+    teacher, ids = load_teacher(), class_ids()
+    found = [ids[row] for images in _batches(photos.files, preprocess) for row in teacher(images).argmax(1).tolist()]
+    right: int = sum(one == wnid for one, wnid in zip(found, photos.wnids, strict=True))
+    return right / len(photos.wnids)
 
 
 def measure(data: Path) -> dict[str, dict[str, float]]:
@@ -153,13 +132,10 @@ def measure(data: Path) -> dict[str, dict[str, float]]:
         photos = read_labels(data / folder)
         vocabulary = sorted(set(photos.names))
         texts = embed_names(model, tokenizer, vocabulary)
-        seen = read_photos(model, preprocess, photos.files)
-        out["starter"][metric] = top1(seen.starter, texts, vocabulary, photos.names)
-        out["teacher"][metric] = (
-            classifier_top1(seen.features, photos.wnids)
-            if photos.wnids[0]
-            else top1(seen.teacher, texts, vocabulary, photos.names)
-        )
+        seen = embed_photos(model, preprocess, photos.files)
+        out["starter"][metric] = top1(seen, texts, vocabulary, photos.names)
+        if photos.wnids[0]:
+            out["teacher"][metric] = classifier_top1(preprocess, photos)
     return out
 
 
