@@ -34,6 +34,7 @@ from maskmill.starter.clip_training.wordnet import read_wordnet
 SIDE = 224
 SPOILT: tuple[Spoilt, ...] = ("scramble", "noise", "blur")
 EMBEDDING = 161
+PRINTED_EVERY = 50  # steps of the last lesson
 WORDS = list(dict.fromkeys([*OTHER_WORDS, *(word for right in REGIONS.values() for word in right)]))
 
 
@@ -90,10 +91,18 @@ def learn_drawings(clip: Any, tokenizer: Any, lessons: Lessons, paths: Paths) ->
 def learn_upper(clip: Any, tokenizer: Any, paths: Paths) -> dict[str, float]:
     """The trunk's last stages and the blocks, on drawn scenes and photos."""
     rows, words = _finished_texts(clip, tokenizer)
-    lessons = upper_lessons(clip, paths.photos, paths.data, paths.work)
-    drawn = drawn_lessons(clip, tokenizer, paths.scenes, stored_middle(clip, paths.work), MANNERS)
+    keep = stored_middle(clip, paths.work)
+    lessons = upper_lessons(keep, paths.photos, paths.data)
+    drawn = drawn_lessons(clip, tokenizer, paths.scenes, keep, MANNERS)
     scale = float(clip.logit_scale.detach().exp())
-    return UpperAdaptation(clip, rows, words, lessons, drawn, scale=scale, seed=0).run(UpperSchedule())
+    adaptation = UpperAdaptation(clip, rows, words, lessons, drawn, scale=scale, seed=0)
+    adaptation.watch = _print_losses
+    return adaptation.run(UpperSchedule())
+
+
+def _print_losses(step: int, losses: Mapping[str, float]) -> None:
+    if step % PRINTED_EVERY == 0:
+        print(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in losses.items()), flush=True)
 
 
 def _finished_texts(clip: Any, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor]]:

@@ -134,9 +134,8 @@ def _middle(net: Any, images: Iterable[Tensor]) -> NDArray[np.float16]:
     return np.concatenate(parts)
 
 
-def upper_lessons(clip: Any, folders: Sequence[Path], data: Path, work: Path) -> Lessons:
+def upper_lessons(keep: Stored, folders: Sequence[Path], data: Path) -> Lessons:
     """Photos of `folders` and the training parts of the labelled sets below `data`; every second one is spoilt, too."""
-    keep = stored_middle(clip, work)
     labelled, labelled_spoilt, every = {}, {}, []
     for regions in REGION_SETS:
         found = find_photos(data / regions.folder / "images")

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from maskmill.starter.clip_training.adapt import Lessons, n_patches, raw_patches, upper_tokens
 from maskmill.starter.clip_training.drawings import DrawnLessons, Scenes, Words, as_drawn, drawn_lessons, patch_cover
-from maskmill.starter.clip_training.upper import UpperAdaptation, UpperSchedule, restyle, stored_middle
+from maskmill.starter.clip_training.upper import (
+    UpperAdaptation,
+    UpperSchedule,
+    _fix_depthwise,
+    _upper,
+    restyle,
+    stored_middle,
+)
 from maskmill.starter.drawn import SceneConfig, load_drawings, render_scene, store
 from maskmill.starter.drawn.drawings import add_styles, known_styles
 from maskmill.vision.starter import starter_path
@@ -141,6 +148,22 @@ def test_the_last_stages_learn_with_the_blocks() -> None:
         clip.state_dict()["visual.trunk.blocks.3.attn.qkv.weight"][640:],
         before["visual.trunk.blocks.3.attn.qkv.weight"][640:],
     )
+
+
+def test_fixed_depthwise_kernels_give_the_same_maps_and_gradients() -> None:
+    clip = load()
+    middle = torch.randn(2, 112, 12, 12, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+
+    def both() -> tuple[Tensor, Tensor]:
+        tokens = upper_tokens(clip, middle)
+        return tokens.detach(), torch.autograd.grad(tokens.square().sum(), middle)[0]
+
+    tokens, gradient = both()
+    for part in _upper(clip):
+        _fix_depthwise(part)
+    again, flipped = both()
+    assert torch.equal(again, tokens)
+    torch.testing.assert_close(flipped, gradient, atol=1e-4, rtol=1e-4)
 
 
 def test_the_lesson_needs_its_schedule() -> None:
