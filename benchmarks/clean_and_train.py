@@ -32,8 +32,13 @@ scorer `cross_fit` reads the same features. Settings were chosen on development 
 """
 
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +52,7 @@ from maskmill.data_contracts import Uint8Array, foreground_ids
 
 RATES = (10, 25, 50)
 SOUND_IOU = 0.5  # of a pseudo-label that counts as no fault
+Found = dict[str, dict[str, float]]  # metrics by arm
 
 
 @dataclass(frozen=True)
@@ -134,30 +140,70 @@ def summary(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, f
     return {arm: {name: value for name, value in own.items() if "." not in name} for arm, own in metrics.items()}
 
 
+@lru_cache(1)
+def _sets(options: Options) -> dict[str, CleanSet]:
+    return {one.name: one for one in load_clean_sets(options)}
+
+
+@lru_cache(1)
+def _frozen() -> FrozenFeatures:
+    return FrozenFeatures(Scene.judge_options())
+
+
+def work_folder(options: Options) -> Path:
+    """Where features and scores are kept."""
+    return options.json_path.with_name(options.json_path.name + ".work")
+
+
+def measure_condition(options: Options, arms: Sequence[str], name: str, condition: str, seed: int) -> Found:
+    """All arms on one set under one condition. On one thread: sets are measured side by side."""
+    torch.set_num_threads(1)
+    one, folder = _sets(options)[name], work_folder(options)
+    cells = Cells.load(folder / f"{name}-trained", one.trained, _frozen())
+    tested = Cells.load(folder / f"{name}-tested", one.tested, _frozen())
+    spoilt = spoil_all(one, cells.masks, condition, seed)
+    scene = Scene.of(one, cells, spoilt.masks, options.budget, seed, folder)
+    return measure(scene, spoilt, tested, arms)
+
+
+def side_by_side(
+    pool: Executor, left: Mapping[str, Sequence[tuple[str, int]]], task: Callable[[str, str, int], Found]
+) -> Iterator[tuple[str, str, int, Found]]:
+    """What `task` says of each set, condition and seed, as it comes. Of a set one condition at a time: its scores are
+    kept in one file.
+    """
+    turns = {name: iter(own) for name, own in left.items()}
+    waiting: dict[Future[Found], tuple[str, str, int]] = {}
+
+    def go_on(name: str) -> None:
+        if (following := next(turns[name], None)) is not None:
+            waiting[pool.submit(task, name, *following)] = (name, *following)
+
+    for name in turns:
+        go_on(name)
+    while waiting:
+        for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+            what = waiting.pop(done)
+            go_on(what[0])
+            yield *what, done.result()
+
+
 def run(options: Options) -> dict[str, object]:
     """All sets, conditions and arms of all seeds."""
-    torch.set_num_threads(1)
-    record, arms = Record.open(options), arms_here()
-    folder = options.json_path.with_name(options.json_path.name + ".work")
-    sets = load_clean_sets(options)
-    frozen = FrozenFeatures(Scene.judge_options())
-    for one in sets:
-        truth = [mask for photo in one.trained if (mask := photo.mask()) is not None]
-        left = [(c, s) for s in options.seeds for c in conditions(one) if not record.has(f"{one.name}@{c}", s)]
-        cells = Cells.load(folder / f"{one.name}-trained", one.trained, frozen) if left else None
-        tested = Cells.load(folder / f"{one.name}-tested", one.tested, frozen) if left else None
-        for condition, seed in left:
-            assert cells is not None
-            assert tested is not None
-            spoilt = spoil_all(one, truth, condition, seed)
-            scene = Scene.of(one, cells, spoilt.masks, options.budget, seed, folder)
-            found = measure(scene, spoilt, tested, arms)
-            flat = {f"{arm}.{name}": value for arm, own in found.items() for name, value in own.items()}
-            record.add(f"{one.name}@{condition}", seed, flat)
+    record, arms, sets = Record.open(options), arms_here(), _sets(options)
+    left = {
+        one.name: [(c, s) for s in options.seeds for c in conditions(one) if not record.has(f"{one.name}@{c}", s)]
+        for one in sets.values()
+    }
+    with ProcessPoolExecutor(min(len(sets), os.cpu_count() or 1), get_context("spawn")) as pool:
+        task = partial(measure_condition, options, arms)
+        for name, condition, seed, found in side_by_side(pool, left, task):
+            flat = {f"{arm}.{metric}": value for arm, own in found.items() for metric, value in own.items()}
+            record.add(f"{name}@{condition}", seed, flat)
             words = ", ".join(f"{arm} {own['miou']:.1f}" for arm, own in found.items())
-            print(f"{one.name}@{condition} seed {seed}: {words}", flush=True)
+            print(f"{name}@{condition} seed {seed}: {words}", flush=True)
     for seed in options.seeds:
-        for arm, metrics in by_arm(record, seed, sets, arms).items():
+        for arm, metrics in by_arm(record, seed, list(sets.values()), arms).items():
             record.add(arm, seed, metrics)
     for name in [name for name in record.values if name not in ARMS]:
         del record.values[name]

@@ -13,18 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from benchmarks.clean_learn import Cells, Segmenter, train
+from benchmarks.clean_learn import Cells, KnownFeatures, Segmenter, train
 from benchmarks.clean_sets import CleanSet
 from benchmarks.common import Budget
 from benchmarks.keep_sets import PhotoSet
 from benchmarks.sds_keep import Case, Scores, to_row
 from maskmill.curation.base import teach
 from maskmill.curation.cross_fit import CrossFit, CrossFitConfig, CrossFitOptions, CrossFitScorer
-from maskmill.curation.cross_fit.features import Features, FrozenFeatures
 from maskmill.curation.select import SelectConfig, select
 from maskmill.curation.select.calibrate import resolve
 from maskmill.curation.select.config import Calibrated
-from maskmill.data_contracts import NEIGHBOUR, SAMPLE, Uint8Array, bytes_hash, sample_seed
+from maskmill.data_contracts import NEIGHBOUR, SAMPLE, Uint8Array, sample_seed
 
 ARMS = (
     *("all", "sds_gate", "sds_half", "random_same_size", "oracle"),
@@ -54,20 +53,6 @@ HALF = SelectConfig.model_validate(
         "leaks": "keep",
     }
 )
-
-
-class KnownFeatures(FrozenFeatures):
-    """Features of photos that were read before, found by their pixels; no encoder is loaded."""
-
-    def __init__(self, options: CrossFitOptions, known: dict[str, NDArray[np.int8]]) -> None:
-        self.device = "cpu"
-        self._side = options.side
-        self._known = known
-        self._last = 1  # embeddings are not read here
-        self.width = next(iter(known.values())).shape[-1]
-
-    def of(self, image: Uint8Array) -> Features:
-        return self._known[bytes_hash(image.tobytes())].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -122,8 +107,8 @@ class Scene:
     def cross_fit(self) -> pl.DataFrame:
         """Scores of the scorer `cross_fit`."""
         config = CrossFitConfig()
-        known = {bytes_hash(p.image().tobytes()): f for p, f in zip(self.one.trained, self.cells.features, strict=True)}
-        judge = CrossFit(config, self.one.space, KnownFeatures(config, known))
+        images = (photo.image() for photo in self.one.trained)
+        judge = CrossFit(config, self.one.space, KnownFeatures.of_images(config, images, self.cells.features))
         scorer = teach(CrossFitScorer(config, judge), [self.samples], self.seed)
         return _frame(scorer.score(self.samples, self.seed))
 

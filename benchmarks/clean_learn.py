@@ -1,6 +1,7 @@
 """The segmenter of `clean_and_train`: a small network over cells of frozen features, trained and tested in seconds."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +14,48 @@ from torch.nn import functional as F
 
 from benchmarks.clean_sets import CleanSet
 from benchmarks.keep_sets import Photo
-from maskmill.curation.cross_fit.features import LARGEST, STEPS, FrozenFeatures
-from maskmill.data_contracts import IGNORE, Uint8Array
+from maskmill.curation.cross_fit import CrossFitOptions
+from maskmill.curation.cross_fit.features import LARGEST, STEPS, Features, FrozenFeatures
+from maskmill.data_contracts import IGNORE, Uint8Array, bytes_hash
 
 HIDDEN = 96
 BATCH = 512  # cells of a step
 RATE = 2e-3
 DROPOUT = 0.1
 SCALE = 1 / STEPS  # of the features' whole numbers
+
+
+class KnownFeatures(FrozenFeatures):
+    """Features of images that were read before, found by their pixels; no encoder is loaded."""
+
+    def __init__(self, options: CrossFitOptions, known: dict[str, NDArray[np.int8]]) -> None:
+        self.device = "cpu"
+        self._side = options.side
+        self._known = known
+        self._last = 1  # embeddings are not read here
+        self.width = next(iter(known.values())).shape[-1]
+
+    @classmethod
+    def of_images(
+        cls, options: CrossFitOptions, images: Iterable[Uint8Array], features: NDArray[np.int8]
+    ) -> "KnownFeatures":
+        """Of images and their features (N, P, D)."""
+        return cls(options, {bytes_hash(i.tobytes()): own for i, own in zip(images, features, strict=True)})
+
+    def of(self, image: Uint8Array) -> Features:
+        return self._known[bytes_hash(image.tobytes())].astype(np.float32)
+
+
+def kept_features(file: Path, images: Iterable[Uint8Array], frozen: FrozenFeatures) -> NDArray[np.int8]:
+    """Features of images, int8 (N, P, D), made once and kept in `file`."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = np.stack([frozen.of(image) for image in images])
+        with (scratch := file.with_suffix(f".{os.getpid()}")).open("wb") as handle:
+            np.save(handle, np.clip(found, -LARGEST, LARGEST).astype(np.int8))
+        scratch.replace(file)
+    loaded: NDArray[np.int8] = np.load(file, mmap_mode="r")
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -33,15 +68,8 @@ class Cells:
     @classmethod
     def load(cls, path: Path, photos: Sequence[Photo], frozen: FrozenFeatures) -> "Cells":
         """Features of photos, made once and kept in `path`.npy, with their true masks."""
-        file = path.with_suffix(".npy")
         masks = [mask for photo in photos if (mask := photo.mask()) is not None]
-        if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            found = np.stack([frozen.of(photo.image()) for photo in photos])
-            with (scratch := file.with_suffix(".part")).open("wb") as handle:
-                np.save(handle, np.clip(found, -LARGEST, LARGEST).astype(np.int8))
-            scratch.replace(file)
-        return cls(np.load(file, mmap_mode="r"), masks)
+        return cls(kept_features(path.with_suffix(".npy"), (photo.image() for photo in photos), frozen), masks)
 
     @property
     def grid(self) -> int:

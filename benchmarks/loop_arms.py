@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from maskmill.curation.base import teach
-from maskmill.curation.cross_fit import CrossFitConfig
-from maskmill.curation.registry import get_scorer
+from maskmill.curation.cross_fit import CrossFit, CrossFitConfig, CrossFitScorer
+from maskmill.curation.cross_fit.features import FrozenFeatures
 from maskmill.curation.select import SelectConfig, select
 from maskmill.curation.select.strata import column_of
 from maskmill.data_contracts import NEIGHBOUR, SAMPLE, LabelSpace, list_shards, read_shard, sample_seed
@@ -91,10 +91,18 @@ def choose(arm: str, scores: pl.DataFrame, pairs: Sequence[Pair], seed: int) -> 
     return chosen
 
 
-def cross_fit_scores(run_dir: str, space: LabelSpace, seed: int) -> pl.DataFrame:
-    """What the scorer `cross_fit` says of all pairs of a run."""
+def draws_of(arm: str) -> int:
+    """How often an arm is drawn: what chance took once would be held against the others."""
+    return 3 if arm == "random_half" else 1
+
+
+def cross_fit_scores(
+    run_dir: str, space: LabelSpace, seed: int, features: FrozenFeatures | None = None
+) -> pl.DataFrame:
+    """What the scorer `cross_fit` says of all pairs of a run, by features that are at hand where these are given."""
     shards = [read_shard(path, SAMPLE) for path in list_shards(f"{run_dir}/samples")]
-    scorer = teach(get_scorer("cross_fit").load(CrossFitConfig(), space), shards, seed)
+    config = CrossFitConfig()
+    scorer = teach(CrossFitScorer(config, CrossFit(config, space, features)), shards, seed)
     parts = [scorer.score(shard, seed).replace_schema_metadata(None).drop_columns("embedding") for shard in shards]
     return pl.concat(pl.DataFrame(part).with_columns(shard=pl.lit("0")) for part in parts)
 

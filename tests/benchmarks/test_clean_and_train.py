@@ -1,7 +1,9 @@
 """The benchmark `clean_and_train`: faults of labels, arms, and what is counted."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks import clean_and_train
-from benchmarks.clean_and_train import Spoilt, account, by_arm, conditions, overlap
-from benchmarks.clean_arms import at_random, confident, losses
+from benchmarks.clean_and_train import Spoilt, account, by_arm, conditions, overlap, side_by_side
+from benchmarks.clean_arms import ARMS, at_random, confident, losses
 from benchmarks.clean_learn import Cells, miou, train
 from benchmarks.clean_sets import (
     KINDS,
@@ -254,3 +256,49 @@ def test_the_picture_shows_gains_over_everything(tmp_path: Path) -> None:
     (tmp_path / "found.json").write_text(json.dumps({"metrics": metrics}))
     main([str(tmp_path / "found.json"), "--out", str(tmp_path / "a" / "picture.png")])
     assert (tmp_path / "a" / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sets_go_side_by_side_and_a_set_s_conditions_one_after_the_other() -> None:
+    running: list[str] = []
+    most: list[int] = []
+
+    def task(name: str, condition: str, seed: int) -> dict[str, dict[str, float]]:
+        assert name not in running
+        running.append(name)
+        most.append(len(running))
+        if name == "a" and condition == "10":
+            both.wait(30)
+        elif name == "b":
+            both.set()
+        running.remove(name)
+        return {"all": {"miou": float(seed)}}
+
+    both = Event()
+    left = {"a": [("10", 0), ("25", 1)], "b": [("10", 0)], "c": []}
+    with ThreadPoolExecutor(3) as pool:
+        found = list(side_by_side(pool, left, task))
+    assert sorted(one[:3] for one in found) == [("a", "10", 0), ("a", "25", 1), ("b", "10", 0)]
+    assert all(one[3]["all"]["miou"] == one[2] for one in found)
+    assert max(most) == 2
+
+
+def test_the_command_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = clean_set(tmp_path)
+    options = Options("x", tmp_path, None, (0, 1), "small", tmp_path / "x.json")
+    asked: list[tuple[str, int]] = []
+
+    def measured(_: Options, arms: tuple[str, ...], name: str, condition: str, seed: int) -> object:
+        asked.append((condition, seed))
+        return {arm: {"miou": float(condition == "10"), "clean_kept": 1.0, "faults_caught": 0.0} for arm in arms}
+
+    monkeypatch.setattr(clean_and_train, "_sets", lambda _: {one.name: one})
+    monkeypatch.setattr(clean_and_train, "measure_condition", measured)
+    monkeypatch.setattr(clean_and_train, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    begun = Record(options)
+    begun.add("made@10", 0, {f"{arm}.miou": 7.0 for arm in ARMS})
+    result = clean_and_train.run(options)
+    assert asked == [(c, s) for s in (0, 1) for c in conditions(one) if (c, s) != ("10", 0)]
+    metrics = result["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["all"]["miou@10"]["per_seed"] == [7.0, 1.0]
+    assert set(metrics) <= set(ARMS)

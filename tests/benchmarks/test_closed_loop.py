@@ -1,15 +1,34 @@
 """The choices that the closed loop compares: equal shares of each class, and the rule of each arm."""
 
+import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+import torch
 
-from benchmarks.closed_loop import SETTINGS, by_rate
-from benchmarks.loop_arms import HALVES, Pair, choose, cross_fit_scores, faulty_share, opinion, scene_spread
+from benchmarks import closed_loop
+from benchmarks.clean_learn import Cells, KnownFeatures, kept_features, train
+from benchmarks.closed_loop import SETTINGS, TRAININGS, by_rate, learn_and_test, mean_of
+from benchmarks.common import Options, Record
+from benchmarks.loop_arms import (
+    ARMS,
+    HALVES,
+    Pair,
+    choose,
+    cross_fit_scores,
+    draws_of,
+    faulty_share,
+    opinion,
+    scene_spread,
+)
+from maskmill.curation.cross_fit import CrossFitOptions
+from maskmill.curation.cross_fit.features import FrozenFeatures
 from maskmill.data_contracts import SAMPLE, SCORE, load_label_space, shard_name, write_shard
 from maskmill.pipelines.run.config import load_run_config
 from tests.curation.coloured_scenes import row, scene
@@ -135,8 +154,73 @@ def test_cross_fit_scores_every_pair_of_a_run(tmp_path: Path) -> None:
     for i, part in enumerate((own[:4], own[4:])):
         path = f"{tmp_path}/samples/{shard_name(i)}"
         write_shard(path, SAMPLE.table(part), SAMPLE, stage="generate", fingerprint="0")
+    frozen = FrozenFeatures(CrossFitOptions())
+    images, cells = closed_loop.read_cells(str(tmp_path), frozen, tmp_path / "cells.npy")
+    known = KnownFeatures.of_images(CrossFitOptions(), images, cells.features)
+    assert np.array_equal(known.of(images[3]), frozen.of(images[3]))
     found = cross_fit_scores(str(tmp_path), load_label_space("voc"), 0)
+    assert cross_fit_scores(str(tmp_path), load_label_space("voc"), 0, known)["asf"].equals(found["asf"])
     assert found["sample_id"].to_list() == [f"s{i}" for i in range(6)]
     assert found["asf"].null_count() == 0
     pairs = [Pair(f"s{i}", (1 + i % 2,), 0.9, True) for i in range(6)]
     assert len(choose("cross_fit_half", found, pairs, 0)) == 4
+
+
+def test_features_are_made_once(tmp_path: Path) -> None:
+    frozen, images = FrozenFeatures(CrossFitOptions(side=64)), [np.full((40, 40, 3), 90, np.uint8)] * 2
+    first = kept_features(tmp_path / "a" / "cells.npy", images, frozen)
+    assert first.shape == (2, 64, frozen.width)
+    assert first.dtype == np.int8
+    again = kept_features(tmp_path / "a" / "cells.npy", iter(()), frozen)
+    assert np.array_equal(first, again)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["cells.npy"]
+
+
+def test_a_choice_is_trained_several_times_and_its_mean_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    features = rng.integers(-16, 17, (6, 64, 5)).astype(np.int8)
+    shown = rng.random((6, 64)) < 0.4
+    features[..., 0] = np.where(shown, 40, -40)
+    cells = Cells(features, [np.kron(one.reshape(8, 8), np.full((4, 4), 3)).astype(np.uint8) for one in shown])
+    asked: list[int] = []
+
+    def learnt(some: Cells, ids: tuple[int, ...], steps: int, seed: int) -> object:
+        asked.append(seed)
+        assert len(some.masks) == 4
+        return train(some, ids, steps, seed)
+
+    monkeypatch.setattr(closed_loop, "train", learnt)
+    found = learn_and_test(cells, [0, 1, 2, 3], {"miou@known": cells, "miou@unseen": cells}, 60, 5)
+    assert len(set(asked)) == TRAININGS
+    assert found["miou"] == pytest.approx(found["miou@known"])
+    assert found["miou"] > 80
+    assert mean_of([{"miou": 1.0}, {"miou": 3.0}]) == {"miou": 2.0}
+    assert draws_of("random_half") == 3
+    assert {draws_of(arm) for arm in ARMS if arm != "random_half"} == {1}
+
+
+def test_the_command_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, measured = [], []
+
+    def measure(_: Path, size: object, seed: int, setting: str) -> dict[str, dict[str, float]]:
+        assert (seed, setting) in drawn
+        measured.append((seed, setting))
+        rate = {name: 10.0 * i for i, name in enumerate(SETTINGS)}[setting]
+        return {arm: {"miou": seed + rate, "faulty": rate} for arm in ARMS}
+
+    monkeypatch.setattr(closed_loop, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(closed_loop, "_judge", lambda *_: None)
+    monkeypatch.setattr(closed_loop, "draw", lambda _w, _s, seed, setting: drawn.append((seed, setting)))
+    monkeypatch.setattr(closed_loop, "measure", measure)
+    options = Options("closed_loop", None, None, (0, 1), "small", tmp_path / "x.json")
+    begun = Record(options)
+    for arm in ARMS:
+        begun.add(f"{arm}~few_steps", 1, {"miou": 7.0, "faulty": 10.0})
+    closed_loop.main(options)
+    assert sorted(measured) == sorted((s, n) for s in (0, 1) for n in SETTINGS if (s, n) != (1, "few_steps"))
+    metrics = json.loads((tmp_path / "x.json").read_text())["metrics"]
+    assert set(metrics) == set(ARMS)
+    assert metrics["all"]["miou@25"]["per_seed"] == [10.0, 7.0]
+    assert metrics["all"]["miou"]["per_seed"] == [0.0, 1.0]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
