@@ -145,8 +145,8 @@ def test_settings_are_named_by_their_rate_and_are_options_of_the_run() -> None:
     assert [metrics[f"miou@{rate}"] for rate in (10, 25, 40)] == [20, 10, 0]
     assert metrics["faulty@40"] == 50
     assert "faulty" not in metrics
-    for changes in SETTINGS.values():
-        load_run_config("starter-generator", changes)
+    for setting in SETTINGS.values():
+        load_run_config("starter-generator", dict(setting.changes))
 
 
 def test_cross_fit_scores_every_pair_of_a_run(tmp_path: Path) -> None:
