@@ -26,8 +26,16 @@ from benchmarks.clean_sets import (
 )
 from benchmarks.common import Options, Record
 from benchmarks.keep_sets import Photo, PhotoSet
-from benchmarks.pictures.when_it_pays import gains, main
-from maskmill.data_contracts import IGNORE, LabelSpace, Uint8Array, encode_image, encode_mask, foreground_ids
+from benchmarks.pictures.when_it_pays import gains, main, shares
+from maskmill.data_contracts import (
+    IGNORE,
+    LabelSpace,
+    Uint8Array,
+    decode_image,
+    encode_image,
+    encode_mask,
+    foreground_ids,
+)
 
 SPACE = LabelSpace.from_names(["cat", "dog", "horse", "bus"])
 ROAD = LabelSpace(name="road", background_id=None, classes=LabelSpace.from_names(["sky", "road", "car"]).classes)
@@ -247,15 +255,26 @@ def test_who_is_told_to_drop_all_drops_none(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_picture_shows_gains_over_everything(tmp_path: Path) -> None:
-    def arm(*values: float) -> dict[str, dict[str, list[float]]]:
-        return {f"miou@{rate}": {"per_seed": list(values)} for rate in (10, 25, 50)}
+    def arm(rates: tuple[int, ...], *values: float) -> dict[str, dict[str, list[float]]]:
+        return {f"miou@{rate}": {"per_seed": list(values)} for rate in rates}
 
-    metrics = {"all": arm(50.0, 60.0), "sds_gate": arm(53.0, 61.0), "oracle": arm(55.0, 65.0)}
+    photos, pairs = (10, 25, 50), (10, 25, 40)
+    metrics = {"all": arm(photos, 50, 60), "sds_gate": arm(photos, 53, 61), "oracle": arm(photos, 55, 65)}
     assert gains(metrics, "sds_gate")[0] == pytest.approx((2.0, 2**0.5))
     assert gains(metrics, "oracle")[2] == (5.0, 0.0)
-    (tmp_path / "found.json").write_text(json.dumps({"metrics": metrics}))
-    main([str(tmp_path / "found.json"), "--out", str(tmp_path / "a" / "picture.png")])
-    assert (tmp_path / "a" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert shares(metrics, photos) == list(photos)
+    faulty = {f"faulty@{rate}": {"per_seed": [rate + 4.0, rate + 6.0]} for rate in pairs}
+    loop = {"all": arm(pairs, 12, 14) | faulty, "sds_half": arm(pairs, 13, 15) | faulty}
+    assert shares(loop, pairs) == [15, 30, 45]
+    assert gains(loop, "sds_half", pairs) == [(1.0, 0.0)] * 3
+    for name, values in (("photos", metrics), ("loop", loop)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"metrics": values}))
+    widths = []
+    for more in ([], ["--loop", str(tmp_path / "loop.json")]):
+        out = tmp_path / "a" / f"{len(more)}.png"
+        main([str(tmp_path / "photos.json"), *more, "--out", str(out)])
+        widths.append(decode_image(out.read_bytes(), "picture").shape[1])
+    assert widths[1] > 1.5 * widths[0]
 
 
 def test_sets_go_side_by_side_and_a_set_s_conditions_one_after_the_other() -> None:
