@@ -59,7 +59,7 @@ def truth() -> Tensor:
 def test_head() -> None:
     own = {key for key in PyramidHead(HIGH, BASE + 1, width=8).state_dict() if not key.endswith("batches_tracked")}
     assert own == set(NUMBERS["head_keys"].tolist())
-    np.testing.assert_allclose(base_logits().numpy(), NUMBERS["head"], atol=1e-6)
+    np.testing.assert_allclose(base_logits().numpy(), NUMBERS["head"], atol=5e-6)
 
 
 CASES: list[tuple[GramShots, int]] = [("bam", 1), ("bam", 5), ("pi_clip", 5)]
@@ -70,12 +70,12 @@ CASES: list[tuple[GramShots, int]] = [("bam", 1), ("bam", 5), ("pi_clip", 5)]
 def test_merge(weighing: GramShots, shots: int, mode: str) -> None:
     """In training the asked class, the second and the fifth of the base classes, is left out of the background."""
     record, distances = f"{weighing}/{shots}/{mode}", gram_distance(*looks(shots))
-    np.testing.assert_allclose(distances.numpy(), NUMBERS[f"{record}/distances"], atol=1e-6)
+    np.testing.assert_allclose(distances.numpy(), NUMBERS[f"{record}/distances"], atol=5e-6)
     built = ensemble(shots, weighing)
-    np.testing.assert_allclose(built._distance(distances).detach().numpy(), NUMBERS[f"{record}/distance"], atol=1e-6)
+    np.testing.assert_allclose(built._distance(distances).detach().numpy(), NUMBERS[f"{record}/distance"], atol=5e-6)
     left_out = torch.tensor([2, 5]) if mode == "train" else None
     found = built(3 * by_formula("bam meta", 2, 2, GRID, GRID), base_logits(), distances, left_out)
-    np.testing.assert_allclose(found.detach().numpy(), NUMBERS[f"{record}/final"], atol=2e-6)
+    np.testing.assert_allclose(found.detach().numpy(), NUMBERS[f"{record}/final"], atol=1e-5)
     assert float(cross_entropy(found, truth()).detach()) == pytest.approx(float(NUMBERS[f"{record}/ce"]), abs=2e-6)
 
 

@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 GRID, BINS = 16, (16, 9, 5, 2)
 SIDE = 8 * (GRID - 1) + 1
 NUMBERS = golden("scl", "train")
-CLOSE = 2e-5
+CLOSE = 5e-5
 RELEASED = Config.model_validate({"preset": "scl", "scales": BINS, "encoder_weights": "random"})
 
 
