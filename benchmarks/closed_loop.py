@@ -45,6 +45,7 @@ from benchmarks.clean_learn import Cells, KnownFeatures, Segmenter, kept_feature
 from benchmarks.common import Options, Record, parse_options
 from benchmarks.judge import iou, train_judge, verdicts
 from benchmarks.loop_arms import ARMS, Pair, choose, cross_fit_scores, draws_of, faulty_share, opinion, scene_spread
+from benchmarks.sds_keep import mean_of
 from maskmill.curation.cross_fit import CrossFitOptions
 from maskmill.curation.cross_fit.features import FrozenFeatures
 from maskmill.data_contracts import (
@@ -172,11 +173,6 @@ def learn_and_test(
     """One choice of one seed: means over its trainings."""
     some = cells.of(places)
     return mean_of([test_metrics(train(some, IDS, steps, seed + 1000 * i), tested) for i in range(TRAININGS)])
-
-
-def mean_of(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of every metric."""
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
 def draw(work: Path, size: Size, seed: int, setting: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import closed_loop
 from benchmarks.clean_learn import Cells, KnownFeatures, kept_features, train
-from benchmarks.closed_loop import SETTINGS, TRAININGS, by_rate, learn_and_test, mean_of
+from benchmarks.closed_loop import SETTINGS, TRAININGS, by_rate, learn_and_test
 from benchmarks.common import Options, Record
 from benchmarks.loop_arms import (
     ARMS,
@@ -195,7 +195,6 @@ def test_a_choice_is_trained_several_times_and_its_mean_counts(monkeypatch: pyte
     assert len(set(asked)) == TRAININGS
     assert found["miou"] == pytest.approx(found["miou@known"])
     assert found["miou"] > 80
-    assert mean_of([{"miou": 1.0}, {"miou": 3.0}]) == {"miou": 2.0}
     assert draws_of("random_half") == 3
     assert {draws_of(arm) for arm in ARMS if arm != "random_half"} == {1}
 
